@@ -1,0 +1,329 @@
+// Many writers, one commit.
+//
+// SQLite has one writer at a time, and a durable commit costs a sync of the
+// disk. So all writes go through one goroutine: what arrives while a commit is
+// under way goes together into the next one, each write in a savepoint of its
+// own, and thirty-two pushes cost a few syncs, not thirty-two.
+//
+// A write that need not survive a power cut (a session's offset) rides along
+// or commits without a sync of its own; SQLite's log keeps the order, so a
+// later durable commit makes it durable too.
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// maxGroup bounds how many writes share a commit, so that no single one waits
+// for long.
+const maxGroup = 64
+
+// A committer owns the one connection that writes.
+type committer struct {
+	conn    *sql.Conn
+	queue   chan write
+	done    chan struct{} // closed when the goroutine has ended
+	stmts   map[string]*sql.Stmt
+	relaxed bool         // the connection is at synchronous=NORMAL
+	suspect error        // a commit failed on the disk: what the log holds is uncertain
+	syncs   atomic.Int64 // durable commits so far
+
+	// begin is called with each transaction, before the first write.
+	begin func(*tx) error
+}
+
+type write struct {
+	fn      func(*tx) error
+	durable bool
+	result  chan error
+}
+
+// A tx is a transaction in progress. It is valid only during the call it was
+// passed to.
+type tx struct {
+	c     *committer
+	clock int64 // the store's uptime, in seconds
+}
+
+func newCommitter(conn *sql.Conn, begin func(*tx) error) *committer {
+	c := &committer{
+		conn: conn, begin: begin,
+		queue: make(chan write, maxGroup),
+		done:  make(chan struct{}),
+		stmts: make(map[string]*sql.Stmt),
+	}
+	go c.run()
+	return c
+}
+
+// update runs fn in a write transaction and returns when that is committed and
+// on disk. If fn returns an error, nothing of it stays, and update returns that
+// error. fn may run more than once: it must set its results anew each time.
+func (c *committer) update(fn func(*tx) error) error { return c.do(write{fn: fn, durable: true}) }
+
+// updateLazy is update for what need not survive a power cut. It survives the
+// end of the process.
+func (c *committer) updateLazy(fn func(*tx) error) error { return c.do(write{fn: fn}) }
+
+func (c *committer) do(w write) error {
+	w.result = make(chan error, 1)
+	c.queue <- w
+	return <-w.result
+}
+
+// stop ends the goroutine after the writes already queued. No update may be
+// under way or follow.
+func (c *committer) stop() {
+	close(c.queue)
+	<-c.done
+}
+
+func (c *committer) run() {
+	defer close(c.done)
+	group := make([]write, 0, maxGroup)
+	for w := range c.queue {
+		group = append(group[:0], w)
+	fill:
+		for len(group) < maxGroup {
+			select {
+			case w, ok := <-c.queue:
+				if !ok {
+					break fill
+				}
+				group = append(group, w)
+			default:
+				break fill
+			}
+		}
+		c.commit(group)
+	}
+}
+
+// commit runs a group in one transaction and tells each member its result.
+func (c *committer) commit(group []write) {
+	results, err := c.try(group)
+	if err != nil && len(group) > 1 && c.suspect == nil {
+		// Something broke the transaction as a whole: find out for whom.
+		for _, w := range group {
+			results, err := c.try([]write{w})
+			if err == nil {
+				err = results[0]
+			}
+			w.result <- err
+		}
+		return
+	}
+	for i, w := range group {
+		if err != nil {
+			w.result <- err
+		} else {
+			w.result <- results[i]
+		}
+	}
+}
+
+// try runs a group in one transaction. An error means that nothing was
+// committed; otherwise each member has its own result.
+func (c *committer) try(group []write) (results []error, err error) {
+	if c.suspect != nil {
+		// After a failed sync the kernel may take lost pages for written ones,
+		// and a later sync of the log would promise what is not there. Moving
+		// all of the log into the database and syncing that is a fresh start.
+		if err := c.checkpoint(); err != nil {
+			return nil, fmt.Errorf("the database cannot be written since %w; still: %w", c.suspect, err)
+		}
+		c.suspect = nil
+	}
+	durable := false
+	for _, w := range group {
+		durable = durable || w.durable
+	}
+	if c.relaxed == durable {
+		mode := "NORMAL"
+		if durable {
+			mode = "FULL"
+		}
+		// Not a prepared statement: this pragma acts when it is compiled.
+		if _, err := c.conn.ExecContext(context.Background(), "PRAGMA synchronous="+mode); err != nil {
+			return nil, err
+		}
+		c.relaxed = !durable
+	}
+	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
+		return nil, fmt.Errorf("beginning a transaction: %w", err)
+	}
+	committed := false
+	defer func() {
+		if !committed {
+			c.exec("ROLLBACK") // an error: SQLite has rolled back by itself
+		}
+	}()
+	t := &tx{c: c}
+	if err := c.begin(t); err != nil {
+		return nil, err
+	}
+	results = make([]error, len(group))
+	changed := false
+	for i, w := range group {
+		if len(group) > 1 {
+			if err := c.exec("SAVEPOINT w"); err != nil {
+				return nil, err
+			}
+		}
+		err := call(w.fn, t)
+		results[i] = err
+		if err == nil {
+			changed = true
+		}
+		if breaksTransaction(err) {
+			return nil, err
+		}
+		if len(group) == 1 {
+			break
+		}
+		if err != nil {
+			if err := c.exec("ROLLBACK TO w"); err != nil {
+				return nil, err
+			}
+		}
+		if err := c.exec("RELEASE w"); err != nil {
+			return nil, err
+		}
+	}
+	if !changed {
+		return results, nil // nothing to keep
+	}
+	if err := c.exec("COMMIT"); err != nil {
+		if breaksTransaction(err) {
+			c.suspect = err
+		}
+		return nil, fmt.Errorf("committing: %w", err)
+	}
+	committed = true
+	if durable {
+		c.syncs.Add(1)
+	}
+	return results, nil
+}
+
+// call runs fn; a panic becomes its error, so that one bad write cannot take
+// the others of its group along.
+func call(fn func(*tx) error, t *tx) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic in a transaction: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return fn(t)
+}
+
+// breaksTransaction reports whether err is one of those on which SQLite may
+// have rolled the whole transaction back by itself.
+func breaksTransaction(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY,
+		sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN:
+		return true
+	}
+	return false
+}
+
+// isNoSpace reports whether err says that the disk is full, in the words of
+// the system or of SQLite.
+func isNoSpace(err error) bool {
+	var e *sqlite.Error
+	return isDiskFull(err) || errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
+}
+
+// checkpoint moves the log into the database, syncs it, and empties the log.
+func (c *committer) checkpoint() error {
+	var busy, logged, moved int
+	err := c.conn.QueryRowContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &logged, &moved)
+	if err == nil && busy != 0 {
+		err = errors.New("the database is busy")
+	}
+	return err
+}
+
+func (c *committer) exec(query string) error {
+	s, err := c.prepare(query)
+	if err != nil {
+		return err
+	}
+	_, err = s.Exec()
+	return err
+}
+
+func (c *committer) prepare(query string) (*sql.Stmt, error) {
+	if s := c.stmts[query]; s != nil {
+		return s, nil
+	}
+	s, err := c.conn.PrepareContext(context.Background(), query)
+	if err == nil {
+		c.stmts[query] = s
+	}
+	return s, err
+}
+
+// exec runs a statement and returns the number of rows it changed.
+func (t *tx) exec(query string, args ...any) (int64, error) {
+	s, err := t.c.prepare(query)
+	if err != nil {
+		return 0, err
+	}
+	r, err := s.Exec(args...)
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}
+
+// get scans the one row of query into dest; sql.ErrNoRows if there is none.
+func (t *tx) get(query string, args []any, dest ...any) error {
+	s, err := t.c.prepare(query)
+	if err != nil {
+		return err
+	}
+	return s.QueryRow(args...).Scan(dest...)
+}
+
+// list returns the rows of query, each scanned by scan. All rows are read
+// before list returns, so that the transaction can go on.
+func list[T any](t *tx, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	s, err := t.c.prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scan)
+}
+
+// collect reads rows to the end and closes them.
+func collect[T any](rows *sql.Rows, scan func(*sql.Rows) (T, error)) ([]T, error) {
+	defer rows.Close()
+	var out []T
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, rows.Err()
+}

@@ -1,0 +1,137 @@
+// The errors a client may see.
+//
+// What the specification has a code for is a value in the table below; a
+// handler returns it, perhaps with a detail, and writeError is the one place
+// that puts it on the wire. Any other error is a stranger: the client is told
+// "internal error" and the cause goes to the log, once.
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"syscall"
+)
+
+// A protocolError is an answer in the form of the OCI distribution
+// specification, section "Error Codes".
+type protocolError struct {
+	status  int
+	code    string
+	message string
+	detail  any
+	header  http.Header // sent with the answer; nil for most
+	more    []protocolError
+}
+
+func (e *protocolError) Error() string {
+	if e.detail == nil {
+		return e.message
+	}
+	return fmt.Sprintf("%s: %v", e.message, e.detail)
+}
+
+// Is reports whether target is the table's entry that e was made from, so
+// that errors.Is finds errBlobUnknown behind any detail.
+func (e *protocolError) Is(target error) bool {
+	t, ok := target.(*protocolError)
+	return ok && t.status == e.status && t.code == e.code
+}
+
+// with returns a copy of e that carries detail: a string for people, or
+// anything that encodes to JSON.
+func (e *protocolError) with(detail any) *protocolError {
+	c := *e
+	c.detail = detail
+	return &c
+}
+
+// withf is with for a formatted string.
+func (e *protocolError) withf(format string, args ...any) *protocolError {
+	return e.with(fmt.Sprintf(format, args...))
+}
+
+// withHeader returns a copy of e whose answer has the header key.
+func (e *protocolError) withHeader(key, value string) *protocolError {
+	c := *e
+	c.header = e.header.Clone()
+	if c.header == nil {
+		c.header = make(http.Header)
+	}
+	c.header.Set(key, value)
+	return &c
+}
+
+var (
+	errBlobUnknown         = &protocolError{status: 404, code: "BLOB_UNKNOWN", message: "blob unknown to this repository"}
+	errBlobUploadInvalid   = &protocolError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "blob upload invalid"}
+	errBlobUploadUnknown   = &protocolError{status: 404, code: "BLOB_UPLOAD_UNKNOWN", message: "blob upload unknown to this repository"}
+	errDenied              = &protocolError{status: 403, code: "DENIED", message: "requested access to the resource is denied"}
+	errDigestInvalid       = &protocolError{status: 400, code: "DIGEST_INVALID", message: "digest invalid, or not that of the content"}
+	errManifestBlobUnknown = &protocolError{status: 404, code: "MANIFEST_BLOB_UNKNOWN", message: "manifest refers to content that this repository does not have; push it first"}
+	errManifestInvalid     = &protocolError{status: 400, code: "MANIFEST_INVALID", message: "manifest invalid"}
+	errManifestUnknown     = &protocolError{status: 404, code: "MANIFEST_UNKNOWN", message: "manifest unknown to this repository"}
+	errNameInvalid         = &protocolError{status: 400, code: "NAME_INVALID", message: "invalid repository name"}
+	errNameUnknown         = &protocolError{status: 404, code: "NAME_UNKNOWN", message: "repository name not known to this registry"}
+	errPageInvalid         = &protocolError{status: 400, code: "PAGINATION_NUMBER_INVALID", message: "n must be a number, not negative"}
+	errTagInvalid          = &protocolError{status: 400, code: "TAG_INVALID", message: "invalid tag"}
+	errTooManyTags         = &protocolError{status: 414, code: "TAG_INVALID", message: "too many tags in one request"}
+	errManifestTooLarge    = &protocolError{status: 413, code: "SIZE_INVALID", message: "manifest larger than 4 MiB"}
+	errBlobTooLarge        = &protocolError{status: 413, code: "SIZE_INVALID", message: "blob larger than this registry takes"}
+	errRangeInvalid        = &protocolError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "chunk out of order; continue after the offset in the Range header"}
+	errRangeUnsatisfiable  = &protocolError{status: 416, code: "RANGE_INVALID", message: "requested range is not in the content"}
+	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later"}
+	errUnsupported         = &protocolError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}
+	errNoSuchEndpoint      = &protocolError{status: 404, code: "UNSUPPORTED", message: "no such endpoint"}
+	errNoSpace             = &protocolError{status: 507, code: "UNKNOWN", message: "the registry's disk is full; pulls and deletes still work"}
+	errReadOnlyDisk        = &protocolError{status: 405, code: "UNSUPPORTED", message: "the registry's disk is read-only; pulls still work"}
+	errClient              = &protocolError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "the request's body ended early; what has arrived is kept"}
+	errInternal            = &protocolError{status: 500, code: "UNKNOWN", message: "internal error; the registry's log has the cause under this request id"}
+)
+
+// asProtocolError turns any error into what a client is told. The second
+// result is false for a stranger, which is the operator's business.
+func asProtocolError(err error) (*protocolError, bool) {
+	var e *protocolError
+	switch {
+	case errors.As(err, &e):
+		return e, true
+	case isNoSpace(err):
+		return errNoSpace, true
+	case errors.Is(err, syscall.EROFS):
+		return errReadOnlyDisk, true
+	}
+	return errInternal, false
+}
+
+// writeError answers with err. A HEAD gets the status and headers only
+// (net/http drops the body).
+func writeError(w http.ResponseWriter, e *protocolError) {
+	type entry struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+		Detail  any    `json:"detail,omitempty"`
+	}
+	list := []entry{{e.code, e.message, e.detail}}
+	for _, m := range e.more {
+		list = append(list, entry{m.code, m.message, m.detail})
+	}
+	body, err := json.Marshal(map[string]any{"errors": list})
+	if err != nil {
+		panic(err) // details are strings and small maps
+	}
+	h := w.Header()
+	for _, key := range []string{"ETag", "Cache-Control", "Accept-Ranges", "Docker-Content-Digest", "Content-Encoding"} {
+		h.Del(key) // set for the content that is not sent after all
+	}
+	for key, values := range e.header {
+		h[key] = values
+	}
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(e.status)
+	w.Write(body)
+}

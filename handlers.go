@@ -1,0 +1,641 @@
+// The route table, and the handlers of manifests, tags, blobs and referrers.
+//
+// ServeMux matches {name} against one path segment, and a repository's name
+// may have many. So the outermost step folds: the slashes of the name become
+// %2F in a copy of the request's URL, ServeMux matches on that escaped form,
+// and PathValue gives the name back whole. Names are always validated: an
+// escaped path may bring anything.
+//
+// A handler returns an error and writes nothing then; serve writes it.
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/opencontainers/go-digest"
+)
+
+// A server answers requests from a store.
+type server struct {
+	serverConfig
+	st       *store
+	mux      *http.ServeMux
+	metrics  *metrics.Set
+	uploaded *metrics.Counter // bytes of blobs received
+	sent     *metrics.Counter // bytes of bodies sent
+	inFlight atomic.Int64
+	requests sync.WaitGroup // those under way
+	stopping atomic.Bool    // /readyz fails, so that a balancer looks elsewhere
+	large    chan struct{}  // full while as many large manifests as may be are in memory
+}
+
+type serverConfig struct {
+	readOnly     bool
+	noDelete     bool
+	stallTimeout stallTimeout
+	log          *slog.Logger
+}
+
+// access is what a request needs to be allowed to do.
+type access int
+
+const (
+	open access = iota // anyone may
+	pull
+	push
+	remove
+)
+
+type handler func(http.ResponseWriter, *http.Request) error
+
+// routes is every endpoint and the access it needs. A GET pattern serves HEAD
+// too. Numbers are the specification's ("Endpoints").
+func (s *server) routes() []route {
+	const (
+		manifests = "/v2/{name}/manifests/{reference}"
+		blobs     = "/v2/{name}/blobs/{digest}"
+		uploads   = "/v2/{name}/blobs/uploads/{$}"
+		session   = "/v2/{name}/blobs/uploads/{session}"
+	)
+	return []route{
+		{"GET /v2/{$}", pull, s.getBase}, // end-1
+		{"GET /v2", pull, s.getBase},
+		{"GET " + blobs, pull, s.getBlob},                            // end-2
+		{"GET " + manifests, pull, s.getManifest},                    // end-3
+		{"POST " + uploads, push, s.postUpload},                      // end-4a, 4b, 11
+		{"GET " + session, push, s.getUpload},                        // end-13
+		{"PATCH " + session, push, s.patchUpload},                    // end-5
+		{"PUT " + session, push, s.putUpload},                        // end-6
+		{"DELETE " + session, push, s.deleteUpload},                  // end-14
+		{"PUT " + manifests, push, s.putManifest},                    // end-7
+		{"GET /v2/{name}/tags/list", pull, s.listTags},               // end-8a, 8b
+		{"DELETE " + manifests, remove, s.deleteManifest},            // end-9
+		{"DELETE " + blobs, remove, s.deleteBlob},                    // end-10
+		{"GET /v2/{name}/referrers/{digest}", pull, s.listReferrers}, // end-12a, 12b
+		{"GET /v2/_catalog", pull, s.listRepositories},               // Docker Registry HTTP API V2
+		{"GET /healthz", open, s.getHealth},
+		{"GET /readyz", open, s.getReady},
+		{"GET /metrics", open, s.getMetrics},
+		{"/", open, s.noEndpoint},
+	}
+}
+
+type route struct {
+	pattern string
+	access  access
+	handle  handler
+}
+
+// newServer returns the registry over st; serve it with its ServeHTTP.
+func newServer(st *store, cfg serverConfig) *server {
+	s := &server{serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
+	s.registerMetrics()
+	for _, r := range s.routes() {
+		s.mux.Handle(r.pattern, s.serve(r))
+	}
+	return s
+}
+
+// handler is the registry with all that is around it.
+func (s *server) handler() http.Handler { return s.observe(fold(s.mux)) }
+
+// serve makes a route an http.Handler: it checks the access, calls the handler
+// and writes its error.
+func (s *server) serve(route route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/v2") {
+			w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+		}
+		err := s.allow(route.access)
+		if err == nil {
+			err = route.handle(w, r)
+		}
+		resp, _ := w.(*response)
+		if resp != nil {
+			resp.route = strings.TrimPrefix(route.pattern, r.Method+" ")
+			if i := strings.IndexByte(resp.route, ' '); i >= 0 {
+				resp.route = resp.route[i+1:] // HEAD by a GET pattern
+			}
+		}
+		if err == nil {
+			return
+		}
+		e, known := asProtocolError(err)
+		if resp != nil && (!known || e == errNoSpace || e == errReadOnlyDisk) {
+			resp.err = err
+		}
+		writeError(w, e)
+	})
+}
+
+func (s *server) allow(a access) error {
+	switch {
+	case s.readOnly && (a == push || a == remove):
+		return errUnsupported.with("this registry is read-only").withHeader("Allow", "GET, HEAD")
+	case s.noDelete && a == remove:
+		return errUnsupported.with("this registry does not delete").withHeader("Allow", "GET, HEAD, PUT")
+	}
+	return nil
+}
+
+// fold hides the slashes of repository names from ServeMux. The name ends at
+// the last of the four words, so that a repository may be named by them too.
+// What follows the word is one segment, except uploads/<session>.
+func fold(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		escaped := r.URL.EscapedPath()
+		rest, ok := strings.CutPrefix(escaped, "/v2/")
+		if !ok {
+			next.ServeHTTP(w, r)
+			return
+		}
+		at, word := -1, ""
+		for _, x := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/"} {
+			if i := strings.LastIndex(rest, x); i > at {
+				at, word = i, x
+			}
+		}
+		folded := escaped
+		if at >= 0 {
+			tail := rest[at+len(word):]
+			prefix := ""
+			if word == "/blobs/" && strings.HasPrefix(tail, "uploads/") {
+				prefix, tail = "uploads/", tail[len("uploads/"):]
+			}
+			folded = "/v2/" + oneSegment(rest[:at]) + word + prefix + oneSegment(tail)
+		} else if clean := path.Clean(escaped); clean != escaped && clean+"/" != escaped {
+			// ServeMux would redirect, and turn a PUT into a GET of elsewhere.
+			folded = "/v2/" + oneSegment(rest)
+		}
+		if folded != escaped {
+			// As http.StripPrefix does: a shallow copy with its own URL.
+			r2 := new(http.Request)
+			*r2 = *r
+			r2.URL = new(url.URL)
+			*r2.URL = *r.URL
+			r2.URL.RawPath = folded
+			r = r2
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// oneSegment makes an escaped path one segment that path cleaning leaves alone.
+func oneSegment(escaped string) string {
+	if escaped == "." || escaped == ".." {
+		return strings.ReplaceAll(escaped, ".", "%2E")
+	}
+	return strings.ReplaceAll(escaped, "/", "%2F")
+}
+
+// noEndpoint answers what no route takes: 405 with Allow if other methods
+// would be taken there, else 404.
+func (s *server) noEndpoint(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
+	for _, m := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		other := *r
+		other.Method = m
+		if _, pattern := s.mux.Handler(&other); pattern != "/" {
+			allowed = append(allowed, m)
+		}
+	}
+	if len(allowed) > 0 {
+		return errUnsupported.withf("%s is not for this endpoint", method(r)).withHeader("Allow", strings.Join(allowed, ", "))
+	}
+	return errNoSuchEndpoint
+}
+
+// getBase tells a client that this is a registry: GET /v2/.
+func (s *server) getBase(w http.ResponseWriter, r *http.Request) error {
+	return writeJSON(w, "application/json", []byte("{}"))
+}
+
+// getHealth says that the process is alive.
+func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
+	return writeJSON(w, "text/plain; charset=utf-8", []byte("ok\n"))
+}
+
+// getReady says whether requests should come here: the database answers, and
+// the process is not about to end.
+func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
+	if s.stopping.Load() {
+		return errNotReady.with("the registry is stopping")
+	}
+	var n int
+	if err := s.st.get(`SELECT count(*) FROM meta`, nil, &n); err != nil {
+		s.log.Error("the database does not answer", "error", err)
+		return errNotReady.with("the database does not answer")
+	}
+	return writeJSON(w, "text/plain; charset=utf-8", []byte("ready\n"))
+}
+
+var errNotReady = &protocolError{status: 503, code: "UNKNOWN", message: "not ready"}
+
+func writeJSON(w http.ResponseWriter, contentType string, body []byte) error {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Write(body) // an error means that the client has gone
+	return nil
+}
+
+// getManifest serves a manifest's exact bytes: GET and HEAD
+// /v2/<name>/manifests/<reference> ("Pulling manifests"). Whatever a client
+// says it accepts, it gets what was pushed.
+func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	ref, err := parseReference(r.PathValue("reference"))
+	if errors.Is(err, errTagInvalid) {
+		return errManifestUnknown.with(map[string]string{"name": name}) // no such tag can be
+	}
+	if err != nil {
+		return err
+	}
+	m, err := s.st.findManifest(name, ref)
+	if err != nil {
+		return err
+	}
+	s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", bytes.NewReader(m.body))
+	return nil
+}
+
+// getBlob serves a blob's bytes, or a part of them: GET and HEAD
+// /v2/<name>/blobs/<digest> ("Pulling blobs").
+func (s *server) getBlob(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	d, err := parseDigest(r.PathValue("digest"))
+	if err != nil {
+		return err
+	}
+	f, _, err := s.st.openBlob(name, d)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	s.serveContent(w, r, "application/octet-stream", d, true, f)
+	return nil
+}
+
+// serveContent answers with content, or the ranges that were asked for, or
+// 304, or 416. What has an immutable address may be kept for ever.
+func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentType string, d digest.Digest, immutable bool, content io.ReadSeeker) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Docker-Content-Digest", d.String())
+	h.Set("ETag", `"`+d.String()+`"`)
+	if immutable {
+		h.Set("Cache-Control", "max-age=31536000, immutable")
+	}
+	if r.Method == http.MethodHead || strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
+		// RFC 9110, 14.2: Range is for GET, and may be ignored. A flood of
+		// ranges costs more than the whole.
+		r.Header.Del("Range")
+	}
+	if resp, ok := w.(*response); ok {
+		w = &rangeWriter{response: resp}
+	}
+	http.ServeContent(w, r, "", time.Time{}, content)
+}
+
+// maxRanges bounds the ranges of one request: podman's partial pulls of
+// zstd:chunked layers ask for up to 1024.
+const maxRanges = 1024
+
+// A rangeWriter turns ServeContent's plain 416 into the registry's.
+type rangeWriter struct {
+	*response
+	failed bool
+}
+
+func (w *rangeWriter) WriteHeader(status int) {
+	if status != http.StatusRequestedRangeNotSatisfiable {
+		w.response.WriteHeader(status)
+		return
+	}
+	w.failed = true
+	writeError(w.response, errRangeUnsatisfiable)
+}
+
+func (w *rangeWriter) Write(p []byte) (int, error) {
+	if w.failed {
+		return len(p), nil
+	}
+	return w.response.Write(p)
+}
+
+// putManifest stores a manifest: PUT /v2/<name>/manifests/<reference>
+// ("Pushing manifests"). A push by digest may bring tags along as ?tag=.
+func (s *server) putManifest(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	ref, err := parseReference(r.PathValue("reference"))
+	if err != nil {
+		return err
+	}
+	extra := r.URL.Query()["tag"]
+	if len(extra) > maxTags {
+		return errTooManyTags.withf("%d, at most %d", len(extra), maxTags)
+	}
+	tags := extra
+	if ref.tag != "" {
+		tags = append([]string{ref.tag}, extra...)
+	}
+	for _, tag := range tags {
+		if _, err := parseTag(tag); err != nil {
+			return err
+		}
+	}
+	body, release, err := s.readManifest(w, r)
+	if err != nil {
+		return err
+	}
+	defer release()
+	algorithm := digest.SHA256
+	if ref.digest != "" {
+		algorithm = ref.digest.Algorithm()
+	}
+	d := algorithm.FromBytes(body)
+	if ref.digest != "" && d != ref.digest {
+		return errDigestInvalid.withf("the manifest received has the digest %s, not %s", d, ref.digest)
+	}
+	m, err := parseManifest(body, r.Header.Get("Content-Type"), d)
+	if err != nil {
+		return err
+	}
+	if err := s.st.putManifest(name, m, tags); err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Location", "/v2/"+name+"/manifests/"+d.String())
+	h.Set("Docker-Content-Digest", d.String())
+	if m.subject != "" {
+		h.Set("OCI-Subject", m.subject.String())
+	}
+	for _, tag := range extra {
+		h.Add("OCI-Tag", tag)
+	}
+	h.Set("Content-Length", "0")
+	w.WriteHeader(http.StatusCreated)
+	return nil
+}
+
+const (
+	// maxTags bounds the tags of one push; the specification asks for 10.
+	maxTags = 100
+	// Manifests are a few KiB. The few that are not wait for each other, so
+	// that 4 MiB bodies and what is parsed from them do not fill the memory.
+	smallManifest     = 64 << 10
+	maxLargeManifests = 8
+	// manifestTimeout is how long a manifest's body may take in all.
+	manifestTimeout = 2 * time.Minute
+)
+
+// readManifest reads a request's body, at most maxManifest bytes. The caller
+// calls release when it has done with them.
+func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []byte, release func(), err error) {
+	if r.ContentLength > maxManifest {
+		return nil, nil, errManifestTooLarge
+	}
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Now().Add(manifestTimeout))
+	defer control.SetReadDeadline(time.Time{})
+	release = func() {}
+	body, err = io.ReadAll(io.LimitReader(r.Body, smallManifest))
+	if err == nil && len(body) == smallManifest {
+		select {
+		case s.large <- struct{}{}:
+			release = func() { <-s.large }
+		case <-r.Context().Done():
+			return nil, nil, errManifestInvalid.with("the client has left")
+		}
+		rest := bytes.NewBuffer(body)
+		_, err = rest.ReadFrom(io.LimitReader(r.Body, maxManifest-smallManifest+1))
+		body = rest.Bytes()
+	}
+	switch {
+	case err != nil:
+		release()
+		return nil, nil, errManifestInvalid.with(clientError(err))
+	case len(body) > maxManifest:
+		release()
+		return nil, nil, errManifestTooLarge
+	}
+	return body, release, nil
+}
+
+// deleteManifest removes a tag, or a manifest with its tags: DELETE
+// /v2/<name>/manifests/<reference> ("Deleting tags", "Deleting manifests").
+func (s *server) deleteManifest(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	ref, err := parseReference(r.PathValue("reference"))
+	if err != nil {
+		return err
+	}
+	if ref.tag != "" {
+		err = s.st.deleteTag(name, ref.tag)
+	} else {
+		err = s.st.deleteManifest(name, ref.digest)
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Length", "0")
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// deleteBlob takes a blob out of a repository: DELETE
+// /v2/<name>/blobs/<digest> ("Deleting blobs").
+func (s *server) deleteBlob(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	d, err := parseDigest(r.PathValue("digest"))
+	if err != nil {
+		return err
+	}
+	if err := s.st.deleteBlob(name, d); err != nil {
+		return err
+	}
+	w.Header().Set("Docker-Content-Digest", d.String())
+	w.Header().Set("Content-Length", "0")
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// maxPage bounds the entries of one page, whatever n a client asks for
+// (CVE-2023-2253); the Link header leads to the rest.
+const maxPage = 10000
+
+// pageSize reads the parameter n; without it a page is as long as it may be.
+func pageSize(query url.Values) (int, error) {
+	text := query.Get("n")
+	if text == "" {
+		return maxPage, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0, errPageInvalid.withf("%.40q", text)
+	}
+	return int(min(n, maxPage)), nil
+}
+
+// linkNext sets the Link header to the page of path after last.
+func linkNext(w http.ResponseWriter, path string, query url.Values) {
+	w.Header().Set("Link", "<"+path+"?"+query.Encode()+`>; rel="next"`)
+}
+
+// listTags answers GET /v2/<name>/tags/list ("Listing tags").
+func (s *server) listTags(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	n, err := pageSize(query)
+	if err != nil {
+		return err
+	}
+	tags, more, err := s.st.listTags(name, query.Get("last"), n)
+	if err != nil {
+		return err
+	}
+	if more {
+		linkNext(w, "/v2/"+name+"/tags/list", url.Values{"n": {strconv.Itoa(n)}, "last": {tags[n-1]}})
+	}
+	body, err := json.Marshal(struct {
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
+	}{name, tags})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, "application/json", body)
+}
+
+// listRepositories answers GET /v2/_catalog.
+func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	n, err := pageSize(query)
+	if err != nil {
+		return err
+	}
+	names, more, err := s.st.listRepositories(query.Get("last"), n)
+	if err != nil {
+		return err
+	}
+	if more {
+		linkNext(w, "/v2/_catalog", url.Values{"n": {strconv.Itoa(n)}, "last": {names[n-1]}})
+	}
+	body, err := json.Marshal(struct {
+		Repositories []string `json:"repositories"`
+	}{names})
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, "application/json", body)
+}
+
+// listReferrers answers GET /v2/<name>/referrers/<digest> ("Listing
+// referrers"): an index of the manifests whose subject is the digest, which
+// need not exist. A page is no longer than a manifest may be.
+func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	d, err := parseDigest(r.PathValue("digest"))
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	n, err := pageSize(query)
+	if err != nil {
+		return err
+	}
+	artifactType := query.Get("artifactType")
+	const (
+		head = `{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[`
+		tail = `]}`
+	)
+	body := bytes.NewBufferString(head)
+	var last digest.Digest
+	count, more := 0, false
+	err = s.st.eachReferrer(name, d, artifactType, digest.Digest(query.Get("last")), func(f referrer) (bool, error) {
+		entry, err := encodeReferrer(f)
+		if err != nil {
+			return false, err
+		}
+		if len(head)+len(entry)+len(tail) > maxManifest {
+			// Its annotations are nearly as long as a manifest may be.
+			f.Annotations = nil
+			if entry, err = encodeReferrer(f); err != nil {
+				return false, err
+			}
+		}
+		if count == n || body.Len()+1+len(entry)+len(tail) > maxManifest {
+			more = n > 0
+			return false, nil
+		}
+		if count > 0 {
+			body.WriteByte(',')
+		}
+		body.Write(entry)
+		count++
+		last = f.Digest
+		return true, nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing referrers: %w", err)
+	}
+	body.WriteString(tail)
+	if artifactType != "" {
+		w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	if more {
+		next := url.Values{"last": {last.String()}}
+		for _, key := range []string{"n", "artifactType"} {
+			if v := query.Get(key); v != "" {
+				next.Set(key, v)
+			}
+		}
+		linkNext(w, "/v2/"+name+"/referrers/"+d.String(), next)
+	}
+	return writeJSON(w, typeOCIIndex, body.Bytes())
+}
+
+// encodeReferrer leaves annotations as they were written: no HTML escapes,
+// which would make them longer.
+func encodeReferrer(f referrer) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(f)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}

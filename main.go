@@ -1,0 +1,325 @@
+// Berth is a container registry in one file.
+//
+// Flags and environment, the server's start and end, and the subcommands. The
+// registry itself begins in handlers.go.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "berth:", err)
+		os.Exit(1)
+	}
+}
+
+const usage = `Berth: a container registry in one file.
+
+  berth                                  serve ./data on port 5000
+  berth --addr 127.0.0.1:8080            on another address
+  berth --data /srv/berth                from another directory
+  berth check --deep                     verify everything stored (stop the server first)
+  berth version
+
+  docker tag alpine localhost:5000/alpine
+  docker push localhost:5000/alpine
+
+Each flag is also an environment variable: --data is BERTH_DATA, --no-delete is
+BERTH_NO_DELETE=true. A flag wins over the environment.
+
+Where
+  --addr ADDR             listen on this address and port (default :5000)
+  --data DIR              keep everything in this directory (default data)
+
+What clients may do
+  --read-only             refuse pushes and deletes
+  --no-delete             refuse deletes
+  --sparse-indexes        take an index whose members are not all here
+
+How long things stay, counted in the time the registry runs
+  --grace DURATION        a blob that no manifest refers to (default 24h)
+  --untagged-grace DURATION
+                          a manifest without tag, index or subject; 0 keeps it
+                          for ever (default 168h)
+  --upload-expiry DURATION
+                          an upload that nobody continues (default 24h)
+
+Limits
+  --max-uploads N         open uploads; 0 is no limit (default 10000)
+  --max-blob-size SIZE    bytes in one blob, as 500MiB or 10GiB; 0 is no limit
+                          (default 0)
+  --stall-timeout DURATION
+                          drop a client when no byte moves for so long
+                          (default 1m)
+
+Logs, to the standard error
+  --log-level LEVEL       debug, info, warn or error (default info)
+  --log-format FORMAT     text or json (default text)
+
+GET /metrics has metrics for Prometheus, /healthz and /readyz are for probes.
+`
+
+// config is what flags and environment say.
+type config struct {
+	addr string
+	storeConfig
+	serverConfig
+	log  *slog.Logger
+	deep bool // of check
+	args []string
+}
+
+// run is the program. It returns when it has done what args say, or when ctx
+// ends and the server has stopped. Logs go to stderr, everything else to stdout.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
+	command := "serve"
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		command, args = args[0], args[1:]
+	}
+	cfg, err := parseConfig(args, env, stderr)
+	if errors.Is(err, flag.ErrHelp) || err == nil && command == "help" {
+		_, err := io.WriteString(stdout, usage)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if len(cfg.args) > 0 {
+		return fmt.Errorf("unexpected %q; see berth -h", cfg.args[0])
+	}
+	switch command {
+	case "serve":
+		return serve(ctx, cfg, stdout)
+	case "check":
+		return check(cfg, stdout)
+	case "version":
+		_, err := fmt.Fprintln(stdout, "berth", version())
+		return err
+	}
+	return fmt.Errorf("unknown command %q; see berth -h", command)
+}
+
+// parseConfig reads flags, and the environment for those not given.
+func parseConfig(args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
+	cfg := &config{}
+	var level slog.Level
+	var format, maxBlob string
+	var stall time.Duration
+	flags := flag.NewFlagSet("berth", flag.ContinueOnError)
+	flags.SetOutput(io.Discard) // run prints the error, and the usage for -h
+	flags.StringVar(&cfg.addr, "addr", ":5000", "")
+	flags.StringVar(&cfg.dir, "data", "data", "")
+	flags.BoolVar(&cfg.readOnly, "read-only", false, "")
+	flags.BoolVar(&cfg.noDelete, "no-delete", false, "")
+	flags.BoolVar(&cfg.sparse, "sparse-indexes", false, "")
+	flags.DurationVar(&cfg.grace, "grace", 24*time.Hour, "")
+	flags.DurationVar(&cfg.untaggedGrace, "untagged-grace", 7*24*time.Hour, "")
+	flags.DurationVar(&cfg.uploadExpiry, "upload-expiry", 24*time.Hour, "")
+	flags.Int64Var(&cfg.maxUploads, "max-uploads", 10000, "")
+	flags.StringVar(&maxBlob, "max-blob-size", "0", "")
+	flags.DurationVar(&stall, "stall-timeout", time.Minute, "")
+	flags.TextVar(&level, "log-level", slog.LevelInfo, "")
+	flags.StringVar(&format, "log-format", "text", "")
+	flags.BoolVar(&cfg.deep, "deep", false, "")
+	var bad error
+	flags.VisitAll(func(f *flag.Flag) {
+		key := "BERTH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if value, ok := env(key); ok && value != "" {
+			if err := flags.Set(f.Name, value); err != nil && bad == nil {
+				bad = fmt.Errorf("%s=%s: %w", key, value, err)
+			}
+		}
+	})
+	if bad != nil {
+		return nil, bad
+	}
+	if err := flags.Parse(args); err != nil {
+		return nil, err
+	}
+	cfg.args = flags.Args()
+	for name, d := range map[string]time.Duration{"grace": cfg.grace, "untagged-grace": cfg.untaggedGrace,
+		"upload-expiry": cfg.uploadExpiry, "stall-timeout": stall} {
+		if d < 0 {
+			return nil, fmt.Errorf("--%s: must not be negative", name)
+		}
+	}
+	cfg.stallTimeout = stallTimeout(stall)
+	var err error
+	if cfg.maxBlob, err = parseSize(maxBlob); err != nil {
+		return nil, fmt.Errorf("--max-blob-size: %w", err)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch format {
+	case "text":
+		cfg.log = slog.New(slog.NewTextHandler(stderr, options))
+	case "json":
+		cfg.log = slog.New(slog.NewJSONHandler(stderr, options))
+	default:
+		return nil, fmt.Errorf("--log-format: %q is neither text nor json", format)
+	}
+	cfg.storeConfig.log, cfg.serverConfig.log = cfg.log, cfg.log
+	return cfg, nil
+}
+
+// parseSize reads a number of bytes with an optional unit: KiB, MiB, GiB, TiB,
+// or KB, MB, GB, TB for powers of a thousand.
+func parseSize(s string) (int64, error) {
+	digits := strings.TrimRight(s, "kKMGTiB")
+	units := map[string]int64{"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+		"KB": 1e3, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+	unit, ok := units[s[len(digits):]]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || !ok || n < 0 || n > (1<<63-1)/unit {
+		return 0, fmt.Errorf("%q is not a size; use for example 500MiB or 10GiB", s)
+	}
+	return n * unit, nil
+}
+
+// shutdownGrace is how long requests may go on after a signal.
+const shutdownGrace = 10 * time.Second
+
+// serve runs the registry until ctx ends.
+func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
+	st, err := openStore(cfg.storeConfig)
+	if err != nil {
+		return err
+	}
+	s := newServer(st, cfg.serverConfig)
+	listener, err := net.Listen("tcp", cfg.addr)
+	if err != nil {
+		return errors.Join(err, st.close())
+	}
+	if st.writer == nil {
+		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)
+	}
+	greet(stdout, cfg, listener.Addr())
+
+	var background sync.WaitGroup
+	backgroundCtx, stopBackground := context.WithCancel(context.Background())
+	background.Go(func() { st.janitor(backgroundCtx) })
+
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 20 * time.Second, // dripping headers must not hold a connection
+		IdleTimeout:       2 * time.Minute,
+		WriteTimeout:      time.Duration(cfg.stallTimeout), // begins anew with every write
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(cfg.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		err = nil
+		cfg.log.Info("stopping", "grace", shutdownGrace)
+		s.stopping.Store(true)
+		deadline, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+		if server.Shutdown(deadline) != nil {
+			cfg.log.Warn("closing connections that did not end")
+			server.Close()
+		}
+		cancel()
+	}
+	stopBackground()
+	background.Wait()
+	if !s.wait(5 * time.Second) {
+		// Ending without a checkpoint loses nothing; it is what a crash does.
+		return errors.Join(err, errors.New("some requests did not end; the database was not checkpointed"))
+	}
+	return errors.Join(err, st.close())
+}
+
+// wait returns true when no request is under way any more, false after d.
+func (s *server) wait(d time.Duration) bool {
+	done := make(chan struct{})
+	go func() { s.requests.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
+// greet tells a person where the registry is and what to try.
+func greet(w io.Writer, cfg *config, addr net.Addr) {
+	host, port, _ := net.SplitHostPort(addr.String())
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "localhost"
+	}
+	address := net.JoinHostPort(host, port)
+	dir, err := filepath.Abs(cfg.dir)
+	if err != nil {
+		dir = cfg.dir
+	}
+	fmt.Fprintf(w, "Berth %s serves %s on http://%s\n", version(), dir, address)
+	if !cfg.readOnly {
+		fmt.Fprintf(w, "Try:  docker tag alpine %[1]s/alpine && docker push %[1]s/alpine\n", address)
+	}
+}
+
+// check is `berth check`: it verifies a data directory that no server uses.
+func check(cfg *config, stdout io.Writer) error {
+	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
+		return fmt.Errorf("no registry there: %w", err)
+	}
+	st, err := openStore(cfg.storeConfig)
+	if err != nil {
+		return err
+	}
+	r, err := st.check(cfg.deep)
+	err = errors.Join(err, st.close())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%d repositories, %d manifests, %d tags, %d blobs with %d bytes, %d open uploads\n",
+		r.repositories, r.manifests, r.tags, r.blobs, r.bytes, r.uploads)
+	for _, path := range r.rubbish {
+		fmt.Fprintln(stdout, "left over, not served, may be removed:", path)
+	}
+	for _, p := range r.problems {
+		fmt.Fprintln(stdout, "WRONG:", p)
+	}
+	if n := len(r.problems); n > 0 {
+		return fmt.Errorf("%d things are wrong; pushing an image again repairs its blobs", n)
+	}
+	if !cfg.deep {
+		fmt.Fprintln(stdout, "all is well (the blobs' bytes were not read; --deep does)")
+	} else {
+		fmt.Fprintln(stdout, "all is well")
+	}
+	return nil
+}
+
+// version is the module's version, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	v := strings.Trim(info.Main.Version, "()")
+	return v + " " + runtime.GOOS + "/" + runtime.GOARCH
+}

@@ -1,0 +1,346 @@
+// Manifests: bytes in, descriptors out. Nothing here does I/O.
+//
+// parseManifest is the only reader of a manifest's JSON. It accepts what the
+// image specification and Docker's schema 2 describe, in any media type, with
+// any further fields, and refuses what two readers could understand in two
+// ways: a document that is both an image and an index, a mediaType other than
+// the Content-Type it came with, keys that differ in case only.
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"regexp"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Media types that mean something to a registry. All others are only stored.
+const (
+	typeOCIManifest    = "application/vnd.oci.image.manifest.v1+json"
+	typeOCIIndex       = "application/vnd.oci.image.index.v1+json"
+	typeOCIArtifact    = "application/vnd.oci.artifact.manifest.v1+json" // withdrawn, still about
+	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	typeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+json"
+	typeDockerSigned1  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// maxManifest is the largest manifest taken, in bytes: the specification asks
+// for at least this, and other registries and clients refuse more.
+const maxManifest = 4 << 20
+
+// A manifest is what Berth reads out of a manifest's bytes.
+type manifest struct {
+	digest       digest.Digest
+	mediaType    string          // as stored and served, without parameters
+	artifactType string          // as the referrers list shows it; may be empty
+	annotations  json.RawMessage // an object, compact; nil if there are none
+	subject      digest.Digest   // empty if there is none
+	blobs        []digest.Digest // config, layers: blobs that must be there
+	children     []digest.Digest // members of an index: manifests (or blobs) that must be there
+	foreign      []digest.Digest // layers kept elsewhere, which may be absent
+	body         []byte
+}
+
+// A descriptor is the part of the image specification's descriptor that a
+// registry needs.
+type descriptor struct {
+	mediaType string
+	digest    digest.Digest
+}
+
+// parseManifest reads body, which came with the header contentType (empty if
+// none), and whose digest is dgst. The error is errManifestInvalid with a
+// detail that says where.
+func parseManifest(body []byte, contentType string, dgst digest.Digest) (*manifest, error) {
+	m := &manifest{digest: dgst, body: body}
+	if contentType != "" {
+		t, _, err := mime.ParseMediaType(contentType)
+		if err != nil {
+			return nil, errManifestInvalid.withf("Content-Type %q is not a media type", contentType)
+		}
+		m.mediaType = t
+	}
+	doc, err := parseObject(body)
+	if err != nil {
+		return nil, errManifestInvalid.withf("the body is not a JSON object: %v", err)
+	}
+
+	declared, err := stringField(doc, "mediaType")
+	if err != nil {
+		return nil, errManifestInvalid.with(err.Error())
+	}
+	version, hasVersion := doc["schemaVersion"]
+	if string(version) == "1" || doc["fsLayers"] != nil ||
+		m.mediaType == typeDockerSchema1 || m.mediaType == typeDockerSigned1 {
+		return nil, errManifestInvalid.with("Docker schema 1 is not supported; push the image again with a client from 2017 or later")
+	}
+	if hasVersion && string(version) != "2" {
+		return nil, errManifestInvalid.withf("schemaVersion is %.20s, want 2", version)
+	}
+	switch {
+	case m.mediaType == "" && declared != "":
+		t, _, err := mime.ParseMediaType(declared)
+		if err != nil {
+			return nil, errManifestInvalid.withf("mediaType %q is not a media type", declared)
+		}
+		m.mediaType = t
+	case m.mediaType == "" && doc["manifests"] != nil:
+		m.mediaType = typeOCIIndex
+	case m.mediaType == "":
+		m.mediaType = typeOCIManifest
+	case declared != "" && !strings.EqualFold(declared, m.mediaType):
+		return nil, errManifestInvalid.withf("mediaType is %q, but the Content-Type %q", declared, m.mediaType)
+	}
+
+	// The shape and the type must agree (CVE-2021-41190).
+	isIndex := m.mediaType == typeOCIIndex || m.mediaType == typeDockerList
+	isImage := m.mediaType == typeOCIManifest || m.mediaType == typeDockerManifest
+	hasMembers := doc["manifests"] != nil
+	hasContent := doc["config"] != nil || doc["layers"] != nil || doc["blobs"] != nil
+	switch {
+	case hasMembers && hasContent, isIndex && hasContent, isImage && hasMembers:
+		return nil, errManifestInvalid.with("the document is an image and an index at once")
+	case isIndex && !hasMembers:
+		return nil, errManifestInvalid.with("an index without manifests")
+	case isImage && doc["config"] == nil:
+		return nil, errManifestInvalid.with("an image manifest without config")
+	case (isIndex || isImage) && !hasVersion:
+		return nil, errManifestInvalid.with("no schemaVersion")
+	}
+
+	var configType string
+	if raw := doc["config"]; raw != nil {
+		d, err := parseDescriptor(raw)
+		if err != nil {
+			return nil, errManifestInvalid.withf("config: %v", err)
+		}
+		configType = d.mediaType
+		m.blobs = append(m.blobs, d.digest)
+	}
+	for _, key := range []string{"layers", "blobs"} {
+		list, err := parseDescriptors(doc, key)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range list {
+			if isForeign(d.mediaType) {
+				m.foreign = append(m.foreign, d.digest)
+			} else {
+				m.blobs = append(m.blobs, d.digest)
+			}
+		}
+	}
+	list, err := parseDescriptors(doc, "manifests")
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range list {
+		m.children = append(m.children, d.digest)
+	}
+	m.blobs, m.children, m.foreign = unique(m.blobs), unique(m.children), unique(m.foreign)
+
+	if raw := doc["subject"]; raw != nil {
+		d, err := parseDescriptor(raw)
+		if err != nil {
+			return nil, errManifestInvalid.withf("subject: %v", err)
+		}
+		m.subject = d.digest
+	}
+	m.artifactType, err = stringField(doc, "artifactType")
+	if err != nil {
+		return nil, errManifestInvalid.with(err.Error())
+	}
+	if m.artifactType == "" && !hasMembers {
+		m.artifactType = configType
+	}
+	if raw := doc["annotations"]; raw != nil {
+		annotations := map[string]string{}
+		if err := json.Unmarshal(raw, &annotations); err != nil {
+			return nil, errManifestInvalid.withf("annotations: want an object of strings: %v", err)
+		}
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, raw); err != nil {
+			return nil, errManifestInvalid.withf("annotations: %v", err)
+		}
+		m.annotations = compact.Bytes()
+	}
+	return m, nil
+}
+
+// parseObject decodes a JSON object one level deep. Unlike a decode into a
+// struct it tells keys of different case apart, and refuses two keys that
+// another reader might take for one. A null value counts as absent.
+func parseObject(raw []byte) (map[string]json.RawMessage, error) {
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return nil, err
+	}
+	if doc == nil {
+		return nil, fmt.Errorf("want an object, got null")
+	}
+	for key, value := range doc {
+		if lower := strings.ToLower(key); lower != key {
+			for _, known := range structuralKeys {
+				if lower == strings.ToLower(known) && key != known {
+					return nil, fmt.Errorf("key %q: did you mean %q?", key, known)
+				}
+			}
+		}
+		if string(value) == "null" {
+			delete(doc, key)
+		}
+	}
+	return doc, nil
+}
+
+// structuralKeys are the keys that decide what a document is and refers to.
+var structuralKeys = []string{"schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs",
+	"manifests", "subject", "annotations", "digest", "size"}
+
+func parseDescriptors(doc map[string]json.RawMessage, key string) ([]descriptor, error) {
+	var raws []json.RawMessage
+	if doc[key] == nil {
+		return nil, nil
+	}
+	if err := json.Unmarshal(doc[key], &raws); err != nil {
+		return nil, errManifestInvalid.withf("%s: want an array: %v", key, err)
+	}
+	list := make([]descriptor, len(raws))
+	for i, raw := range raws {
+		d, err := parseDescriptor(raw)
+		if err != nil {
+			return nil, errManifestInvalid.withf("%s[%d]: %v", key, i, err)
+		}
+		list[i] = d
+	}
+	return list, nil
+}
+
+// parseDescriptor reads a content descriptor: mediaType, a supported digest
+// and a size that is a whole number, not negative.
+func parseDescriptor(raw []byte) (descriptor, error) {
+	var d descriptor
+	doc, err := parseObject(raw)
+	if err != nil {
+		return d, err
+	}
+	if d.mediaType, err = stringField(doc, "mediaType"); err != nil {
+		return d, err
+	}
+	text, err := stringField(doc, "digest")
+	if err != nil {
+		return d, err
+	}
+	if d.digest, err = parseDigest(text); err != nil {
+		return d, err
+	}
+	var size int64
+	if err := json.Unmarshal(doc["size"], &size); err != nil || size < 0 {
+		return d, fmt.Errorf("size %.40q of %s is not a number of bytes", string(doc["size"]), text)
+	}
+	return d, nil
+}
+
+// stringField returns the string at key, "" if there is none.
+func stringField(doc map[string]json.RawMessage, key string) (string, error) {
+	var s string
+	if raw := doc[key]; raw != nil {
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return "", fmt.Errorf("%s: want a string", key)
+		}
+	}
+	return s, nil
+}
+
+// isForeign reports whether a layer of this type is kept elsewhere: it is in
+// the manifest with the URLs it can be had from, and clients do not push it.
+func isForeign(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "application/vnd.docker.image.rootfs.foreign.diff.tar") ||
+		strings.HasPrefix(mediaType, "application/vnd.oci.image.layer.nondistributable.v1.tar")
+}
+
+func unique(list []digest.Digest) []digest.Digest {
+	seen := make(map[digest.Digest]bool, len(list))
+	out := list[:0]
+	for _, d := range list {
+		if !seen[d] {
+			seen[d] = true
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// parseDigest checks that s is a sha256 or sha512 digest in the only form that
+// is stored: lower-case hexadecimal of full length. The result is safe as a
+// file name.
+func parseDigest(s string) (digest.Digest, error) {
+	algorithm, hex, _ := strings.Cut(s, ":")
+	switch d := digest.Digest(s); {
+	case algorithm != "sha256" && algorithm != "sha512" && hex != "" && len(s) < maxDigest:
+		return "", errDigestInvalid.withf("digest algorithm of %q is not supported; use sha256 or sha512", s)
+	case len(s) > maxDigest || d.Validate() != nil:
+		return "", errDigestInvalid.withf("%.80q is not a digest", s)
+	default:
+		return d, nil
+	}
+}
+
+const (
+	maxName   = 255 // distribution specification, "Pulling manifests": clients may limit to this
+	maxTag    = 128 // likewise
+	maxDigest = len("sha512:") + 128
+)
+
+var (
+	nameGrammar = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagGrammar  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+)
+
+// parseName checks a repository name by the specification's grammar and length.
+func parseName(s string) (string, error) {
+	if len(s) > maxName {
+		return "", errNameInvalid.withf("longer than %d characters", maxName)
+	}
+	if !nameGrammar.MatchString(s) {
+		return "", errNameInvalid.withf("%q: want lower-case letters and digits, with single . _ - between them, and / between components", s)
+	}
+	return s, nil
+}
+
+// parseTag checks a tag by the specification's grammar.
+func parseTag(s string) (string, error) {
+	if len(s) > maxTag || !tagGrammar.MatchString(s) {
+		return "", errTagInvalid.withf("%.140q: want letters, digits, . _ -, at most %d characters", s, maxTag)
+	}
+	return s, nil
+}
+
+// A reference names a manifest in a repository: one of the two is set.
+type reference struct {
+	tag    string
+	digest digest.Digest
+}
+
+// parseReference reads a tag or a digest: what holds a colon is a digest.
+func parseReference(s string) (reference, error) {
+	if strings.Contains(s, ":") {
+		d, err := parseDigest(s)
+		return reference{digest: d}, err
+	}
+	tag, err := parseTag(s)
+	return reference{tag: tag}, err
+}
+
+func (r reference) String() string {
+	if r.tag != "" {
+		return r.tag
+	}
+	return r.digest.String()
+}

@@ -1,0 +1,235 @@
+// What a request leaves behind: a log line, metrics, and an id that ties its
+// answer to both.
+//
+// observe is the outermost handler. It also keeps a client that stalls from
+// holding anything for ever: the clock of a read or a write starts anew
+// whenever bytes move.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+	"github.com/google/uuid"
+)
+
+// A response is the http.ResponseWriter that every handler gets.
+type response struct {
+	http.ResponseWriter
+	control *http.ResponseController
+	stall   stallTimeout
+	status  int   // 0 until the header is written
+	bytes   int64 // of the body
+	route   string
+	err     error // a stranger, for the log
+}
+
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *response) WriteHeader(status int) {
+	w.stall.beforeWrite(w.control)
+	if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	w.stall.beforeWrite(w.control)
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// sendAtOnce is how much of a file one write may carry: the stall timeout is
+// for this many bytes, so it must be little for a slow line and much for a
+// system call.
+const sendAtOnce = 1 << 20
+
+// ReadFrom lets the kernel send a file (sendfile), in pieces that each have
+// the stall timeout.
+func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
+	from, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{w}, src)
+	}
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	// net/http looks for an *os.File, or a LimitedReader of one.
+	limited, ok := src.(*io.LimitedReader)
+	if !ok {
+		limited = &io.LimitedReader{R: src, N: 1<<63 - 1}
+	}
+	for limited.N > 0 {
+		w.stall.beforeWrite(w.control)
+		piece := &io.LimitedReader{R: limited.R, N: min(limited.N, sendAtOnce)}
+		want := piece.N
+		sent, err := from.ReadFrom(piece)
+		n += sent
+		w.bytes += sent
+		limited.N -= sent
+		if err != nil || sent < want {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// A stallTimeout is how long a client may take for the next bytes. 0 is no limit.
+type stallTimeout time.Duration
+
+func (d stallTimeout) beforeRead(c *http.ResponseController) {
+	if d > 0 {
+		c.SetReadDeadline(time.Now().Add(time.Duration(d)))
+	}
+}
+
+// afterRead lifts the deadline: what follows on the connection has its own.
+func (d stallTimeout) afterRead(c *http.ResponseController) {
+	if d > 0 {
+		c.SetReadDeadline(time.Time{})
+	}
+}
+
+func (d stallTimeout) beforeWrite(c *http.ResponseController) {
+	if d > 0 {
+		c.SetWriteDeadline(time.Now().Add(time.Duration(d)))
+	}
+}
+
+// clientError says in plain words why a request's body could not be read.
+func clientError(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "nothing has arrived for too long"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed in the middle of the body"
+	}
+	return err.Error()
+}
+
+// observe wraps the whole registry.
+func (s *server) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		id := uuid.NewString()[:13]
+		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), stall: s.stallTimeout}
+		w.Header().Set("X-Request-Id", id)
+		s.inFlight.Add(1)
+		s.requests.Add(1)
+		defer func() {
+			s.inFlight.Add(-1)
+			defer s.requests.Done()
+			if p := recover(); p != nil {
+				if p == http.ErrAbortHandler {
+					panic(p)
+				}
+				w.err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+				if w.status == 0 {
+					writeError(w, errInternal)
+				} else {
+					// Half an answer must not look like a whole one.
+					defer panic(http.ErrAbortHandler)
+				}
+			}
+			w.stall.beforeWrite(w.control) // what net/http has buffered goes out now
+			s.record(w, r, id, time.Since(start))
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// record writes the request's log line and counts it.
+func (s *server) record(w *response, r *http.Request, id string, took time.Duration) {
+	route := w.route
+	if route == "" {
+		route = "none"
+	}
+	status := w.status
+	if status == 0 {
+		status = http.StatusOK
+	}
+	s.metrics.GetOrCreateCounter(`berth_http_requests_total{method="` + method(r) + `",route="` + route +
+		`",status="` + strconv.Itoa(status) + `"}`).Inc()
+	s.metrics.GetOrCreatePrometheusHistogram(`berth_http_request_duration_seconds{route="` + route + `"}`).Update(took.Seconds())
+	s.sent.AddInt64(w.bytes)
+
+	level := slog.LevelInfo
+	if w.err != nil {
+		level = slog.LevelError
+	}
+	if !s.log.Enabled(r.Context(), level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("method", r.Method),
+		slog.String("path", r.URL.EscapedPath()),
+		slog.String("route", route),
+		slog.Int("status", status),
+		slog.Int64("bytes", w.bytes),
+		slog.Duration("took", took.Round(time.Microsecond)),
+		slog.String("client", r.RemoteAddr),
+		slog.String("id", id),
+	}
+	if w.err != nil {
+		attrs = append(attrs, slog.String("error", w.err.Error()))
+	}
+	s.log.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// method is a request's method as a label: a stranger's text is not one.
+func method(r *http.Request) string {
+	switch r.Method {
+	case "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS":
+		return r.Method
+	}
+	return "other"
+}
+
+// registerMetrics makes the metrics that are not made on the way.
+func (s *server) registerMetrics() {
+	s.metrics = metrics.NewSet()
+	s.uploaded = s.metrics.NewCounter("berth_received_bytes_total")
+	s.sent = s.metrics.NewCounter("berth_sent_bytes_total")
+	gauge := func(name string, value func() int64) {
+		s.metrics.NewGauge(name, func() float64 { return float64(value()) })
+	}
+	gauge("berth_http_requests_in_flight", s.inFlight.Load)
+	gauge("berth_uploads_open", s.st.sessions.count.Load)
+	gauge("berth_file_syncs_total", s.st.fileSyncs.Load)
+	gauge("berth_database_syncs_total", func() int64 {
+		if s.st.writer == nil {
+			return 0
+		}
+		return s.st.writer.syncs.Load()
+	})
+}
+
+// getMetrics answers in the Prometheus text format.
+func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	var b strings.Builder
+	s.metrics.WritePrometheus(&b)
+	metrics.WriteProcessMetrics(&b)
+	_, err := io.WriteString(w, b.String())
+	if err != nil {
+		return nil // the client has gone
+	}
+	return nil
+}

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// syncData flushes f's bytes, and what is needed to read them back, to the disk.
+func syncData(f *os.File) error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
+			return os.NewSyscallError("fdatasync", err)
+		}
+	}
+}
+
+// startWriteback asks the kernel to begin writing n bytes of f at off, without
+// waiting, so that the final sync of a long upload is short. It promises
+// nothing; an error shows in the sync.
+func startWriteback(f *os.File, off, n int64) {
+	unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+}

@@ -1,0 +1,1293 @@
+// The data directory and the database: what is stored, and what is promised.
+//
+//	data/
+//	  berth.db                           SQLite: all metadata, and manifests whole
+//	  berth.lock                         held for the life of the one process that owns data/
+//	  blobs/sha256/ab/abcdef…/data       one directory per blob
+//	  blobs/sha512/…                     likewise
+//	  uploads/<uuid>                     bytes that are still arriving
+//
+// The invariants, which check verifies and other files cite by number:
+//
+//  1. A blob row implies a whole, synced, verified file at its final path. A
+//     file without a row is rubbish and may be removed.
+//  2. Put: file first, then row. Remove: row first, then file, under the
+//     digest's lock and only if the row is still absent.
+//  3. A manifest row implies rows, in that repository, for its config, its
+//     layers and (for an index) its members; foreign layers excepted, and
+//     members under --sparse-indexes. Its subject may be absent.
+//  4. A blob or manifest that a client was told exists stays for at least half
+//     the grace period, unless a client deletes it.
+//  5. A tag points at a manifest of its own repository.
+//  6. A link or manifest is loose (has a time from which its grace counts)
+//     exactly while nothing refers to it; so what is garbage can be found
+//     without looking at what is not.
+//
+// The schema enforces 3 (for blobs) and 5 by foreign keys. Every transaction
+// that adds or removes a reference settles both ends of it, which keeps 6.
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"modernc.org/sqlite"
+)
+
+// A store is an open data directory. Its methods may be called from any
+// goroutine.
+type store struct {
+	storeConfig
+	lock     *os.File
+	db       *sql.DB    // query-only connections
+	writer   *committer // nil on a read-only disk
+	writerDB *sql.DB
+
+	reads     sync.Map // query → *sql.Stmt on db
+	digests   keyLock  // one holder per digest renames or unlinks its file
+	sessions  sessions
+	wake      chan struct{} // tells the janitor that something became loose
+	base      time.Duration // uptime of the data directory when it was opened
+	saved     int64         // uptime last written, in seconds; used by the writer only
+	opened    time.Time
+	fileSyncs atomic.Int64 // syncs of files and directories, for the metrics
+}
+
+type storeConfig struct {
+	dir           string
+	grace         time.Duration // how long an unreferenced blob stays
+	untaggedGrace time.Duration // how long an unreferenced manifest stays; 0 keeps it
+	uploadExpiry  time.Duration // how long an idle upload session stays
+	maxUploads    int64         // open upload sessions, 0 for no limit
+	maxBlob       int64         // bytes, 0 for no limit
+	sparse        bool          // members of an index may be absent
+	log           *slog.Logger
+
+	// now is the time since the process opened the store; tests move it.
+	now func() time.Duration
+	// at is called at the named points of a write; crash tests die there.
+	at func(point string)
+}
+
+// applicationID marks a SQLite file as Berth's ("Brth").
+const applicationID = 0x42727468
+
+// schema creates version 1. Later versions are appended to upgrades and never
+// change what is here. Times are uptime in seconds (see store.uptime), since a
+// board without a battery clock jumps by years.
+const schema = `
+CREATE TABLE meta (
+	one    INTEGER PRIMARY KEY CHECK (one = 1),
+	uptime INTEGER NOT NULL -- how long this directory has been served, in seconds
+) STRICT;
+INSERT INTO meta VALUES (1, 0);
+
+CREATE TABLE repository (
+	id   INTEGER PRIMARY KEY,
+	name TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE blob (
+	id     INTEGER PRIMARY KEY,
+	digest TEXT NOT NULL UNIQUE,
+	size   INTEGER NOT NULL
+) STRICT;
+
+-- A blob that was pushed or mounted to a repository.
+CREATE TABLE link (
+	repository INTEGER NOT NULL REFERENCES repository,
+	blob       INTEGER NOT NULL REFERENCES blob,
+	loose      INTEGER, -- uptime since when nothing refers to it; NULL while something does
+	PRIMARY KEY (repository, blob)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX link_blob ON link (blob);
+CREATE INDEX link_loose ON link (loose) WHERE loose IS NOT NULL;
+
+CREATE TABLE manifest (
+	id            INTEGER PRIMARY KEY,
+	repository    INTEGER NOT NULL REFERENCES repository,
+	digest        TEXT NOT NULL,
+	media_type    TEXT NOT NULL,
+	loose         INTEGER, -- as in link
+	subject       TEXT,    -- the digest this one is about
+	artifact_type TEXT NOT NULL,
+	annotations   TEXT,    -- JSON, of manifests with a subject only
+	body          BLOB NOT NULL,
+	UNIQUE (repository, digest)
+) STRICT;
+CREATE INDEX manifest_subject ON manifest (repository, subject, digest) WHERE subject IS NOT NULL;
+CREATE INDEX manifest_loose ON manifest (loose) WHERE loose IS NOT NULL;
+
+-- The blobs that a manifest refers to.
+CREATE TABLE uses (
+	repository INTEGER NOT NULL,
+	blob       INTEGER NOT NULL,
+	manifest   INTEGER NOT NULL REFERENCES manifest,
+	PRIMARY KEY (repository, blob, manifest),
+	FOREIGN KEY (repository, blob) REFERENCES link
+) STRICT, WITHOUT ROWID;
+CREATE INDEX uses_manifest ON uses (manifest);
+
+-- What a manifest names by digest alone: an index's members, foreign layers.
+CREATE TABLE names (
+	repository INTEGER NOT NULL,
+	digest     TEXT NOT NULL,
+	manifest   INTEGER NOT NULL REFERENCES manifest,
+	PRIMARY KEY (repository, digest, manifest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX names_manifest ON names (manifest);
+
+CREATE TABLE tag (
+	repository INTEGER NOT NULL REFERENCES repository,
+	name       TEXT NOT NULL,
+	manifest   INTEGER NOT NULL REFERENCES manifest,
+	PRIMARY KEY (repository, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tag_manifest ON tag (manifest);
+
+CREATE TABLE upload (
+	id         TEXT PRIMARY KEY, -- a UUID; the bytes are in uploads/<id>
+	repository TEXT NOT NULL,    -- by name: it may not exist yet
+	algorithm  TEXT NOT NULL,    -- of the digest the client means to use
+	offset     INTEGER NOT NULL, -- bytes acknowledged
+	used       INTEGER NOT NULL  -- uptime of the last request
+) STRICT, WITHOUT ROWID;
+CREATE INDEX upload_used ON upload (used);
+
+-- Files whose row is gone and that are still to be removed.
+CREATE TABLE trash (
+	digest TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+`
+
+// upgrades[i] brings a database from version i+1 to i+2.
+var upgrades = []string{}
+
+// openStore opens or creates the data directory. On a disk that cannot be
+// written it opens for pulls only. Work done here is in proportion to the
+// uploads that were open, not to what is stored.
+func openStore(cfg storeConfig) (_ *store, err error) {
+	st := &store{storeConfig: cfg, wake: make(chan struct{}, 1), opened: time.Now()}
+	if st.now == nil {
+		st.now = func() time.Duration { return time.Since(st.opened) }
+	}
+	if st.at == nil {
+		st.at = func(string) {}
+	}
+	st.sessions.open = make(map[string]*upload)
+	defer func() {
+		if err != nil {
+			st.closeFiles()
+		}
+	}()
+	readOnly, err := st.own()
+	if err != nil {
+		return nil, err
+	}
+	if err := st.lookForBlobs(readOnly); err != nil {
+		return nil, err
+	}
+	if readOnly {
+		return st, st.openReaders(true)
+	}
+	if err := st.makeDirectories(); err != nil {
+		return nil, err
+	}
+	// The same durability for half the wait, where the system has the call.
+	sqlite.Fdatasync(true)
+	if err := st.openWriter(); err != nil {
+		return nil, err
+	}
+	if err := st.openReaders(false); err != nil {
+		return nil, err
+	}
+	if err := st.sweepUploads(); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// own makes the directory and takes its lock. It reports whether the disk is
+// read-only.
+func (st *store) own() (readOnly bool, err error) {
+	if err := os.MkdirAll(st.dir, 0o700); err != nil && !errors.Is(err, syscall.EROFS) {
+		return false, fmt.Errorf("making the data directory: %w", err)
+	}
+	path := filepath.Join(st.dir, "berth.lock")
+	st.lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, syscall.EROFS) {
+		readOnly = true
+		st.lock, err = os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("the data directory %s is on a read-only disk and was never served", st.dir)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("opening the data directory's lock: %w", err)
+	}
+	if err := lockFile(st.lock); err != nil {
+		return false, fmt.Errorf("the data directory %s is in use by another berth process: %w", st.dir, err)
+	}
+	return readOnly, nil
+}
+
+// lookForBlobs refuses a directory in which metadata and blobs do not belong
+// together: an empty registry must never come up in front of a full disk, nor
+// a full one in front of a disk that is not mounted.
+func (st *store) lookForBlobs(readOnly bool) error {
+	db := filepath.Join(st.dir, "berth.db")
+	info, err := os.Stat(db)
+	switch {
+	case err == nil && info.Size() > 0:
+		if _, err := os.Stat(filepath.Join(st.dir, "blobs", "sha512")); err != nil {
+			return fmt.Errorf("%s has metadata but no blobs directory: is a disk not mounted? (%w)", st.dir, err)
+		}
+		return nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("looking at the database: %w", err)
+	case readOnly:
+		return fmt.Errorf("the database %s is missing, and the disk is read-only", db)
+	}
+	blobs, err := filepath.Glob(filepath.Join(st.dir, "blobs", "*", "*", "*"))
+	if err != nil {
+		return err
+	}
+	if len(blobs) > 0 {
+		return fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
+			"Berth does not start an empty registry over them: put berth.db back from a backup, or, "+
+			"to begin anew, move the directory %s away", db, filepath.Join(st.dir, "blobs"))
+	}
+	return nil
+}
+
+// makeDirectories makes what is missing of the layout, and syncs it.
+func (st *store) makeDirectories() error {
+	made := make(map[string]bool) // parents to sync
+	mkdir := func(path string) error {
+		err := os.Mkdir(path, 0o700)
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		made[filepath.Dir(path)] = true
+		return err
+	}
+	if err := mkdir(filepath.Join(st.dir, "uploads")); err != nil {
+		return err
+	}
+	if err := mkdir(filepath.Join(st.dir, "blobs")); err != nil {
+		return err
+	}
+	for _, algorithm := range []string{"sha256", "sha512"} {
+		top := filepath.Join(st.dir, "blobs", algorithm)
+		if _, err := os.Stat(filepath.Join(top, "ff")); err == nil {
+			continue // made last
+		}
+		if err := mkdir(top); err != nil {
+			return err
+		}
+		for i := range 256 {
+			if err := mkdir(filepath.Join(top, fmt.Sprintf("%02x", i))); err != nil {
+				return err
+			}
+		}
+	}
+	if len(made) > 0 {
+		made[filepath.Dir(filepath.Clean(st.dir))] = true
+	}
+	for dir := range made {
+		if err := syncDir(dir); err != nil {
+			return fmt.Errorf("syncing %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// dsn is the name by which the driver opens the database, with pragmas.
+func (st *store) dsn(query url.Values, pragmas ...string) string {
+	path := filepath.ToSlash(filepath.Join(st.dir, "berth.db"))
+	if runtime.GOOS == "windows" && len(path) > 1 && path[1] == ':' {
+		path = "/" + path
+	}
+	for _, p := range append(pragmas, "busy_timeout(10000)") {
+		query.Add("_pragma", p)
+	}
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + query.Encode()
+}
+
+// openWriter opens the writing connection, and creates or upgrades the schema.
+func (st *store) openWriter() error {
+	db, err := sql.Open("sqlite", st.dsn(url.Values{},
+		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "journal_size_limit(16777216)"))
+	if err != nil {
+		return err
+	}
+	st.writerDB = db
+	ctx := context.Background()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return st.damaged(err)
+	}
+	var id, version int
+	if err := conn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+		return st.damaged(err)
+	}
+	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+		return st.damaged(err)
+	}
+	latest := 1 + len(upgrades)
+	switch {
+	case version == 0 && id == 0:
+		script := fmt.Sprintf("BEGIN IMMEDIATE;%s%s;PRAGMA application_id=%d;PRAGMA user_version=%d;COMMIT",
+			schema, strings.Join(upgrades, ";"), applicationID, latest)
+		if _, err := conn.ExecContext(ctx, script); err != nil {
+			return fmt.Errorf("creating the database: %w", err)
+		}
+		if err := syncDir(st.dir); err != nil {
+			return fmt.Errorf("syncing the data directory: %w", err)
+		}
+	case id != applicationID:
+		return fmt.Errorf("%s is not Berth's (its application_id is %#x)", filepath.Join(st.dir, "berth.db"), id)
+	case version > latest:
+		return fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: use a newer berth", version, latest)
+	}
+	for ; version > 0 && version < latest; version++ {
+		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;PRAGMA user_version=%d;COMMIT", upgrades[version-1], version+1)
+		if _, err := conn.ExecContext(ctx, script); err != nil {
+			return fmt.Errorf("upgrading the database to version %d: %w", version+1, err)
+		}
+	}
+	if err := conn.QueryRowContext(ctx, "SELECT uptime FROM meta").Scan(&st.saved); err != nil {
+		return st.damaged(err)
+	}
+	st.base = time.Duration(st.saved) * time.Second
+	st.writer = newCommitter(conn, st.begin)
+	return nil
+}
+
+// openReaders opens the pool of query-only connections.
+func (st *store) openReaders(readOnlyDisk bool) error {
+	query := url.Values{}
+	if readOnlyDisk {
+		// After a clean end there is no log, and nothing can change; else the
+		// log and its index are there and are read with the database.
+		query.Set("mode", "ro")
+		if info, err := os.Stat(filepath.Join(st.dir, "berth.db-wal")); err != nil || info.Size() == 0 {
+			query.Set("immutable", "1")
+		}
+	}
+	db, err := sql.Open("sqlite", st.dsn(query, "query_only(1)"))
+	if err != nil {
+		return err
+	}
+	st.db = db
+	// Queries are short and do not wait, so a few connections serve many
+	// requests; each costs memory.
+	n := max(4, runtime.GOMAXPROCS(0))
+	db.SetMaxOpenConns(n)
+	db.SetMaxIdleConns(n)
+	var id int
+	if err := db.QueryRow("PRAGMA application_id").Scan(&id); err != nil {
+		return st.damaged(err)
+	}
+	if id != applicationID {
+		return fmt.Errorf("%s is not Berth's", filepath.Join(st.dir, "berth.db"))
+	}
+	return nil
+}
+
+func (st *store) damaged(err error) error {
+	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched; put berth.db back from a backup "+
+		"(without berth.db-wal and berth.db-shm) and start again", filepath.Join(st.dir, "berth.db"), err)
+}
+
+// close writes the uptime, moves SQLite's log into the database and lets go of
+// the directory. No other method may be running.
+func (st *store) close() error {
+	var err error
+	if st.writer != nil {
+		err = st.writer.updateLazy(st.saveUptime)
+		st.writer.stop()
+	}
+	return errors.Join(err, st.closeFiles())
+}
+
+func (st *store) closeFiles() error {
+	var errs []error
+	if st.db != nil {
+		errs = append(errs, st.db.Close())
+	}
+	if st.writer != nil {
+		errs = append(errs, st.writer.checkpoint(), st.writer.conn.Close())
+	}
+	if st.writerDB != nil {
+		errs = append(errs, st.writerDB.Close())
+	}
+	if st.lock != nil {
+		errs = append(errs, st.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// uptime is how long the data directory has been served, over all processes:
+// the clock of all expiry. It never jumps and never goes back. A crash loses
+// what was not yet written, so that things live longer, never shorter.
+func (st *store) uptime() time.Duration { return st.base + st.now() }
+
+// begin runs first in every write transaction.
+func (st *store) begin(t *tx) error {
+	t.clock = int64(st.uptime() / time.Second)
+	// Riding along costs no sync, and an idle registry writes nothing.
+	if t.clock >= st.saved+60 {
+		return st.saveUptime(t)
+	}
+	return nil
+}
+
+func (st *store) saveUptime(t *tx) error {
+	_, err := t.exec(`UPDATE meta SET uptime = ?`, t.clock)
+	if err == nil {
+		st.saved = t.clock
+	}
+	return err
+}
+
+// update runs fn in a durable write transaction; see committer.update. On a
+// read-only disk it fails with EROFS.
+func (st *store) update(fn func(*tx) error) error {
+	if st.writer == nil {
+		return syscall.EROFS
+	}
+	return st.writer.update(fn)
+}
+
+// updateLazy is update for what need not survive a power cut.
+func (st *store) updateLazy(fn func(*tx) error) error {
+	if st.writer == nil {
+		return syscall.EROFS
+	}
+	return st.writer.updateLazy(fn)
+}
+
+// read returns the prepared statement for a query on the reading pool.
+func (st *store) read(query string) (*sql.Stmt, error) {
+	if s, ok := st.reads.Load(query); ok {
+		return s.(*sql.Stmt), nil
+	}
+	s, err := st.db.Prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	if other, loaded := st.reads.LoadOrStore(query, s); loaded {
+		s.Close()
+		return other.(*sql.Stmt), nil
+	}
+	return s, nil
+}
+
+// get scans the one row of query into dest; sql.ErrNoRows if there is none.
+func (st *store) get(query string, args []any, dest ...any) error {
+	s, err := st.read(query)
+	if err != nil {
+		return err
+	}
+	return s.QueryRow(args...).Scan(dest...)
+}
+
+// wakeJanitor tells the background loop that something has become loose.
+func (st *store) wakeJanitor() {
+	select {
+	case st.wake <- struct{}{}:
+	default:
+	}
+}
+
+// path is where a blob's bytes are. d is valid, so the path stays inside.
+func (st *store) path(d digest.Digest) string {
+	hex := d.Encoded()
+	return filepath.Join(st.dir, "blobs", d.Algorithm().String(), hex[:2], hex, "data")
+}
+
+// A stored manifest is one row of the manifest table.
+type storedManifest struct {
+	digest    digest.Digest
+	mediaType string
+	body      []byte
+}
+
+// findManifest returns the manifest that ref names in a repository, or
+// errManifestUnknown.
+func (st *store) findManifest(repository string, ref reference) (*storedManifest, error) {
+	m := &storedManifest{}
+	var id int64
+	var loose sql.NullInt64
+	var err error
+	if ref.tag != "" {
+		err = st.get(`
+			SELECT m.id, m.digest, m.media_type, m.loose, m.body
+			FROM repository r
+			JOIN tag t ON t.repository = r.id AND t.name = ?
+			JOIN manifest m ON m.id = t.manifest
+			WHERE r.name = ?`,
+			[]any{ref.tag, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
+	} else {
+		err = st.get(`
+			SELECT m.id, m.digest, m.media_type, m.loose, m.body
+			FROM repository r
+			JOIN manifest m ON m.repository = r.id AND m.digest = ?
+			WHERE r.name = ?`,
+			[]any{ref.digest, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errManifestUnknown.with(map[string]string{"name": repository, "reference": ref.String()})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking up manifest %s in %s: %w", ref, repository, err)
+	}
+	if loose.Valid && st.untaggedGrace > 0 && st.dueSoon(loose.Int64, st.untaggedGrace) {
+		err := st.keep(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`,
+			`SELECT count(*) FROM manifest WHERE id = ?`, id)
+		if errors.Is(err, errGone) {
+			return nil, errManifestUnknown
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// dueSoon reports whether less than half of the grace of what is loose since
+// then is left, so that a promise (4) needs an extension.
+func (st *store) dueSoon(loose int64, grace time.Duration) bool {
+	return st.uptime()-time.Duration(loose)*time.Second >= grace/2
+}
+
+// keep starts the grace of a loose row anew, because a client is about to be
+// told that it exists (4). update takes the uptime and key; exists takes key.
+// The error is errGone if the row has gone meanwhile.
+func (st *store) keep(update, exists string, key ...any) error {
+	if st.writer == nil {
+		return nil // nothing is collected on a read-only disk
+	}
+	return st.update(func(t *tx) error {
+		if n, err := t.exec(update, append([]any{t.clock}, key...)...); err != nil || n > 0 {
+			return err
+		}
+		var n int
+		if err := t.get(exists, key, &n); err != nil {
+			return err
+		}
+		if n == 0 {
+			return errGone
+		}
+		return nil
+	})
+}
+
+var errGone = errors.New("collected meanwhile")
+
+// statBlob returns the size of a blob that a repository has, and keeps the
+// blob from being collected soon (4). The error is errBlobUnknown if the
+// repository does not have it, or the file is not what the row says: then a
+// client that pushes again repairs it.
+func (st *store) statBlob(repository string, d digest.Digest) (size int64, err error) {
+	var repo, blob int64
+	var loose sql.NullInt64
+	err = st.get(`
+		SELECT l.repository, l.blob, l.loose, b.size
+		FROM repository r
+		JOIN blob b ON b.digest = ?
+		JOIN link l ON l.repository = r.id AND l.blob = b.id
+		WHERE r.name = ?`,
+		[]any{d, repository}, &repo, &blob, &loose, &size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking up blob %s in %s: %w", d, repository, err)
+	}
+	if loose.Valid && st.dueSoon(loose.Int64, st.grace) {
+		err := st.keep(`UPDATE link SET loose = ? WHERE repository = ? AND blob = ? AND loose IS NOT NULL`,
+			`SELECT count(*) FROM link WHERE repository = ? AND blob = ?`, repo, blob)
+		if errors.Is(err, errGone) {
+			return 0, errBlobUnknown
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	return size, nil
+}
+
+// openBlob opens a repository's blob for reading. The caller closes it.
+func (st *store) openBlob(repository string, d digest.Digest) (*os.File, int64, error) {
+	size, err := st.statBlob(repository, d)
+	if err != nil {
+		return nil, 0, err
+	}
+	f, err := os.Open(st.path(d))
+	if err == nil {
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil && info.Size() == size {
+			return f, size, nil
+		}
+		f.Close()
+		if err == nil {
+			err = fmt.Errorf("the file has %d bytes, want %d", info.Size(), size)
+		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) || st.hasBlob(d) {
+		// Not collected meanwhile: something happened to the disk.
+		st.log.Error("blob damaged; push it again to repair it", "digest", d, "error", err)
+	}
+	return nil, 0, errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+}
+
+// hasBlob reports whether there is a row for the blob.
+func (st *store) hasBlob(d digest.Digest) bool {
+	var n int
+	err := st.get(`SELECT count(*) FROM blob WHERE digest = ?`, []any{d}, &n)
+	return err != nil || n > 0
+}
+
+// commitBlob makes the whole, verified file temp the blob d of a repository
+// and ends the session, if there is one (1, 2). temp must not be written any
+// more, and is gone afterwards, whatever the result. On an error nothing of it
+// is visible.
+func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp *os.File, session string) error {
+	defer os.Remove(temp.Name()) // after success there is nothing to remove
+	st.fileSyncs.Add(1)
+	err := syncData(temp)
+	if e := temp.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("syncing the upload: %w", err)
+	}
+	st.at("synced")
+
+	unlock := st.digests.lock(d.String())
+	defer unlock()
+	if err := st.place(temp.Name(), d); err != nil {
+		return fmt.Errorf("moving the upload into place: %w", err)
+	}
+	st.at("placed")
+	err = st.update(func(t *tx) error {
+		repo, err := t.makeRepository(repository)
+		if err != nil {
+			return err
+		}
+		var blob int64
+		err = t.get(`INSERT INTO blob (digest, size) VALUES (?, ?)
+			ON CONFLICT (digest) DO UPDATE SET size = excluded.size RETURNING id`, []any{d, size}, &blob)
+		if err != nil {
+			return err
+		}
+		if err := t.linkBlob(repo, blob); err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
+			return err
+		}
+		_, err = t.exec(`DELETE FROM upload WHERE id = ?`, session)
+		return err
+	})
+	if err != nil {
+		if !st.hasBlob(d) {
+			os.RemoveAll(filepath.Dir(st.path(d))) // rubbish by (1)
+		}
+		return fmt.Errorf("recording the blob: %w", err)
+	}
+	st.at("recorded")
+	st.wakeJanitor()
+	return nil
+}
+
+// place moves a synced file to the final path of d and syncs every directory
+// that changes. A file that is there already is replaced, never trusted: so
+// pushing again repairs. The caller holds the digest's lock.
+func (st *store) place(temp string, d digest.Digest) error {
+	path := st.path(d)
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		// Windows does not replace a file that is being read. If it is a good
+		// copy, nothing is lost.
+		if verifyFile(path, d) != nil {
+			return err
+		}
+	}
+	st.at("renamed")
+	// The name's new place, its directory's place, and the place it left.
+	for _, dir := range []string{dir, filepath.Dir(dir), filepath.Dir(temp)} {
+		st.fileSyncs.Add(1)
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountBlob makes a blob of the repository from visible in repository, and
+// returns its size; errBlobUnknown if from does not have it.
+func (st *store) mountBlob(repository, from string, d digest.Digest) error {
+	f, _, err := st.openBlob(from, d) // it is there, and whole
+	if err != nil {
+		return err
+	}
+	f.Close()
+	err = st.update(func(t *tx) error {
+		var blob int64
+		err := t.get(`
+			SELECT b.id FROM repository r
+			JOIN blob b ON b.digest = ?
+			JOIN link l ON l.repository = r.id AND l.blob = b.id
+			WHERE r.name = ?`, []any{d, from}, &blob)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errBlobUnknown
+		}
+		if err != nil {
+			return err
+		}
+		repo, err := t.makeRepository(repository)
+		if err != nil {
+			return err
+		}
+		return t.linkBlob(repo, blob)
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// deleteBlob takes a blob out of a repository. One that a manifest there still
+// refers to stays, and the error is errDenied (3).
+func (st *store) deleteBlob(repository string, d digest.Digest) error {
+	err := st.update(func(t *tx) error {
+		var repo, blob int64
+		err := t.get(`
+			SELECT r.id, b.id FROM repository r
+			JOIN blob b ON b.digest = ?
+			JOIN link l ON l.repository = r.id AND l.blob = b.id
+			WHERE r.name = ?`, []any{d, repository}, &repo, &blob)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+		}
+		if err != nil {
+			return err
+		}
+		var user string
+		err = t.get(`SELECT m.digest FROM uses u JOIN manifest m ON m.id = u.manifest
+			WHERE u.repository = ? AND u.blob = ? LIMIT 1`, []any{repo, blob}, &user)
+		if err == nil {
+			return errDenied.withf("manifest %s refers to this blob; delete that first", user)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := t.unlinkBlob(repo, blob, d); err != nil {
+			return err
+		}
+		return t.dropRepository(repo)
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// putManifest stores a manifest in a repository and points the tags at it, all
+// in one transaction that checks what it refers to (3). Pushing again what is
+// there only moves the tags.
+func (st *store) putManifest(repository string, m *manifest, tags []string) error {
+	defer st.wakeJanitor()
+	return st.update(func(t *tx) error {
+		repo, err := t.makeRepository(repository)
+		if err != nil {
+			return err
+		}
+		var id int64
+		err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id)
+		switch {
+		case err == nil:
+			if _, err := t.exec(`UPDATE manifest SET media_type = ? WHERE id = ? AND media_type <> ?`,
+				m.mediaType, id, m.mediaType); err != nil {
+				return err
+			}
+		case errors.Is(err, sql.ErrNoRows):
+			if id, err = t.insertManifest(repo, m, st.sparse); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+		for _, tag := range tags {
+			if err := t.setTag(repo, tag, id); err != nil {
+				return err
+			}
+		}
+		if len(tags) == 0 {
+			// Nothing may refer to it yet; its grace counts from now (4).
+			_, err = t.exec(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`, t.clock, id)
+			return err
+		}
+		return t.settleManifest(repo, m.digest)
+	})
+}
+
+// insertManifest adds a manifest and its references. The error is
+// errManifestBlobUnknown with an entry for each digest that is missing.
+func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err error) {
+	var missing []digest.Digest
+	var blobs []int64
+	names := slices.Clone(m.foreign)
+	for _, d := range m.blobs {
+		blob, err := t.linked(repo, d)
+		switch {
+		case err == nil:
+			blobs = append(blobs, blob)
+		case errors.Is(err, sql.ErrNoRows):
+			missing = append(missing, d)
+		default:
+			return 0, err
+		}
+	}
+	for _, d := range m.children {
+		// A member is a manifest as a rule, but buildkit's cache indexes
+		// list layers, which are blobs.
+		names = append(names, d)
+		var one int
+		err := t.get(`SELECT 1 FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, d}, &one)
+		if errors.Is(err, sql.ErrNoRows) {
+			var blob int64
+			if blob, err = t.linked(repo, d); err == nil {
+				blobs = append(blobs, blob)
+			}
+		}
+		switch {
+		case errors.Is(err, sql.ErrNoRows) && !sparse:
+			missing = append(missing, d)
+		case err != nil && !errors.Is(err, sql.ErrNoRows):
+			return 0, err
+		}
+	}
+	if len(missing) > 0 {
+		return 0, missingError(missing)
+	}
+
+	var subject, annotations any
+	if m.subject != "" {
+		subject = m.subject
+		if m.annotations != nil {
+			annotations = string(m.annotations)
+		}
+	}
+	err = t.get(`
+		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body}, &id)
+	if err != nil {
+		return 0, err
+	}
+	for _, blob := range blobs {
+		if _, err := t.exec(`INSERT INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
+			return 0, err
+		}
+		if err := t.settleLink(repo, blob); err != nil {
+			return 0, err
+		}
+	}
+	for _, d := range names {
+		if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
+			return 0, err
+		}
+		if err := t.settle(repo, d); err != nil {
+			return 0, err
+		}
+	}
+	// Referrers that came before their subject are no longer loose.
+	if err := t.settleReferrers(repo, m.digest); err != nil {
+		return 0, err
+	}
+	return id, t.settleManifest(repo, m.digest)
+}
+
+// maxMissing bounds how many missing digests an error lists.
+const maxMissing = 100
+
+func missingError(missing []digest.Digest) error {
+	entry := func(d digest.Digest) *protocolError {
+		return errManifestBlobUnknown.with(map[string]string{"digest": d.String()})
+	}
+	e := entry(missing[0])
+	for _, d := range missing[1:min(len(missing), maxMissing)] {
+		e.more = append(e.more, *entry(d))
+	}
+	return e
+}
+
+// deleteTag removes a tag and leaves its manifest, for its grace at least.
+func (st *store) deleteTag(repository, tag string) error {
+	err := st.update(func(t *tx) error {
+		var repo int64
+		var d digest.Digest
+		err := t.get(`
+			SELECT r.id, m.digest FROM repository r
+			JOIN tag t ON t.repository = r.id AND t.name = ?
+			JOIN manifest m ON m.id = t.manifest
+			WHERE r.name = ?`, []any{tag, repository}, &repo, &d)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errManifestUnknown.with(map[string]string{"name": repository, "reference": tag})
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM tag WHERE repository = ? AND name = ?`, repo, tag); err != nil {
+			return err
+		}
+		return t.settleManifest(repo, d)
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// deleteManifest removes a manifest and its tags. A member of an index stays,
+// and the error is errDenied (3).
+func (st *store) deleteManifest(repository string, d digest.Digest) error {
+	err := st.update(func(t *tx) error {
+		var repo, id int64
+		err := t.get(`
+			SELECT r.id, m.id FROM repository r
+			JOIN manifest m ON m.repository = r.id AND m.digest = ?
+			WHERE r.name = ?`, []any{d, repository}, &repo, &id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errManifestUnknown.with(map[string]string{"name": repository, "reference": d.String()})
+		}
+		if err != nil {
+			return err
+		}
+		var parent string
+		err = t.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest
+			WHERE n.repository = ? AND n.digest = ? LIMIT 1`, []any{repo, d}, &parent)
+		if err == nil && !st.sparse {
+			return errDenied.withf("the index %s has this manifest as a member; delete that first", parent)
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := t.removeManifest(repo, id, d); err != nil {
+			return err
+		}
+		return t.dropRepository(repo)
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// removeManifest deletes a manifest, its tags and its references, and settles
+// what it referred to.
+func (t *tx) removeManifest(repo, id int64, d digest.Digest) error {
+	blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	for _, query := range []string{
+		`DELETE FROM uses WHERE manifest = ?`,
+		`DELETE FROM names WHERE manifest = ?`,
+		`DELETE FROM tag WHERE manifest = ?`,
+		`DELETE FROM manifest WHERE id = ?`,
+	} {
+		if _, err := t.exec(query, id); err != nil {
+			return err
+		}
+	}
+	for _, blob := range blobs {
+		if err := t.settleLink(repo, blob); err != nil {
+			return err
+		}
+	}
+	for _, d := range named {
+		if err := t.settle(repo, d); err != nil {
+			return err
+		}
+	}
+	return t.settleReferrers(repo, d)
+}
+
+// makeRepository returns the id of a repository, which it makes if need be.
+func (t *tx) makeRepository(name string) (id int64, err error) {
+	err = t.get(`SELECT id FROM repository WHERE name = ?`, []any{name}, &id)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = t.get(`INSERT INTO repository (name) VALUES (?) RETURNING id`, []any{name}, &id)
+	}
+	return id, err
+}
+
+// dropRepository forgets a repository that has nothing left.
+func (t *tx) dropRepository(repo int64) error {
+	_, err := t.exec(`DELETE FROM repository WHERE id = ?1
+		AND NOT EXISTS (SELECT 1 FROM link WHERE repository = ?1)
+		AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1)`, repo)
+	return err
+}
+
+// linked returns the id of a blob that the repository has; sql.ErrNoRows if it
+// does not.
+func (t *tx) linked(repo int64, d digest.Digest) (blob int64, err error) {
+	err = t.get(`SELECT b.id FROM blob b JOIN link l ON l.repository = ? AND l.blob = b.id
+		WHERE b.digest = ?`, []any{repo, d}, &blob)
+	return blob, err
+}
+
+// linkBlob makes a blob visible in a repository. Its grace counts from now,
+// unless something refers to it already.
+func (t *tx) linkBlob(repo, blob int64) error {
+	_, err := t.exec(`INSERT INTO link (repository, blob, loose) VALUES (?1, ?2, ?3)
+		ON CONFLICT (repository, blob) DO UPDATE SET loose = ?3 WHERE loose IS NOT NULL`, repo, blob, t.clock)
+	if err != nil {
+		return err
+	}
+	return t.settleLink(repo, blob)
+}
+
+// unlinkBlob takes a blob out of a repository. With the last link the blob's
+// row goes, and its file is due for removal (2).
+func (t *tx) unlinkBlob(repo, blob int64, d digest.Digest) error {
+	if _, err := t.exec(`DELETE FROM link WHERE repository = ? AND blob = ?`, repo, blob); err != nil {
+		return err
+	}
+	n, err := t.exec(`DELETE FROM blob WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM link WHERE blob = ?1)`, blob)
+	if err != nil || n == 0 {
+		return err
+	}
+	_, err = t.exec(`INSERT OR IGNORE INTO trash (digest) VALUES (?)`, d)
+	return err
+}
+
+// setTag points a tag at a manifest, and settles the one it pointed at before.
+func (t *tx) setTag(repo int64, tag string, id int64) error {
+	var old int64
+	var oldDigest digest.Digest
+	err := t.get(`SELECT m.id, m.digest FROM tag t JOIN manifest m ON m.id = t.manifest
+		WHERE t.repository = ? AND t.name = ?`, []any{repo, tag}, &old, &oldDigest)
+	if err == nil && old == id {
+		return nil
+	}
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if _, err := t.exec(`INSERT INTO tag (repository, name, manifest) VALUES (?1, ?2, ?3)
+		ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3`, repo, tag, id); err != nil {
+		return err
+	}
+	if old == 0 {
+		return nil
+	}
+	return t.settleManifest(repo, oldDigest)
+}
+
+// settleLink keeps (6) for a link: loose exactly while nothing refers to it.
+func (t *tx) settleLink(repo, blob int64) error {
+	_, err := t.exec(`
+		UPDATE link SET loose = CASE WHEN loose IS NULL THEN ?3 END
+		WHERE repository = ?1 AND blob = ?2 AND (loose IS NULL) <> (`+linkLive+`)`, repo, blob, t.clock)
+	return err
+}
+
+// settleManifest keeps (6) for a manifest.
+func (t *tx) settleManifest(repo int64, d digest.Digest) error {
+	_, err := t.exec(`
+		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
+		WHERE repository = ?1 AND digest = ?2 AND (loose IS NULL) <> (`+manifestLive+`)`, repo, d, t.clock)
+	return err
+}
+
+// settleReferrers keeps (6) for the manifests whose subject is d, which has
+// just come or gone.
+func (t *tx) settleReferrers(repo int64, d digest.Digest) error {
+	_, err := t.exec(`
+		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
+		WHERE repository = ?1 AND subject = ?2 AND (loose IS NULL) <> (`+manifestLive+`)`, repo, d, t.clock)
+	return err
+}
+
+// settle keeps (6) for whatever the repository has under a digest.
+func (t *tx) settle(repo int64, d digest.Digest) error {
+	if err := t.settleManifest(repo, d); err != nil {
+		return err
+	}
+	blob, err := t.linked(repo, d)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return t.settleLink(repo, blob)
+}
+
+// What keeps a row of link or manifest alive, as SQL over that row.
+const (
+	linkLive = `
+		EXISTS (SELECT 1 FROM uses u WHERE u.repository = link.repository AND u.blob = link.blob)
+		OR EXISTS (SELECT 1 FROM names n WHERE n.repository = link.repository
+			AND n.digest = (SELECT b.digest FROM blob b WHERE b.id = link.blob))`
+	manifestLive = `
+		EXISTS (SELECT 1 FROM tag t WHERE t.manifest = manifest.id)
+		OR EXISTS (SELECT 1 FROM names n WHERE n.repository = manifest.repository AND n.digest = manifest.digest)
+		OR manifest.subject IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
+			WHERE s.repository = manifest.repository AND s.digest = manifest.subject)`
+)
+
+// listTags returns at most n tags of a repository after last, in byte order,
+// and whether there are more. The error is errNameUnknown if there is no such
+// repository.
+func (st *store) listTags(repository, last string, n int) (tags []string, more bool, err error) {
+	var repo int64
+	err = st.get(`SELECT id FROM repository WHERE name = ?`, []any{repository}, &repo)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, errNameUnknown.with(map[string]string{"name": repository})
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return st.page(n, `SELECT name FROM tag WHERE repository = ? AND name > ? ORDER BY name LIMIT ?`, repo, last)
+}
+
+// listRepositories is listTags for the repositories that have a manifest.
+func (st *store) listRepositories(last string, n int) (names []string, more bool, err error) {
+	return st.page(n, `SELECT name FROM repository r WHERE name > ?
+		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY name LIMIT ?`, last)
+}
+
+// page runs a query for n+1 strings, and returns n of them and whether there
+// was one more. The result is not nil.
+func (st *store) page(n int, query string, args ...any) (list []string, more bool, err error) {
+	if n == 0 {
+		return []string{}, false, nil
+	}
+	s, err := st.read(query)
+	if err != nil {
+		return nil, false, err
+	}
+	rows, err := s.Query(append(args, n+1)...)
+	if err != nil {
+		return nil, false, err
+	}
+	list, err = collect(rows, scanOne[string])
+	if err != nil {
+		return nil, false, err
+	}
+	if len(list) > n {
+		return list[:n], true, nil
+	}
+	if list == nil {
+		list = []string{}
+	}
+	return list, false, nil
+}
+
+// A referrer is an entry of the referrers list: a descriptor.
+type referrer struct {
+	MediaType    string          `json:"mediaType"`
+	Digest       digest.Digest   `json:"digest"`
+	Size         int64           `json:"size"`
+	ArtifactType string          `json:"artifactType,omitempty"`
+	Annotations  json.RawMessage `json:"annotations,omitempty"`
+}
+
+// eachReferrer calls fn with the manifests of a repository whose subject is d,
+// of one artifact type unless that is empty, after the digest last, in order of
+// digests, until fn returns false.
+func (st *store) eachReferrer(repository string, d digest.Digest, artifactType string, last digest.Digest, fn func(referrer) (bool, error)) error {
+	s, err := st.read(`
+		SELECT m.media_type, m.digest, length(m.body), m.artifact_type, m.annotations
+		FROM repository r
+		JOIN manifest m ON m.repository = r.id AND m.subject = ?2 AND m.digest > ?4
+		WHERE r.name = ?1 AND (?3 = '' OR m.artifact_type = ?3)
+		ORDER BY m.digest`)
+	if err != nil {
+		return err
+	}
+	rows, err := s.Query(repository, d, artifactType, last)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var f referrer
+		var annotations sql.NullString
+		if err := rows.Scan(&f.MediaType, &f.Digest, &f.Size, &f.ArtifactType, &annotations); err != nil {
+			return err
+		}
+		if annotations.Valid {
+			f.Annotations = json.RawMessage(annotations.String)
+		}
+		if more, err := fn(f); err != nil || !more {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// scanOne reads a row of one column.
+func scanOne[T any](rows *sql.Rows) (T, error) {
+	var v T
+	err := rows.Scan(&v)
+	return v, err
+}
+
+// A keyLock is a mutex per key. The zero value is ready.
+type keyLock struct {
+	mu   sync.Mutex // guards held
+	held map[string]*keyHolders
+}
+
+type keyHolders struct {
+	mu sync.Mutex
+	n  int // holder and waiters; guarded by keyLock.mu
+}
+
+// lock waits until key is free and takes it. The caller calls unlock.
+func (k *keyLock) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	h := k.held[key]
+	if h == nil {
+		if k.held == nil {
+			k.held = make(map[string]*keyHolders)
+		}
+		h = &keyHolders{}
+		k.held[key] = h
+	}
+	h.n++
+	k.mu.Unlock()
+	h.mu.Lock()
+	return func() {
+		h.mu.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if h.n--; h.n == 0 {
+			delete(k.held, key)
+		}
+	}
+}
