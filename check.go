@@ -83,11 +83,10 @@ func (st *store) checkDatabase(r *report) error {
 // checkManifests verifies (3) and (5) from the manifests' bytes.
 func (st *store) checkManifests(r *report) error {
 	type row struct {
-		id, repo              int64
-		name, mediaType       string
-		digest, subject       digest.Digest
-		body                  []byte
-		blobs, names, storedB []string
+		id, repo        int64
+		name, mediaType string
+		digest, subject digest.Digest
+		body            []byte
 	}
 	err := st.each(`SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body
 		FROM manifest m JOIN repository r ON r.id = m.repository`, func(rows *sql.Rows) error {
@@ -246,8 +245,12 @@ func (st *store) checkFiles(r *report, deep bool) error {
 		parts := strings.Split(filepath.ToSlash(strings.TrimPrefix(path, root+string(filepath.Separator))), "/")
 		if len(parts) == 4 && parts[3] == "data" {
 			d := digest.NewDigestFromEncoded(digest.Algorithm(parts[0]), parts[2])
-			if d.Validate() == nil && st.path(d) == path && st.hasBlob(d) {
-				return nil
+			if d.Validate() == nil && st.path(d) == path {
+				known, err := st.strings(`SELECT digest FROM blob WHERE digest = ?1
+					UNION ALL SELECT digest FROM trash WHERE digest = ?1`, d)
+				if err != nil || len(known) > 0 {
+					return err
+				}
 			}
 		}
 		r.rubbish = append(r.rubbish, strings.TrimPrefix(path, st.dir+string(filepath.Separator)))

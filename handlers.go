@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -170,7 +171,7 @@ func fold(next http.Handler) http.Handler {
 				at, word = i, x
 			}
 		}
-		folded := escaped
+		folded, plain := escaped, r.URL.Path
 		if at >= 0 {
 			tail := rest[at+len(word):]
 			prefix := ""
@@ -180,7 +181,7 @@ func fold(next http.Handler) http.Handler {
 			folded = "/v2/" + oneSegment(rest[:at]) + word + prefix + oneSegment(tail)
 		} else if clean := path.Clean(escaped); clean != escaped && clean+"/" != escaped {
 			// ServeMux would redirect, and turn a PUT into a GET of elsewhere.
-			folded = "/v2/" + oneSegment(rest)
+			folded, plain = "", "/v2/unclean"
 		}
 		if folded != escaped {
 			// As http.StripPrefix does: a shallow copy with its own URL.
@@ -188,7 +189,7 @@ func fold(next http.Handler) http.Handler {
 			*r2 = *r
 			r2.URL = new(url.URL)
 			*r2.URL = *r.URL
-			r2.URL.RawPath = folded
+			r2.URL.Path, r2.URL.RawPath = plain, folded
 			r = r2
 		}
 		next.ServeHTTP(w, r)
@@ -272,8 +273,7 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", bytes.NewReader(m.body))
-	return nil
+	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", bytes.NewReader(m.body))
 }
 
 // getBlob serves a blob's bytes, or a part of them: GET and HEAD
@@ -292,19 +292,23 @@ func (s *server) getBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer f.Close()
-	s.serveContent(w, r, "application/octet-stream", d, true, f)
-	return nil
+	return s.serveContent(w, r, "application/octet-stream", d, true, f)
 }
 
 // serveContent answers with content, or the ranges that were asked for, or
 // 304, or 416. What has an immutable address may be kept for ever.
-func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentType string, d digest.Digest, immutable bool, content io.ReadSeeker) {
+func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentType string, d digest.Digest, immutable bool, content io.ReadSeeker) error {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Docker-Content-Digest", d.String())
 	h.Set("ETag", `"`+d.String()+`"`)
 	if immutable {
 		h.Set("Cache-Control", "max-age=31536000, immutable")
+	}
+	if emptySuffix.MatchString(r.Header.Get("Range")) && r.Method == http.MethodGet {
+		// ServeContent would send 206 and nothing.
+		size, _ := content.Seek(0, io.SeekEnd)
+		return errRangeUnsatisfiable.withHeader("Content-Range", fmt.Sprintf("bytes */%d", size))
 	}
 	if r.Method == http.MethodHead || strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
 		// RFC 9110, 14.2: Range is for GET, and may be ignored. A flood of
@@ -315,7 +319,11 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		w = &rangeWriter{response: resp}
 	}
 	http.ServeContent(w, r, "", time.Time{}, content)
+	return nil
 }
+
+// emptySuffix matches the Range of no bytes, which cannot be satisfied.
+var emptySuffix = regexp.MustCompile(`^bytes=\s*-0+\s*$`)
 
 // maxRanges bounds the ranges of one request: podman's partial pulls of
 // zstd:chunked layers ask for up to 1024.

@@ -1,0 +1,456 @@
+// Manifests and tags: what refers to what.
+//
+// A manifest's references are rows: uses for the blobs it needs, names for
+// what it names by digest alone (an index's members, foreign layers). Every
+// transaction that adds or takes a reference settles what is at the other end:
+// loose exactly while nothing refers to it (6 in store.go). The collector
+// relies on that and on nothing else.
+
+package main
+
+import (
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A stored manifest is one row of the manifest table.
+type storedManifest struct {
+	digest    digest.Digest
+	mediaType string
+	body      []byte
+}
+
+// findManifest returns the manifest that ref names in a repository, or
+// errManifestUnknown.
+func (st *store) findManifest(repository string, ref reference) (*storedManifest, error) {
+	m := &storedManifest{}
+	var id int64
+	var loose sql.NullInt64
+	var err error
+	if ref.tag != "" {
+		err = st.get(`
+			SELECT m.id, m.digest, m.media_type, m.loose, m.body
+			FROM repository r
+			JOIN tag t ON t.repository = r.id AND t.name = ?
+			JOIN manifest m ON m.id = t.manifest
+			WHERE r.name = ?`,
+			[]any{ref.tag, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
+	} else {
+		err = st.get(`
+			SELECT m.id, m.digest, m.media_type, m.loose, m.body
+			FROM repository r
+			JOIN manifest m ON m.repository = r.id AND m.digest = ?
+			WHERE r.name = ?`,
+			[]any{ref.digest, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, errManifestUnknown.with(map[string]string{"name": repository, "reference": ref.String()})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking up manifest %s in %s: %w", ref, repository, err)
+	}
+	if loose.Valid && st.untaggedGrace > 0 && st.dueSoon(loose.Int64, st.untaggedGrace) {
+		err := st.keep(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`,
+			`SELECT count(*) FROM manifest WHERE id = ?`, id)
+		if errors.Is(err, errGone) {
+			return nil, errManifestUnknown
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// putManifest stores a manifest in a repository and points the tags at it, all
+// in one transaction that checks what it refers to (3). Pushing again what is
+// there only moves the tags.
+func (st *store) putManifest(repository string, m *manifest, tags []string) error {
+	defer st.wakeJanitor()
+	return st.update(func(t *tx) error {
+		repo, err := t.makeRepository(repository)
+		if err != nil {
+			return err
+		}
+		var id int64
+		err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id)
+		switch {
+		case err == nil:
+			if _, err := t.exec(`UPDATE manifest SET media_type = ? WHERE id = ? AND media_type <> ?`,
+				m.mediaType, id, m.mediaType); err != nil {
+				return err
+			}
+		case errors.Is(err, sql.ErrNoRows):
+			if id, err = t.insertManifest(repo, m, st.sparse); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+		for _, tag := range tags {
+			if err := t.setTag(repo, tag, id); err != nil {
+				return err
+			}
+		}
+		if len(tags) == 0 {
+			// Nothing may refer to it yet; its grace counts from now (4).
+			_, err = t.exec(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`, t.clock, id)
+			return err
+		}
+		return t.settleManifest(repo, m.digest)
+	})
+}
+
+// insertManifest adds a manifest and its references. The error is
+// errManifestBlobUnknown with an entry for each digest that is missing.
+func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err error) {
+	var missing []digest.Digest
+	var blobs []int64
+	names := slices.Clone(m.foreign)
+	for _, d := range m.blobs {
+		blob, err := t.linked(repo, d)
+		switch {
+		case err == nil:
+			blobs = append(blobs, blob)
+		case errors.Is(err, sql.ErrNoRows):
+			missing = append(missing, d)
+		default:
+			return 0, err
+		}
+	}
+	for _, d := range m.children {
+		// A member is a manifest as a rule, but buildkit's cache indexes
+		// list layers, which are blobs.
+		names = append(names, d)
+		var one int
+		err := t.get(`SELECT 1 FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, d}, &one)
+		if errors.Is(err, sql.ErrNoRows) {
+			var blob int64
+			if blob, err = t.linked(repo, d); err == nil {
+				blobs = append(blobs, blob)
+			}
+		}
+		switch {
+		case errors.Is(err, sql.ErrNoRows) && !sparse:
+			missing = append(missing, d)
+		case err != nil && !errors.Is(err, sql.ErrNoRows):
+			return 0, err
+		}
+	}
+	if len(missing) > 0 {
+		return 0, missingError(missing)
+	}
+
+	var subject, annotations any
+	if m.subject != "" {
+		subject = m.subject
+		if m.annotations != nil {
+			annotations = string(m.annotations)
+		}
+	}
+	err = t.get(`
+		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body}, &id)
+	if err != nil {
+		return 0, err
+	}
+	for _, blob := range blobs {
+		if _, err := t.exec(`INSERT INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
+			return 0, err
+		}
+		if err := t.settleLink(repo, blob); err != nil {
+			return 0, err
+		}
+	}
+	for _, d := range names {
+		if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
+			return 0, err
+		}
+		if err := t.settle(repo, d); err != nil {
+			return 0, err
+		}
+	}
+	// Referrers that came before their subject are no longer loose.
+	if err := t.settleReferrers(repo, m.digest); err != nil {
+		return 0, err
+	}
+	return id, t.settleManifest(repo, m.digest)
+}
+
+// maxMissing bounds how many missing digests an error lists.
+const maxMissing = 100
+
+func missingError(missing []digest.Digest) error {
+	entry := func(d digest.Digest) *protocolError {
+		return errManifestBlobUnknown.with(map[string]string{"digest": d.String()})
+	}
+	e := entry(missing[0])
+	for _, d := range missing[1:min(len(missing), maxMissing)] {
+		e.more = append(e.more, *entry(d))
+	}
+	return e
+}
+
+// setTag points a tag at a manifest, and settles the one it pointed at before.
+func (t *tx) setTag(repo int64, tag string, id int64) error {
+	var old int64
+	var oldDigest digest.Digest
+	err := t.get(`SELECT m.id, m.digest FROM tag t JOIN manifest m ON m.id = t.manifest
+		WHERE t.repository = ? AND t.name = ?`, []any{repo, tag}, &old, &oldDigest)
+	if err == nil && old == id {
+		return nil
+	}
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if _, err := t.exec(`INSERT INTO tag (repository, name, manifest) VALUES (?1, ?2, ?3)
+		ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3`, repo, tag, id); err != nil {
+		return err
+	}
+	if old == 0 {
+		return nil
+	}
+	return t.settleManifest(repo, oldDigest)
+}
+
+// deleteTag removes a tag and leaves its manifest, for its grace at least.
+func (st *store) deleteTag(repository, tag string) error {
+	err := st.update(func(t *tx) error {
+		var repo int64
+		var d digest.Digest
+		err := t.get(`
+			SELECT r.id, m.digest FROM repository r
+			JOIN tag t ON t.repository = r.id AND t.name = ?
+			JOIN manifest m ON m.id = t.manifest
+			WHERE r.name = ?`, []any{tag, repository}, &repo, &d)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errManifestUnknown.with(map[string]string{"name": repository, "reference": tag})
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM tag WHERE repository = ? AND name = ?`, repo, tag); err != nil {
+			return err
+		}
+		return t.settleManifest(repo, d)
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// deleteManifest removes a manifest and its tags. A member of an index stays,
+// and the error is errDenied (3).
+func (st *store) deleteManifest(repository string, d digest.Digest) error {
+	err := st.update(func(t *tx) error {
+		var repo, id int64
+		err := t.get(`
+			SELECT r.id, m.id FROM repository r
+			JOIN manifest m ON m.repository = r.id AND m.digest = ?
+			WHERE r.name = ?`, []any{d, repository}, &repo, &id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errManifestUnknown.with(map[string]string{"name": repository, "reference": d.String()})
+		}
+		if err != nil {
+			return err
+		}
+		var parent string
+		err = t.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest
+			WHERE n.repository = ? AND n.digest = ? LIMIT 1`, []any{repo, d}, &parent)
+		if err == nil && !st.sparse {
+			return errDenied.withf("the index %s has this manifest as a member; delete that first", parent)
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := t.removeManifest(repo, id, d); err != nil {
+			return err
+		}
+		return t.dropRepository(repo)
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// removeManifest deletes a manifest, its tags and its references, and settles
+// what it referred to.
+func (t *tx) removeManifest(repo, id int64, d digest.Digest) error {
+	blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	for _, query := range []string{
+		`DELETE FROM uses WHERE manifest = ?`,
+		`DELETE FROM names WHERE manifest = ?`,
+		`DELETE FROM tag WHERE manifest = ?`,
+		`DELETE FROM manifest WHERE id = ?`,
+	} {
+		if _, err := t.exec(query, id); err != nil {
+			return err
+		}
+	}
+	for _, blob := range blobs {
+		if err := t.settleLink(repo, blob); err != nil {
+			return err
+		}
+	}
+	for _, d := range named {
+		if err := t.settle(repo, d); err != nil {
+			return err
+		}
+	}
+	return t.settleReferrers(repo, d)
+}
+
+// settle keeps (6) for whatever the repository has under a digest.
+func (t *tx) settle(repo int64, d digest.Digest) error {
+	if err := t.settleManifest(repo, d); err != nil {
+		return err
+	}
+	blob, err := t.linked(repo, d)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return t.settleLink(repo, blob)
+}
+
+// settleLink keeps (6) for a link: loose exactly while nothing refers to it.
+func (t *tx) settleLink(repo, blob int64) error {
+	_, err := t.exec(`
+		UPDATE link SET loose = CASE WHEN loose IS NULL THEN ?3 END
+		WHERE repository = ?1 AND blob = ?2 AND (loose IS NULL) <> (`+linkLive+`)`, repo, blob, t.clock)
+	return err
+}
+
+// settleManifest keeps (6) for a manifest.
+func (t *tx) settleManifest(repo int64, d digest.Digest) error {
+	_, err := t.exec(`
+		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
+		WHERE repository = ?1 AND digest = ?2 AND (loose IS NULL) <> (`+manifestLive+`)`, repo, d, t.clock)
+	return err
+}
+
+// settleReferrers keeps (6) for the manifests whose subject is d, which has
+// just come or gone.
+func (t *tx) settleReferrers(repo int64, d digest.Digest) error {
+	_, err := t.exec(`
+		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
+		WHERE repository = ?1 AND subject = ?2 AND (loose IS NULL) <> (`+manifestLive+`)`, repo, d, t.clock)
+	return err
+}
+
+// What keeps a row of link or manifest alive, as SQL over that row.
+const (
+	linkLive = `
+		EXISTS (SELECT 1 FROM uses u WHERE u.repository = link.repository AND u.blob = link.blob)
+		OR EXISTS (SELECT 1 FROM names n WHERE n.repository = link.repository
+			AND n.digest = (SELECT b.digest FROM blob b WHERE b.id = link.blob))`
+	manifestLive = `
+		EXISTS (SELECT 1 FROM tag t WHERE t.manifest = manifest.id)
+		OR EXISTS (SELECT 1 FROM names n WHERE n.repository = manifest.repository AND n.digest = manifest.digest)
+		OR manifest.subject IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
+			WHERE s.repository = manifest.repository AND s.digest = manifest.subject)`
+)
+
+// listTags returns at most n tags of a repository after last, in byte order,
+// and whether there are more. The error is errNameUnknown if there is no such
+// repository.
+func (st *store) listTags(repository, last string, n int) (tags []string, more bool, err error) {
+	var repo int64
+	err = st.get(`SELECT id FROM repository WHERE name = ?`, []any{repository}, &repo)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, errNameUnknown.with(map[string]string{"name": repository})
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return st.page(n, `SELECT name FROM tag WHERE repository = ? AND name > ? ORDER BY name LIMIT ?`, repo, last)
+}
+
+// listRepositories is listTags for the repositories that have a manifest.
+func (st *store) listRepositories(last string, n int) (names []string, more bool, err error) {
+	return st.page(n, `SELECT name FROM repository r WHERE name > ?
+		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY name LIMIT ?`, last)
+}
+
+// page runs a query for n+1 strings, and returns n of them and whether there
+// was one more. The result is not nil.
+func (st *store) page(n int, query string, args ...any) (list []string, more bool, err error) {
+	if n == 0 {
+		return []string{}, false, nil
+	}
+	s, err := st.read(query)
+	if err != nil {
+		return nil, false, err
+	}
+	rows, err := s.Query(append(args, n+1)...)
+	if err != nil {
+		return nil, false, err
+	}
+	list, err = collect(rows, scanOne[string])
+	if err != nil {
+		return nil, false, err
+	}
+	if len(list) > n {
+		return list[:n], true, nil
+	}
+	if list == nil {
+		list = []string{}
+	}
+	return list, false, nil
+}
+
+// A referrer is an entry of the referrers list: a descriptor.
+type referrer struct {
+	MediaType    string          `json:"mediaType"`
+	Digest       digest.Digest   `json:"digest"`
+	Size         int64           `json:"size"`
+	ArtifactType string          `json:"artifactType,omitempty"`
+	Annotations  json.RawMessage `json:"annotations,omitempty"`
+}
+
+// eachReferrer calls fn with the manifests of a repository whose subject is d,
+// of one artifact type unless that is empty, after the digest last, in order of
+// digests, until fn returns false.
+func (st *store) eachReferrer(repository string, d digest.Digest, artifactType string, last digest.Digest, fn func(referrer) (bool, error)) error {
+	s, err := st.read(`
+		SELECT m.media_type, m.digest, length(m.body), m.artifact_type, m.annotations
+		FROM repository r
+		JOIN manifest m ON m.repository = r.id AND m.subject = ?2 AND m.digest > ?4
+		WHERE r.name = ?1 AND (?3 = '' OR m.artifact_type = ?3)
+		ORDER BY m.digest`)
+	if err != nil {
+		return err
+	}
+	rows, err := s.Query(repository, d, artifactType, last)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var f referrer
+		var annotations sql.NullString
+		if err := rows.Scan(&f.MediaType, &f.Digest, &f.Size, &f.ArtifactType, &annotations); err != nil {
+			return err
+		}
+		if annotations.Valid {
+			f.Annotations = json.RawMessage(annotations.String)
+		}
+		if more, err := fn(f); err != nil || !more {
+			return err
+		}
+	}
+	return rows.Err()
+}
