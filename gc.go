@@ -335,7 +335,8 @@ func (st *store) emptyTrash() (int, error) {
 func (st *store) unlink(d digest.Digest) error {
 	unlock := st.digests.lock(d.String())
 	defer unlock()
-	if !st.hasBlob(d) {
+	removed := !st.hasBlob(d)
+	if removed {
 		dir := filepath.Dir(st.path(d))
 		if err := os.Remove(st.path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -352,7 +353,10 @@ func (st *store) unlink(d digest.Digest) error {
 		st.log.Info("blob removed", "digest", d)
 	}
 	return st.updateLazy(func(t *tx) error {
-		_, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d)
+		// The row may have come back and gone again since we looked; then its
+		// file is still to be removed.
+		_, err := t.exec(`DELETE FROM trash WHERE digest = ?1
+			AND (?2 OR EXISTS (SELECT 1 FROM blob WHERE digest = ?1))`, d, removed)
 		return err
 	})
 }

@@ -172,14 +172,14 @@ func fold(next http.Handler) http.Handler {
 			}
 		}
 		folded, plain := escaped, r.URL.Path
-		if at >= 0 {
+		if at > 0 {
 			tail := rest[at+len(word):]
 			prefix := ""
 			if word == "/blobs/" && strings.HasPrefix(tail, "uploads/") {
 				prefix, tail = "uploads/", tail[len("uploads/"):]
 			}
 			folded = "/v2/" + oneSegment(rest[:at]) + word + prefix + oneSegment(tail)
-		} else if clean := path.Clean(escaped); clean != escaped && clean+"/" != escaped {
+		} else if clean := path.Clean(escaped); at == 0 || clean != escaped && clean+"/" != escaped {
 			// ServeMux would redirect, and turn a PUT into a GET of elsewhere.
 			folded, plain = "", "/v2/unclean"
 		}

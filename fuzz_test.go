@@ -1,0 +1,131 @@
+// Whatever a stranger sends, the parsers answer: no panic, and what they accept
+// is what the specification's grammars say. The seeds run with every test.
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func FuzzManifest(f *testing.F) {
+	f.Add(ociImage("{}", "layer").manifest, typeOCIManifest)
+	index, _ := ociIndex("a", "b")
+	f.Add(index, typeOCIIndex)
+	f.Add(`{"schemaVersion":2,"manifests":null,"Config":{}}`, "")
+	f.Add(`{"mediaType":"x/y","blobs":[{"digest":"sha256:`+strings.Repeat("0", 64)+`","size":0}]}`, "x/y; a=b")
+	f.Add(`{"subject":{"digest":"sha512:`+strings.Repeat("f", 128)+`","size":1e3},"annotations":{"a":"b"}}`, "text/plain")
+	f.Fuzz(func(t *testing.T, body, contentType string) {
+		m, err := parseManifest([]byte(body), contentType, sum(body))
+		if err != nil {
+			if !errors.Is(err, errManifestInvalid) {
+				t.Fatalf("error %v is not MANIFEST_INVALID", err)
+			}
+			return
+		}
+		if !json.Valid([]byte(body)) || m.mediaType == "" {
+			t.Fatalf("accepted %q as %q", body, m.mediaType)
+		}
+		for _, d := range append(append(m.blobs, m.children...), m.foreign...) {
+			if d.Validate() != nil {
+				t.Fatalf("refers to %q", d)
+			}
+		}
+		if len(m.children) > 0 && len(m.blobs)+len(m.foreign) > 0 {
+			t.Fatal("accepted an image that is an index")
+		}
+		if m.annotations != nil && json.Unmarshal(m.annotations, &map[string]string{}) != nil {
+			t.Fatalf("annotations %s", m.annotations)
+		}
+		// What is stored is parsed again by check, with the stored type.
+		again, err := parseManifest([]byte(body), m.mediaType, m.digest)
+		if err != nil || again.mediaType != m.mediaType || len(again.blobs) != len(m.blobs) {
+			t.Fatalf("parsed again: %v %+v, want %+v", err, again, m)
+		}
+	})
+}
+
+func FuzzReference(f *testing.F) {
+	for _, s := range []string{"latest", "sha256:" + strings.Repeat("a", 64), "sha512:" + strings.Repeat("0", 128), ":", "a/b", "..", "\x00", "ä"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if ref, err := parseReference(s); err == nil {
+			if ref.String() != s || strings.ContainsAny(s, "/\\\x00\n ") || strings.HasPrefix(s, ".") || len(s) > maxDigest {
+				t.Fatalf("reference %q", s)
+			}
+		}
+		if name, err := parseName(s); err == nil {
+			if name != s || len(s) > maxName || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789._-/") != "" ||
+				strings.Contains(s, "..") || strings.Contains(s, "//") || strings.HasPrefix(s, "/") {
+				t.Fatalf("name %q", s)
+			}
+		}
+	})
+}
+
+func FuzzContentRange(f *testing.F) {
+	for _, s := range []string{"0-0", "0-1048575", "bytes 0-9/10", "bytes=5-6", "9223372036854775807-9223372036854775807", "1-0", "-1", "0x1-2", "1-2/*"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		first, last, err := parseContentRange(s)
+		if err != nil {
+			if !errors.Is(err, errBlobUploadInvalid) {
+				t.Fatalf("error %v", err)
+			}
+			return
+		}
+		if first < 0 || last < first || last-first+1 <= 0 || last+1 <= 0 {
+			t.Fatalf("%q = %d to %d", s, first, last)
+		}
+		if !strings.Contains(s, strconv.FormatInt(last, 10)) && !strings.Contains(s, "0") {
+			t.Fatalf("%q has no %d", s, last)
+		}
+	})
+}
+
+// Any method, path and header gets an answer below 500, in the registry's form.
+func FuzzRequest(f *testing.F) {
+	for _, s := range [][4]string{
+		{"GET", "/v2/a/manifests/x", "", ""},
+		{"GET", "/v2/a/blobs/" + sum("blob").String(), "Range", "bytes=0-1,-5"},
+		{"PUT", "/v2/a/blobs/uploads/x?digest=" + sum("").String(), "Content-Range", "0-5"},
+		{"POST", "/v2/a/blobs/uploads/?mount=sha256:x&from=b", "Content-Type", "x"},
+		{"PUT", "/v2/a/manifests/t?tag=a&tag=b", "Content-Type", typeOCIIndex},
+		{"GET", "/v2/a/tags/list?n=-1&last=%ff", "Accept", "*/*"},
+		{"GET", "/v2/%2e%2e/%2f/manifests/x", "If-None-Match", "*"},
+		{"DELETE", "/v2//blobs//uploads//", "Content-Length", "-1"},
+		{"PATCH", "/v2/a/referrers/sha256:x", "Transfer-Encoding", "chunked"},
+	} {
+		f.Add(s[0], s[1], s[2], s[3], `{"schemaVersion":2,"manifests":[]}`)
+	}
+	r := startRegistry(f)
+	r.pushBlob("a", "blob")
+	handler := r.server.handler()
+	f.Fuzz(func(t *testing.T, method, target, key, value, body string) {
+		req, err := http.NewRequest(method, "http://localhost"+target, strings.NewReader(body))
+		if err != nil || !strings.HasPrefix(target, "/") {
+			return // not even a request
+		}
+		req.Header.Set(key, value)
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, req)
+		if w.Code >= 500 {
+			t.Fatalf("%s %s = %d\n%s", method, target, w.Code, w.Body)
+		}
+		if w.Code >= 400 && (w.Header().Get("Content-Type") != "application/json" || !json.Valid(w.Body.Bytes())) {
+			t.Fatalf("%s %s = %d with %s\n%s", method, target, w.Code, w.Header().Get("Content-Type"), w.Body)
+		}
+		if w.Code == 301 || w.Code == 307 {
+			if strings.HasPrefix(req.URL.Path, "/v2/") {
+				t.Fatalf("%s %s redirects to %s", method, target, w.Header().Get("Location"))
+			}
+		}
+	})
+}
