@@ -87,6 +87,16 @@ func (c *committer) stop() {
 	<-c.done
 }
 
+// close empties SQLite's log and closes the connection. The committer has
+// stopped.
+func (c *committer) close() error {
+	errs := []error{c.checkpoint()}
+	for _, s := range c.stmts {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(append(errs, c.conn.Close())...)
+}
+
 func (c *committer) run() {
 	defer close(c.done)
 	group := make([]write, 0, maxGroup)

@@ -426,9 +426,9 @@ func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []by
 	if r.ContentLength > maxManifest {
 		return nil, nil, errManifestTooLarge
 	}
-	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Now().Add(manifestTimeout))
-	defer control.SetReadDeadline(time.Time{})
+	resp := w.(*response)
+	resp.control.SetReadDeadline(time.Now().Add(manifestTimeout))
+	defer func() { resp.afterRead(err) }()
 	release = func() {}
 	body, err = io.ReadAll(io.LimitReader(r.Body, smallManifest))
 	if err == nil && len(body) == smallManifest {

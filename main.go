@@ -121,12 +121,15 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	return fmt.Errorf("unknown command %q; see berth -h", command)
 }
 
-// parseConfig reads flags, and the environment for those not given.
-func parseConfig(args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
-	cfg := &config{}
-	var level slog.Level
-	var format, maxBlob string
-	var stall time.Duration
+// textFlags are flags that mean something else than what they are.
+type textFlags struct {
+	level           slog.Level
+	format, maxBlob string
+	stall           time.Duration
+}
+
+// newFlags defines every flag; the usage text describes them.
+func newFlags(cfg *config, text *textFlags) *flag.FlagSet {
 	flags := flag.NewFlagSet("berth", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // run prints the error, and the usage for -h
 	flags.StringVar(&cfg.addr, "addr", ":5000", "")
@@ -138,11 +141,19 @@ func parseConfig(args []string, env func(string) (string, bool), stderr io.Write
 	flags.DurationVar(&cfg.untaggedGrace, "untagged-grace", 7*24*time.Hour, "")
 	flags.DurationVar(&cfg.uploadExpiry, "upload-expiry", 24*time.Hour, "")
 	flags.Int64Var(&cfg.maxUploads, "max-uploads", 10000, "")
-	flags.StringVar(&maxBlob, "max-blob-size", "0", "")
-	flags.DurationVar(&stall, "stall-timeout", time.Minute, "")
-	flags.TextVar(&level, "log-level", slog.LevelInfo, "")
-	flags.StringVar(&format, "log-format", "text", "")
+	flags.StringVar(&text.maxBlob, "max-blob-size", "0", "")
+	flags.DurationVar(&text.stall, "stall-timeout", time.Minute, "")
+	flags.TextVar(&text.level, "log-level", slog.LevelInfo, "")
+	flags.StringVar(&text.format, "log-format", "text", "")
 	flags.BoolVar(&cfg.deep, "deep", false, "")
+	return flags
+}
+
+// parseConfig reads flags, and the environment for those not given.
+func parseConfig(args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
+	cfg := &config{}
+	var text textFlags
+	flags := newFlags(cfg, &text)
 	var bad error
 	flags.VisitAll(func(f *flag.Flag) {
 		key := "BERTH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
@@ -160,24 +171,24 @@ func parseConfig(args []string, env func(string) (string, bool), stderr io.Write
 	}
 	cfg.args = flags.Args()
 	for name, d := range map[string]time.Duration{"grace": cfg.grace, "untagged-grace": cfg.untaggedGrace,
-		"upload-expiry": cfg.uploadExpiry, "stall-timeout": stall} {
+		"upload-expiry": cfg.uploadExpiry, "stall-timeout": text.stall} {
 		if d < 0 {
 			return nil, fmt.Errorf("--%s: must not be negative", name)
 		}
 	}
-	cfg.stallTimeout = stallTimeout(stall)
+	cfg.stallTimeout = stallTimeout(text.stall)
 	var err error
-	if cfg.maxBlob, err = parseSize(maxBlob); err != nil {
+	if cfg.maxBlob, err = parseSize(text.maxBlob); err != nil {
 		return nil, fmt.Errorf("--max-blob-size: %w", err)
 	}
-	options := &slog.HandlerOptions{Level: level}
-	switch format {
+	options := &slog.HandlerOptions{Level: text.level}
+	switch text.format {
 	case "text":
 		cfg.log = slog.New(slog.NewTextHandler(stderr, options))
 	case "json":
 		cfg.log = slog.New(slog.NewJSONHandler(stderr, options))
 	default:
-		return nil, fmt.Errorf("--log-format: %q is neither text nor json", format)
+		return nil, fmt.Errorf("--log-format: %q is neither text nor json", text.format)
 	}
 	cfg.storeConfig.log, cfg.serverConfig.log = cfg.log, cfg.log
 	return cfg, nil

@@ -32,13 +32,14 @@ type response struct {
 	status  int   // 0 until the header is written
 	bytes   int64 // of the body
 	route   string
+	broken  bool  // the client's body ended badly
 	err     error // a stranger, for the log
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *response) WriteHeader(status int) {
-	w.stall.beforeWrite(w.control)
+	w.beforeWrite()
 	if w.status == 0 {
 		w.status = status
 	}
@@ -46,7 +47,7 @@ func (w *response) WriteHeader(status int) {
 }
 
 func (w *response) Write(p []byte) (int, error) {
-	w.stall.beforeWrite(w.control)
+	w.beforeWrite()
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
@@ -76,7 +77,7 @@ func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 		limited = &io.LimitedReader{R: src, N: 1<<63 - 1}
 	}
 	for limited.N > 0 {
-		w.stall.beforeWrite(w.control)
+		w.beforeWrite()
 		piece := &io.LimitedReader{R: limited.R, N: min(limited.N, sendAtOnce)}
 		want := piece.N
 		sent, err := from.ReadFrom(piece)
@@ -93,22 +94,29 @@ func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 // A stallTimeout is how long a client may take for the next bytes. 0 is no limit.
 type stallTimeout time.Duration
 
-func (d stallTimeout) beforeRead(c *http.ResponseController) {
-	if d > 0 {
-		c.SetReadDeadline(time.Now().Add(time.Duration(d)))
+// beforeRead is called before each read of the request's body.
+func (w *response) beforeRead() {
+	if w.stall > 0 {
+		w.control.SetReadDeadline(time.Now().Add(time.Duration(w.stall)))
 	}
 }
 
-// afterRead lifts the deadline: what follows on the connection has its own.
-func (d stallTimeout) afterRead(c *http.ResponseController) {
-	if d > 0 {
-		c.SetReadDeadline(time.Time{})
+// afterRead is called when reading has come to an end. After the body's true
+// end the deadline is lifted: what the handler does next may take its time.
+// After any other, net/http must not wait for the rest of the body.
+func (w *response) afterRead(err error) {
+	switch {
+	case err == nil || err == io.EOF:
+		w.control.SetReadDeadline(time.Time{})
+	default:
+		w.broken = true
+		w.control.SetReadDeadline(time.Now())
 	}
 }
 
-func (d stallTimeout) beforeWrite(c *http.ResponseController) {
-	if d > 0 {
-		c.SetWriteDeadline(time.Now().Add(time.Duration(d)))
+func (w *response) beforeWrite() {
+	if w.stall > 0 {
+		w.control.SetWriteDeadline(time.Now().Add(time.Duration(w.stall)))
 	}
 }
 
@@ -148,7 +156,12 @@ func (s *server) observe(next http.Handler) http.Handler {
 					defer panic(http.ErrAbortHandler)
 				}
 			}
-			w.stall.beforeWrite(w.control) // what net/http has buffered goes out now
+			// net/http sends what it has buffered, and reads what is left of the
+			// body, after the handler.
+			w.beforeWrite()
+			if !w.broken {
+				w.beforeRead()
+			}
 			s.record(w, r, id, time.Since(start))
 		}()
 		next.ServeHTTP(w, r)

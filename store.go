@@ -428,11 +428,17 @@ func (st *store) close() error {
 
 func (st *store) closeFiles() error {
 	var errs []error
+	// SQLite removes its log with the last connection, and a connection does
+	// not end while one of its statements is open.
+	st.reads.Range(func(_, s any) bool {
+		errs = append(errs, s.(*sql.Stmt).Close())
+		return true
+	})
 	if st.db != nil {
 		errs = append(errs, st.db.Close())
 	}
 	if st.writer != nil {
-		errs = append(errs, st.writer.checkpoint(), st.writer.conn.Close())
+		errs = append(errs, st.writer.close())
 	}
 	if st.writerDB != nil {
 		errs = append(errs, st.writerDB.Close())

@@ -245,7 +245,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, limi
 	if want == 0 {
 		return nil
 	}
-	body := &bodyReader{body: r.Body, control: http.NewResponseController(w), stall: s.stallTimeout, left: -1}
+	body := &bodyReader{body: r.Body, response: w.(*response), left: -1}
 	if want >= 0 {
 		body.left = want
 	} else if limit > 0 {
@@ -290,10 +290,9 @@ var contentRange = regexp.MustCompile(`^(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/(?:[0
 // Each read has the stall timeout to bring something. Its errors are
 // errClient: the client broke off, stalled, or sent nonsense.
 type bodyReader struct {
-	body    io.Reader
-	control *http.ResponseController
-	stall   stallTimeout
-	left    int64
+	body     io.Reader
+	response *response
+	left     int64
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
@@ -303,13 +302,13 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.left > 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
-	b.stall.beforeRead(b.control)
+	b.response.beforeRead()
 	n, err := b.body.Read(p)
 	if b.left > 0 {
 		b.left -= int64(n)
 	}
 	if err != nil {
-		b.stall.afterRead(b.control)
+		b.response.afterRead(err)
 		if err != io.EOF {
 			err = errClient.with(clientError(err))
 		}
@@ -323,9 +322,9 @@ func (b *bodyReader) more() bool {
 		return false
 	}
 	var one [1]byte
-	b.stall.beforeRead(b.control)
+	b.response.beforeRead()
 	n, err := io.ReadFull(b.body, one[:])
-	b.stall.afterRead(b.control)
+	b.response.afterRead(err)
 	return n > 0 && err == nil
 }
 
@@ -500,6 +499,13 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 	}
 	defer f.Close()
 	start := u.offset.Load()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("looking at an upload's file: %w", err)
+	}
+	if info.Size() < start {
+		return 0, fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), start)
+	}
 	w := &uploadWriter{u: u, f: f, at: start, synced: start}
 	err = w.copy(body)
 	if w.failed != nil {
@@ -630,7 +636,11 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 		}
 	}
 	// After a failed sync the pages cannot be trusted, and after a wrong
-	// digest neither can what the client sent: only a fresh start helps.
+	// digest neither can what the client sent: only a fresh start helps. If
+	// even the row cannot be removed now, the session is an empty one.
+	st.dropFile(u)
+	u.hash = nil
+	u.offset.Store(0)
 	if e := st.endUpload(u); e != nil {
 		st.log.Error("a failed upload cannot be removed", "error", e)
 	}

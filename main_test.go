@@ -1,0 +1,159 @@
+// The program as a person meets it: flags, environment, messages, its end.
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+func noEnv(string) (string, bool) { return "", false }
+
+// runOnce runs a command to its end.
+func runOnce(t *testing.T, args ...string) (stdout string, err error) {
+	t.Helper()
+	var out, log strings.Builder
+	err = run(t.Context(), args, noEnv, &out, &log)
+	return out.String(), err
+}
+
+func TestServeUntilStopped(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "data")
+	for range 2 { // the second time on what the first has left
+		ctx, stop := context.WithCancel(t.Context())
+		out, in := io.Pipe()
+		ended := make(chan error, 1)
+		go func() {
+			ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", dir}, noEnv, in, io.Discard)
+			in.Close()
+		}()
+		lines := bufio.NewScanner(out)
+		lines.Scan()
+		url := regexp.MustCompile(`http://127\.0\.0\.1:\d+`).FindString(lines.Text())
+		if url == "" || !strings.Contains(lines.Text(), dir) {
+			t.Fatalf("greeting %q", lines.Text())
+		}
+		lines.Scan()
+		if !strings.Contains(lines.Text(), "docker push "+strings.TrimPrefix(url, "http://")+"/") {
+			t.Errorf("no docker push line to try: %q", lines.Text())
+		}
+		resp, err := http.Get(url + "/v2/")
+		if err != nil || resp.StatusCode != 200 {
+			t.Errorf("GET /v2/: %v, %v", resp, err)
+		}
+		if _, err := runOnce(t, "--addr", "127.0.0.1:0", "--data", dir); err == nil || !strings.Contains(err.Error(), "in use by another berth") {
+			t.Errorf("a second process on the directory: %v", err)
+		}
+		if _, err := runOnce(t, "--addr", strings.TrimPrefix(url, "http://"), "--data", t.TempDir()); err == nil || !strings.Contains(err.Error(), "address already in use") {
+			t.Errorf("a second process on the address: %v", err)
+		}
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("serve ended with %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "berth.db-wal")); err == nil {
+			t.Error("the database's log is still there after a clean end")
+		}
+	}
+	if out, err := runOnce(t, "check", "--deep", "--data", dir); err != nil || !strings.Contains(out, "all is well") {
+		t.Errorf("check: %v\n%s", err, out)
+	}
+}
+
+func TestCheckCommandFindsDamage(t *testing.T) {
+	r := startRegistry(t)
+	im := r.pushImage("a", "x", "{}", "layer")
+	dir := t.TempDir()
+	r.stop()
+	if err := os.CopyFS(dir, os.DirFS(r.cfg.dir)); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	file := filepath.Join(dir, "blobs", "sha256", im.layers[0].Encoded()[:2], im.layers[0].Encoded(), "data")
+	if err := os.WriteFile(file, []byte("LAYER"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runOnce(t, "check", "--data", dir); err != nil {
+		t.Errorf("without --deep, which would see it: %v\n%s", err, out)
+	}
+	if out, err := runOnce(t, "check", "--data", dir, "--deep"); err == nil || !strings.Contains(out, "WRONG: blob "+im.layers[0].String()) {
+		t.Errorf("rotten bytes: %v\n%s", err, out)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runOnce(t, "check", "--data", dir); err == nil || !strings.Contains(out, im.layers[0].String()) {
+		t.Errorf("missing file: %v\n%s", err, out)
+	}
+	if _, err := runOnce(t, "check", "--data", t.TempDir()); err == nil || !strings.Contains(err.Error(), "no registry there") {
+		t.Errorf("check of nothing: %v", err)
+	}
+}
+
+func TestConfiguration(t *testing.T) {
+	env := map[string]string{"BERTH_ADDR": "127.0.0.1:1", "BERTH_NO_DELETE": "true", "BERTH_GRACE": "90m", "BERTH_MAX_BLOB_SIZE": "10GiB"}
+	lookup := func(key string) (string, bool) { v, ok := env[key]; return v, ok }
+	cfg, err := parseConfig([]string{"--addr", ":7", "--log-format", "json"}, lookup, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.addr != ":7" || !cfg.noDelete || cfg.grace != 90*time.Minute || cfg.maxBlob != 10<<30 || cfg.dir != "data" {
+		t.Errorf("configuration %+v", cfg)
+	}
+	for _, x := range []struct{ args, env, want string }{
+		{"--nonsense", "", "nonsense"},
+		{"--log-format xml", "", "--log-format"},
+		{"--log-level loud", "", "log-level"},
+		{"--grace -1h", "", "--grace"},
+		{"--max-blob-size 10XB", "", "--max-blob-size"},
+		{"", "BERTH_READ_ONLY=perhaps", "BERTH_READ_ONLY"},
+		{"push", "", `unknown command "push"`},
+		{"--data x y", "", `unexpected "y"`},
+	} {
+		key, value, _ := strings.Cut(x.env, "=")
+		lookup := func(k string) (string, bool) { return value, k == key }
+		err := run(t.Context(), strings.Fields(x.args), lookup, io.Discard, io.Discard)
+		if err == nil || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("berth %s (%s): error %v, want one about %s", x.args, x.env, err, x.want)
+		}
+	}
+}
+
+// The usage text is written by hand, so it is held against the flags.
+func TestUsageNamesEveryFlag(t *testing.T) {
+	for _, args := range [][]string{{"-h"}, {"--help"}, {"help"}, {"serve", "-h"}} {
+		if out, err := runOnce(t, args...); err != nil || out != usage {
+			t.Errorf("berth %v: %v\n%s", args, err, out)
+		}
+	}
+	newFlags(&config{}, &textFlags{}).VisitAll(func(f *flag.Flag) {
+		if !strings.Contains(usage, "--"+f.Name) {
+			t.Errorf("--%s is not in the usage text", f.Name)
+		}
+	})
+	if out, err := runOnce(t, "version"); err != nil || !strings.HasPrefix(out, "berth ") {
+		t.Errorf("version: %q, %v", out, err)
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for s, want := range map[string]int64{"0": 0, "17": 17, "1KiB": 1024, "500MiB": 500 << 20, "10GiB": 10 << 30, "2TiB": 2 << 40, "3GB": 3e9, "5kB": 5000, "7B": 7} {
+		if got, err := parseSize(s); err != nil || got != want {
+			t.Errorf("parseSize(%q) = %d, %v, want %d", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "x", "-1", "1.5GiB", "GiB", "9223372036854775807KiB", "1 GiB", "1iB"} {
+		if got, err := parseSize(s); err == nil {
+			t.Errorf("parseSize(%q) = %d, want an error", s, got)
+		}
+	}
+}
