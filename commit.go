@@ -121,6 +121,11 @@ func (c *committer) run() {
 // commit runs a group in one transaction and tells each member its result.
 func (c *committer) commit(group []write) {
 	results, err := c.try(group)
+	if isNoSpace(err) && c.checkpoint() == nil {
+		// The log had no room to grow. Now it is empty, and most of what it
+		// held took none in the database.
+		results, err = c.try(group)
+	}
 	if err != nil && len(group) > 1 && c.suspect == nil {
 		// Something broke the transaction as a whole: find out for whom.
 		for _, w := range group {
@@ -213,7 +218,7 @@ func (c *committer) try(group []write) (results []error, err error) {
 		return results, nil // nothing to keep
 	}
 	if err := c.exec("COMMIT"); err != nil {
-		if breaksTransaction(err) {
+		if isIOError(err) {
 			c.suspect = err
 		}
 		return nil, fmt.Errorf("committing: %w", err)
@@ -249,6 +254,12 @@ func breaksTransaction(err error) bool {
 		return true
 	}
 	return false
+}
+
+// isIOError reports whether SQLite says that the disk failed it.
+func isIOError(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_IOERR
 }
 
 // isNoSpace reports whether err says that the disk is full, in the words of

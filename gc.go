@@ -181,16 +181,35 @@ func (st *store) expireUploads() (int, error) {
 			}
 			continue
 		}
+		expired := false
 		if !u.ended {
-			err = st.endUpload(u)
+			expired, err = st.expireUpload(u)
 		}
 		<-u.turn
 		if err != nil {
 			return 0, err
 		}
+		if !expired {
+			continue // used again, or ended, meanwhile
+		}
 		st.log.Info("upload expired", "repository", x.repository, "upload", x.id)
 	}
 	return len(due), nil
+}
+
+// expireUpload ends a session if it is still idle. The caller holds the turn.
+func (st *store) expireUpload(u *upload) (expired bool, err error) {
+	cutoff := st.cutoff(st.uploadExpiry)
+	err = st.updateLazy(func(t *tx) error {
+		n, err := t.exec(`DELETE FROM upload WHERE id = ? AND used < ?`, u.id, cutoff)
+		expired = n > 0
+		return err
+	})
+	if err == nil && expired {
+		st.dropFile(u)
+		st.forget(u)
+	}
+	return expired, err
 }
 
 // touchUpload starts a session's expiry anew.

@@ -375,6 +375,9 @@ func (s *server) putManifest(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
+	if err := s.st.room(max(r.ContentLength, 0)); err != nil {
+		return err
+	}
 	body, release, err := s.readManifest(w, r)
 	if err != nil {
 		return err

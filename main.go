@@ -56,7 +56,7 @@ Where
 What clients may do
   --read-only             refuse pushes and deletes
   --no-delete             refuse deletes
-  --sparse-indexes        take an index whose members are not all here
+  --sparse-manifests      take manifests and indexes whose content is not all here
 
 How long things stay, counted in the time the registry runs
   --grace DURATION        a blob that no manifest refers to (default 24h)
@@ -70,6 +70,9 @@ Limits
   --max-uploads N         open uploads; 0 is no limit (default 10000)
   --max-blob-size SIZE    bytes in one blob, as 500MiB or 10GiB; 0 is no limit
                           (default 0)
+  --min-free SIZE         refuse pushes that would leave less of the disk; 0 is no
+                          limit (default a hundredth of the disk, within 16MiB
+                          and 1GiB)
   --stall-timeout DURATION
                           drop a client when no byte moves for so long
                           (default 1m)
@@ -123,9 +126,11 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 
 // textFlags are flags that mean something else than what they are.
 type textFlags struct {
-	level           slog.Level
-	format, maxBlob string
-	stall           time.Duration
+	level   slog.Level
+	format  string
+	maxBlob string
+	minFree string
+	stall   time.Duration
 }
 
 // newFlags defines every flag; the usage text describes them.
@@ -136,12 +141,13 @@ func newFlags(cfg *config, text *textFlags) *flag.FlagSet {
 	flags.StringVar(&cfg.dir, "data", "data", "")
 	flags.BoolVar(&cfg.readOnly, "read-only", false, "")
 	flags.BoolVar(&cfg.noDelete, "no-delete", false, "")
-	flags.BoolVar(&cfg.sparse, "sparse-indexes", false, "")
+	flags.BoolVar(&cfg.sparse, "sparse-manifests", false, "")
 	flags.DurationVar(&cfg.grace, "grace", 24*time.Hour, "")
 	flags.DurationVar(&cfg.untaggedGrace, "untagged-grace", 7*24*time.Hour, "")
 	flags.DurationVar(&cfg.uploadExpiry, "upload-expiry", 24*time.Hour, "")
 	flags.Int64Var(&cfg.maxUploads, "max-uploads", 10000, "")
 	flags.StringVar(&text.maxBlob, "max-blob-size", "0", "")
+	flags.StringVar(&text.minFree, "min-free", "", "")
 	flags.DurationVar(&text.stall, "stall-timeout", time.Minute, "")
 	flags.TextVar(&text.level, "log-level", slog.LevelInfo, "")
 	flags.StringVar(&text.format, "log-format", "text", "")
@@ -180,6 +186,12 @@ func parseConfig(args []string, env func(string) (string, bool), stderr io.Write
 	var err error
 	if cfg.maxBlob, err = parseSize(text.maxBlob); err != nil {
 		return nil, fmt.Errorf("--max-blob-size: %w", err)
+	}
+	cfg.minFree = -1
+	if text.minFree != "" {
+		if cfg.minFree, err = parseSize(text.minFree); err != nil {
+			return nil, fmt.Errorf("--min-free: %w", err)
+		}
 	}
 	options := &slog.HandlerOptions{Level: text.level}
 	switch text.format {

@@ -30,3 +30,14 @@ func syncDir(path string) error {
 func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
+
+// freeSpace returns how many bytes and files (inodes) the disk of path has room
+// for, and how many it can have in all. total is 0 where there is no limit.
+func freeSpace(path string) (bytes, files space, err error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return space{}, space{}, err
+	}
+	block := uint64(s.Bsize)
+	return space{uint64(s.Bavail) * block, uint64(s.Blocks) * block}, space{uint64(s.Ffree), uint64(s.Files)}, nil
+}

@@ -22,3 +22,14 @@ func isDiskFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
+
+// freeSpace returns how many bytes the disk of path has room for, and how many
+// it can have in all. NTFS makes file records as needed.
+func freeSpace(path string) (bytes, files space, err error) {
+	name, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return space{}, space{}, err
+	}
+	err = windows.GetDiskFreeSpaceEx(name, &bytes.free, &bytes.total, nil)
+	return bytes, space{}, err
+}

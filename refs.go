@@ -117,6 +117,8 @@ func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err
 		switch {
 		case err == nil:
 			blobs = append(blobs, blob)
+		case errors.Is(err, sql.ErrNoRows) && sparse:
+			names = append(names, d)
 		case errors.Is(err, sql.ErrNoRows):
 			missing = append(missing, d)
 		default:

@@ -15,7 +15,7 @@
 //     digest's lock and only if the row is still absent.
 //  3. A manifest row implies rows, in that repository, for its config, its
 //     layers and (for an index) its members; foreign layers excepted, and
-//     members under --sparse-indexes. Its subject may be absent.
+//     all of it under --sparse-manifests. Its subject may be absent.
 //  4. A blob or manifest that a client was told exists stays for at least half
 //     the grace period, unless a client deletes it.
 //  5. A tag points at a manifest of its own repository.
@@ -39,7 +39,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -58,6 +57,8 @@ type store struct {
 	writer   *committer // nil on a read-only disk
 	writerDB *sql.DB
 
+	readOnlyDisk bool // found at start: only pulls work
+
 	reads     sync.Map // query → *sql.Stmt on db
 	digests   keyLock  // one holder per digest renames or unlinks its file
 	sessions  sessions
@@ -75,7 +76,8 @@ type storeConfig struct {
 	uploadExpiry  time.Duration // how long an idle upload session stays
 	maxUploads    int64         // open upload sessions, 0 for no limit
 	maxBlob       int64         // bytes, 0 for no limit
-	sparse        bool          // members of an index may be absent
+	minFree       int64         // bytes of the disk that pushes leave; negative for a share of it
+	sparse        bool          // what a manifest refers to may be absent
 	log           *slog.Logger
 
 	// now is the time since the process opened the store; tests move it.
@@ -176,7 +178,9 @@ CREATE TABLE trash (
 `
 
 // upgrades[i] brings a database from version i+1 to i+2.
-var upgrades = []string{}
+var upgrades = [...]string{}
+
+const latestVersion = 1 + len(upgrades)
 
 // openStore opens or creates the data directory. On a disk that cannot be
 // written it opens for pulls only. Work done here is in proportion to the
@@ -195,15 +199,14 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 			st.closeFiles()
 		}
 	}()
-	readOnly, err := st.own()
-	if err != nil {
+	if err := st.own(); err != nil {
 		return nil, err
 	}
-	if err := st.lookForBlobs(readOnly); err != nil {
+	if err := st.lookForBlobs(); err != nil {
 		return nil, err
 	}
-	if readOnly {
-		return st, st.openReaders(true)
+	if st.readOnlyDisk {
+		return st, st.openReaders()
 	}
 	if err := st.makeDirectories(); err != nil {
 		return nil, err
@@ -213,7 +216,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if err := st.openWriter(); err != nil {
 		return nil, err
 	}
-	if err := st.openReaders(false); err != nil {
+	if err := st.openReaders(); err != nil {
 		return nil, err
 	}
 	if err := st.sweepUploads(); err != nil {
@@ -222,45 +225,47 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	return st, nil
 }
 
-// own makes the directory and takes its lock. It reports whether the disk is
+// own makes the directory and takes its lock. It finds out whether the disk is
 // read-only.
-func (st *store) own() (readOnly bool, err error) {
+func (st *store) own() (err error) {
 	if err := os.MkdirAll(st.dir, 0o700); err != nil && !errors.Is(err, syscall.EROFS) {
-		return false, fmt.Errorf("making the data directory: %w", err)
+		return fmt.Errorf("making the data directory: %w", err)
 	}
 	path := filepath.Join(st.dir, "berth.lock")
 	st.lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if errors.Is(err, syscall.EROFS) {
-		readOnly = true
+		st.readOnlyDisk = true
 		st.lock, err = os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
-			return false, fmt.Errorf("the data directory %s is on a read-only disk and was never served", st.dir)
+			return fmt.Errorf("the data directory %s is on a read-only disk and was never served", st.dir)
 		}
 	}
 	if err != nil {
-		return false, fmt.Errorf("opening the data directory's lock: %w", err)
+		return fmt.Errorf("opening the data directory's lock: %w", err)
 	}
 	if err := lockFile(st.lock); err != nil {
-		return false, fmt.Errorf("the data directory %s is in use by another berth process: %w", st.dir, err)
+		return fmt.Errorf("the data directory %s is in use by another berth process: %w", st.dir, err)
 	}
-	return readOnly, nil
+	return nil
 }
 
 // lookForBlobs refuses a directory in which metadata and blobs do not belong
 // together: an empty registry must never come up in front of a full disk, nor
 // a full one in front of a disk that is not mounted.
-func (st *store) lookForBlobs(readOnly bool) error {
+func (st *store) lookForBlobs() error {
 	db := filepath.Join(st.dir, "berth.db")
 	info, err := os.Stat(db)
 	switch {
 	case err == nil && info.Size() > 0:
-		if _, err := os.Stat(filepath.Join(st.dir, "blobs", "sha512")); err != nil {
-			return fmt.Errorf("%s has metadata but no blobs directory: is a disk not mounted? (%w)", st.dir, err)
+		for _, algorithm := range []string{"sha256", "sha512"} {
+			if _, err := os.Stat(filepath.Join(st.dir, "blobs", algorithm, "ff")); err != nil {
+				return fmt.Errorf("%s has metadata but not all directories of blobs: is a disk not mounted? (%w)", st.dir, err)
+			}
 		}
 		return nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("looking at the database: %w", err)
-	case readOnly:
+	case st.readOnlyDisk:
 		return fmt.Errorf("the database %s is missing, and the disk is read-only", db)
 	}
 	blobs, err := filepath.Glob(filepath.Join(st.dir, "blobs", "*", "*", "*"))
@@ -331,41 +336,31 @@ func (st *store) dsn(query url.Values, pragmas ...string) string {
 
 // openWriter opens the writing connection, and creates or upgrades the schema.
 func (st *store) openWriter() error {
-	db, err := sql.Open("sqlite", st.dsn(url.Values{},
+	version, err := st.lookAtDatabase()
+	if err != nil {
+		return err
+	}
+	st.writerDB, err = sql.Open("sqlite", st.dsn(url.Values{},
 		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "journal_size_limit(16777216)"))
 	if err != nil {
 		return err
 	}
-	st.writerDB = db
 	ctx := context.Background()
-	conn, err := db.Conn(ctx)
+	conn, err := st.writerDB.Conn(ctx)
 	if err != nil {
 		return st.damaged(err)
 	}
-	var id, version int
-	if err := conn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
-		return st.damaged(err)
-	}
-	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
-		return st.damaged(err)
-	}
-	latest := 1 + len(upgrades)
-	switch {
-	case version == 0 && id == 0:
-		script := fmt.Sprintf("BEGIN IMMEDIATE;%s%s;PRAGMA application_id=%d;PRAGMA user_version=%d;COMMIT",
-			schema, strings.Join(upgrades, ";"), applicationID, latest)
+	if version == 0 {
+		script := fmt.Sprintf("BEGIN IMMEDIATE;%sPRAGMA application_id=%d;PRAGMA user_version=1;COMMIT", schema, applicationID)
 		if _, err := conn.ExecContext(ctx, script); err != nil {
 			return fmt.Errorf("creating the database: %w", err)
 		}
 		if err := syncDir(st.dir); err != nil {
 			return fmt.Errorf("syncing the data directory: %w", err)
 		}
-	case id != applicationID:
-		return fmt.Errorf("%s is not Berth's (its application_id is %#x)", filepath.Join(st.dir, "berth.db"), id)
-	case version > latest:
-		return fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: use a newer berth", version, latest)
+		version = 1
 	}
-	for ; version > 0 && version < latest; version++ {
+	for ; version < latestVersion; version++ {
 		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;PRAGMA user_version=%d;COMMIT", upgrades[version-1], version+1)
 		if _, err := conn.ExecContext(ctx, script); err != nil {
 			return fmt.Errorf("upgrading the database to version %d: %w", version+1, err)
@@ -379,10 +374,24 @@ func (st *store) openWriter() error {
 	return nil
 }
 
+// lookAtDatabase returns the version of the database, 0 if it is still to be
+// created, and refuses one that is not Berth's before anything is written to it.
+func (st *store) lookAtDatabase() (version int, err error) {
+	if info, err := os.Stat(filepath.Join(st.dir, "berth.db")); err != nil || info.Size() == 0 {
+		return 0, nil
+	}
+	db, err := sql.Open("sqlite", st.dsn(url.Values{"mode": {"ro"}}, "query_only(1)"))
+	if err != nil {
+		return 0, err
+	}
+	defer db.Close()
+	return st.recognise(db)
+}
+
 // openReaders opens the pool of query-only connections.
-func (st *store) openReaders(readOnlyDisk bool) error {
+func (st *store) openReaders() error {
 	query := url.Values{}
-	if readOnlyDisk {
+	if st.readOnlyDisk {
 		// After a clean end there is no log, and nothing can change; else the
 		// log and its index are there and are read with the database.
 		query.Set("mode", "ro")
@@ -400,19 +409,44 @@ func (st *store) openReaders(readOnlyDisk bool) error {
 	n := max(4, runtime.GOMAXPROCS(0))
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
-	var id int
-	if err := db.QueryRow("PRAGMA application_id").Scan(&id); err != nil {
-		return st.damaged(err)
-	}
-	if id != applicationID {
-		return fmt.Errorf("%s is not Berth's", filepath.Join(st.dir, "berth.db"))
-	}
-	return nil
+	_, err = st.recognise(db)
+	return err
 }
 
+// recognise returns the version of a database, and refuses one that is not
+// Berth's or that a newer Berth has made. An empty one is of version 0.
+func (st *store) recognise(db *sql.DB) (version int, err error) {
+	var id, tables int
+	err = db.QueryRow(`SELECT (SELECT application_id FROM pragma_application_id),
+		(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_schema)`).Scan(&id, &version, &tables)
+	switch {
+	case err != nil:
+		return 0, st.damaged(err)
+	case id == 0 && version == 0 && tables == 0:
+		return 0, nil
+	case id != applicationID:
+		return 0, fmt.Errorf("%s is not Berth's (its application_id is %#x): move it away or name another directory with --data",
+			filepath.Join(st.dir, "berth.db"), id)
+	case version > latestVersion:
+		return 0, fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: use a newer berth", version, latestVersion)
+	}
+	return version, nil
+}
+
+// damaged says why the database cannot be opened, and what to do.
 func (st *store) damaged(err error) error {
+	db := filepath.Join(st.dir, "berth.db")
+	if bytes, _, e := freeSpace(st.dir); e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err)) {
+		return fmt.Errorf("the database %s cannot be opened because the disk is full: make some room and start again (%w)", db, err)
+	}
+	if st.readOnlyDisk {
+		if _, e := os.Stat(db + "-wal"); e == nil {
+			return fmt.Errorf("the database %s was not closed in order, and its disk is read-only: "+
+				"start once with the disk writable, which puts it in order (%w)", db, err)
+		}
+	}
 	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched; put berth.db back from a backup "+
-		"(without berth.db-wal and berth.db-shm) and start again", filepath.Join(st.dir, "berth.db"), err)
+		"(without berth.db-wal and berth.db-shm) and start again", db, err)
 }
 
 // close writes the uptime, moves SQLite's log into the database and lets go of
@@ -470,6 +504,29 @@ func (st *store) saveUptime(t *tx) error {
 		st.saved = t.clock
 	}
 	return err
+}
+
+// A space is how much of something a disk has.
+type space struct{ free, total uint64 }
+
+// room returns errNoSpace if n more bytes would leave less of the disk than
+// pushes must leave: SQLite needs room even for a DELETE, so without a floor a
+// full disk could not be emptied.
+func (st *store) room(n int64) error {
+	bytes, files, err := freeSpace(st.dir)
+	if err != nil {
+		return fmt.Errorf("looking for free space: %w", err)
+	}
+	floor := uint64(st.minFree)
+	if st.minFree < 0 {
+		floor = min(max(bytes.total/100, min(16<<20, bytes.total/20)), 1<<30)
+	}
+	// A push takes a handful of files, in any number of uploads at once.
+	filesFloor := min(files.total/100, 1000)
+	if st.minFree != 0 && (bytes.free < floor || bytes.free-floor < uint64(max(n, 0)) || files.free < filesFloor) {
+		return errNoSpace
+	}
+	return nil
 }
 
 // update runs fn in a durable write transaction; see committer.update. On a
@@ -665,8 +722,11 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 		return err
 	})
 	if err != nil {
-		if !st.hasBlob(d) {
-			os.RemoveAll(filepath.Dir(st.path(d))) // rubbish by (1)
+		// Whether a commit took place whose sync failed shows only after a
+		// crash, so the file must stay. On a full disk there was none, and the
+		// room is needed.
+		if isNoSpace(err) && !st.hasBlob(d) {
+			os.RemoveAll(filepath.Dir(st.path(d)))
 		}
 		return fmt.Errorf("recording the blob: %w", err)
 	}

@@ -245,6 +245,9 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, limi
 	if want == 0 {
 		return nil
 	}
+	if err := s.st.room(want); err != nil {
+		return err
+	}
 	body := &bodyReader{body: r.Body, response: w.(*response), left: -1}
 	if want >= 0 {
 		body.left = want
@@ -336,7 +339,12 @@ func (st *store) createUpload(repository string, algorithm digest.Algorithm) (*u
 		return nil, errTooManyRequests.withHeader("Retry-After", "60")
 	}
 	u := newSession(uuid.NewString(), repository, algorithm)
-	err := st.updateLazy(func(t *tx) error {
+	err := st.room(0)
+	if err != nil {
+		st.sessions.count.Add(-1)
+		return nil, err
+	}
+	err = st.updateLazy(func(t *tx) error {
 		_, err := t.exec(`INSERT INTO upload (id, repository, algorithm, offset, used) VALUES (?, ?, ?, 0, ?)`,
 			u.id, repository, algorithm, t.clock)
 		return err
@@ -479,6 +487,8 @@ const (
 	// maxLarge bounds the bodies that have large buffers at one time; further
 	// ones go on with the small buffer. So memory is bounded: 24 MiB here.
 	maxLarge = 32
+	// roomEvery bytes it is made sure that the disk does not get too full.
+	roomEvery = 1 << 20
 	// writebackEvery bytes the kernel is asked to begin writing.
 	writebackEvery = 8 << 20
 )
@@ -506,13 +516,13 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 	if info.Size() < start {
 		return 0, fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), start)
 	}
-	w := &uploadWriter{u: u, f: f, at: start, synced: start}
+	w := &uploadWriter{st: st, u: u, f: f, at: start, synced: start, roomy: start}
 	err = w.copy(body)
 	if w.failed != nil {
 		// Some bytes were hashed and not written.
 		u.hash = nil
 		err = fmt.Errorf("writing an upload: %w", w.failed)
-		if isNoSpace(w.failed) {
+		if isNoSpace(w.failed) || errors.Is(w.failed, errNoSpace) {
 			if e := f.Truncate(start); e != nil {
 				st.log.Error("a full disk's upload cannot be cut back", "error", e)
 			}
@@ -525,10 +535,12 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 
 // An uploadWriter writes to a session's file and to its hash.
 type uploadWriter struct {
+	st     *store
 	u      *upload
 	f      *os.File
 	at     int64 // where the next byte goes
 	synced int64 // up to where write-back was begun
+	roomy  int64 // up to where the disk was found to have room
 	failed error // of the file, as opposed to the body
 }
 
@@ -605,6 +617,10 @@ func (w *uploadWriter) write(p []byte) {
 	if err != nil {
 		w.failed = err
 		return
+	}
+	if w.at-w.roomy >= roomEvery {
+		w.failed = w.st.room(0)
+		w.roomy = w.at
 	}
 	if w.at-w.synced >= writebackEvery {
 		startWriteback(w.f, w.synced, w.at-w.synced)

@@ -1,0 +1,22 @@
+// Package e2e runs Berth against the clients that people use: the Docker daemon, podman, buildah,
+// skopeo, containerd, crane, regctl, oras and helm, and the conformance program of the OCI
+// distribution specification. Each test is a session: a fresh berth on a loopback port, a client
+// with an empty store, and what they say to each other.
+//
+//	go -C e2e test -timeout 20m ./...
+//
+// It is a module of its own so that the registry's go.mod stays short.
+//
+//	berth_test.go        the registry: build, start, stop, kill, check
+//	clients_test.go      the clients: pinned, installed, run, stopped
+//	images_test.go       images made from nothing
+//	tap_test.go          a proxy that remembers what a client asked
+//	conformance_test.go  the official suite
+//	docker_test.go …     one file for each family of clients
+//
+// The Go clients are built at pinned versions into Go's build cache; the rest comes from the
+// distribution's packages (.ci/run lists them). A client that is missing skips its tests, unless CI is
+// set in the environment: there it fails them. The daemons need root; they keep their data in
+// temporary directories and are gone, with their mounts, when the tests end. BERTH=/path/to/berth
+// tests that binary instead of building one.
+package e2e
