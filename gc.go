@@ -30,7 +30,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -357,10 +356,7 @@ func (st *store) unlink(d digest.Digest) error {
 	removed := !st.hasBlob(d)
 	if removed {
 		dir := filepath.Dir(st.path(d))
-		if err := os.Remove(st.path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
 		st.at("unlinked")

@@ -67,6 +67,9 @@ func (r *registry) start() {
 // stop ends the server and checks what it leaves.
 func (r *registry) stop() {
 	r.t.Helper()
+	if r.st == nil {
+		return // stopped before, and not started again
+	}
 	r.http.Close()
 	if !r.server.wait(10 * time.Second) {
 		r.t.Error("requests do not end")
@@ -75,6 +78,7 @@ func (r *registry) stop() {
 	if err := r.st.close(); err != nil {
 		r.t.Errorf("closing the store: %v", err)
 	}
+	r.st = nil
 }
 
 func (r *registry) check() {

@@ -681,10 +681,10 @@ func (st *store) hasBlob(d digest.Digest) bool {
 
 // commitBlob makes the whole, verified file temp the blob d of a repository
 // and ends the session, if there is one (1, 2). temp must not be written any
-// more, and is gone afterwards, whatever the result. On an error nothing of it
-// is visible.
+// more; it is closed, and its name is gone, whatever the result. On an error
+// nothing of it is visible.
 func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp *os.File, session string) error {
-	defer os.Remove(temp.Name()) // after success there is nothing to remove
+	defer os.Remove(temp.Name())
 	st.fileSyncs.Add(1)
 	err := syncData(temp)
 	if e := temp.Close(); err == nil {
@@ -735,25 +735,32 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 	return nil
 }
 
-// place moves a synced file to the final path of d and syncs every directory
-// that changes. A file that is there already is replaced, never trusted: so
-// pushing again repairs. The caller holds the digest's lock.
+// place gives a synced file the final path of d and syncs every directory that
+// changes. A file that is there already is replaced, never trusted: so pushing
+// again repairs. The caller holds the digest's lock.
+//
+// Where the file system has hard links, the session keeps its name for the
+// file until the row is committed: a crash in between must not cost a client
+// what was acknowledged.
 func (st *store) place(temp string, d digest.Digest) error {
 	path := st.path(d)
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		// Windows does not replace a file that is being read. If it is a good
-		// copy, nothing is lost.
-		if verifyFile(path, d) != nil {
-			return err
+	changed := []string{dir, filepath.Dir(dir)}
+	if os.Link(temp, path) != nil {
+		if err := os.Rename(temp, path); err != nil {
+			// Windows does not replace a file that is being read. If it is a
+			// good copy, nothing is lost.
+			if verifyFile(path, d) != nil {
+				return err
+			}
 		}
+		changed = append(changed, filepath.Dir(temp))
 	}
 	st.at("renamed")
-	// The name's new place, its directory's place, and the place it left.
-	for _, dir := range []string{dir, filepath.Dir(dir), filepath.Dir(temp)} {
+	for _, dir := range changed {
 		st.fileSyncs.Add(1)
 		if err := syncDir(dir); err != nil {
 			return err

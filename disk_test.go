@@ -1,0 +1,940 @@
+//go:build linux
+
+// Disks that are full, read-only, not there, or not what was left on them.
+//
+// Each test has a small disk to itself: a tmpfs, which takes root to mount.
+// Whatever the disk does, what was pushed before is served with the right
+// bytes, a client is told plainly what is wrong, and when there is room again
+// the registry goes on by itself.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountDisk mounts a tmpfs until the end of the test and returns where.
+func mountDisk(t testing.TB, options string) string {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("berth-test", dir, "tmpfs", 0, options); err != nil {
+		skip(t, fmt.Sprintf("mounting a tmpfs: %v", err))
+	}
+	unmountAtEnd(t, dir)
+	return dir
+}
+
+func needRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		skip(t, "only root can mount disks")
+	}
+}
+
+// skip skips a test, except where nobody would notice.
+func skip(t testing.TB, reason string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatalf("this test must not be skipped here: %s", reason)
+	}
+	t.Skipf("SKIPPED, and what it tests is not tested: %s", reason)
+}
+
+func unmountAtEnd(t testing.TB, dir string) {
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmounting: %v; the registry has files open?", err)
+			unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	})
+}
+
+// makeReadOnly remounts a disk.
+func makeReadOnly(t testing.TB, dir string) {
+	t.Helper()
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatalf("remounting read-only: %v", err)
+	}
+}
+
+// fill takes all the room there is on a disk, to the last byte, until free is
+// called.
+func fill(t testing.TB, dir string) (free func()) {
+	t.Helper()
+	path := filepath.Join(dir, "ballast")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, n := range []int{1 << 20, 4 << 10, 1} {
+		for {
+			if _, err = f.Write(make([]byte, n)); err != nil {
+				break
+			}
+		}
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	free = sync.OnceFunc(func() {
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(free)
+	return free
+}
+
+// onDisk is startRegistry on a disk.
+func onDisk(t testing.TB, dir string, options ...func(*config)) *registry {
+	t.Helper()
+	return startRegistry(t, append([]func(*config){func(cfg *config) { cfg.dir = filepath.Join(dir, "data") }}, options...)...)
+}
+
+// whileStopped ends the server, and starts another after fn.
+func (r *registry) whileStopped(fn func()) {
+	r.t.Helper()
+	r.stop()
+	r.moved.Store(0)
+	defer r.start() // also after a Fatal: the registry is stopped once more at the end
+	fn()
+}
+
+// zeros is n bytes that arrive in chunks; their number is not told before.
+func zeros(n int64) io.Reader {
+	return struct{ io.Reader }{io.LimitReader(zeroReader{}, n)}
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// A fixture is an image with a referrer, and what its pull must give.
+type fixture struct {
+	r                *registry
+	repo             string
+	layers           []string
+	image, signature image
+}
+
+func (r *registry) pushFixture(repo string) *fixture {
+	r.t.Helper()
+	f := &fixture{r: r, repo: repo, layers: []string{noise(41, 200<<10), noise(42, 3)}}
+	f.image = r.pushImage(repo, "1.0", "{}", f.layers...)
+	f.signature = newImage(typeOCIManifest, "application/vnd.example.signature", "text/plain", fmt.Sprintf(
+		`,"subject":{"mediaType":%q,"digest":%q,"size":%d}`, typeOCIManifest, f.image.digest, len(f.image.manifest)),
+		"{}", f.layers[1])
+	r.want(201, "PUT", "/v2/"+repo+"/manifests/"+f.signature.digest.String(), f.signature.manifest, "Content-Type: "+typeOCIManifest)
+	return f
+}
+
+// pull reads all of it, in every way there is.
+func (f *fixture) pull() {
+	f.r.t.Helper()
+	at := "/v2/" + f.repo
+	f.r.want(200, "GET", at+"/manifests/1.0", nil).is(f.image.manifest)
+	f.r.want(200, "HEAD", at+"/manifests/1.0", nil).has("Docker-Content-Digest", f.image.digest.String())
+	f.r.want(200, "GET", at+"/manifests/"+f.image.digest.String(), nil).is(f.image.manifest)
+	for _, content := range append(f.layers, "{}") {
+		f.r.want(200, "HEAD", at+"/blobs/"+sum(content).String(), nil).has("Content-Length", fmt.Sprint(len(content)))
+		f.r.want(200, "GET", at+"/blobs/"+sum(content).String(), nil).is(content)
+	}
+	for path, want := range map[string]string{
+		at + "/tags/list": "1.0",
+		at + "/referrers/" + f.image.digest.String(): f.signature.digest.String(),
+		"/v2/_catalog": f.repo,
+		at + "/manifests/" + f.signature.digest.String(): f.image.digest.String(),
+	} {
+		if re := f.r.want(200, "GET", path, nil); !strings.Contains(string(re.body), want) {
+			f.r.t.Errorf("GET %s = %s, want %s in it", path, re.body, want)
+		}
+	}
+	f.r.want(200, "GET", "/v2/", nil)
+	f.r.want(200, "GET", "/readyz", nil)
+}
+
+// noSpace insists on the error that tells of a full disk.
+func (r *registry) noSpace(method, path string, body any, headers ...string) {
+	r.t.Helper()
+	re := r.want(507, method, path, body, headers...)
+	if !strings.Contains(string(re.body), "disk is full") {
+		r.t.Errorf("%.200s: %s, want it to say that the disk is full", re.request, re.body)
+	}
+}
+
+func TestUploadLargerThanTheDisk(t *testing.T) {
+	r := onDisk(t, mountDisk(t, "size=16m"))
+	f := r.pushFixture("home/app")
+	const tooMuch = 40 << 20
+	whatever := "digest=" + sum("whatever").String()
+	uploads := "/v2/home/app/blobs/uploads/"
+
+	for name, body := range map[string]func() any{
+		"with a length": func() any { return io.Reader(bytes.NewReader(make([]byte, tooMuch))) },
+		"streamed":      func() any { return zeros(tooMuch) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r.noSpace("POST", uploads+"?"+whatever, body())
+			f.pull()
+
+			r.noSpace("PUT", with(r.want(202, "POST", uploads, nil).location(), whatever), body())
+			f.pull()
+
+			// What was acknowledged before stays, and the client may go on
+			// when there is room.
+			location := r.want(202, "POST", uploads, nil).location()
+			begun := noise(50, 100<<10)
+			r.want(202, "PATCH", location, begun)
+			r.noSpace("PATCH", location, body())
+			r.want(204, "GET", location, nil).has("Range", "0-102399")
+			f.pull()
+			rest := noise(51, 1<<20)
+			r.want(202, "PATCH", location, rest, "Content-Range: 102400-1150975")
+			d := sum(begun + rest)
+			r.want(201, "PUT", with(location, "digest="+d.String()), nil)
+			r.want(200, "GET", "/v2/home/app/blobs/"+d.String(), nil).is(begun + rest)
+			r.want(202, "DELETE", "/v2/home/app/blobs/"+d.String(), nil)
+			r.pass(0)
+		})
+	}
+	// Nothing of what did not fit takes up room: seven parts in eight of the
+	// rest can be had.
+	var room unix.Statfs_t
+	if err := unix.Statfs(r.cfg.dir, &room); err != nil {
+		t.Fatal(err)
+	}
+	r.pushBlob("home/app", noise(52, int(room.Bavail)*int(room.Bsize)*7/8))
+	r.restart()
+	f.pull()
+}
+
+// The disk is filled by pushes alone, down to the smallest. The error says that
+// deletes still work, and they are the way out.
+func TestDiskFilledByPushesCanBeEmptiedByDeletes(t *testing.T) {
+	r := onDisk(t, mountDisk(t, "size=16m"))
+	f := r.pushFixture("home/app")
+	n := uint64(1000)
+	var pushed []string
+	push := func(size int) bool {
+		n++
+		content := noise(n, size)
+		re := r.do("POST", "/v2/home/big/blobs/uploads/?digest="+sum(content).String(), content)
+		switch re.status {
+		case 201:
+			pushed = append(pushed, content)
+			return true
+		case 507:
+			re.errors()
+		default:
+			t.Fatalf("pushing %d bytes = %d\n%s", size, re.status, re.body)
+		}
+		return false
+	}
+	for _, size := range []int{1 << 20, 100 << 10, 10 << 10, 1000, 1} {
+		for push(size) {
+		}
+	}
+	t.Logf("%d blobs fitted", len(pushed))
+	f.pull()
+	for _, content := range pushed[:3] {
+		r.want(200, "GET", "/v2/home/big/blobs/"+sum(content).String(), nil).is(content)
+	}
+	for _, content := range pushed {
+		r.want(202, "DELETE", "/v2/home/big/blobs/"+sum(content).String(), nil)
+		if t.Failed() {
+			break
+		}
+	}
+	r.pass(0)
+	r.pushBlob("home/big", noise(999, 1<<20))
+	f.pull()
+}
+
+// Something else on the disk has taken the last byte, so that not even the
+// database can grow. What happens then is true or refused, and never a lie.
+func TestDatabaseThatCannotGrow(t *testing.T) {
+	disk := mountDisk(t, "size=16m")
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	second := r.pushImage("home/app", "2.0", `{"n":2}`, "layer")
+	session := r.want(202, "POST", "/v2/home/app/blobs/uploads/", nil).location()
+	free := fill(t, disk)
+
+	r.noSpace("POST", "/v2/home/app/blobs/uploads/?digest="+sum("more").String(), "more")
+	r.noSpace("PATCH", session, "more")
+	f.pull()
+	// These need a page or two of the database's log, which may have them yet.
+	for i := range 2000 {
+		re := r.do("PUT", fmt.Sprintf("/v2/home/app/manifests/t%d", i), second.manifest, "Content-Type: "+typeOCIManifest)
+		if re.status == 507 {
+			re.errors()
+			break
+		}
+		if re.status != 201 {
+			t.Fatalf("a push with no room for it = %d\n%s", re.status, re.body)
+		}
+		if i == 1999 {
+			t.Fatal("the database grows on a full disk")
+		}
+	}
+	r.noSpace("DELETE", "/v2/home/app/manifests/2.0", nil)
+	r.noSpace("DELETE", "/v2/home/app/manifests/"+second.digest.String(), nil)
+	r.noSpace("POST", "/v2/home/app/blobs/uploads/", nil)
+	r.want(200, "GET", "/v2/home/app/manifests/2.0", nil).is(second.manifest)
+	f.pull()
+	if _, err := r.st.collectDue(context.Background()); err != nil && !isNoSpace(err) {
+		t.Errorf("collecting on a full disk: %v", err)
+	}
+
+	free()
+	r.want(202, "DELETE", "/v2/home/app/manifests/2.0", nil)
+	r.want(202, "PATCH", session, "more")
+	r.want(201, "PUT", with(session, "digest="+sum("more").String()), nil)
+	r.want(202, "DELETE", "/v2/home/app/manifests/"+second.digest.String(), nil)
+	r.pushImage("home/app", "3.0", `{"n":3}`, "layer three")
+	f.pull()
+	r.restart()
+	f.pull()
+	r.want(404, "GET", "/v2/home/app/manifests/2.0", nil)
+}
+
+// The blob's bytes fit and its row does not. The session that was to be the
+// blob must not go on as if its bytes were there.
+func TestUploadThatCouldNotBeRecorded(t *testing.T) {
+	disk := mountDisk(t, "size=16m")
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	begun, rest := noise(60, 1000), noise(61, 1000) // so little that its removal does not help
+	location := r.want(202, "POST", "/v2/home/app/blobs/uploads/", nil).location()
+	r.want(202, "PATCH", location, begun)
+	free := fill(t, disk)
+	// Use up what the log has yet.
+	for i := 0; r.do("PUT", fmt.Sprintf("/v2/home/app/manifests/t%d", i), f.image.manifest, "Content-Type: "+typeOCIManifest).status == 201; i++ {
+	}
+	r.noSpace("PUT", with(location, "digest="+sum(begun).String()), nil)
+	f.pull()
+	free()
+
+	// Either the session has ended, or it tells what it truly has.
+	re := r.do("GET", location, nil)
+	switch {
+	case re.status == 404:
+	case re.status == 204 && re.header.Get("Range") == "0-0":
+		r.want(202, "PATCH", location, begun, "Content-Range: 0-999")
+		r.want(201, "PUT", with(location, "digest="+sum(begun).String()), nil)
+		r.want(200, "GET", "/v2/home/app/blobs/"+sum(begun).String(), nil).is(begun)
+	case re.status == 204 && re.header.Get("Range") == "0-999":
+		// It says that it has all that was acknowledged; then it must.
+		r.want(202, "PATCH", location, rest, "Content-Range: 1000-1999")
+		d := sum(begun + rest)
+		r.want(201, "PUT", with(location, "digest="+d.String()), nil)
+		if re := r.want(200, "GET", "/v2/home/app/blobs/"+d.String(), nil); string(re.body) != begun+rest {
+			t.Errorf("the blob %s is served with wrong bytes: %d zeros at its start, and it has %d bytes of %d",
+				d, len(re.body)-len(bytes.TrimLeft(re.body, "\x00")), len(re.body), len(begun+rest))
+		}
+	default:
+		t.Errorf("the session: %s = %d %v\n%s", re.request, re.status, re.header, re.body)
+	}
+	f.pull()
+}
+
+// An operator whose registry is in trouble starts it again. On a full disk too
+// it comes up, for pulls at least, or says what is wrong.
+func TestStartOnAFullDisk(t *testing.T) {
+	disk := mountDisk(t, "size=16m")
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	r.whileStopped(func() {
+		defer fill(t, disk)()
+		st, err := openStore(r.cfg.storeConfig)
+		if err == nil {
+			if err := st.close(); err != nil && !isNoSpace(err) {
+				t.Errorf("closing on a full disk: %v", err)
+			}
+			return
+		}
+		t.Logf("starting on a full disk: %v", err)
+		if text := err.Error(); !isNoSpace(err) && !strings.Contains(text, "full") && !strings.Contains(text, "space") {
+			t.Errorf("starting on a full disk says %q, want it to say that the disk is full", err)
+		}
+	})
+	f.pull()
+}
+
+func TestDiskOutOfInodes(t *testing.T) {
+	disk := mountDisk(t, "size=64m,nr_inodes=560") // 512 directories, and some
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	var pushed []string
+	full := false
+	for i := 0; !full; i++ {
+		content := fmt.Sprint("blob ", i)
+		re := r.do("POST", "/v2/home/many/blobs/uploads/?digest="+sum(content).String(), content)
+		switch re.status {
+		case 201:
+			pushed = append(pushed, content)
+		case 507:
+			re.errors()
+			full = true
+		default:
+			t.Fatalf("blob %d = %d\n%s", i, re.status, re.body)
+		}
+	}
+	for _, way := range ways {
+		if re, err := r.pushBy(way, "home/many", "another"); err != nil || re.status != 507 {
+			t.Errorf("%s without an inode left: %+v %v, want 507", way, re, err)
+		}
+	}
+	f.pull()
+	for _, content := range pushed {
+		r.want(200, "GET", "/v2/home/many/blobs/"+sum(content).String(), nil).is(content)
+	}
+	for _, content := range pushed {
+		r.want(202, "DELETE", "/v2/home/many/blobs/"+sum(content).String(), nil)
+	}
+	r.pass(0)
+	r.pushImage("home/many", "1", `{"n":1}`, "layer one", "layer two")
+	f.pull()
+	r.restart()
+	f.pull()
+}
+
+// refusesChanges tries all that would write.
+func (f *fixture) refusesChanges() {
+	f.r.t.Helper()
+	at := "/v2/" + f.repo
+	for _, re := range []*reply{
+		f.r.want(405, "POST", at+"/blobs/uploads/", nil),
+		f.r.want(405, "POST", at+"/blobs/uploads/?digest="+sum("x").String(), "x"),
+		f.r.want(405, "POST", fmt.Sprintf("/v2/elsewhere/blobs/uploads/?mount=%s&from=%s", sum("{}"), f.repo), nil),
+		f.r.want(405, "PUT", at+"/manifests/2.0", f.image.manifest, "Content-Type: "+typeOCIManifest),
+		f.r.want(405, "DELETE", at+"/manifests/1.0", nil),
+		f.r.want(405, "DELETE", at+"/manifests/"+f.image.digest.String(), nil),
+		f.r.want(405, "DELETE", at+"/blobs/"+sum("{}").String(), nil),
+	} {
+		re.code("UNSUPPORTED")
+		if !strings.Contains(string(re.body), "read-only") {
+			f.r.t.Errorf("%s: %s, want it to say that the disk is read-only", re.request, re.body)
+		}
+	}
+	if log := f.r.log.String(); strings.Contains(log, "panic") {
+		f.r.t.Errorf("a panic:\n%s", log)
+	}
+}
+
+func TestReadOnlyDiskServesPulls(t *testing.T) {
+	disk := mountDisk(t, "size=32m")
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	session := r.want(202, "POST", "/v2/home/app/blobs/uploads/", nil).location()
+	r.want(202, "PATCH", session, "begun")
+	r.whileStopped(func() { makeReadOnly(t, disk) })
+	f.pull()
+	f.refusesChanges()
+	for _, re := range []*reply{
+		r.want(405, "PATCH", session, "more"),
+		r.want(405, "PUT", with(session, "digest="+sum("begun").String()), nil),
+		r.want(405, "DELETE", session, nil),
+	} {
+		re.code("UNSUPPORTED")
+	}
+	r.moved.Add(int64(480 * time.Hour)) // nothing ages where nothing can be removed
+	f.pull()
+}
+
+// copyToReadOnly copies a directory as it is at this moment, as if the registry
+// had been killed, to a read-only disk. A part of the database is in its log.
+func (r *registry) copyToReadOnly(without string) (data string) {
+	r.t.Helper()
+	if info, err := os.Stat(filepath.Join(r.cfg.dir, "berth.db-wal")); err != nil || info.Size() == 0 {
+		r.t.Fatalf("there is no log: %v", err)
+	}
+	disk := mountDisk(r.t, "size=32m")
+	data = filepath.Join(disk, "data")
+	if err := os.CopyFS(data, os.DirFS(r.cfg.dir)); err != nil {
+		r.t.Fatal(err)
+	}
+	if without != "" {
+		if err := os.Remove(filepath.Join(data, without)); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	makeReadOnly(r.t, disk)
+	return data
+}
+
+func TestReadOnlyDiskAfterACrashServesPulls(t *testing.T) {
+	live := startRegistry(t)
+	f := live.pushFixture("home/app")
+	data := live.copyToReadOnly("")
+	f.r = startRegistry(t, func(cfg *config) { cfg.dir = data })
+	f.pull()
+	f.refusesChanges()
+}
+
+// Without its index SQLite cannot read the log, and without the log the
+// database is old. That is no damage: on a writable disk all is well.
+func TestReadOnlyDiskAfterACrashWithoutTheLogsIndex(t *testing.T) {
+	live := startRegistry(t)
+	f := live.pushFixture("home/app")
+	data := live.copyToReadOnly("berth.db-shm")
+	st, err := openStore(directoryConfig(t, data))
+	if err == nil {
+		defer st.close()
+		m, err := st.findManifest(f.repo, reference{tag: "1.0"})
+		if err != nil || string(m.body) != f.image.manifest {
+			t.Errorf("it is served without what is in the log: %v", err)
+		}
+	} else if text := err.Error(); !strings.Contains(text, "read-only") || strings.Contains(text, "backup") {
+		t.Errorf("the refusal says %q; want it to say that the disk is read-only, and not to ask for a backup", text)
+	}
+}
+
+// tree is what is under a directory: the bytes of each file by name.
+func tree(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	files := make(map[string]string)
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		files[path] = string(b)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestDirectoryHasOneOwner(t *testing.T) {
+	r := startRegistry(t)
+	f := r.pushFixture("home/app")
+	refused := func(who string, err error, said string) {
+		t.Helper()
+		if err == nil || !strings.Contains(said, "in use by another berth process") {
+			t.Errorf("%s on a directory in use: %v, %s; want a refusal that says so", who, err, said)
+		}
+	}
+	st, err := openStore(r.cfg.storeConfig)
+	if err == nil {
+		st.close()
+	}
+	refused("a second store", err, fmt.Sprint(err))
+
+	for _, args := range [][]string{{"check", "--data", r.cfg.dir}, {"--data", r.cfg.dir, "--addr", "127.0.0.1:0"}} {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err := run(ctx, args, func(string) (string, bool) { return "", false }, io.Discard, io.Discard)
+		cancel()
+		refused(fmt.Sprint("berth ", args[0]), err, fmt.Sprint(err))
+	}
+
+	cmd := exec.Command(os.Args[0], "--data", r.cfg.dir, "--addr", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), serveVariable+"=")
+	said, err := cmd.CombinedOutput()
+	refused("another process", err, string(said))
+
+	// The first has not noticed.
+	f.pull()
+	r.pushImage("home/app", "2.0", `{"n":2}`, "layer")
+}
+
+// A disk can be unmounted when its registry has ended, even if the process goes
+// on; and then there is no log beside the database.
+func TestClosedStoreLeavesNothingOpen(t *testing.T) {
+	dir := t.TempDir()
+	r := startRegistry(t, func(cfg *config) { cfg.dir = dir })
+	r.pushFixture("home/app")
+	r.whileStopped(func() {
+		open, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range open {
+			if path, err := os.Readlink(fd); err == nil && strings.HasPrefix(path, dir) {
+				t.Errorf("%s is still open", strings.TrimPrefix(path, dir))
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "berth.db-*")); len(left) > 0 {
+			t.Errorf("%v are still there", left)
+		}
+	})
+}
+
+// inDatabase runs SQL on a database file that no registry has open.
+func inDatabase(t testing.TB, path string, queries ...string) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, q := range queries {
+		if _, err := db.Exec(q); err != nil {
+			t.Fatalf("%s: %v", q, err)
+		}
+	}
+}
+
+// Metadata and blobs that do not belong together are never served, and what is
+// there stays as it is, so that the right file can be put back.
+func TestDatabaseThatDoesNotBelongToTheBlobs(t *testing.T) {
+	write := func(content []byte) func(testing.TB, string) {
+		return func(t testing.TB, db string) {
+			if err := os.WriteFile(db, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	query := func(queries ...string) func(testing.TB, string) {
+		return func(t testing.TB, db string) { inDatabase(t, db, queries...) }
+	}
+	foreign := func(queries ...string) func(testing.TB, string) {
+		return func(t testing.TB, db string) {
+			if err := os.Remove(db); err != nil {
+				t.Fatal(err)
+			}
+			inDatabase(t, db, append([]string{"CREATE TABLE song (title TEXT)", "INSERT INTO song VALUES ('La Mer')"}, queries...)...)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(t testing.TB, db string)
+		say   string
+	}{
+		{"missing", func(t testing.TB, db string) {
+			if err := os.Remove(db); err != nil {
+				t.Fatal(err)
+			}
+		}, "put berth.db back"},
+		{"empty", write(nil), "put berth.db back"},
+		{"garbage", write([]byte(noise(70, 64<<10))), "put berth.db back"},
+		{"a short text", write([]byte("not a database\n")), "put berth.db back"},
+		{"of a newer berth", query("PRAGMA user_version = 99"), "use a newer berth"},
+		{"of another program", foreign("PRAGMA application_id = 1234", "PRAGMA user_version = 1"), "not Berth's"},
+		{"of another program that has a version only", foreign("PRAGMA user_version = 7"), "not Berth's"},
+		{"of another program that says nothing of itself", foreign(), "not Berth's"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := startRegistry(t)
+			f := r.pushFixture("home/app")
+			r.whileStopped(func() {
+				db := filepath.Join(r.cfg.dir, "berth.db")
+				b, err := os.ReadFile(db)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { // back from the backup, as the message says
+					for _, tail := range []string{"", "-wal", "-shm"} {
+						os.Remove(db + tail)
+					}
+					if err := os.WriteFile(db, b, 0o600); err != nil {
+						t.Error(err)
+					}
+				}()
+				c.spoil(t, db)
+				before := tree(t, r.cfg.dir)
+				for range 2 { // also the second time
+					st, err := openStore(r.cfg.storeConfig)
+					if err == nil {
+						st.close()
+						t.Error("it is served")
+					} else if !strings.Contains(err.Error(), c.say) {
+						t.Errorf("the refusal says %q, want %q in it", err, c.say)
+					}
+				}
+				after := tree(t, r.cfg.dir)
+				for path := range before {
+					if before[path] != after[path] {
+						t.Errorf("%s has changed", strings.TrimPrefix(path, r.cfg.dir))
+					}
+				}
+			})
+			f.pull()
+		})
+	}
+}
+
+// What a read-only disk holds is looked at as closely.
+func TestNewerDatabaseOnAReadOnlyDisk(t *testing.T) {
+	disk := mountDisk(t, "size=32m")
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	r.whileStopped(func() {
+		db := filepath.Join(r.cfg.dir, "berth.db")
+		inDatabase(t, db, "PRAGMA user_version = 99")
+		defer inDatabase(t, db, "PRAGMA user_version = 1")
+		makeReadOnly(t, disk)
+		st, err := openStore(r.cfg.storeConfig)
+		if err == nil {
+			st.close()
+			t.Error("a database of a newer berth is served from a read-only disk")
+		} else if !strings.Contains(err.Error(), "use a newer berth") {
+			t.Errorf("the refusal says %q", err)
+		}
+		if err := unix.Mount("", disk, "", unix.MS_REMOUNT, ""); err != nil {
+			t.Fatal(err)
+		}
+	})
+	f.pull()
+}
+
+// The disk with the blobs is not mounted: an empty directory is in its place.
+func TestBlobsMissingBesideADatabase(t *testing.T) {
+	for _, what := range []string{"blobs", "blobs/sha256", "blobs/sha512"} {
+		t.Run(what, func(t *testing.T) {
+			r := startRegistry(t)
+			f := r.pushFixture("home/app")
+			r.whileStopped(func() {
+				blobs, aside := filepath.Join(r.cfg.dir, what), filepath.Join(r.cfg.dir, "aside")
+				if err := os.Rename(blobs, aside); err != nil {
+					t.Fatal(err)
+				}
+				before := tree(t, r.cfg.dir)
+				st, err := openStore(r.cfg.storeConfig)
+				if err == nil {
+					st.close()
+					t.Error("it is served")
+				} else if !strings.Contains(err.Error(), "is a disk not mounted?") {
+					t.Errorf("the refusal says %q", err)
+				}
+				if !maps.Equal(before, tree(t, r.cfg.dir)) {
+					t.Error("files have changed")
+				}
+				os.RemoveAll(blobs) // empty directories, if anything
+				if err := os.Rename(aside, blobs); err != nil {
+					t.Fatal(err)
+				}
+			})
+			f.pull()
+		})
+	}
+}
+
+// A blob whose file is not what its row says is unknown, so that a client who
+// has it pushes it again; and that repairs it.
+func TestDamagedBlobIsUnknownUntilPushedAgain(t *testing.T) {
+	r := startRegistry(t)
+	content := noise(80, 100<<10)
+	im := r.pushImage("home/app", "1.0", "{}", content)
+	d := sum(content)
+	blob, file := "/v2/home/app/blobs/"+d.String(), r.st.path(d)
+	for i, damage := range []struct {
+		name string
+		do   func() error
+	}{
+		{"truncated", func() error { return os.Truncate(file, 1000) }},
+		{"empty", func() error { return os.Truncate(file, 0) }},
+		{"longer", func() error { return os.Truncate(file, int64(len(content)+1)) }},
+		{"removed", func() error { return os.Remove(file) }},
+		{"removed with its directory", func() error { return os.RemoveAll(filepath.Dir(file)) }},
+	} {
+		t.Run(damage.name, func(t *testing.T) {
+			if err := damage.do(); err != nil {
+				t.Fatal(err)
+			}
+			report, err := r.st.check(false)
+			if err != nil || len(report.problems) != 1 || !strings.Contains(report.problems[0], d.String()) {
+				t.Errorf("check = %v %v, want the damaged blob", report, err)
+			}
+			r.want(404, "GET", blob, nil).code("BLOB_UNKNOWN")
+			r.want(404, "GET", blob, nil, "Range: bytes=0-99").code("BLOB_UNKNOWN")
+			r.want(404, "HEAD", blob, nil)
+			// Nor is it passed on: the mount becomes an upload.
+			r.want(204, "DELETE", r.want(202, "POST",
+				fmt.Sprintf("/v2/elsewhere/blobs/uploads/?mount=%s&from=home/app", d), nil).location(), nil)
+			r.want(200, "GET", "/v2/home/app/manifests/1.0", nil).is(im.manifest)
+
+			re, err := r.pushBy(ways[i%len(ways)], "home/app", content)
+			if err != nil || re.status != 201 {
+				t.Fatalf("pushing it again: %+v %v", re, err)
+			}
+			r.want(200, "GET", blob, nil).is(content)
+			r.check()
+		})
+	}
+	t.Run("other bytes of the same length", func(t *testing.T) {
+		// No request reads a blob only to verify it; check does, and a push
+		// does not trust what is there.
+		if err := os.WriteFile(file, []byte(noise(81, len(content))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		report, err := r.st.check(true)
+		if err != nil || len(report.problems) != 1 || !strings.Contains(report.problems[0], d.String()) {
+			t.Errorf("check = %v %v, want the damaged blob", report, err)
+		}
+		r.pushBlob("home/app", content)
+		r.want(200, "GET", blob, nil).is(content)
+	})
+}
+
+// A thin disk takes writes that it has no room for, and tells so when they are
+// synced: a file system in a file with holes, on a disk that can be filled up.
+func mountThinDisk(t testing.TB) (dir, backing string) {
+	t.Helper()
+	backing = mountDisk(t, "size=48m")
+	image := filepath.Join(backing, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 128<<20); err != nil {
+		t.Fatal(err)
+	}
+	dir = t.TempDir()
+	for _, command := range [][]string{
+		{"mkfs.ext4", "-q", "-O", "^has_journal", "-E", "lazy_itable_init=0", image},
+		{"mount", "-o", "loop", image, dir},
+	} {
+		if said, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+			skip(t, fmt.Sprintf("%s: %v %s", command[0], err, said))
+		}
+	}
+	unmountAtEnd(t, dir)
+	return dir, backing
+}
+
+// A sync that fails is a failed push, told to the client, and a fresh start:
+// the pages that the kernel then holds are taken for written and are not.
+func TestFailedSyncIsAFailedPush(t *testing.T) {
+	dir, backing := mountThinDisk(t)
+	r := onDisk(t, dir)
+	f := r.pushFixture("home/app")
+	unix.Sync() // the directories made so far have their place
+	free := fill(t, backing)
+
+	content := noise(90, 4<<20)
+	blob := "/v2/home/app/blobs/" + sum(content).String()
+	for _, way := range ways {
+		re, err := r.pushBy(way, "home/app", content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if re.status < 500 {
+			t.Errorf("%s, of bytes that cannot be synced = %d, want a 5xx", way, re.status)
+		} else {
+			re.errors()
+		}
+		r.want(404, "GET", blob, nil)
+	}
+	f.pull()
+	free()
+	for _, way := range ways {
+		if re, err := r.pushBy(way, "home/app", content); err != nil || re.status != 201 {
+			t.Errorf("%s, with room again: %+v %v, want 201", way, re, err)
+		}
+	}
+	second := r.pushImage("home/app", "2.0", `{"n":2}`, content)
+
+	// What the disk has, as opposed to the kernel's memory of it.
+	r.whileStopped(func() {
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
+			t.Logf("the kernel keeps what it has read: %v", err)
+		}
+	})
+	f.pull()
+	r.want(200, "GET", blob, nil).is(content)
+	r.want(200, "GET", "/v2/home/app/manifests/2.0", nil).is(second.manifest)
+}
+
+// The same for the database: a commit that cannot be synced has not happened.
+func TestFailedSyncOfTheDatabase(t *testing.T) {
+	dir, backing := mountThinDisk(t)
+	r := onDisk(t, dir)
+	f := r.pushFixture("home/app")
+	unix.Sync()
+	free := fill(t, backing)
+
+	put := func(i int) *reply {
+		return r.do("PUT", fmt.Sprintf("/v2/home/app/manifests/t%d", i), f.image.manifest, "Content-Type: "+typeOCIManifest)
+	}
+	failed := 0
+	for ; failed < 3000; failed++ { // the log has some blocks yet
+		if re := put(failed); re.status != 201 {
+			if re.status < 500 {
+				t.Fatalf("%s = %d\n%s", re.request, re.status, re.body)
+			}
+			re.errors()
+			break
+		}
+	}
+	if failed == 3000 {
+		t.Fatal("the log has room on a full disk")
+	}
+	f.pull()
+	for i := range failed {
+		r.want(200, "GET", fmt.Sprintf("/v2/home/app/manifests/t%d", i), nil).is(f.image.manifest)
+	}
+	r.want(404, "GET", fmt.Sprintf("/v2/home/app/manifests/t%d", failed), nil)
+	if re := put(failed); re.status < 500 {
+		t.Errorf("after a failed sync and with no room still: %s = %d", re.request, re.status)
+	}
+
+	free()
+	r.want(201, "PUT", "/v2/home/app/manifests/2.0", f.image.manifest, "Content-Type: "+typeOCIManifest)
+	r.restart()
+	f.pull()
+	r.want(200, "GET", "/v2/home/app/manifests/2.0", nil).is(f.image.manifest)
+	for i := range failed {
+		r.want(200, "GET", fmt.Sprintf("/v2/home/app/manifests/t%d", i), nil).is(f.image.manifest)
+	}
+}
+
+// A commit whose sync failed may be in the log nevertheless, and come back with
+// the next process. What it would bring back must be whole then.
+func TestFailedSyncOfTheDatabaseThenACrash(t *testing.T) {
+	dir, backing := mountThinDisk(t)
+	var armed atomic.Bool
+	var free func()
+	r := onDisk(t, dir, func(cfg *config) {
+		cfg.at = func(point string) {
+			if point == "placed" && armed.Swap(false) {
+				unix.Sync()
+				free = fill(t, backing) // between the blob's sync and that of its row
+			}
+		}
+	})
+	f := r.pushFixture("home/app")
+	var content string
+	for i := 0; ; i++ {
+		if i == 20 {
+			t.Fatal("the log has room on a full disk")
+		}
+		armed.Store(true)
+		content = noise(uint64(200+i), 1000)
+		re := r.do("POST", "/v2/home/app/blobs/uploads/?digest="+sum(content).String(), content)
+		if re.status >= 500 {
+			re.errors()
+			r.want(404, "GET", "/v2/home/app/blobs/"+sum(content).String(), nil)
+			break
+		}
+		free()
+	}
+	crashed := t.TempDir()
+	if err := os.CopyFS(crashed, os.DirFS(r.cfg.dir)); err != nil {
+		t.Fatal(err)
+	}
+	free()
+	openDirectory(t, crashed) // and check it
+	r.pushBlob("home/app", content)
+	f.pull()
+}
