@@ -39,6 +39,8 @@ type committer struct {
 
 	// begin is called with each transaction, before the first write.
 	begin func(*tx) error
+	// cache is suspended during every durable commit.
+	cache *manifestCache
 }
 
 type write struct {
@@ -54,9 +56,9 @@ type tx struct {
 	clock int64 // the store's uptime, in seconds
 }
 
-func newCommitter(conn *sql.Conn, begin func(*tx) error) *committer {
+func newCommitter(conn *sql.Conn, begin func(*tx) error, cache *manifestCache) *committer {
 	c := &committer{
-		conn: conn, begin: begin,
+		conn: conn, begin: begin, cache: cache,
 		queue: make(chan write, maxGroup),
 		done:  make(chan struct{}),
 		stmts: make(map[string]*sql.Stmt),
@@ -216,6 +218,10 @@ func (c *committer) try(group []write) (results []error, err error) {
 	}
 	if !changed {
 		return results, nil // nothing to keep
+	}
+	if durable {
+		c.cache.suspend()
+		defer c.cache.resume()
 	}
 	if err := c.exec("COMMIT"); err != nil {
 		if isIOError(err) {

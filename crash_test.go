@@ -534,9 +534,7 @@ func (l *ledger) resume(p *process, location string, s *session) error {
 	if n > 0 { // "0-0" means nothing here: nobody stops after one byte
 		n++
 	}
-	// A PUT that was not answered may have moved the bytes away already; then
-	// the session tells that it has none.
-	if n < s.offset && !(s.closing && n == 0) {
+	if n < s.offset {
 		return fmt.Errorf("a session has %d bytes, %d were acknowledged", n, s.offset)
 	}
 	if n > len(s.content) {

@@ -28,7 +28,12 @@ type storedManifest struct {
 // findManifest returns the manifest that ref names in a repository, or
 // errManifestUnknown.
 func (st *store) findManifest(repository string, ref reference) (*storedManifest, error) {
-	m := &storedManifest{}
+	key := manifestKey{repository, ref}
+	m, version := st.manifests.get(key)
+	if m != nil {
+		return m, nil
+	}
+	m = &storedManifest{}
 	var id int64
 	var loose sql.NullInt64
 	var err error
@@ -63,6 +68,9 @@ func (st *store) findManifest(repository string, ref reference) (*storedManifest
 		if err != nil {
 			return nil, err
 		}
+	}
+	if !loose.Valid {
+		st.manifests.put(key, m, version)
 	}
 	return m, nil
 }

@@ -62,6 +62,7 @@ type store struct {
 	reads     sync.Map // query → *sql.Stmt on db
 	digests   keyLock  // one holder per digest renames or unlinks its file
 	sessions  sessions
+	manifests manifestCache
 	wake      chan struct{} // tells the janitor that something became loose
 	base      time.Duration // uptime of the data directory when it was opened
 	saved     int64         // uptime last written, in seconds; used by the writer only
@@ -370,7 +371,7 @@ func (st *store) openWriter() error {
 		return st.damaged(err)
 	}
 	st.base = time.Duration(st.saved) * time.Second
-	st.writer = newCommitter(conn, st.begin)
+	st.writer = newCommitter(conn, st.begin, &st.manifests)
 	return nil
 }
 
@@ -538,7 +539,9 @@ func (st *store) update(fn func(*tx) error) error {
 	return st.writer.update(fn)
 }
 
-// updateLazy is update for what need not survive a power cut.
+// updateLazy is update for what need not survive a power cut. It must leave
+// manifests and tags alone, which are cached from one durable commit to the
+// next.
 func (st *store) updateLazy(fn func(*tx) error) error {
 	if st.writer == nil {
 		return syscall.EROFS
@@ -749,7 +752,8 @@ func (st *store) place(temp string, d digest.Digest) error {
 		return err
 	}
 	changed := []string{dir, filepath.Dir(dir)}
-	if os.Link(temp, path) != nil {
+	if link(temp, path) != nil {
+		changed = append(changed, filepath.Dir(temp))
 		if err := os.Rename(temp, path); err != nil {
 			// Windows does not replace a file that is being read. If it is a
 			// good copy, nothing is lost.
@@ -757,7 +761,6 @@ func (st *store) place(temp string, d digest.Digest) error {
 				return err
 			}
 		}
-		changed = append(changed, filepath.Dir(temp))
 	}
 	st.at("renamed")
 	for _, dir := range changed {
@@ -767,6 +770,20 @@ func (st *store) place(temp string, d digest.Digest) error {
 		}
 	}
 	return nil
+}
+
+// link makes path a second name of the file temp, in place of what it named.
+func link(temp, path string) error {
+	err := os.Link(temp, path)
+	if errors.Is(err, fs.ErrExist) {
+		next := path + ".new"
+		os.Remove(next)
+		if err = os.Link(temp, next); err == nil {
+			err = os.Rename(next, path)
+			os.Remove(next) // still there if path named the same file already
+		}
+	}
+	return err
 }
 
 // mountBlob makes a blob of the repository from visible in repository, and
