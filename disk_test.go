@@ -119,15 +119,6 @@ func (r *registry) whileStopped(fn func()) {
 	fn()
 }
 
-// zeros is n bytes that arrive in chunks; their number is not told before.
-func zeros(n int64) io.Reader {
-	return struct{ io.Reader }{io.LimitReader(zeroReader{}, n)}
-}
-
-type zeroReader struct{}
-
-func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
 // A fixture is an image with a referrer, and what its pull must give.
 type fixture struct {
 	r                *registry

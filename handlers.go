@@ -429,11 +429,9 @@ func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []by
 	if r.ContentLength > maxManifest {
 		return nil, nil, errManifestTooLarge
 	}
-	resp := w.(*response)
-	resp.control.SetReadDeadline(time.Now().Add(manifestTimeout))
-	defer func() { resp.afterRead(err) }()
+	reader := &bodyReader{body: r.Body, response: w.(*response), left: -1, until: time.Now().Add(manifestTimeout)}
 	release = func() {}
-	body, err = io.ReadAll(io.LimitReader(r.Body, smallManifest))
+	body, err = io.ReadAll(io.LimitReader(reader, smallManifest))
 	if err == nil && len(body) == smallManifest {
 		select {
 		case s.large <- struct{}{}:
@@ -442,13 +440,13 @@ func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []by
 			return nil, nil, errManifestInvalid.with("the client has left")
 		}
 		rest := bytes.NewBuffer(body)
-		_, err = rest.ReadFrom(io.LimitReader(r.Body, maxManifest-smallManifest+1))
+		_, err = rest.ReadFrom(io.LimitReader(reader, maxManifest-smallManifest+1))
 		body = rest.Bytes()
 	}
 	switch {
 	case err != nil:
 		release()
-		return nil, nil, errManifestInvalid.with(clientError(err))
+		return nil, nil, errManifestInvalid.with(err.Error())
 	case len(body) > maxManifest:
 		release()
 		return nil, nil, errManifestTooLarge

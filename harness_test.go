@@ -314,6 +314,15 @@ func (r *registry) pushImage(repo, tag, config string, layers ...string) image {
 	return im
 }
 
+// zeros is n bytes that arrive in chunks; their number is not told before.
+func zeros(n int64) io.Reader {
+	return struct{ io.Reader }{io.LimitReader(zeroReader{}, n)}
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
 // A logBuffer may be read while handlers write to it.
 type logBuffer struct {
 	mu sync.Mutex // guards b

@@ -223,6 +223,10 @@ func parseSize(s string) (int64, error) {
 // shutdownGrace is how long requests may go on after a signal.
 const shutdownGrace = 10 * time.Second
 
+// headerTimeout is how long a client may take for a request's header, however
+// busily it drips.
+const headerTimeout = 20 * time.Second
+
 // serve runs the registry until ctx ends.
 func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	st, err := openStore(cfg.storeConfig)
@@ -243,9 +247,13 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	backgroundCtx, stopBackground := context.WithCancel(context.Background())
 	background.Go(func() { st.janitor(backgroundCtx) })
 
+	headerTimeout := headerTimeout
+	if cfg.stallTimeout > 0 {
+		headerTimeout = min(headerTimeout, time.Duration(cfg.stallTimeout))
+	}
 	server := &http.Server{
 		Handler:           s.handler(),
-		ReadHeaderTimeout: 20 * time.Second, // dripping headers must not hold a connection
+		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       2 * time.Minute,
 		WriteTimeout:      time.Duration(cfg.stallTimeout), // begins anew with every write
 		MaxHeaderBytes:    64 << 10,

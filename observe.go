@@ -94,11 +94,16 @@ func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 // A stallTimeout is how long a client may take for the next bytes. 0 is no limit.
 type stallTimeout time.Duration
 
-// beforeRead is called before each read of the request's body.
-func (w *response) beforeRead() {
+// beforeRead is called before each read of the request's body. until, unless
+// zero, is when all of it must have come.
+func (w *response) beforeRead(until time.Time) {
+	deadline := until
 	if w.stall > 0 {
-		w.control.SetReadDeadline(time.Now().Add(time.Duration(w.stall)))
+		if next := time.Now().Add(time.Duration(w.stall)); until.IsZero() || next.Before(until) {
+			deadline = next
+		}
 	}
+	w.control.SetReadDeadline(deadline)
 }
 
 // afterRead is called when reading has come to an end. After the body's true
@@ -160,7 +165,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 			// body, after the handler.
 			w.beforeWrite()
 			if !w.broken {
-				w.beforeRead()
+				w.beforeRead(time.Time{})
 			}
 			s.record(w, r, id, time.Since(start))
 		}()

@@ -29,6 +29,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
@@ -296,6 +297,7 @@ type bodyReader struct {
 	body     io.Reader
 	response *response
 	left     int64
+	until    time.Time // when all of it must have come; zero for never
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
@@ -305,7 +307,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.left > 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
-	b.response.beforeRead()
+	b.response.beforeRead(b.until)
 	n, err := b.body.Read(p)
 	if b.left > 0 {
 		b.left -= int64(n)
@@ -325,7 +327,7 @@ func (b *bodyReader) more() bool {
 		return false
 	}
 	var one [1]byte
-	b.response.beforeRead()
+	b.response.beforeRead(b.until)
 	n, err := io.ReadFull(b.body, one[:])
 	b.response.afterRead(err)
 	return n > 0 && err == nil

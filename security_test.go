@@ -1,0 +1,154 @@
+// Attacks that hit other registries, as far as they are not in the sessions of
+// registry_test.go: each is answered, and nobody else notices.
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// raw sends bytes as they are and returns the first answer.
+func (r *registry) raw(request string) *http.Response {
+	r.t.Helper()
+	conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(conn, request)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		r.t.Fatalf("%.80q: %v", request, err)
+	}
+	return resp
+}
+
+func TestSmuggledRequestsAreRefused(t *testing.T) {
+	r := startRegistry(t)
+	const hidden = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, headers := range []string{
+		"Content-Length: 5\r\nContent-Length: 6",
+		"Content-Length: -1",
+		"Content-Length: 5\r\nTransfer-Encoding: gzip, chunked",
+		"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+		"Content-Length : 5",
+		"Content-Length: 5,6",
+	} {
+		resp := r.raw("PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n\r\n0\r\n\r\n" + hidden)
+		if resp.StatusCode != 400 && resp.StatusCode != 501 {
+			t.Errorf("%q = %d, want a refusal", headers, resp.StatusCode)
+		}
+	}
+}
+
+func TestTooLargeIsSaidBeforeTheBody(t *testing.T) {
+	r := startRegistry(t, func(c *config) { c.maxBlob = 1000 })
+	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
+	for _, target := range []string{"PUT /v2/a/manifests/x", "PATCH " + loc} {
+		resp := r.raw(target + " HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")
+		if resp.StatusCode != 413 {
+			t.Errorf("%s: the first answer is %d, want 413", target, resp.StatusCode)
+		}
+	}
+}
+
+// A manifest of 4 MiB can name fifty thousand blobs. The answer stays short, and
+// so does the time in which nobody else can write.
+func TestWideManifests(t *testing.T) {
+	r := startRegistry(t)
+	r.pushBlob("a", "{}")
+	var layers []string
+	for i := range 30000 {
+		layers = append(layers, descriptorJSON("x/y", fmt.Sprint(i)))
+	}
+	wide := fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":[%s]}`, descriptorJSON("x/y", "{}"), strings.Join(layers, ","))
+	if re := r.want(404, "PUT", "/v2/a/manifests/x", wide, "Content-Type: "+typeOCIManifest); len(re.body) > 64<<10 {
+		t.Errorf("an error of %d bytes", len(re.body))
+	}
+	same := fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":[%s]}`, descriptorJSON("x/y", "{}"),
+		strings.Join(slices.Repeat([]string{descriptorJSON("x/y", "{}")}, 30000), ","))
+	r.want(201, "PUT", "/v2/a/manifests/x", same, "Content-Type: "+typeOCIManifest)
+	r.want(200, "GET", "/v2/a/manifests/x", nil).is(same)
+}
+
+// Many clients that send large manifests at once, and large blobs, in little memory.
+func TestMemoryIsBounded(t *testing.T) {
+	r := startRegistry(t)
+	r.pushBlob("a", "{}")
+	big := newImage(typeOCIManifest, "x/y", "x/y", `,"annotations":{"pad":"`+strings.Repeat("x", maxManifest-1000)+`"}`, "{}").manifest
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var clients sync.WaitGroup
+	for range 64 {
+		clients.Go(func() {
+			body := struct{ io.Reader }{zeros(16 << 20)}
+			if re, err := r.try("POST", "/v2/a/blobs/uploads/?digest="+sum("x").String(), body); err != nil || re.status != 400 {
+				t.Errorf("16 MiB of the wrong digest: %v, %v", re, err)
+			}
+			if re, err := r.try("PUT", "/v2/a/manifests/x", strings.NewReader(big), "Content-Type: "+typeOCIManifest); err != nil || re.status != 201 {
+				t.Errorf("a large manifest: %v, %v", re, err)
+			}
+		})
+	}
+	clients.Wait()
+	runtime.ReadMemStats(&after)
+	// What the heap has taken from the system does not shrink, so it tells the peak.
+	if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > 400<<20 {
+		t.Errorf("the heap grew by %d MiB for 64 clients that sent 1.3 GiB", grown>>20)
+	}
+}
+
+// Headers that drip, connections that say nothing, bodies that stall: the slow
+// ones are dropped, the others served.
+func TestSlowClientsHarmNobody(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	out, in := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", t.TempDir(), "--stall-timeout", "500ms"}, noEnv, in, io.Discard)
+		in.Close()
+	}()
+	lines := bufio.NewScanner(out)
+	lines.Scan()
+	addr := strings.TrimPrefix(regexp.MustCompile(`http://[\d.:]+`).FindString(lines.Text()), "http://")
+	go io.Copy(io.Discard, out)
+	var slow sync.WaitGroup
+	for i := range 60 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, []string{
+			"",
+			"GET /v2/ HTTP/1.1\r\nX-Drip: ",
+			"PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+			"POST /v2/a/blobs/uploads/?digest=" + sum("x").String() + " HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n",
+		}[i%4])
+		slow.Go(func() { io.Copy(io.Discard, conn) }) // until the registry gives up
+	}
+	for range 20 {
+		if resp, err := http.Get("http://" + addr + "/v2/"); err != nil || resp.StatusCode != 200 {
+			t.Errorf("beside slow clients: %v, %v", resp, err)
+		}
+	}
+	slow.Wait()
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
