@@ -736,8 +736,7 @@ func TestBlobDeletedAgainWhileTheJanitorWaits(t *testing.T) {
 	path := "/v2/app/blobs/" + d.String()
 	placed, goOn, recorded := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var armed atomic.Bool
-	var r *registry
-	r = startRegistry(t, func(cfg *config) {
+	r := startRegistry(t, func(cfg *config) {
 		cfg.at = func(point string) {
 			if !armed.Load() {
 				return
