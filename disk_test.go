@@ -264,7 +264,7 @@ func TestDiskFilledByPushesCanBeEmptiedByDeletes(t *testing.T) {
 // database can grow. What happens then is true or refused, and never a lie.
 func TestDatabaseThatCannotGrow(t *testing.T) {
 	disk := mountDisk(t, "size=16m")
-	r := onDisk(t, disk)
+	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })
 	f := r.pushFixture("home/app")
 	second := r.pushImage("home/app", "2.0", `{"n":2}`, "layer")
 	session := r.want(202, "POST", "/v2/home/app/blobs/uploads/", nil).location()
@@ -312,7 +312,7 @@ func TestDatabaseThatCannotGrow(t *testing.T) {
 // blob must not go on as if its bytes were there.
 func TestUploadThatCouldNotBeRecorded(t *testing.T) {
 	disk := mountDisk(t, "size=16m")
-	r := onDisk(t, disk)
+	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })
 	f := r.pushFixture("home/app")
 	begun, rest := noise(60, 1000), noise(61, 1000) // so little that its removal does not help
 	location := r.want(202, "POST", "/v2/home/app/blobs/uploads/", nil).location()

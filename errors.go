@@ -84,10 +84,12 @@ var (
 	errRangeInvalid        = &protocolError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "chunk out of order; continue after the offset in the Range header"}
 	errRangeUnsatisfiable  = &protocolError{status: 416, code: "RANGE_INVALID", message: "requested range is not in the content"}
 	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later"}
+	errBusy                = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many large manifests at once; try again later", header: http.Header{"Retry-After": {"10"}}}
 	errUnsupported         = &protocolError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}
 	errNoSuchEndpoint      = &protocolError{status: 404, code: "UNSUPPORTED", message: "no such endpoint"}
-	errNoSpace             = &protocolError{status: 507, code: "UNKNOWN", message: "the registry's disk is full; pulls and deletes still work"}
-	errReadOnlyDisk        = &protocolError{status: 405, code: "UNSUPPORTED", message: "the registry's disk is read-only; pulls still work"}
+	errNoSpace             = &protocolError{status: 507, code: "UNKNOWN", message: "the registry's disk is full; pulls still work, and deletes make room"}
+	errReadOnlyDisk        = &protocolError{status: 405, code: "UNSUPPORTED", message: "the registry's disk is read-only; pulls still work", header: http.Header{"Allow": {"GET, HEAD"}}}
+	errNotReady            = &protocolError{status: 503, code: "UNKNOWN", message: "the registry cannot serve now"}
 	errClient              = &protocolError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "the request's body ended early; what has arrived is kept"}
 	errInternal            = &protocolError{status: 500, code: "UNKNOWN", message: "internal error; the registry's log has the cause under this request id"}
 )

@@ -61,8 +61,8 @@ func (st *store) janitor(ctx context.Context) {
 	}
 }
 
-// sleep waits for next (negative: for ever) or until something that becomes
-// due before that was added; stubborn ignores additions.
+// sleep waits for next (negative: for ever), or until something was added that
+// is due before that; stubborn ignores additions.
 func (st *store) sleep(ctx context.Context, next time.Duration, stubborn bool) {
 	var timer <-chan time.Time
 	if next >= 0 {
@@ -76,6 +76,10 @@ func (st *store) sleep(ctx context.Context, next time.Duration, stubborn bool) {
 			return
 		case <-timer:
 			return
+		case <-st.trashed:
+			if !stubborn {
+				return
+			}
 		case <-st.wake:
 			// What has just become loose has all its grace before it.
 			if !stubborn && (next < 0 || st.shortestGrace() < next) {
@@ -98,12 +102,14 @@ func (st *store) shortestGrace() time.Duration {
 func (st *store) collectDue(ctx context.Context) (next time.Duration, err error) {
 	for ctx.Err() == nil {
 		n := 0
+		var errs []error // one that cannot be removed must not keep the others
 		for _, step := range []func() (int, error){st.expireUploads, st.collectManifests, st.collectLinks, st.emptyTrash} {
 			removed, err := step()
-			if err != nil {
-				return 0, err
-			}
+			errs = append(errs, err)
 			n += removed
+		}
+		if err := errors.Join(errs...); err != nil {
+			return 0, err
 		}
 		if n == 0 {
 			break
@@ -326,26 +332,34 @@ func (t *tx) live(query string, key ...any) (bool, error) {
 	return live, err
 }
 
-// emptyTrash removes the files of a batch of blobs whose row is gone.
-func (st *store) emptyTrash() (int, error) {
-	s, err := st.read(`SELECT digest FROM trash LIMIT ?`)
+// emptyTrash removes the files of all blobs whose row is gone.
+func (st *store) emptyTrash() (n int, err error) {
+	s, err := st.read(`SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`)
 	if err != nil {
 		return 0, err
 	}
-	rows, err := s.Query(atOnce)
-	if err != nil {
-		return 0, err
-	}
-	due, err := collect(rows, scanOne[digest.Digest])
-	if err != nil {
-		return 0, err
-	}
-	for _, d := range due {
-		if err := st.unlink(d); err != nil {
-			return 0, fmt.Errorf("removing the file of %s: %w", d, err)
+	var errs []error
+	for last := digest.Digest(""); ; {
+		rows, err := s.Query(last, atOnce)
+		if err != nil {
+			return n, err
+		}
+		due, err := collect(rows, scanOne[digest.Digest])
+		if err != nil {
+			return n, err
+		}
+		for _, d := range due {
+			last = d
+			if err := st.unlink(d); err != nil {
+				errs = append(errs, fmt.Errorf("removing the file of %s: %w", d, err))
+			} else {
+				n++
+			}
+		}
+		if len(due) < atOnce {
+			return n, errors.Join(errs...)
 		}
 	}
-	return len(due), nil
 }
 
 // unlink removes a blob's file, unless its row has come back, and drops the

@@ -41,7 +41,6 @@ type server struct {
 	sent     *metrics.Counter // bytes of bodies sent
 	inFlight atomic.Int64
 	requests sync.WaitGroup // those under way
-	stopping atomic.Bool    // /readyz fails, so that a balancer looks elsewhere
 	large    chan struct{}  // full while as many large manifests as may be are in memory
 }
 
@@ -102,7 +101,7 @@ type route struct {
 	handle  handler
 }
 
-// newServer returns the registry over st; serve it with its ServeHTTP.
+// newServer returns the registry over st; serve its handler.
 func newServer(st *store, cfg serverConfig) *server {
 	s := &server{serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
 	s.registerMetrics()
@@ -121,6 +120,7 @@ func (s *server) serve(route route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v2") {
 			w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+			w.Header().Set("X-Content-Type-Options", "nosniff")
 		}
 		err := s.allow(route.access)
 		if err == nil {
@@ -137,7 +137,7 @@ func (s *server) serve(route route) http.Handler {
 			return
 		}
 		e, known := asProtocolError(err)
-		if resp != nil && (!known || e == errNoSpace || e == errReadOnlyDisk) {
+		if resp != nil && (!known || e == errNoSpace) {
 			resp.err = err
 		}
 		writeError(w, e)
@@ -149,7 +149,7 @@ func (s *server) allow(a access) error {
 	case s.readOnly && (a == push || a == remove):
 		return errUnsupported.with("this registry is read-only").withHeader("Allow", "GET, HEAD")
 	case s.noDelete && a == remove:
-		return errUnsupported.with("this registry does not delete").withHeader("Allow", "GET, HEAD, PUT")
+		return errUnsupported.with("this registry does not delete").withHeader("Allow", "GET, HEAD")
 	}
 	return nil
 }
@@ -160,18 +160,14 @@ func (s *server) allow(a access) error {
 func fold(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		escaped := r.URL.EscapedPath()
-		rest, ok := strings.CutPrefix(escaped, "/v2/")
-		if !ok {
-			next.ServeHTTP(w, r)
-			return
-		}
+		folded, plain := escaped, r.URL.Path
+		rest, isV2 := strings.CutPrefix(escaped, "/v2/")
 		at, word := -1, ""
 		for _, x := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/"} {
-			if i := strings.LastIndex(rest, x); i > at {
+			if i := strings.LastIndex(rest, x); isV2 && i > at {
 				at, word = i, x
 			}
 		}
-		folded, plain := escaped, r.URL.Path
 		if at > 0 {
 			tail := rest[at+len(word):]
 			prefix := ""
@@ -181,7 +177,10 @@ func fold(next http.Handler) http.Handler {
 			folded = "/v2/" + oneSegment(rest[:at]) + word + prefix + oneSegment(tail)
 		} else if clean := path.Clean(escaped); at == 0 || clean != escaped && clean+"/" != escaped {
 			// ServeMux would redirect, and turn a PUT into a GET of elsewhere.
-			folded, plain = "", "/v2/unclean"
+			folded, plain = "", "/unclean"
+			if isV2 {
+				plain = "/v2/unclean"
+			}
 		}
 		if folded != escaped {
 			// As http.StripPrefix does: a shallow copy with its own URL.
@@ -216,9 +215,17 @@ func (s *server) noEndpoint(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(allowed) > 0 {
-		return errUnsupported.withf("%s is not for this endpoint", method(r)).withHeader("Allow", strings.Join(allowed, ", "))
+		return errUnsupported.with("this endpoint does not take the method").withHeader("Allow", strings.Join(allowed, ", "))
 	}
 	return errNoSuchEndpoint
+}
+
+// nameAndDigest reads the path of a blob or of referrers.
+func nameAndDigest(r *http.Request) (name string, d digest.Digest, err error) {
+	if name, err = parseName(r.PathValue("name")); err == nil {
+		d, err = parseDigest(r.PathValue("digest"))
+	}
+	return name, d, err
 }
 
 // getBase tells a client that this is a registry: GET /v2/.
@@ -231,12 +238,8 @@ func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, "text/plain; charset=utf-8", []byte("ok\n"))
 }
 
-// getReady says whether requests should come here: the database answers, and
-// the process is not about to end.
+// getReady says whether requests should come here: the database answers.
 func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
-	if s.stopping.Load() {
-		return errNotReady.with("the registry is stopping")
-	}
 	var n int
 	if err := s.st.get(`SELECT count(*) FROM meta`, nil, &n); err != nil {
 		s.log.Error("the database does not answer", "error", err)
@@ -244,8 +247,6 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 	}
 	return writeJSON(w, "text/plain; charset=utf-8", []byte("ready\n"))
 }
-
-var errNotReady = &protocolError{status: 503, code: "UNKNOWN", message: "not ready"}
 
 func writeJSON(w http.ResponseWriter, contentType string, body []byte) error {
 	w.Header().Set("Content-Type", contentType)
@@ -279,15 +280,11 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 // getBlob serves a blob's bytes, or a part of them: GET and HEAD
 // /v2/<name>/blobs/<digest> ("Pulling blobs").
 func (s *server) getBlob(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
+	name, d, err := nameAndDigest(r)
 	if err != nil {
 		return err
 	}
-	d, err := parseDigest(r.PathValue("digest"))
-	if err != nil {
-		return err
-	}
-	f, _, err := s.st.openBlob(name, d)
+	f, err := s.st.openBlob(name, d, r.Method == http.MethodHead)
 	if err != nil {
 		return err
 	}
@@ -302,6 +299,8 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 	h.Set("Content-Type", contentType)
 	h.Set("Docker-Content-Digest", d.String())
 	h.Set("ETag", `"`+d.String()+`"`)
+	// A stranger chose the type: a browser must not run what it shows.
+	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	if immutable {
 		h.Set("Cache-Control", "max-age=31536000, immutable")
 	}
@@ -310,9 +309,10 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		size, _ := content.Seek(0, io.SeekEnd)
 		return errRangeUnsatisfiable.withHeader("Content-Range", fmt.Sprintf("bytes */%d", size))
 	}
-	if r.Method == http.MethodHead || strings.Count(r.Header.Get("Range"), ",") >= maxRanges {
-		// RFC 9110, 14.2: Range is for GET, and may be ignored. A flood of
-		// ranges costs more than the whole.
+	if ranges := r.Header.Get("Range"); r.Method == http.MethodHead || !strings.HasPrefix(ranges, "bytes=") ||
+		strings.Count(ranges, ",") >= maxRanges {
+		// RFC 9110, 14.2: Range is for GET and in a unit that is understood,
+		// and may be ignored. A flood of ranges costs more than the whole.
 		r.Header.Del("Range")
 	}
 	if resp, ok := w.(*response); ok {
@@ -418,9 +418,13 @@ const (
 	// Manifests are a few KiB. The few that are not wait for each other, so
 	// that 4 MiB bodies and what is parsed from them do not fill the memory.
 	smallManifest     = 64 << 10
-	maxLargeManifests = 8
-	// manifestTimeout is how long a manifest's body may take in all.
+	maxLargeManifests = 3
+	// manifestTimeout is how long a small manifest's body may take in all;
+	// largeTimeout how long a large one's may take from its turn on, and
+	// largeWait how long it waits for its turn.
 	manifestTimeout = 2 * time.Minute
+	largeTimeout    = 30 * time.Second
+	largeWait       = 10 * time.Second
 )
 
 // readManifest reads a request's body, at most maxManifest bytes. The caller
@@ -436,9 +440,10 @@ func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []by
 		select {
 		case s.large <- struct{}{}:
 			release = func() { <-s.large }
-		case <-r.Context().Done():
-			return nil, nil, errManifestInvalid.with("the client has left")
+		case <-time.After(largeWait):
+			return nil, nil, errBusy
 		}
+		reader.until = time.Now().Add(largeTimeout)
 		rest := bytes.NewBuffer(body)
 		_, err = rest.ReadFrom(io.LimitReader(reader, maxManifest-smallManifest+1))
 		body = rest.Bytes()
@@ -481,11 +486,7 @@ func (s *server) deleteManifest(w http.ResponseWriter, r *http.Request) error {
 // deleteBlob takes a blob out of a repository: DELETE
 // /v2/<name>/blobs/<digest> ("Deleting blobs").
 func (s *server) deleteBlob(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	d, err := parseDigest(r.PathValue("digest"))
+	name, d, err := nameAndDigest(r)
 	if err != nil {
 		return err
 	}
@@ -575,11 +576,7 @@ func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error 
 // referrers"): an index of the manifests whose subject is the digest, which
 // need not exist. A page is no longer than a manifest may be.
 func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	d, err := parseDigest(r.PathValue("digest"))
+	name, d, err := nameAndDigest(r)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"mime"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -66,16 +67,20 @@ func parseManifest(body []byte, contentType string, dgst digest.Digest) (*manife
 		}
 		m.mediaType = t
 	}
+	if !json.Valid(body) {
+		return nil, errManifestInvalid.with("the body is not one JSON document")
+	}
 	doc, err := parseObject(body)
 	if err != nil {
-		return nil, errManifestInvalid.withf("the body is not a JSON object: %v", err)
+		return nil, errManifestInvalid.withf("the body is not a manifest: %v", err)
 	}
 
 	declared, err := stringField(doc, "mediaType")
 	if err != nil {
 		return nil, errManifestInvalid.with(err.Error())
 	}
-	version, hasVersion := doc["schemaVersion"]
+	version := doc["schemaVersion"]
+	hasVersion := version != nil
 	if string(version) == "1" || doc["fsLayers"] != nil ||
 		m.mediaType == typeDockerSchema1 || m.mediaType == typeDockerSigned1 {
 		return nil, errManifestInvalid.with("Docker schema 1 is not supported; push the image again with a client from 2017 or later")
@@ -173,51 +178,79 @@ func parseManifest(body []byte, contentType string, dgst digest.Digest) (*manife
 	return m, nil
 }
 
-// parseObject decodes a JSON object one level deep. Unlike a decode into a
-// struct it tells keys of different case apart, and refuses two keys that
-// another reader might take for one. A null value counts as absent.
+// parseObject reads the keys of a JSON object that matter to a registry; a null
+// value counts as absent. Unlike a decode into a struct it tells keys of
+// different case apart, and refuses two keys that another reader might take for
+// one. It keeps nothing of the rest, however much there is.
 func parseObject(raw []byte) (map[string]json.RawMessage, error) {
-	var doc map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return nil, err
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, fmt.Errorf("want an object")
 	}
-	if doc == nil {
-		return nil, fmt.Errorf("want an object, got null")
-	}
-	for key, value := range doc {
-		if lower := strings.ToLower(key); lower != key {
-			for _, known := range structuralKeys {
-				if lower == strings.ToLower(known) && key != known {
-					return nil, fmt.Errorf("key %q: did you mean %q?", key, known)
-				}
+	doc := make(map[string]json.RawMessage)
+	var rest json.RawMessage // what is skipped, in one buffer
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		key := t.(string)
+		i := slices.IndexFunc(structuralKeys, func(known string) bool { return strings.EqualFold(known, key) })
+		if i < 0 {
+			if err := d.Decode(&rest); err != nil {
+				return nil, err
 			}
+			continue
+		}
+		if key != structuralKeys[i] {
+			return nil, fmt.Errorf("key %q: did you mean %q?", key, structuralKeys[i])
+		}
+		if _, twice := doc[key]; twice {
+			return nil, fmt.Errorf("key %q is there twice", key)
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return nil, err
 		}
 		if string(value) == "null" {
-			delete(doc, key)
+			value = nil
 		}
+		doc[key] = value
 	}
 	return doc, nil
 }
 
 // structuralKeys are the keys that decide what a document is and refers to.
-var structuralKeys = []string{"schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs",
+var structuralKeys = []string{"schemaVersion", "fsLayers", "mediaType", "artifactType", "config", "layers", "blobs",
 	"manifests", "subject", "annotations", "digest", "size"}
 
+// maxDescriptors bounds what one manifest refers to, so that its transaction
+// does not keep others waiting. Images have at most a few hundred layers.
+const maxDescriptors = 20000
+
 func parseDescriptors(doc map[string]json.RawMessage, key string) ([]descriptor, error) {
-	var raws []json.RawMessage
 	if doc[key] == nil {
 		return nil, nil
 	}
-	if err := json.Unmarshal(doc[key], &raws); err != nil {
-		return nil, errManifestInvalid.withf("%s: want an array: %v", key, err)
+	d := json.NewDecoder(bytes.NewReader(doc[key]))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return nil, errManifestInvalid.withf("%s: want an array", key)
 	}
-	list := make([]descriptor, len(raws))
-	for i, raw := range raws {
-		d, err := parseDescriptor(raw)
-		if err != nil {
-			return nil, errManifestInvalid.withf("%s[%d]: %v", key, i, err)
+	var list []descriptor
+	var raw json.RawMessage
+	for d.More() {
+		if len(list) == maxDescriptors {
+			return nil, errManifestInvalid.withf("%s: more than %d", key, maxDescriptors)
 		}
-		list[i] = d
+		err := d.Decode(&raw)
+		var x descriptor
+		if err == nil {
+			x, err = parseDescriptor(raw)
+		}
+		if err != nil {
+			return nil, errManifestInvalid.withf("%s[%d]: %v", key, len(list), err)
+		}
+		list = append(list, x)
 	}
 	return list, nil
 }

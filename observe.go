@@ -59,7 +59,7 @@ func (w *response) Write(p []byte) (int, error) {
 // sendAtOnce is how much of a file one write may carry: the stall timeout is
 // for this many bytes, so it must be little for a slow line and much for a
 // system call.
-const sendAtOnce = 1 << 20
+const sendAtOnce = 512 << 10
 
 // ReadFrom lets the kernel send a file (sendfile), in pieces that each have
 // the stall timeout.

@@ -39,5 +39,7 @@ func freeSpace(path string) (bytes, files space, err error) {
 		return space{}, space{}, err
 	}
 	block := uint64(s.Bsize)
-	return space{uint64(s.Bavail) * block, uint64(s.Blocks) * block}, space{uint64(s.Ffree), uint64(s.Files)}, nil
+	// FreeBSD counts below zero what only root may use.
+	free, freeFiles := uint64(max(int64(s.Bavail), 0)), uint64(max(int64(s.Ffree), 0))
+	return space{free * block, uint64(s.Blocks) * block}, space{freeFiles, uint64(s.Files)}, nil
 }

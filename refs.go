@@ -65,8 +65,8 @@ func (st *store) findManifest(repository string, ref reference) (*storedManifest
 		if errors.Is(err, errGone) {
 			return nil, errManifestUnknown
 		}
-		if err != nil {
-			return nil, err
+		if err != nil { // a full disk, say: this pull works all the same
+			st.log.Warn("the grace of a manifest cannot be extended", "digest", m.digest, "error", err)
 		}
 	}
 	if !loose.Valid {

@@ -65,13 +65,13 @@ func TestTooLargeIsSaidBeforeTheBody(t *testing.T) {
 	}
 }
 
-// A manifest of 4 MiB can name fifty thousand blobs. The answer stays short, and
+// A manifest may name very many blobs. The answer stays short, and
 // so does the time in which nobody else can write.
 func TestWideManifests(t *testing.T) {
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	var layers []string
-	for i := range 30000 {
+	for i := range 15000 {
 		layers = append(layers, descriptorJSON("x/y", fmt.Sprint(i)))
 	}
 	wide := fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":[%s]}`, descriptorJSON("x/y", "{}"), strings.Join(layers, ","))
@@ -79,7 +79,7 @@ func TestWideManifests(t *testing.T) {
 		t.Errorf("an error of %d bytes", len(re.body))
 	}
 	same := fmt.Sprintf(`{"schemaVersion":2,"config":%s,"layers":[%s]}`, descriptorJSON("x/y", "{}"),
-		strings.Join(slices.Repeat([]string{descriptorJSON("x/y", "{}")}, 30000), ","))
+		strings.Join(slices.Repeat([]string{descriptorJSON("x/y", "{}")}, 15000), ","))
 	r.want(201, "PUT", "/v2/a/manifests/x", same, "Content-Type: "+typeOCIManifest)
 	r.want(200, "GET", "/v2/a/manifests/x", nil).is(same)
 }

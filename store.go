@@ -64,6 +64,8 @@ type store struct {
 	sessions  sessions
 	manifests manifestCache
 	wake      chan struct{} // tells the janitor that something became loose
+	trashed   chan struct{} // tells the janitor that a file is to be removed
+	large     chan struct{} // full while as many bodies as may be have large buffers
 	base      time.Duration // uptime of the data directory when it was opened
 	saved     int64         // uptime last written, in seconds; used by the writer only
 	opened    time.Time
@@ -187,7 +189,13 @@ const latestVersion = 1 + len(upgrades)
 // written it opens for pulls only. Work done here is in proportion to the
 // uploads that were open, not to what is stored.
 func openStore(cfg storeConfig) (_ *store, err error) {
-	st := &store{storeConfig: cfg, wake: make(chan struct{}, 1), opened: time.Now()}
+	st := &store{
+		storeConfig: cfg,
+		opened:      time.Now(),
+		wake:        make(chan struct{}, 1),
+		trashed:     make(chan struct{}, 1),
+		large:       make(chan struct{}, maxLarge),
+	}
 	if st.now == nil {
 		st.now = func() time.Duration { return time.Since(st.opened) }
 	}
@@ -197,6 +205,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	st.sessions.open = make(map[string]*upload)
 	defer func() {
 		if err != nil {
+			if st.writer != nil {
+				st.writer.stop()
+			}
 			st.closeFiles()
 		}
 	}()
@@ -229,7 +240,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 // own makes the directory and takes its lock. It finds out whether the disk is
 // read-only.
 func (st *store) own() (err error) {
-	if err := os.MkdirAll(st.dir, 0o700); err != nil && !errors.Is(err, syscall.EROFS) {
+	if err := makeAll(st.dir); err != nil && !errors.Is(err, syscall.EROFS) {
 		return fmt.Errorf("making the data directory: %w", err)
 	}
 	path := filepath.Join(st.dir, "berth.lock")
@@ -269,58 +280,67 @@ func (st *store) lookForBlobs() error {
 	case st.readOnlyDisk:
 		return fmt.Errorf("the database %s is missing, and the disk is read-only", db)
 	}
-	blobs, err := filepath.Glob(filepath.Join(st.dir, "blobs", "*", "*", "*"))
-	if err != nil {
-		return err
-	}
-	if len(blobs) > 0 {
-		return fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
-			"Berth does not start an empty registry over them: put berth.db back from a backup, or, "+
-			"to begin anew, move the directory %s away", db, filepath.Join(st.dir, "blobs"))
-	}
-	return nil
+	return st.refuseBlobs()
 }
 
-// makeDirectories makes what is missing of the layout, and syncs it.
-func (st *store) makeDirectories() error {
-	made := make(map[string]bool) // parents to sync
-	mkdir := func(path string) error {
-		err := os.Mkdir(path, 0o700)
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
-		made[filepath.Dir(path)] = true
-		return err
+// refuseBlobs returns an error if there are blobs, for which there is no
+// database.
+func (st *store) refuseBlobs() error {
+	blobs, err := fs.Glob(os.DirFS(st.dir), "blobs/*/*/*")
+	if err == nil && len(blobs) > 0 {
+		err = fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
+			"Berth does not start an empty registry over them: put berth.db back from a backup, or, "+
+			"to begin anew, move the directory %s away", filepath.Join(st.dir, "berth.db"), filepath.Join(st.dir, "blobs"))
 	}
-	if err := mkdir(filepath.Join(st.dir, "uploads")); err != nil {
-		return err
+	return err
+}
+
+// makeAll is os.MkdirAll that syncs the parent of each directory it makes.
+func makeAll(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
 	}
-	if err := mkdir(filepath.Join(st.dir, "blobs")); err != nil {
-		return err
-	}
-	for _, algorithm := range []string{"sha256", "sha512"} {
-		top := filepath.Join(st.dir, "blobs", algorithm)
-		if _, err := os.Stat(filepath.Join(top, "ff")); err == nil {
-			continue // made last
-		}
-		if err := mkdir(top); err != nil {
+	parent := filepath.Dir(filepath.Clean(dir))
+	if parent != dir {
+		if err := makeAll(parent); err != nil {
 			return err
 		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(parent)
+}
+
+// makeDirectories makes what is missing of the layout. The last to be made is
+// blobs/sha512/ff, when everything else is synced; so a layout that was cut
+// short is completed.
+func (st *store) makeDirectories() error {
+	blobs := filepath.Join(st.dir, "blobs")
+	last := filepath.Join(blobs, "sha512", "ff")
+	if _, err := os.Stat(last); err == nil {
+		return makeAll(filepath.Join(st.dir, "uploads"))
+	}
+	for _, algorithm := range []string{"sha256", "sha512"} {
 		for i := range 256 {
-			if err := mkdir(filepath.Join(top, fmt.Sprintf("%02x", i))); err != nil {
+			dir := filepath.Join(blobs, algorithm, fmt.Sprintf("%02x", i))
+			if dir == last {
+				continue
+			}
+			if err := os.MkdirAll(dir, 0o700); err != nil {
 				return err
 			}
 		}
 	}
-	if len(made) > 0 {
-		made[filepath.Dir(filepath.Clean(st.dir))] = true
+	if err := os.MkdirAll(filepath.Join(st.dir, "uploads"), 0o700); err != nil {
+		return err
 	}
-	for dir := range made {
+	for _, dir := range []string{filepath.Join(blobs, "sha256"), filepath.Join(blobs, "sha512"), blobs, st.dir} {
 		if err := syncDir(dir); err != nil {
 			return fmt.Errorf("syncing %s: %w", dir, err)
 		}
 	}
-	return nil
+	return makeAll(last)
 }
 
 // dsn is the name by which the driver opens the database, with pragmas.
@@ -342,7 +362,8 @@ func (st *store) openWriter() error {
 		return err
 	}
 	st.writerDB, err = sql.Open("sqlite", st.dsn(url.Values{},
-		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)", "journal_size_limit(16777216)"))
+		// The last two make macOS flush the drive, and do nothing elsewhere.
+		"journal_mode(WAL)", "synchronous(FULL)", "fullfsync(1)", "checkpoint_fullfsync(1)", "foreign_keys(1)", "journal_size_limit(16777216)"))
 	if err != nil {
 		return err
 	}
@@ -352,8 +373,15 @@ func (st *store) openWriter() error {
 		return st.damaged(err)
 	}
 	if version == 0 {
+		if err := st.refuseBlobs(); err != nil {
+			return err
+		}
 		script := fmt.Sprintf("BEGIN IMMEDIATE;%sPRAGMA application_id=%d;PRAGMA user_version=1;COMMIT", schema, applicationID)
 		if _, err := conn.ExecContext(ctx, script); err != nil {
+			return fmt.Errorf("creating the database: %w", err)
+		}
+		// From now on the file itself says what it is, also without its log.
+		if _, err := conn.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
 			return fmt.Errorf("creating the database: %w", err)
 		}
 		if err := syncDir(st.dir); err != nil {
@@ -575,9 +603,12 @@ func (st *store) get(query string, args []any, dest ...any) error {
 }
 
 // wakeJanitor tells the background loop that something has become loose.
-func (st *store) wakeJanitor() {
+func (st *store) wakeJanitor() { notify(st.wake) }
+
+// notify puts a note into a channel of one, unless there is one already.
+func notify(c chan struct{}) {
 	select {
-	case st.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -618,14 +649,15 @@ func (st *store) keep(update, exists string, key ...any) error {
 
 var errGone = errors.New("collected meanwhile")
 
-// statBlob returns the size of a blob that a repository has, and keeps the
-// blob from being collected soon (4). The error is errBlobUnknown if the
-// repository does not have it, or the file is not what the row says: then a
-// client that pushes again repairs it.
-func (st *store) statBlob(repository string, d digest.Digest) (size int64, err error) {
-	var repo, blob int64
+// openBlob opens a repository's blob for reading, and with promise keeps it
+// from being collected soon (4). The caller closes it. The error is
+// errBlobUnknown if the repository does not have it, or if the file is not what
+// the row says: then a client that pushes again repairs it.
+func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os.File, error) {
+	unknown := errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+	var repo, blob, size int64
 	var loose sql.NullInt64
-	err = st.get(`
+	err := st.get(`
 		SELECT l.repository, l.blob, l.loose, b.size
 		FROM repository r
 		JOIN blob b ON b.digest = ?
@@ -633,47 +665,45 @@ func (st *store) statBlob(repository string, d digest.Digest) (size int64, err e
 		WHERE r.name = ?`,
 		[]any{d, repository}, &repo, &blob, &loose, &size)
 	if errors.Is(err, sql.ErrNoRows) {
-		return 0, errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+		return nil, unknown
 	}
 	if err != nil {
-		return 0, fmt.Errorf("looking up blob %s in %s: %w", d, repository, err)
+		return nil, fmt.Errorf("looking up blob %s in %s: %w", d, repository, err)
 	}
 	if loose.Valid && st.dueSoon(loose.Int64, st.grace) {
 		err := st.keep(`UPDATE link SET loose = ? WHERE repository = ? AND blob = ? AND loose IS NOT NULL`,
 			`SELECT count(*) FROM link WHERE repository = ? AND blob = ?`, repo, blob)
-		if errors.Is(err, errGone) {
-			return 0, errBlobUnknown
+		switch {
+		case errors.Is(err, errGone):
+			return nil, unknown
+		case err != nil && promise:
+			return nil, err
+		case err != nil: // a full disk, say: this pull works all the same
+			st.log.Warn("the grace of a blob cannot be extended", "digest", d, "error", err)
 		}
-		if err != nil {
-			return 0, err
-		}
-	}
-	return size, nil
-}
-
-// openBlob opens a repository's blob for reading. The caller closes it.
-func (st *store) openBlob(repository string, d digest.Digest) (*os.File, int64, error) {
-	size, err := st.statBlob(repository, d)
-	if err != nil {
-		return nil, 0, err
 	}
 	f, err := os.Open(st.path(d))
 	if err == nil {
 		var info fs.FileInfo
-		if info, err = f.Stat(); err == nil && info.Size() == size {
-			return f, size, nil
+		if info, err = f.Stat(); err == nil {
+			if info.Size() == size {
+				return f, nil
+			}
+			err = fmt.Errorf("the file has %d bytes, want %d: %w", info.Size(), size, errDamaged)
 		}
 		f.Close()
-		if err == nil {
-			err = fmt.Errorf("the file has %d bytes, want %d", info.Size(), size)
-		}
 	}
-	if !errors.Is(err, fs.ErrNotExist) || st.hasBlob(d) {
-		// Not collected meanwhile: something happened to the disk.
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !st.hasBlob(d):
+		return nil, unknown // collected meanwhile
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errDamaged):
 		st.log.Error("blob damaged; push it again to repair it", "digest", d, "error", err)
+		return nil, unknown
 	}
-	return nil, 0, errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+	return nil, fmt.Errorf("opening blob %s: %w", d, err)
 }
+
+var errDamaged = errors.New("damaged")
 
 // hasBlob reports whether there is a row for the blob.
 func (st *store) hasBlob(d digest.Digest) bool {
@@ -743,8 +773,9 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 // again repairs. The caller holds the digest's lock.
 //
 // Where the file system has hard links, the session keeps its name for the
-// file until the row is committed: a crash in between must not cost a client
-// what was acknowledged.
+// file of a new blob until the row is committed: a crash in between must not
+// cost a client what was acknowledged. Not so if there is a row already: the
+// session could go on to write into a file that is being served.
 func (st *store) place(temp string, d digest.Digest) error {
 	path := st.path(d)
 	dir := filepath.Dir(path)
@@ -752,7 +783,12 @@ func (st *store) place(temp string, d digest.Digest) error {
 		return err
 	}
 	changed := []string{dir, filepath.Dir(dir)}
-	if link(temp, path) != nil {
+	linked := false
+	if !st.hasBlob(d) {
+		os.Remove(path) // rubbish by (1)
+		linked = os.Link(temp, path) == nil
+	}
+	if !linked {
 		changed = append(changed, filepath.Dir(temp))
 		if err := os.Rename(temp, path); err != nil {
 			// Windows does not replace a file that is being read. If it is a
@@ -772,24 +808,10 @@ func (st *store) place(temp string, d digest.Digest) error {
 	return nil
 }
 
-// link makes path a second name of the file temp, in place of what it named.
-func link(temp, path string) error {
-	err := os.Link(temp, path)
-	if errors.Is(err, fs.ErrExist) {
-		next := path + ".new"
-		os.Remove(next)
-		if err = os.Link(temp, next); err == nil {
-			err = os.Rename(next, path)
-			os.Remove(next) // still there if path named the same file already
-		}
-	}
-	return err
-}
-
-// mountBlob makes a blob of the repository from visible in repository, and
-// returns its size; errBlobUnknown if from does not have it.
+// mountBlob makes a blob of the repository from visible in repository. The
+// error is errBlobUnknown if from does not have it.
 func (st *store) mountBlob(repository, from string, d digest.Digest) error {
-	f, _, err := st.openBlob(from, d) // it is there, and whole
+	f, err := st.openBlob(from, d, true) // it is there, and whole
 	if err != nil {
 		return err
 	}
@@ -847,7 +869,9 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 		}
 		return t.dropRepository(repo)
 	})
-	st.wakeJanitor()
+	if err == nil {
+		notify(st.trashed)
+	}
 	return err
 }
 

@@ -144,7 +144,8 @@ func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer release()
 	if err := s.receive(w, r, u, s.st.maxBlob); err != nil {
-		return errors.Join(err, s.st.saveOffset(u))
+		s.st.saveOffsetAfter(u, err)
+		return err
 	}
 	if err := s.st.saveOffset(u); err != nil {
 		return err
@@ -167,7 +168,8 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := s.receive(w, r, u, s.st.maxBlob); err != nil {
-		return errors.Join(err, s.st.saveOffset(u))
+		s.st.saveOffsetAfter(u, err)
+		return err
 	}
 	if err := s.st.finish(u, d); err != nil {
 		return err
@@ -440,6 +442,13 @@ func (st *store) saveOffset(u *upload) error {
 	return nil
 }
 
+// saveOffsetAfter is saveOffset for a request that has failed already.
+func (st *store) saveOffsetAfter(u *upload, failed error) {
+	if err := st.saveOffset(u); err != nil && !isNoSpace(failed) {
+		st.log.Error("an upload's offset cannot be recorded", "error", err)
+	}
+}
+
 // endUpload removes a session and its file. The caller holds the turn.
 func (st *store) endUpload(u *upload) error {
 	err := st.updateLazy(func(t *tx) error {
@@ -498,7 +507,6 @@ const (
 var (
 	smallBuffers = sync.Pool{New: func() any { b := make([]byte, smallBuffer); return &b }}
 	largeBuffers = sync.Pool{New: func() any { b := make([]byte, largeBuffer); return &b }}
-	largeBodies  = make(chan struct{}, maxLarge)
 )
 
 // append copies body to the end of a session's file and hashes it on the way.
@@ -554,8 +562,8 @@ func (w *uploadWriter) copy(body io.Reader) error {
 	for first := true; ; first = false {
 		if !first {
 			select {
-			case largeBodies <- struct{}{}:
-				defer func() { <-largeBodies }()
+			case w.st.large <- struct{}{}:
+				defer func() { <-w.st.large }()
 				return w.copyLarge(body)
 			default:
 			}
