@@ -35,6 +35,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -649,5 +650,57 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 			}
 			openDirectory(t, dir) // and check it
 		})
+	}
+}
+
+// A crash between a file's final name and its row, then a client that goes on
+// with other bytes than before: what others pull by that digest must not change.
+func TestSessionAfterACrashCannotReachALiveBlob(t *testing.T) {
+	for _, damaged := range []bool{false, true} { // true: the row's file was lost before
+		dir := t.TempDir()
+		content := strings.Repeat("0123456789", 300)
+		d := sum(content).String()
+		uploads := "/v2/other/blobs/uploads/"
+		p := startProcess(t, "", "--data", dir)
+		if re, err := p.ask("POST", "/v2/victim/blobs/uploads/?digest="+d, strings.NewReader(content)); err != nil || re.status != 201 {
+			t.Fatal(re, err)
+		}
+		p.stop(t)
+		if damaged {
+			hex := sum(content).Encoded()
+			if err := os.Remove(filepath.Join(dir, "blobs", "sha256", hex[:2], hex, "data")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p = startProcess(t, "renamed:1", "--data", dir)
+		re, err := p.ask("POST", uploads, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		location := re.location()
+		if re, err := p.ask("PATCH", location, strings.NewReader(content[:2000])); err != nil || re.status != 202 {
+			t.Fatal(re, err)
+		}
+		if re, err := p.ask("PUT", location+"?digest="+d, strings.NewReader(content[2000:])); err == nil {
+			t.Fatalf("it does not die: %d", re.status)
+		}
+		p.wait()
+
+		p = startProcess(t, "", "--data", dir)
+		for _, x := range []string{"evil", strings.Repeat("evil", 1000)} {
+			if _, err := p.ask("PATCH", location, strings.NewReader(x)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if re, err := p.ask("GET", "/v2/victim/blobs/"+d, nil); err != nil || re.status != 200 || string(re.body) != content {
+			t.Errorf("the blob others have: %v, %v", re, err)
+		}
+		if _, err := p.ask("PUT", location+"?digest="+d, nil); err != nil {
+			t.Fatal(err)
+		}
+		if re, err := p.ask("GET", "/v2/victim/blobs/"+d, nil); err != nil || re.status != 200 || string(re.body) != content {
+			t.Errorf("the blob others have, after the session's end: %v, %v", re, err)
+		}
+		p.stop(t)
 	}
 }

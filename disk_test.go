@@ -929,3 +929,57 @@ func TestFailedSyncOfTheDatabaseThenACrash(t *testing.T) {
 	r.pushBlob("home/app", content)
 	f.pull()
 }
+
+// Whoever copies berth.db without its log has lost what the log held, but must
+// not get an empty registry over full directories; nor when the directory's
+// name means something to a pattern.
+func TestNeverAnEmptyRegistryOverBlobs(t *testing.T) {
+	for _, name := range []string{"data", "d[x]*?"} {
+		r := startRegistry(t, func(cfg *config) { cfg.dir = filepath.Join(cfg.dir, name) })
+		im := r.pushImage("a", "x", "{}", "layer")
+		db := filepath.Join(r.cfg.dir, "berth.db")
+		r.whileStopped(func() {
+			kept, err := os.ReadFile(db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, left := range [][]byte{nil, {}, kept[:0]} {
+				os.Remove(db)
+				if left != nil {
+					if err := os.WriteFile(db, left, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if st, err := openStore(r.cfg.storeConfig); err == nil {
+					st.close()
+					t.Errorf("%s: an empty registry is served over blobs", name)
+				} else if !strings.Contains(err.Error(), "backup") {
+					t.Errorf("%s: the refusal does not say what to do: %v", name, err)
+				}
+			}
+			if err := os.WriteFile(db, kept, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
+		r.want(200, "GET", "/v2/a/manifests/x", nil).is(im.manifest)
+	}
+	// A new database says what it is before its log is moved into it.
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(r.cfg.dir)); err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(filepath.Join(dir, "berth.db-wal"))
+	os.Remove(filepath.Join(dir, "berth.db-shm"))
+	cfg := r.cfg.storeConfig
+	cfg.dir = dir
+	st, err := openStore(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	if report, err := st.check(false); err != nil || len(report.rubbish) == 0 {
+		t.Errorf("what the log held is gone, and check says %+v, %v", report, err)
+	}
+}

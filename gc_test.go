@@ -5,11 +5,16 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -248,5 +253,59 @@ func TestCollectionIsLogged(t *testing.T) {
 	r.pass(r.cfg.grace + time.Minute)
 	if !strings.Contains(r.log.String(), "blob removed") || !strings.Contains(r.log.String(), d.String()) {
 		t.Errorf("log:\n%s", r.log)
+	}
+}
+
+// The janitor sleeps until something is due; a delete wakes it at once.
+func TestDeletedBlobFreesItsRoomAtOnce(t *testing.T) {
+	r := startRegistry(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var janitor sync.WaitGroup
+	janitor.Go(func() { r.st.janitor(ctx) })
+	defer janitor.Wait()
+	defer stop()
+	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location() // due in a day
+	for i := range 5 {
+		d := r.pushBlob("a", fmt.Sprint("blob", i))
+		r.want(202, "DELETE", "/v2/a/blobs/"+d.String(), nil)
+		for deadline := time.Now().Add(10 * time.Second); r.hasFile(d); {
+			if time.Now().After(deadline) {
+				t.Fatal("the file is still there")
+			}
+			runtime.Gosched()
+		}
+	}
+	r.want(204, "DELETE", loc, nil)
+}
+
+// One file that cannot be removed does not keep the others.
+func TestOneFileThatCannotBeRemoved(t *testing.T) {
+	r := startRegistry(t)
+	stuck, free := r.pushBlob("a", "1"), r.pushBlob("a", "2")
+	if stuck > free {
+		stuck, free = free, stuck // it comes first
+	}
+	// What is not a directory has no files to remove, and so cannot be removed as one.
+	dir := filepath.Dir(r.st.path(stuck))
+	prefix := filepath.Dir(dir)
+	if err := os.Rename(prefix, prefix+".aside"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(prefix, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.moved.Add(int64(r.cfg.grace + time.Minute))
+	if _, err := r.st.collectDue(t.Context()); err == nil || !strings.Contains(err.Error(), stuck.String()) {
+		t.Errorf("collecting: %v, want an error about %s", err, stuck)
+	}
+	if r.hasFile(free) {
+		t.Error("the other file is still there")
+	}
+	if err := errors.Join(os.Remove(prefix), os.Rename(prefix+".aside", prefix)); err != nil {
+		t.Fatal(err)
+	}
+	r.pass(0)
+	if r.hasFile(stuck) {
+		t.Error("the file is still there when it can be removed")
 	}
 }

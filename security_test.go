@@ -84,6 +84,67 @@ func TestWideManifests(t *testing.T) {
 	r.want(200, "GET", "/v2/a/manifests/x", nil).is(same)
 }
 
+// Four MiB of JSON can stand for much more memory, if one lets it.
+func TestManifestBombs(t *testing.T) {
+	r := startRegistry(t)
+	var keys strings.Builder
+	for i := range 300000 {
+		fmt.Fprintf(&keys, `"k%d":0,`, i)
+	}
+	bombs := []string{
+		`{"schemaVersion":2,"manifests":[0` + strings.Repeat(",0", 2000000) + `]}`,
+		`{` + keys.String() + `"schemaVersion":2,"manifests":[{}]}`,
+		`{"schemaVersion":2,"manifests":[{` + keys.String() + `"size":0}]}`,
+		`{"schemaVersion":2,"manifests":` + strings.Repeat("[", 2000000),
+	}
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var clients sync.WaitGroup
+	for _, bomb := range bombs {
+		for range 4 {
+			clients.Go(func() {
+				if re, err := r.try("PUT", "/v2/a/manifests/x", bomb, "Content-Type: "+typeOCIIndex); err != nil || re.status != 400 {
+					t.Errorf("%.40s…: %v, %v", bomb, re, err)
+				}
+			})
+		}
+	}
+	clients.Wait()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > 200<<20 {
+		t.Errorf("the heap grew by %d MiB", grown>>20)
+	}
+}
+
+// Clients that hold every place for large manifests do not hold them for long.
+func TestSlowLargeManifests(t *testing.T) {
+	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(200 * time.Millisecond) })
+	r.pushBlob("a", "{}")
+	for range maxLargeManifests {
+		conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n%s", strings.Repeat(" ", 100000))
+	}
+	for len(r.server.large) < maxLargeManifests {
+		runtime.Gosched()
+	}
+	large := newImage(typeOCIManifest, "x/y", "x/y", `,"annotations":{"pad":"`+strings.Repeat("x", 100000)+`"}`, "{}").manifest
+	r.want(201, "PUT", "/v2/a/manifests/y", large, "Content-Type: "+typeOCIManifest)
+}
+
+// A browser that is shown a manifest must not run it.
+func TestContentIsNotRunByBrowsers(t *testing.T) {
+	r := startRegistry(t)
+	page := `{"x":"<script>alert(1)</script>"}`
+	r.want(201, "PUT", "/v2/a/manifests/x", page, "Content-Type: text/html")
+	r.want(200, "GET", "/v2/a/manifests/x", nil).is(page).has("X-Content-Type-Options", "nosniff").
+		has("Content-Security-Policy", "default-src 'none'; sandbox")
+}
+
 // Many clients that send large manifests at once, and large blobs, in little memory.
 func TestMemoryIsBounded(t *testing.T) {
 	r := startRegistry(t)

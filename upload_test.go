@@ -231,3 +231,23 @@ func TestStalledReaderIsDropped(t *testing.T) {
 	}
 	r.want(200, "HEAD", "/v2/a/blobs/"+d.String(), nil)
 }
+
+// A shortage of the process is not damage of the blob: no 404, which a client
+// would take for "push it again" or a missing image.
+func TestTroubleIsNotTakenForDamage(t *testing.T) {
+	r := startRegistry(t)
+	d := r.pushBlob("a", "content")
+	path := r.st.path(d)
+	if err := os.Rename(path, path+".aside"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, path); err != nil { // opening it fails, and not with "no such file"
+		t.Skip(err)
+	}
+	r.want(500, "GET", "/v2/a/blobs/"+d.String(), nil).code("UNKNOWN")
+	r.want(500, "HEAD", "/v2/a/blobs/"+d.String(), nil)
+	if err := os.Rename(path+".aside", path); err != nil {
+		t.Fatal(err)
+	}
+	r.want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("content")
+}
