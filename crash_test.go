@@ -305,7 +305,7 @@ func (l *ledger) pushBlob(p *process, content string) error {
 		s := &session{content: content}
 		l.sessions[location] = s
 		for s.offset < len(content) {
-			n := min(1+len(content)/3, len(content)-s.offset)
+			n := min(10+len(content)/3, len(content)-s.offset)
 			if _, _, err := l.do(p, "PATCH", location, strings.NewReader(content[s.offset:s.offset+n]), 202); err != nil {
 				return err
 			}
