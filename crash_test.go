@@ -246,7 +246,7 @@ func (l *ledger) work(p *process, enough func() bool) error {
 func (l *ledger) step(p *process) error {
 	l.serial++
 	shared := noise(uint64(l.rng.IntN(6)), 2000)
-	own := noise(l.rng.Uint64(), 1+l.rng.IntN(1<<(4+l.rng.IntN(13))))
+	own := noise(l.rng.Uint64(), 10+l.rng.IntN(1<<(4+l.rng.IntN(13))))
 	config := fmt.Sprintf(`{"by":%q,"n":%d}`, l.repo, l.serial)
 	for _, content := range []string{shared, own, config} {
 		if err := l.pushBlob(p, content); err != nil {
