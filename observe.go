@@ -32,6 +32,7 @@ type response struct {
 	status  int   // 0 until the header is written
 	bytes   int64 // of the body
 	route   string
+	head    bool  // net/http drops the body
 	broken  bool  // the client's body ended badly
 	err     error // a stranger, for the log
 }
@@ -52,7 +53,9 @@ func (w *response) Write(p []byte) (int, error) {
 		w.status = http.StatusOK
 	}
 	n, err := w.ResponseWriter.Write(p)
-	w.bytes += int64(n)
+	if !w.head {
+		w.bytes += int64(n)
+	}
 	return n, err
 }
 
@@ -142,7 +145,8 @@ func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		id := uuid.NewString()[:13]
-		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), stall: s.stallTimeout}
+		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw),
+			stall: s.stallTimeout, head: r.Method == http.MethodHead}
 		w.Header().Set("X-Request-Id", id)
 		s.inFlight.Add(1)
 		s.requests.Add(1)
