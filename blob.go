@@ -1,0 +1,319 @@
+// Blobs: bytes under their digest.
+//
+// A file comes to its final path whole, verified and synced, before its row
+// (1, 2 in store.go); a repository sees it through a link. Whoever renames or
+// removes a file holds the lock of its digest.
+
+package main
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// commitBlob makes the whole, verified file temp the blob d of a repository
+// and ends the session, if there is one (1, 2). temp must not be written any
+// more; it is closed, and its name is gone, whatever the result. On an error
+// nothing of it is visible.
+func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp *os.File, session string) error {
+	defer os.Remove(temp.Name())
+	st.fileSyncs.Add(1)
+	err := syncData(temp)
+	if e := temp.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("syncing the upload: %w", err)
+	}
+	st.at("synced")
+
+	unlock := st.digests.lock(d.String())
+	defer unlock()
+	if err := st.place(temp.Name(), d); err != nil {
+		return fmt.Errorf("moving the upload into place: %w", err)
+	}
+	st.at("placed")
+	err = st.update(func(t *tx) error {
+		repo, err := t.makeRepository(repository)
+		if err != nil {
+			return err
+		}
+		var blob int64
+		err = t.get(`INSERT INTO blob (digest, size) VALUES (?, ?)
+			ON CONFLICT (digest) DO UPDATE SET size = excluded.size RETURNING id`, []any{d, size}, &blob)
+		if err != nil {
+			return err
+		}
+		if err := t.linkBlob(repo, blob); err != nil {
+			return err
+		}
+		if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
+			return err
+		}
+		_, err = t.exec(`DELETE FROM upload WHERE id = ?`, session)
+		return err
+	})
+	if err != nil {
+		// Whether a commit took place whose sync failed shows only after a
+		// crash, so the file must stay. On a full disk there was none, and the
+		// room is needed.
+		if isNoSpace(err) && !st.hasBlob(d) {
+			os.RemoveAll(filepath.Dir(st.path(d)))
+		}
+		return fmt.Errorf("recording the blob: %w", err)
+	}
+	st.at("recorded")
+	st.wakeJanitor()
+	return nil
+}
+
+// place gives a synced file the final path of d and syncs every directory that
+// changes. A file that is there already is replaced, never trusted: so pushing
+// again repairs. The caller holds the digest's lock.
+//
+// Where the file system has hard links, the session keeps its name for the
+// file of a new blob until the row is committed: a crash in between must not
+// cost a client what was acknowledged. Not so if there is a row already: the
+// session could go on to write into a file that is being served.
+func (st *store) place(temp string, d digest.Digest) error {
+	path := st.path(d)
+	dir := filepath.Dir(path)
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	changed := []string{dir, filepath.Dir(dir)}
+	linked := false
+	if !st.hasBlob(d) {
+		os.Remove(path) // rubbish by (1)
+		linked = os.Link(temp, path) == nil
+	}
+	if !linked {
+		changed = append(changed, filepath.Dir(temp))
+		if err := os.Rename(temp, path); err != nil {
+			// Windows does not replace a file that is being read. If it is a
+			// good copy, nothing is lost.
+			if verifyFile(path, d) != nil {
+				return err
+			}
+		}
+	}
+	st.at("renamed")
+	for _, dir := range changed {
+		st.fileSyncs.Add(1)
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openBlob opens a repository's blob for reading, and with promise keeps it
+// from being collected soon (4). The caller closes it. The error is
+// errBlobUnknown if the repository does not have it, or if the file is not what
+// the row says: then a client that pushes again repairs it.
+func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os.File, error) {
+	unknown := errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+	var repo, blob, size int64
+	var loose sql.NullInt64
+	err := st.get(`
+		SELECT l.repository, l.blob, l.loose, b.size
+		FROM repository r
+		JOIN blob b ON b.digest = ?
+		JOIN link l ON l.repository = r.id AND l.blob = b.id
+		WHERE r.name = ?`,
+		[]any{d, repository}, &repo, &blob, &loose, &size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, unknown
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking up blob %s in %s: %w", d, repository, err)
+	}
+	if loose.Valid && st.dueSoon(loose.Int64, st.grace) {
+		err := st.keep(`UPDATE link SET loose = ? WHERE repository = ? AND blob = ? AND loose IS NOT NULL`,
+			`SELECT count(*) FROM link WHERE repository = ? AND blob = ?`, repo, blob)
+		switch {
+		case errors.Is(err, errGone):
+			return nil, unknown
+		case err != nil && promise:
+			return nil, err
+		case err != nil: // a full disk, say: this pull works all the same
+			st.log.Warn("the grace of a blob cannot be extended", "digest", d, "error", err)
+		}
+	}
+	f, err := os.Open(st.path(d))
+	if err == nil {
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil {
+			if info.Size() == size {
+				return f, nil
+			}
+			err = fmt.Errorf("the file has %d bytes, want %d: %w", info.Size(), size, errDamaged)
+		}
+		f.Close()
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !st.hasBlob(d):
+		return nil, unknown // collected meanwhile
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errDamaged):
+		st.log.Error("blob damaged; push it again to repair it", "digest", d, "error", err)
+		return nil, unknown
+	}
+	return nil, fmt.Errorf("opening blob %s: %w", d, err)
+}
+
+var errDamaged = errors.New("damaged")
+
+// hasBlob reports whether there is a row for the blob.
+func (st *store) hasBlob(d digest.Digest) bool {
+	var n int
+	err := st.get(`SELECT count(*) FROM blob WHERE digest = ?`, []any{d}, &n)
+	return err != nil || n > 0
+}
+
+// path is where a blob's bytes are. d is valid, so the path stays inside.
+func (st *store) path(d digest.Digest) string {
+	hex := d.Encoded()
+	return filepath.Join(st.dir, "blobs", d.Algorithm().String(), hex[:2], hex, "data")
+}
+
+// mountBlob makes a blob of the repository from visible in repository. The
+// error is errBlobUnknown if from does not have it.
+func (st *store) mountBlob(repository, from string, d digest.Digest) error {
+	f, err := st.openBlob(from, d, true) // it is there, and whole
+	if err != nil {
+		return err
+	}
+	f.Close()
+	err = st.update(func(t *tx) error {
+		var blob int64
+		err := t.get(`
+			SELECT b.id FROM repository r
+			JOIN blob b ON b.digest = ?
+			JOIN link l ON l.repository = r.id AND l.blob = b.id
+			WHERE r.name = ?`, []any{d, from}, &blob)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errBlobUnknown
+		}
+		if err != nil {
+			return err
+		}
+		repo, err := t.makeRepository(repository)
+		if err != nil {
+			return err
+		}
+		return t.linkBlob(repo, blob)
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// deleteBlob takes a blob out of a repository. One that a manifest there still
+// refers to stays, and the error is errDenied (3).
+func (st *store) deleteBlob(repository string, d digest.Digest) error {
+	err := st.update(func(t *tx) error {
+		var repo, blob int64
+		err := t.get(`
+			SELECT r.id, b.id FROM repository r
+			JOIN blob b ON b.digest = ?
+			JOIN link l ON l.repository = r.id AND l.blob = b.id
+			WHERE r.name = ?`, []any{d, repository}, &repo, &blob)
+		if errors.Is(err, sql.ErrNoRows) {
+			return errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+		}
+		if err != nil {
+			return err
+		}
+		var user string
+		err = t.get(`SELECT m.digest FROM uses u JOIN manifest m ON m.id = u.manifest
+			WHERE u.repository = ? AND u.blob = ? LIMIT 1`, []any{repo, blob}, &user)
+		if err == nil {
+			return errDenied.withf("manifest %s refers to this blob; delete that first", user)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := t.unlinkBlob(repo, blob, d); err != nil {
+			return err
+		}
+		return t.dropRepository(repo)
+	})
+	if err == nil {
+		notify(st.trashed)
+	}
+	return err
+}
+
+// linked returns the id of a blob that the repository has; sql.ErrNoRows if it
+// does not.
+func (t *tx) linked(repo int64, d digest.Digest) (blob int64, err error) {
+	err = t.get(`SELECT b.id FROM blob b JOIN link l ON l.repository = ? AND l.blob = b.id
+		WHERE b.digest = ?`, []any{repo, d}, &blob)
+	return blob, err
+}
+
+// linkBlob makes a blob visible in a repository. Its grace counts from now,
+// unless something refers to it already.
+func (t *tx) linkBlob(repo, blob int64) error {
+	_, err := t.exec(`INSERT INTO link (repository, blob, loose) VALUES (?1, ?2, ?3)
+		ON CONFLICT (repository, blob) DO UPDATE SET loose = ?3 WHERE loose IS NOT NULL`, repo, blob, t.clock)
+	if err != nil {
+		return err
+	}
+	return t.settleLink(repo, blob)
+}
+
+// unlinkBlob takes a blob out of a repository. With the last link the blob's
+// row goes, and its file is due for removal (2).
+func (t *tx) unlinkBlob(repo, blob int64, d digest.Digest) error {
+	if _, err := t.exec(`DELETE FROM link WHERE repository = ? AND blob = ?`, repo, blob); err != nil {
+		return err
+	}
+	n, err := t.exec(`DELETE FROM blob WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM link WHERE blob = ?1)`, blob)
+	if err != nil || n == 0 {
+		return err
+	}
+	_, err = t.exec(`INSERT OR IGNORE INTO trash (digest) VALUES (?)`, d)
+	return err
+}
+
+// A keyLock is a mutex per key. The zero value is ready.
+type keyLock struct {
+	mu   sync.Mutex // guards held
+	held map[string]*keyHolders
+}
+
+type keyHolders struct {
+	mu sync.Mutex
+	n  int // holder and waiters; guarded by keyLock.mu
+}
+
+// lock waits until key is free and takes it. The caller calls unlock.
+func (k *keyLock) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	h := k.held[key]
+	if h == nil {
+		if k.held == nil {
+			k.held = make(map[string]*keyHolders)
+		}
+		h = &keyHolders{}
+		k.held[key] = h
+	}
+	h.n++
+	k.mu.Unlock()
+	h.mu.Lock()
+	return func() {
+		h.mu.Unlock()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if h.n--; h.n == 0 {
+			delete(k.held, key)
+		}
+	}
+}
