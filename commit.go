@@ -54,6 +54,8 @@ type write struct {
 type tx struct {
 	c     *committer
 	clock int64 // the store's uptime, in seconds
+
+	committed func() // called when all of it is committed; may be nil
 }
 
 func newCommitter(conn *sql.Conn, begin func(*tx) error, cache *manifestCache) *committer {
@@ -230,6 +232,9 @@ func (c *committer) try(group []write) (results []error, err error) {
 		return nil, fmt.Errorf("committing: %w", err)
 	}
 	committed = true
+	if t.committed != nil {
+		t.committed()
+	}
 	if durable {
 		c.syncs.Add(1)
 	}

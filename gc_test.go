@@ -224,6 +224,19 @@ func TestUptimeIsKeptOverRestarts(t *testing.T) {
 	}
 }
 
+// A write that fails is no record of the time, and does not pass for one.
+func TestUptimeIsKeptDespiteWritesThatFail(t *testing.T) {
+	r := startRegistry(t)
+	r.pushBlob("a", "x")
+	r.moved.Add(int64(time.Hour))
+	r.want(404, "DELETE", "/v2/a/manifests/none", nil) // begins a transaction and gives it up
+	r.pushBlob("a", "x")
+	var uptime int64
+	if err := r.st.get(`SELECT uptime FROM meta`, nil, &uptime); err != nil || uptime < 3600 {
+		t.Errorf("the recorded uptime is %d s (%v), want at least an hour", uptime, err)
+	}
+}
+
 // An idle registry has nothing to wait for, and so nothing to do.
 func TestIdleIsQuiet(t *testing.T) {
 	r := startRegistry(t)

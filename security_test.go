@@ -119,7 +119,7 @@ func TestManifestBombs(t *testing.T) {
 
 // Clients that hold every place for large manifests do not hold them for long.
 func TestSlowLargeManifests(t *testing.T) {
-	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(200 * time.Millisecond) })
+	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(500 * time.Millisecond) })
 	r.pushBlob("a", "{}")
 	for range maxLargeManifests {
 		conn, err := net.Dial("tcp", r.http.Listener.Addr().String())

@@ -23,8 +23,8 @@
 //     exactly while nothing refers to it; so what is garbage can be found
 //     without looking at what is not.
 //
-// The schema enforces 3 (for blobs) and 5 by foreign keys. Every transaction
-// that adds or removes a reference settles both ends of it, which keeps 6.
+// The schema enforces 3, for blobs, by foreign keys. Every transaction that adds
+// or removes a reference settles both ends of it, which keeps 6.
 
 package main
 
@@ -528,9 +528,7 @@ func (st *store) begin(t *tx) error {
 
 func (st *store) saveUptime(t *tx) error {
 	_, err := t.exec(`UPDATE meta SET uptime = ?`, t.clock)
-	if err == nil {
-		st.saved = t.clock
-	}
+	t.committed = func() { st.saved = t.clock }
 	return err
 }
 

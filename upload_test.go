@@ -199,7 +199,7 @@ func TestNoFileIsHeldOpenBetweenRequests(t *testing.T) {
 }
 
 func TestStalledClientIsDropped(t *testing.T) {
-	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(50 * time.Millisecond) })
+	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(300 * time.Millisecond) })
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
 	if err != nil {
@@ -217,7 +217,7 @@ func TestStalledClientIsDropped(t *testing.T) {
 
 // One that reads nothing of what it asked for must not hold the file for ever.
 func TestStalledReaderIsDropped(t *testing.T) {
-	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(50 * time.Millisecond) })
+	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(300 * time.Millisecond) })
 	content := bytes.Repeat([]byte("0123456789abcdef"), 4<<20/16*16) // 64 MiB: more than sockets buffer
 	d := r.pushBlob("a", string(content))
 	conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
