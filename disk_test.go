@@ -876,7 +876,12 @@ func TestFailedSyncOfTheDatabase(t *testing.T) {
 		r.want(200, "GET", fmt.Sprintf("/v2/home/app/manifests/t%d", i), nil).is(f.image.manifest)
 	}
 	r.want(404, "GET", fmt.Sprintf("/v2/home/app/manifests/t%d", failed), nil)
-	if re := put(failed); re.status < 500 {
+	// The next write begins with moving the log into the database. That may
+	// have room, and then what is acknowledged must be there like the rest.
+	switch re := put(failed); {
+	case re.status == 201:
+		failed++
+	case re.status < 500:
 		t.Errorf("after a failed sync and with no room still: %s = %d", re.request, re.status)
 	}
 

@@ -23,7 +23,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,9 +38,8 @@ type server struct {
 	metrics  *metrics.Set
 	uploaded *metrics.Counter // bytes of blobs received
 	sent     *metrics.Counter // bytes of bodies sent
-	inFlight atomic.Int64
-	requests sync.WaitGroup // those under way
-	large    chan struct{}  // full while as many large manifests as may be are in memory
+	inFlight atomic.Int64     // requests under way
+	large    chan struct{}    // full while as many large manifests as may be are in memory
 }
 
 type serverConfig struct {

@@ -285,14 +285,12 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 
 // wait returns true when no request is under way any more, false after d.
 func (s *server) wait(d time.Duration) bool {
-	done := make(chan struct{})
-	go func() { s.requests.Wait(); close(done) }()
-	select {
-	case <-done:
-		return true
-	case <-time.After(d):
-		return false
+	for deadline := time.Now().Add(d); s.inFlight.Load() > 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
 	}
+	return true
 }
 
 // greet tells a person where the registry is and what to try.

@@ -149,10 +149,8 @@ func (s *server) observe(next http.Handler) http.Handler {
 			stall: s.stallTimeout, head: r.Method == http.MethodHead}
 		w.Header().Set("X-Request-Id", id)
 		s.inFlight.Add(1)
-		s.requests.Add(1)
 		defer func() {
-			s.inFlight.Add(-1)
-			defer s.requests.Done()
+			defer s.inFlight.Add(-1)
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler {
 					panic(p)

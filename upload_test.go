@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -226,6 +227,9 @@ func TestStalledReaderIsDropped(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "GET /v2/a/blobs/%s HTTP/1.1\r\nHost: x\r\n\r\n", d)
+	for r.server.inFlight.Load() == 0 {
+		runtime.Gosched()
+	}
 	if !r.server.wait(10 * time.Second) { // without reading
 		t.Error("the request does not end")
 	}
