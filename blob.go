@@ -192,15 +192,7 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 	}
 	f.Close()
 	err = st.update(func(t *tx) error {
-		var blob int64
-		err := t.get(`
-			SELECT b.id FROM repository r
-			JOIN blob b ON b.digest = ?
-			JOIN link l ON l.repository = r.id AND l.blob = b.id
-			WHERE r.name = ?`, []any{d, from}, &blob)
-		if errors.Is(err, sql.ErrNoRows) {
-			return errBlobUnknown
-		}
+		_, blob, err := t.findBlob(from, d)
 		if err != nil {
 			return err
 		}
@@ -218,15 +210,7 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 // refers to stays, and the error is errDenied (3).
 func (st *store) deleteBlob(repository string, d digest.Digest) error {
 	err := st.update(func(t *tx) error {
-		var repo, blob int64
-		err := t.get(`
-			SELECT r.id, b.id FROM repository r
-			JOIN blob b ON b.digest = ?
-			JOIN link l ON l.repository = r.id AND l.blob = b.id
-			WHERE r.name = ?`, []any{d, repository}, &repo, &blob)
-		if errors.Is(err, sql.ErrNoRows) {
-			return errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
-		}
+		repo, blob, err := t.findBlob(repository, d)
 		if err != nil {
 			return err
 		}
@@ -248,6 +232,20 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 		notify(st.trashed)
 	}
 	return err
+}
+
+// findBlob returns the ids of a repository and of a blob that it has;
+// errBlobUnknown if it does not.
+func (t *tx) findBlob(repository string, d digest.Digest) (repo, blob int64, err error) {
+	err = t.get(`
+		SELECT r.id, b.id FROM repository r
+		JOIN blob b ON b.digest = ?
+		JOIN link l ON l.repository = r.id AND l.blob = b.id
+		WHERE r.name = ?`, []any{d, repository}, &repo, &blob)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+	}
+	return repo, blob, err
 }
 
 // linked returns the id of a blob that the repository has; sql.ErrNoRows if it

@@ -34,7 +34,7 @@ func (r *report) problemf(format string, args ...any) {
 // error is for what kept it from looking. Nothing may be written meanwhile.
 func (st *store) check(deep bool) (*report, error) {
 	r := &report{}
-	for _, step := range []func(*report) error{st.checkDatabase, st.checkManifests, st.checkLoose, st.checkUploads} {
+	for _, step := range []func(*report) error{st.checkDatabase, st.checkManifests, st.checkTags, st.checkLoose, st.checkUploads} {
 		if err := step(r); err != nil {
 			return nil, fmt.Errorf("checking: %w", err)
 		}
@@ -80,80 +80,90 @@ func (st *store) checkDatabase(r *report) error {
 	})
 }
 
-// checkManifests verifies (3) and (5) from the manifests' bytes.
+// checkManifests verifies (3) from the manifests' bytes.
 func (st *store) checkManifests(r *report) error {
-	type row struct {
-		id, repo        int64
-		name, mediaType string
-		digest, subject digest.Digest
-		body            []byte
-	}
-	err := st.each(`SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body
+	return st.each(`SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body
 		FROM manifest m JOIN repository r ON r.id = m.repository`, func(rows *sql.Rows) error {
-		var x row
+		var x checkedManifest
 		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.body); err != nil {
 			return err
 		}
 		r.manifests++
-		where := x.name + "@" + x.digest.String()
-		if x.digest.Algorithm().FromBytes(x.body) != x.digest {
-			r.problemf("manifest %s: its bytes have another digest", where)
-			return nil
-		}
-		m, err := parseManifest(x.body, x.mediaType, x.digest)
-		if err != nil {
-			r.problemf("manifest %s: %v", where, err)
-			return nil
-		}
-		if m.subject != x.subject {
-			r.problemf("manifest %s: subject %s, recorded %s", where, m.subject, x.subject)
-		}
-		uses, err := st.strings(`SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
-		if err != nil {
-			return err
-		}
-		names, err := st.strings(`SELECT digest FROM names WHERE manifest = ?`, x.id)
-		if err != nil {
-			return err
-		}
-		for _, d := range m.blobs {
-			if !slices.Contains(uses, d.String()) && !(st.sparse && slices.Contains(names, d.String())) {
-				r.problemf("manifest %s: blob %s is not recorded as used (3)", where, d)
-			}
-		}
-		for _, d := range slices.Concat(m.children, m.foreign) {
-			if !slices.Contains(names, d.String()) {
-				r.problemf("manifest %s: %s is not recorded as named (3)", where, d)
-			}
-		}
-		for _, d := range uses {
-			if !slices.Contains(m.blobs, digest.Digest(d)) && !slices.Contains(m.children, digest.Digest(d)) {
-				r.problemf("manifest %s: blob %s is recorded as used and is not", where, d)
-			}
-		}
-		for _, d := range names {
-			if !slices.Contains(slices.Concat(m.children, m.foreign, m.blobs), digest.Digest(d)) {
-				r.problemf("manifest %s: %s is recorded as named and is not", where, d)
-			}
-		}
-		for _, d := range m.children {
-			if st.sparse {
-				break
-			}
-			found, err := st.strings(`SELECT digest FROM manifest WHERE repository = ?1 AND digest = ?2
-				UNION SELECT b.digest FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2`, x.repo, d)
-			if err != nil {
-				return err
-			}
-			if len(found) == 0 {
-				r.problemf("index %s: member %s is missing (3)", where, d)
-			}
-		}
-		return nil
+		return st.checkManifest(r, x)
 	})
+}
+
+// A checkedManifest is a row of the manifest table.
+type checkedManifest struct {
+	id, repo        int64
+	name, mediaType string
+	digest, subject digest.Digest
+	body            []byte
+}
+
+func (st *store) checkManifest(r *report, x checkedManifest) error {
+	where := x.name + "@" + x.digest.String()
+	if x.digest.Algorithm().FromBytes(x.body) != x.digest {
+		r.problemf("manifest %s: its bytes have another digest", where)
+		return nil
+	}
+	m, err := parseManifest(x.body, x.mediaType, x.digest)
+	if err != nil {
+		r.problemf("manifest %s: %v", where, err)
+		return nil
+	}
+	if m.subject != x.subject {
+		r.problemf("manifest %s: subject %s, recorded %s", where, m.subject, x.subject)
+	}
+	uses, err := column[digest.Digest](st, `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
 	if err != nil {
 		return err
 	}
+	names, err := column[digest.Digest](st, `SELECT digest FROM names WHERE manifest = ?`, x.id)
+	if err != nil {
+		return err
+	}
+	// Sets, since a manifest may refer to very many.
+	used, named := set(uses), set(names)
+	mayUse, mayName := set(m.blobs, m.children), set(m.children, m.foreign, m.blobs)
+	for _, d := range m.blobs {
+		if !used[d] && !(st.sparse && named[d]) {
+			r.problemf("manifest %s: blob %s is not recorded as used (3)", where, d)
+		}
+	}
+	for _, d := range slices.Concat(m.children, m.foreign) {
+		if !named[d] {
+			r.problemf("manifest %s: %s is not recorded as named (3)", where, d)
+		}
+	}
+	for d := range used {
+		if !mayUse[d] {
+			r.problemf("manifest %s: blob %s is recorded as used and is not", where, d)
+		}
+	}
+	for d := range named {
+		if !mayName[d] {
+			r.problemf("manifest %s: %s is recorded as named and is not", where, d)
+		}
+	}
+	for _, d := range m.children {
+		if st.sparse {
+			break
+		}
+		found, err := st.strings(`SELECT digest FROM manifest WHERE repository = ?1 AND digest = ?2
+			UNION SELECT b.digest FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2`, x.repo, d)
+		if err != nil {
+			return err
+		}
+		if len(found) == 0 {
+			r.problemf("index %s: member %s is missing (3)", where, d)
+		}
+	}
+	return nil
+}
+
+// checkTags verifies (5).
+func (st *store) checkTags(r *report) error {
 	if err := st.get(`SELECT count(*) FROM tag`, nil, &r.tags); err != nil {
 		return err
 	}
@@ -262,9 +272,24 @@ func (st *store) checkFiles(r *report, deep bool) error {
 
 // strings returns the one column of a query.
 func (st *store) strings(query string, args ...any) ([]string, error) {
+	return column[string](st, query, args...)
+}
+
+// column returns the one column of a query.
+func column[T any](st *store, query string, args ...any) ([]T, error) {
 	rows, err := st.db.Query(query, args...)
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, scanOne[string])
+	return collect(rows, scanOne[T])
+}
+
+func set(lists ...[]digest.Digest) map[digest.Digest]bool {
+	s := make(map[digest.Digest]bool)
+	for _, list := range lists {
+		for _, d := range list {
+			s[d] = true
+		}
+	}
+	return s
 }

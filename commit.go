@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 
 	"modernc.org/sqlite"
@@ -162,20 +163,9 @@ func (c *committer) try(group []write) (results []error, err error) {
 		}
 		c.suspect = nil
 	}
-	durable := false
-	for _, w := range group {
-		durable = durable || w.durable
-	}
-	if c.relaxed == durable {
-		mode := "NORMAL"
-		if durable {
-			mode = "FULL"
-		}
-		// Not a prepared statement: this pragma acts when it is compiled.
-		if _, err := c.conn.ExecContext(context.Background(), "PRAGMA synchronous="+mode); err != nil {
-			return nil, err
-		}
-		c.relaxed = !durable
+	durable := slices.ContainsFunc(group, func(w write) bool { return w.durable })
+	if err := c.setDurable(durable); err != nil {
+		return nil, err
 	}
 	if err := c.exec("BEGIN IMMEDIATE"); err != nil {
 		return nil, fmt.Errorf("beginning a transaction: %w", err)
@@ -190,35 +180,11 @@ func (c *committer) try(group []write) (results []error, err error) {
 	if err := c.begin(t); err != nil {
 		return nil, err
 	}
-	results = make([]error, len(group))
-	changed := false
-	for i, w := range group {
-		if len(group) > 1 {
-			if err := c.exec("SAVEPOINT w"); err != nil {
-				return nil, err
-			}
-		}
-		err := call(w.fn, t)
-		results[i] = err
-		if err == nil {
-			changed = true
-		}
-		if breaksTransaction(err) {
-			return nil, err
-		}
-		if len(group) == 1 {
-			break
-		}
-		if err != nil {
-			if err := c.exec("ROLLBACK TO w"); err != nil {
-				return nil, err
-			}
-		}
-		if err := c.exec("RELEASE w"); err != nil {
-			return nil, err
-		}
+	results, err = c.runGroup(t, group)
+	if err != nil {
+		return nil, err
 	}
-	if !changed {
+	if !slices.Contains(results, nil) {
 		return results, nil // nothing to keep
 	}
 	if durable {
@@ -237,6 +203,54 @@ func (c *committer) try(group []write) (results []error, err error) {
 	}
 	if durable {
 		c.syncs.Add(1)
+	}
+	return results, nil
+}
+
+// setDurable makes the following commits wait for the disk, or not.
+func (c *committer) setDurable(durable bool) error {
+	if c.relaxed == !durable {
+		return nil
+	}
+	mode := "NORMAL"
+	if durable {
+		mode = "FULL"
+	}
+	// Not a prepared statement: this pragma acts when it is compiled.
+	_, err := c.conn.ExecContext(context.Background(), "PRAGMA synchronous="+mode)
+	if err == nil {
+		c.relaxed = !durable
+	}
+	return err
+}
+
+// runGroup runs each write in a savepoint of its own (one alone needs none) and
+// returns its result. An error means that the transaction is broken.
+func (c *committer) runGroup(t *tx, group []write) (results []error, err error) {
+	results = make([]error, len(group))
+	if len(group) == 1 {
+		results[0] = call(group[0].fn, t)
+		if breaksTransaction(results[0]) {
+			return nil, results[0]
+		}
+		return results, nil
+	}
+	for i, w := range group {
+		if err := c.exec("SAVEPOINT w"); err != nil {
+			return nil, err
+		}
+		results[i] = call(w.fn, t)
+		if breaksTransaction(results[i]) {
+			return nil, results[i]
+		}
+		if results[i] != nil {
+			if err := c.exec("ROLLBACK TO w"); err != nil {
+				return nil, err
+			}
+		}
+		if err := c.exec("RELEASE w"); err != nil {
+			return nil, err
+		}
 	}
 	return results, nil
 }

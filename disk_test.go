@@ -491,7 +491,7 @@ func TestReadOnlyDiskAfterACrashWithoutTheLogsIndex(t *testing.T) {
 	st, err := openStore(directoryConfig(t, data))
 	if err == nil {
 		defer st.close()
-		m, err := st.findManifest(f.repo, reference{tag: "1.0"})
+		m, err := st.findManifest(f.repo, reference{tag: "1.0"}, false)
 		if err != nil || string(m.body) != f.image.manifest {
 			t.Errorf("it is served without what is in the log: %v", err)
 		}
@@ -987,4 +987,44 @@ func TestNeverAnEmptyRegistryOverBlobs(t *testing.T) {
 	if report, err := st.check(false); err != nil || len(report.rubbish) == 0 {
 		t.Errorf("what the log held is gone, and check says %+v, %v", report, err)
 	}
+}
+
+func TestNoFileIsHeldOpenBetweenRequests(t *testing.T) {
+	files := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	r := startRegistry(t)
+	r.want(200, "GET", "/v2/", nil)
+	before := files()
+	for range 100 {
+		loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
+		r.want(202, "PATCH", loc, "x")
+	}
+	if after := files(); after > before+20 {
+		t.Errorf("%d open files with 100 sessions open, %d before", after, before)
+	}
+}
+
+// A shortage of the process is not damage of the blob: no 404, which a client
+// would take for "push it again" or a missing image.
+func TestTroubleIsNotTakenForDamage(t *testing.T) {
+	r := startRegistry(t)
+	d := r.pushBlob("a", "content")
+	path := r.st.path(d)
+	if err := os.Rename(path, path+".aside"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(path, path); err != nil { // opening it fails, and not with "no such file"
+		t.Fatal(err)
+	}
+	r.want(500, "GET", "/v2/a/blobs/"+d.String(), nil).code("UNKNOWN")
+	r.want(500, "HEAD", "/v2/a/blobs/"+d.String(), nil)
+	if err := os.Rename(path+".aside", path); err != nil {
+		t.Fatal(err)
+	}
+	r.want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("content")
 }

@@ -17,7 +17,7 @@
 // the collector sees the manifest's reference and leaves the link, or the
 // manifest's push finds no link and is told MANIFEST_BLOB_UNKNOWN. A file goes
 // only under its lock and without a row, and a row comes back only after a
-// fresh rename under the same lock.
+// fresh file came to its place under the same lock.
 //
 // Grace is counted in uptime: a clock that jumps expires nothing, and a
 // registry that is off ages nothing. With nothing loose and no session open

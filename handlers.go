@@ -226,14 +226,22 @@ func nameAndDigest(r *http.Request) (name string, d digest.Digest, err error) {
 	return name, d, err
 }
 
+// nameAndReference reads the path of a manifest.
+func nameAndReference(r *http.Request) (name string, ref reference, err error) {
+	if name, err = parseName(r.PathValue("name")); err == nil {
+		ref, err = parseReference(r.PathValue("reference"))
+	}
+	return name, ref, err
+}
+
 // getBase tells a client that this is a registry: GET /v2/.
 func (s *server) getBase(w http.ResponseWriter, r *http.Request) error {
-	return writeJSON(w, "application/json", []byte("{}"))
+	return writeBody(w, "application/json", []byte("{}"))
 }
 
 // getHealth says that the process is alive.
 func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
-	return writeJSON(w, "text/plain; charset=utf-8", []byte("ok\n"))
+	return writeBody(w, "text/plain; charset=utf-8", []byte("ok\n"))
 }
 
 // getReady says whether requests should come here: the database answers.
@@ -243,10 +251,11 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 		s.log.Error("the database does not answer", "error", err)
 		return errNotReady.with("the database does not answer")
 	}
-	return writeJSON(w, "text/plain; charset=utf-8", []byte("ready\n"))
+	return writeBody(w, "text/plain; charset=utf-8", []byte("ready\n"))
 }
 
-func writeJSON(w http.ResponseWriter, contentType string, body []byte) error {
+// writeBody answers 200 with all of body.
+func writeBody(w http.ResponseWriter, contentType string, body []byte) error {
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.Write(body) // an error means that the client has gone
@@ -257,18 +266,14 @@ func writeJSON(w http.ResponseWriter, contentType string, body []byte) error {
 // /v2/<name>/manifests/<reference> ("Pulling manifests"). Whatever a client
 // says it accepts, it gets what was pushed.
 func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	ref, err := parseReference(r.PathValue("reference"))
+	name, ref, err := nameAndReference(r)
 	if errors.Is(err, errTagInvalid) {
 		return errManifestUnknown.with(map[string]string{"name": name}) // no such tag can be
 	}
 	if err != nil {
 		return err
 	}
-	m, err := s.st.findManifest(name, ref)
+	m, err := s.st.findManifest(name, ref, r.Method == http.MethodHead)
 	if err != nil {
 		return err
 	}
@@ -352,11 +357,7 @@ func (w *rangeWriter) Write(p []byte) (int, error) {
 // putManifest stores a manifest: PUT /v2/<name>/manifests/<reference>
 // ("Pushing manifests"). A push by digest may bring tags along as ?tag=.
 func (s *server) putManifest(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	ref, err := parseReference(r.PathValue("reference"))
+	name, ref, err := nameAndReference(r)
 	if err != nil {
 		return err
 	}
@@ -460,11 +461,7 @@ func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []by
 // deleteManifest removes a tag, or a manifest with its tags: DELETE
 // /v2/<name>/manifests/<reference> ("Deleting tags", "Deleting manifests").
 func (s *server) deleteManifest(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	ref, err := parseReference(r.PathValue("reference"))
+	name, ref, err := nameAndReference(r)
 	if err != nil {
 		return err
 	}
@@ -544,7 +541,7 @@ func (s *server) listTags(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, "application/json", body)
+	return writeBody(w, "application/json", body)
 }
 
 // listRepositories answers GET /v2/_catalog.
@@ -567,7 +564,7 @@ func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, "application/json", body)
+	return writeBody(w, "application/json", body)
 }
 
 // listReferrers answers GET /v2/<name>/referrers/<digest> ("Listing
@@ -631,7 +628,7 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 		}
 		linkNext(w, "/v2/"+name+"/referrers/"+d.String(), next)
 	}
-	return writeJSON(w, typeOCIIndex, body.Bytes())
+	return writeBody(w, typeOCIIndex, body.Bytes())
 }
 
 // encodeReferrer leaves annotations as they were written: no HTML escapes,

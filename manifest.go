@@ -59,14 +59,6 @@ type descriptor struct {
 // none), and whose digest is dgst. The error is errManifestInvalid with a
 // detail that says where.
 func parseManifest(body []byte, contentType string, dgst digest.Digest) (*manifest, error) {
-	m := &manifest{digest: dgst, body: body}
-	if contentType != "" {
-		t, _, err := mime.ParseMediaType(contentType)
-		if err != nil {
-			return nil, errManifestInvalid.withf("Content-Type %q is not a media type", contentType)
-		}
-		m.mediaType = t
-	}
 	if !json.Valid(body) {
 		return nil, errManifestInvalid.with("the body is not one JSON document")
 	}
@@ -74,94 +66,22 @@ func parseManifest(body []byte, contentType string, dgst digest.Digest) (*manife
 	if err != nil {
 		return nil, errManifestInvalid.withf("the body is not a manifest: %v", err)
 	}
-
-	declared, err := stringField(doc, "mediaType")
-	if err != nil {
-		return nil, errManifestInvalid.with(err.Error())
-	}
-	version := doc["schemaVersion"]
-	hasVersion := version != nil
-	if string(version) == "1" || doc["fsLayers"] != nil ||
-		m.mediaType == typeDockerSchema1 || m.mediaType == typeDockerSigned1 {
-		return nil, errManifestInvalid.with("Docker schema 1 is not supported; push the image again with a client from 2017 or later")
-	}
-	if hasVersion && string(version) != "2" {
-		return nil, errManifestInvalid.withf("schemaVersion is %.20s, want 2", version)
-	}
-	switch {
-	case m.mediaType == "" && declared != "":
-		t, _, err := mime.ParseMediaType(declared)
-		if err != nil {
-			return nil, errManifestInvalid.withf("mediaType %q is not a media type", declared)
-		}
-		m.mediaType = t
-	case m.mediaType == "" && doc["manifests"] != nil:
-		m.mediaType = typeOCIIndex
-	case m.mediaType == "":
-		m.mediaType = typeOCIManifest
-	case declared != "" && !strings.EqualFold(declared, m.mediaType):
-		return nil, errManifestInvalid.withf("mediaType is %q, but the Content-Type %q", declared, m.mediaType)
-	}
-
-	// The shape and the type must agree (CVE-2021-41190).
-	isIndex := m.mediaType == typeOCIIndex || m.mediaType == typeDockerList
-	isImage := m.mediaType == typeOCIManifest || m.mediaType == typeDockerManifest
-	hasMembers := doc["manifests"] != nil
-	hasContent := doc["config"] != nil || doc["layers"] != nil || doc["blobs"] != nil
-	switch {
-	case hasMembers && hasContent, isIndex && hasContent, isImage && hasMembers:
-		return nil, errManifestInvalid.with("the document is an image and an index at once")
-	case isIndex && !hasMembers:
-		return nil, errManifestInvalid.with("an index without manifests")
-	case isImage && doc["config"] == nil:
-		return nil, errManifestInvalid.with("an image manifest without config")
-	case (isIndex || isImage) && !hasVersion:
-		return nil, errManifestInvalid.with("no schemaVersion")
-	}
-
-	var configType string
-	if raw := doc["config"]; raw != nil {
-		d, err := parseDescriptor(raw)
-		if err != nil {
-			return nil, errManifestInvalid.withf("config: %v", err)
-		}
-		configType = d.mediaType
-		m.blobs = append(m.blobs, d.digest)
-	}
-	for _, key := range []string{"layers", "blobs"} {
-		list, err := parseDescriptors(doc, key)
-		if err != nil {
-			return nil, err
-		}
-		for _, d := range list {
-			if isForeign(d.mediaType) {
-				m.foreign = append(m.foreign, d.digest)
-			} else {
-				m.blobs = append(m.blobs, d.digest)
-			}
-		}
-	}
-	list, err := parseDescriptors(doc, "manifests")
-	if err != nil {
+	m := &manifest{digest: dgst, body: body}
+	if m.mediaType, err = parseType(doc, contentType); err != nil {
 		return nil, err
 	}
-	for _, d := range list {
-		m.children = append(m.children, d.digest)
+	if err := checkShape(doc, m.mediaType); err != nil {
+		return nil, err
 	}
-	m.blobs, m.children, m.foreign = unique(m.blobs), unique(m.children), unique(m.foreign)
-
-	if raw := doc["subject"]; raw != nil {
-		d, err := parseDescriptor(raw)
-		if err != nil {
-			return nil, errManifestInvalid.withf("subject: %v", err)
-		}
-		m.subject = d.digest
+	configType, err := m.parseReferences(doc)
+	if err != nil {
+		return nil, err
 	}
 	m.artifactType, err = stringField(doc, "artifactType")
 	if err != nil {
 		return nil, errManifestInvalid.with(err.Error())
 	}
-	if m.artifactType == "" && !hasMembers {
+	if m.artifactType == "" && doc["manifests"] == nil {
 		m.artifactType = configType
 	}
 	if raw := doc["annotations"]; raw != nil {
@@ -176,6 +96,100 @@ func parseManifest(body []byte, contentType string, dgst digest.Digest) (*manife
 		m.annotations = compact.Bytes()
 	}
 	return m, nil
+}
+
+// parseType returns a document's media type without parameters: that of the
+// header, else its own, else what it looks like. Header and document must agree.
+func parseType(doc map[string]json.RawMessage, contentType string) (string, error) {
+	declared, err := stringField(doc, "mediaType")
+	if err != nil {
+		return "", errManifestInvalid.with(err.Error())
+	}
+	given, where := contentType, "Content-Type"
+	if given == "" {
+		given, where = declared, "mediaType"
+	}
+	if given == "" {
+		if doc["manifests"] != nil {
+			return typeOCIIndex, nil
+		}
+		return typeOCIManifest, nil
+	}
+	mediaType, _, err := mime.ParseMediaType(given)
+	if err != nil {
+		return "", errManifestInvalid.withf("%s %q is not a media type", where, given)
+	}
+	if contentType != "" && declared != "" && !strings.EqualFold(declared, mediaType) {
+		return "", errManifestInvalid.withf("mediaType is %q, but the Content-Type %q", declared, mediaType)
+	}
+	return mediaType, nil
+}
+
+// checkShape refuses schema 1, and a document whose shape and type do not agree
+// (CVE-2021-41190).
+func checkShape(doc map[string]json.RawMessage, mediaType string) error {
+	version := string(doc["schemaVersion"])
+	isIndex := mediaType == typeOCIIndex || mediaType == typeDockerList
+	isImage := mediaType == typeOCIManifest || mediaType == typeDockerManifest
+	hasMembers := doc["manifests"] != nil
+	hasContent := doc["config"] != nil || doc["layers"] != nil || doc["blobs"] != nil
+	switch {
+	case version == "1", doc["fsLayers"] != nil, mediaType == typeDockerSchema1, mediaType == typeDockerSigned1:
+		return errManifestInvalid.with("Docker schema 1 is not supported; push the image again with a client from 2017 or later")
+	case version != "" && version != "2":
+		return errManifestInvalid.withf("schemaVersion is %.20s, want 2", version)
+	case hasMembers && hasContent, isIndex && hasContent, isImage && hasMembers:
+		return errManifestInvalid.with("the document is an image and an index at once")
+	case isIndex && !hasMembers:
+		return errManifestInvalid.with("an index without manifests")
+	case isImage && doc["config"] == nil:
+		return errManifestInvalid.with("an image manifest without config")
+	case (isIndex || isImage) && version == "":
+		return errManifestInvalid.with("no schemaVersion")
+	}
+	return nil
+}
+
+// parseReferences reads what the document refers to, each digest once, and
+// returns the media type of its config.
+func (m *manifest) parseReferences(doc map[string]json.RawMessage) (configType string, err error) {
+	if raw := doc["config"]; raw != nil {
+		d, err := parseDescriptor(raw)
+		if err != nil {
+			return "", errManifestInvalid.withf("config: %v", err)
+		}
+		configType = d.mediaType
+		m.blobs = append(m.blobs, d.digest)
+	}
+	for _, key := range []string{"layers", "blobs"} {
+		list, err := parseDescriptors(doc, key)
+		if err != nil {
+			return "", err
+		}
+		for _, d := range list {
+			if isForeign(d.mediaType) {
+				m.foreign = append(m.foreign, d.digest)
+			} else {
+				m.blobs = append(m.blobs, d.digest)
+			}
+		}
+	}
+	members, err := parseDescriptors(doc, "manifests")
+	if err != nil {
+		return "", err
+	}
+	for _, d := range members {
+		m.children = append(m.children, d.digest)
+	}
+	if raw := doc["subject"]; raw != nil {
+		d, err := parseDescriptor(raw)
+		if err != nil {
+			return "", errManifestInvalid.withf("subject: %v", err)
+		}
+		m.subject = d.digest
+	}
+	m.blobs, m.children, m.foreign = unique(m.blobs), unique(m.children), unique(m.foreign)
+	return configType, nil
 }
 
 // parseObject reads the keys of a JSON object that matter to a registry; a null

@@ -26,8 +26,8 @@ type storedManifest struct {
 }
 
 // findManifest returns the manifest that ref names in a repository, or
-// errManifestUnknown.
-func (st *store) findManifest(repository string, ref reference) (*storedManifest, error) {
+// errManifestUnknown, and with promise keeps it from being collected soon (4).
+func (st *store) findManifest(repository string, ref reference, promise bool) (*storedManifest, error) {
 	key := manifestKey{repository, ref}
 	m, version := st.manifests.get(key)
 	if m != nil {
@@ -62,10 +62,12 @@ func (st *store) findManifest(repository string, ref reference) (*storedManifest
 	if loose.Valid && st.untaggedGrace > 0 && st.dueSoon(loose.Int64, st.untaggedGrace) {
 		err := st.keep(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`,
 			`SELECT count(*) FROM manifest WHERE id = ?`, id)
-		if errors.Is(err, errGone) {
+		switch {
+		case errors.Is(err, errGone):
 			return nil, errManifestUnknown
-		}
-		if err != nil { // a full disk, say: this pull works all the same
+		case err != nil && promise:
+			return nil, err
+		case err != nil: // a full disk, say: this pull works all the same
 			st.log.Warn("the grace of a manifest cannot be extended", "digest", m.digest, "error", err)
 		}
 	}

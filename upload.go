@@ -92,7 +92,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		u := newSession(uuid.NewString(), name, d.Algorithm()) // without a row: it ends with this request
-		if err := s.receive(w, r, u, s.st.maxBlob); err != nil {
+		if err := s.receive(w, r, u); err != nil {
 			s.st.dropFile(u)
 			return err
 		}
@@ -143,7 +143,7 @@ func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
-	if err := s.receive(w, r, u, s.st.maxBlob); err != nil {
+	if err := s.receive(w, r, u); err != nil {
 		s.st.saveOffsetAfter(u, err)
 		return err
 	}
@@ -167,7 +167,7 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.receive(w, r, u, s.st.maxBlob); err != nil {
+	if err := s.receive(w, r, u); err != nil {
 		s.st.saveOffsetAfter(u, err)
 		return err
 	}
@@ -222,9 +222,9 @@ func (s *server) answerBlobCreated(w http.ResponseWriter, name string, d digest.
 // receive appends a request's body to a session whose turn the caller holds.
 // A Content-Range must begin at the offset (416 if not) and be as long as the
 // body. What arrives before an error is kept and counted, except when the disk
-// is full: then this request's bytes are given back. The blob may have limit
-// bytes; 0 is no limit.
-func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, limit int64) error {
+// is full: then this request's bytes are given back.
+func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload) error {
+	limit := s.st.maxBlob
 	offset := u.offset.Load()
 	want := r.ContentLength // -1 if the client does not know
 	if text := r.Header.Get("Content-Range"); text != "" {
@@ -275,7 +275,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, limi
 
 // parseContentRange reads the header of a chunk. The specification's form is
 // "<first>-<last>"; HTTP's "bytes <first>-<last>/<length or *>" is taken too.
-// Both ends are inclusive. The sum of the range fits in an int64.
+// Both ends are inclusive. The length of the range fits in an int64.
 func parseContentRange(s string) (first, last int64, err error) {
 	m := contentRange.FindStringSubmatch(s)
 	if m != nil {

@@ -179,26 +179,6 @@ func TestPushingAgainRepairs(t *testing.T) {
 	r.want(200, "GET", "/v2/a/blobs/"+im.layers[0].String(), nil).is("layer")
 }
 
-func TestNoFileIsHeldOpenBetweenRequests(t *testing.T) {
-	files := func() int {
-		entries, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Skip("no /proc here")
-		}
-		return len(entries)
-	}
-	r := startRegistry(t)
-	r.want(200, "GET", "/v2/", nil)
-	before := files()
-	for range 100 {
-		loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
-		r.want(202, "PATCH", loc, "x")
-	}
-	if after := files(); after > before+20 {
-		t.Errorf("%d open files with 100 sessions open, %d before", after, before)
-	}
-}
-
 func TestStalledClientIsDropped(t *testing.T) {
 	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(300 * time.Millisecond) })
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -234,24 +214,4 @@ func TestStalledReaderIsDropped(t *testing.T) {
 		t.Error("the request does not end")
 	}
 	r.want(200, "HEAD", "/v2/a/blobs/"+d.String(), nil)
-}
-
-// A shortage of the process is not damage of the blob: no 404, which a client
-// would take for "push it again" or a missing image.
-func TestTroubleIsNotTakenForDamage(t *testing.T) {
-	r := startRegistry(t)
-	d := r.pushBlob("a", "content")
-	path := r.st.path(d)
-	if err := os.Rename(path, path+".aside"); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(path, path); err != nil { // opening it fails, and not with "no such file"
-		t.Skip(err)
-	}
-	r.want(500, "GET", "/v2/a/blobs/"+d.String(), nil).code("UNKNOWN")
-	r.want(500, "HEAD", "/v2/a/blobs/"+d.String(), nil)
-	if err := os.Rename(path+".aside", path); err != nil {
-		t.Fatal(err)
-	}
-	r.want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("content")
 }
