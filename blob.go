@@ -3,6 +3,11 @@
 // A file comes to its final path whole, verified and synced, before its row
 // (1, 2 in store.go); a repository sees it through a link. Whoever renames or
 // removes a file holds the lock of its digest.
+//
+// A file that is found not to be what its row says is put aside, under
+// quarantine/, and the row says why. From then on the blob is not there, for
+// HEAD, GET, mounts and manifests that are pushed: so a client that pushes an
+// image again brings the blob back, and only then. What refers to it stays.
 
 package main
 
@@ -14,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -36,7 +42,8 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 
 	unlock := st.digests.lock(d.String())
 	defer unlock()
-	if err := st.place(temp.Name(), d); err != nil {
+	had, err := st.place(temp.Name(), d)
+	if err != nil {
 		return fmt.Errorf("moving the upload into place: %w", err)
 	}
 	st.at("placed")
@@ -47,7 +54,7 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 		}
 		var blob int64
 		err = t.get(`INSERT INTO blob (digest, size) VALUES (?, ?)
-			ON CONFLICT (digest) DO UPDATE SET size = excluded.size RETURNING id`, []any{d, size}, &blob)
+			ON CONFLICT (digest) DO UPDATE SET size = excluded.size, damaged = NULL RETURNING id`, []any{d, size}, &blob)
 		if err != nil {
 			return err
 		}
@@ -70,27 +77,32 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 		return fmt.Errorf("recording the blob: %w", err)
 	}
 	st.at("recorded")
+	st.promises.make(repository, d)
+	if had {
+		os.Remove(st.aside(d)) // if it was damaged; scrubbing removes it else
+	}
 	st.wakeJanitor()
 	return nil
 }
 
 // place gives a synced file the final path of d and syncs every directory that
 // changes. A file that is there already is replaced, never trusted: so pushing
-// again repairs. The caller holds the digest's lock.
+// again repairs. It reports whether there is a row already. The caller holds
+// the digest's lock.
 //
 // Where the file system has hard links, the session keeps its name for the
 // file of a new blob until the row is committed: a crash in between must not
 // cost a client what was acknowledged. Not so if there is a row already: the
 // session could go on to write into a file that is being served.
-func (st *store) place(temp string, d digest.Digest) error {
+func (st *store) place(temp string, d digest.Digest) (had bool, err error) {
 	path := st.path(d)
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+		return false, err
 	}
 	changed := []string{dir, filepath.Dir(dir)}
 	linked := false
-	if !st.hasBlob(d) {
+	if had = st.hasBlob(d); !had {
 		os.Remove(path) // rubbish by (1)
 		linked = os.Link(temp, path) == nil
 	}
@@ -100,7 +112,7 @@ func (st *store) place(temp string, d digest.Digest) error {
 			// Windows does not replace a file that is being read. If it is a
 			// good copy, nothing is lost.
 			if verifyFile(path, d) != nil {
-				return err
+				return had, err
 			}
 		}
 	}
@@ -108,10 +120,10 @@ func (st *store) place(temp string, d digest.Digest) error {
 	for _, dir := range changed {
 		st.fileSyncs.Add(1)
 		if err := syncDir(dir); err != nil {
-			return err
+			return had, err
 		}
 	}
-	return nil
+	return had, nil
 }
 
 // openBlob opens a repository's blob for reading, and with promise keeps it
@@ -119,17 +131,21 @@ func (st *store) place(temp string, d digest.Digest) error {
 // errBlobUnknown if the repository does not have it, or if the file is not what
 // the row says: then a client that pushes again repairs it.
 func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os.File, error) {
+	if promise {
+		st.promises.make(repository, d) // before looking, lest it go in between
+	}
 	unknown := errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
 	var repo, blob, size int64
 	var loose sql.NullInt64
+	var damaged bool
 	err := st.get(`
-		SELECT l.repository, l.blob, l.loose, b.size
+		SELECT l.repository, l.blob, l.loose, b.size, b.damaged IS NOT NULL
 		FROM repository r
 		JOIN blob b ON b.digest = ?
 		JOIN link l ON l.repository = r.id AND l.blob = b.id
 		WHERE r.name = ?`,
-		[]any{d, repository}, &repo, &blob, &loose, &size)
-	if errors.Is(err, sql.ErrNoRows) {
+		[]any{d, repository}, &repo, &blob, &loose, &size, &damaged)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && damaged {
 		return nil, unknown
 	}
 	if err != nil {
@@ -147,28 +163,120 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os
 			st.log.Warn("the grace of a blob cannot be extended", "digest", d, "error", err)
 		}
 	}
-	f, err := os.Open(st.path(d))
-	if err == nil {
-		var info fs.FileInfo
-		if info, err = f.Stat(); err == nil {
-			if info.Size() == size {
-				return f, nil
-			}
-			err = fmt.Errorf("the file has %d bytes, want %d: %w", info.Size(), size, errDamaged)
-		}
-		f.Close()
-	}
+	f, err := openSized(st.path(d), size)
 	switch {
+	case err == nil:
+		return f, nil
 	case errors.Is(err, fs.ErrNotExist) && !st.hasBlob(d):
 		return nil, unknown // collected meanwhile
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errDamaged):
-		st.log.Error("blob damaged; push it again to repair it", "digest", d, "error", err)
+		// If it cannot be recorded, the answer is still true.
+		if _, e := st.quarantine(d); e != nil {
+			st.log.Error("a damaged blob cannot be put aside", "digest", d, "error", e)
+		}
+		if !st.hasShard(d) {
+			break
+		}
 		return nil, unknown
 	}
 	return nil, fmt.Errorf("opening blob %s: %w", d, err)
 }
 
+// openSized opens a file that must have size bytes; errDamaged if it has not.
+func openSized(path string, size int64) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != size {
+		err = fmt.Errorf("the file has %d bytes, want %d: %w", info.Size(), size, errDamaged)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 var errDamaged = errors.New("damaged")
+
+// examine reads a blob's file and says what is wrong with it: nil if it is
+// what the row says, and an error that wraps errDamaged if it is not.
+func (st *store) examine(d digest.Digest, size int64) error {
+	f, err := openSized(st.path(d), size)
+	if err == nil {
+		defer f.Close()
+		dropCache(f) // what the disk has is the question, not what memory has
+		var sum digest.Digest
+		if sum, err = sumFile(f, d.Algorithm()); err == nil && sum != d {
+			err = fmt.Errorf("its bytes have the digest %s: %w", sum, errDamaged)
+		}
+		dropCache(f)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && st.hasShard(d):
+		return fmt.Errorf("the file is missing: %w", errDamaged)
+	case errors.Is(err, syscall.EIO):
+		return fmt.Errorf("%w: %w", err, errDamaged)
+	}
+	return err
+}
+
+// hasShard reports whether the directory is there in which d has its own. If
+// not, it is the disk that is missing, and not the blob.
+func (st *store) hasShard(d digest.Digest) bool {
+	_, err := os.Stat(filepath.Dir(filepath.Dir(st.path(d))))
+	return err == nil
+}
+
+// quarantine takes a blob out of service if its file is indeed not what the row
+// says, which it finds out by reading it: a push may have repaired it since it
+// looked bad, and memory may err too. The file is kept aside. It reports what
+// was wrong, nil if nothing was.
+func (st *store) quarantine(d digest.Digest) (wrong, err error) {
+	unlock := st.digests.lock(d.String())
+	defer unlock()
+	var size int64
+	err = st.get(`SELECT size FROM blob WHERE digest = ? AND damaged IS NULL`, []any{d}, &size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	wrong = st.examine(d, size)
+	if !errors.Is(wrong, errDamaged) {
+		return nil, wrong // nil, or what kept it from looking
+	}
+	st.log.Error("blob damaged; push it again to repair it", "digest", d, "error", wrong)
+	err = st.update(func(t *tx) error {
+		_, err := t.exec(`UPDATE blob SET damaged = ? WHERE digest = ?`, wrong.Error(), d)
+		return err
+	})
+	if err != nil {
+		return wrong, err
+	}
+	return wrong, st.putAside(d)
+}
+
+// putAside moves a blob's file, if there is one, to where nothing serves it.
+// The caller holds the digest's lock.
+func (st *store) putAside(d digest.Digest) error {
+	aside := st.aside(d)
+	if err := makeAll(filepath.Dir(aside)); err != nil {
+		return err
+	}
+	if err := os.Rename(st.path(d), aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(syncDir(filepath.Dir(aside)), syncDir(filepath.Dir(st.path(d))))
+}
+
+// aside is where a damaged file is kept.
+func (st *store) aside(d digest.Digest) string {
+	return filepath.Join(st.dir, "quarantine", d.Algorithm().String()+"-"+d.Encoded())
+}
 
 // hasBlob reports whether there is a row for the blob.
 func (st *store) hasBlob(d digest.Digest) bool {
@@ -202,6 +310,9 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 		}
 		return t.linkBlob(repo, blob)
 	})
+	if err == nil {
+		st.promises.make(repository, d)
+	}
 	st.wakeJanitor()
 	return err
 }
@@ -223,7 +334,7 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if err := t.unlinkBlob(repo, blob, d); err != nil {
+		if _, err := t.unlinkBlob(repo, blob, d); err != nil {
 			return err
 		}
 		return t.dropRepository(repo)
@@ -248,12 +359,12 @@ func (t *tx) findBlob(repository string, d digest.Digest) (repo, blob int64, err
 	return repo, blob, err
 }
 
-// linked returns the id of a blob that the repository has; sql.ErrNoRows if it
-// does not.
-func (t *tx) linked(repo int64, d digest.Digest) (blob int64, err error) {
-	err = t.get(`SELECT b.id FROM blob b JOIN link l ON l.repository = ? AND l.blob = b.id
-		WHERE b.digest = ?`, []any{repo, d}, &blob)
-	return blob, err
+// linked returns the id of a blob that the repository has, and whether its
+// bytes are sound as far as is known; sql.ErrNoRows if it does not have it.
+func (t *tx) linked(repo int64, d digest.Digest) (blob int64, sound bool, err error) {
+	err = t.get(`SELECT b.id, b.damaged IS NULL FROM blob b JOIN link l ON l.repository = ? AND l.blob = b.id
+		WHERE b.digest = ?`, []any{repo, d}, &blob, &sound)
+	return blob, sound, err
 }
 
 // linkBlob makes a blob visible in a repository. Its grace counts from now,
@@ -268,17 +379,21 @@ func (t *tx) linkBlob(repo, blob int64) error {
 }
 
 // unlinkBlob takes a blob out of a repository. With the last link the blob's
-// row goes, and its file is due for removal (2).
-func (t *tx) unlinkBlob(repo, blob int64, d digest.Digest) error {
+// row goes, and its file is due for removal (2): then it returns its size, else
+// -1.
+func (t *tx) unlinkBlob(repo, blob int64, d digest.Digest) (freed int64, err error) {
 	if _, err := t.exec(`DELETE FROM link WHERE repository = ? AND blob = ?`, repo, blob); err != nil {
-		return err
+		return -1, err
 	}
-	n, err := t.exec(`DELETE FROM blob WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM link WHERE blob = ?1)`, blob)
-	if err != nil || n == 0 {
-		return err
+	err = t.get(`DELETE FROM blob WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM link WHERE blob = ?1) RETURNING size`, []any{blob}, &freed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return -1, nil
 	}
-	_, err = t.exec(`INSERT OR IGNORE INTO trash (digest) VALUES (?)`, d)
-	return err
+	if err != nil {
+		return -1, err
+	}
+	_, err = t.exec(`INSERT OR REPLACE INTO trash (digest, size) VALUES (?, ?)`, d, freed)
+	return freed, err
 }
 
 // A keyLock is a mutex per key. The zero value is ready.

@@ -1,96 +1,114 @@
 // Does what is on the disk agree with what is promised?
 //
 // check verifies the invariants at the head of store.go, and exactly those. It
-// trusts no column that it can work out: manifests are parsed again. It is the
-// last line of every test, and `berth check` for people.
+// trusts no column that it can work out: manifests are parsed again, and counts
+// are counted. It is the last line of every test, and `berth check` for people.
+//
+// It may look while the registry is in use: all of the database at one moment,
+// then the files, a little at a time; and what seems wrong with a file only
+// counts if it is wrong when nobody can be at work on it.
 
 package main
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
 
 // A report is what check found.
 type report struct {
+	snapshot
+	st     *store
+	deep   bool
+	sparse bool // what a manifest refers to may be absent
+
 	repositories, manifests, tags, blobs, uploads int
-	bytes                                         int64    // of blobs
-	problems                                      []string // broken invariants
-	rubbish                                       []string // files that belong to nothing, which is allowed (1)
+	bytes                                         int64     // of blobs
+	findings                                      []finding // broken invariants
+	damaged                                       []string  // what is known to be damaged, and who needs it
+	rubbish                                       []string  // files that belong to nothing, which is allowed (1)
 }
 
-func (r *report) problemf(format string, args ...any) {
-	r.problems = append(r.problems, fmt.Sprintf(format, args...))
+// A finding is a broken invariant, and what repair does about it.
+type finding struct {
+	problem string
+	repair  func(*store) (did string, err error) // nil if there is nothing to be done
 }
 
-// check looks at everything stored; deep also reads and hashes every blob. The
-// error is for what kept it from looking. Nothing may be written meanwhile.
-func (st *store) check(deep bool) (*report, error) {
-	r := &report{}
-	for _, step := range []func(*report) error{st.checkDatabase, st.checkManifests, st.checkTags, st.checkLoose, st.checkUploads} {
-		if err := step(r); err != nil {
-			return nil, fmt.Errorf("checking: %w", err)
+func (r *report) problemf(format string, args ...any) { r.findf(nil, format, args...) }
+
+func (r *report) findf(repair func(*store) (string, error), format string, args ...any) {
+	r.findings = append(r.findings, finding{fmt.Sprintf(format, args...), repair})
+}
+
+// check looks at everything stored; deep also reads and hashes every blob, and
+// calls read with the number of bytes of each. The error is for what kept it
+// from looking.
+func (st *store) check(ctx context.Context, deep bool, read func(int64)) (*report, error) {
+	r := &report{st: st, deep: deep}
+	err := st.look(ctx, func(s snapshot) error {
+		r.snapshot = s
+		for _, step := range []func() error{r.checkDatabase, r.checkManifests, r.checkTags, r.checkLoose, r.checkCounts, r.checkDamaged, r.checkUploads} {
+			if err := step(); err != nil {
+				return err
+			}
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("checking: %w", err)
 	}
-	if err := st.checkFiles(r, deep); err != nil {
+	if err := r.checkFiles(ctx, read); err != nil {
 		return nil, fmt.Errorf("checking files: %w", err)
 	}
 	return r, nil
 }
 
-// each calls fn for every row of a query.
-func (st *store) each(query string, fn func(*sql.Rows) error, args ...any) error {
-	rows, err := st.db.Query(query, args...)
-	if err != nil {
+func (r *report) checkDatabase() error {
+	if err := r.get(`SELECT sparse FROM meta`, nil, &r.sparse); err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := fn(rows); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
-func (st *store) checkDatabase(r *report) error {
-	err := st.each(`PRAGMA integrity_check`, func(rows *sql.Rows) error {
+	err := r.rows(func(rows *sql.Rows) error {
 		text, err := scanOne[string](rows)
 		if err == nil && text != "ok" {
 			r.problemf("database: %s", text)
 		}
 		return err
-	})
+	}, `PRAGMA integrity_check`)
 	if err != nil {
 		return err
 	}
-	return st.each(`PRAGMA foreign_key_check`, func(rows *sql.Rows) error {
+	return r.rows(func(rows *sql.Rows) error {
 		var table, parent string
 		var row, key sql.NullInt64
 		err := rows.Scan(&table, &row, &parent, &key)
 		r.problemf("database: a row of %s refers to one missing in %s", table, parent)
 		return err
-	})
+	}, `PRAGMA foreign_key_check`)
 }
 
 // checkManifests verifies (3) from the manifests' bytes.
-func (st *store) checkManifests(r *report) error {
-	return st.each(`SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body
-		FROM manifest m JOIN repository r ON r.id = m.repository`, func(rows *sql.Rows) error {
+func (r *report) checkManifests() error {
+	return r.rows(func(rows *sql.Rows) error {
 		var x checkedManifest
-		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.body); err != nil {
+		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.body, &x.damaged); err != nil {
 			return err
 		}
 		r.manifests++
-		return st.checkManifest(r, x)
-	})
+		if x.damaged {
+			return nil // its bytes cannot tell
+		}
+		return r.checkManifest(x)
+	}, `SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body, m.damaged IS NOT NULL
+		FROM manifest m JOIN repository r ON r.id = m.repository`)
 }
 
 // A checkedManifest is a row of the manifest table.
@@ -99,12 +117,16 @@ type checkedManifest struct {
 	name, mediaType string
 	digest, subject digest.Digest
 	body            []byte
+	damaged         bool
 }
 
-func (st *store) checkManifest(r *report, x checkedManifest) error {
+func (r *report) checkManifest(x checkedManifest) error {
 	where := x.name + "@" + x.digest.String()
-	if x.digest.Algorithm().FromBytes(x.body) != x.digest {
-		r.problemf("manifest %s: its bytes have another digest", where)
+	if why := examineManifest(x.digest, x.body); why != nil {
+		r.findf(func(st *store) (string, error) {
+			return "taken out of service; push it again", st.damageManifest(x.id, why)
+		},
+			"manifest %s: %v", where, why)
 		return nil
 	}
 	m, err := parseManifest(x.body, x.mediaType, x.digest)
@@ -112,14 +134,15 @@ func (st *store) checkManifest(r *report, x checkedManifest) error {
 		r.problemf("manifest %s: %v", where, err)
 		return nil
 	}
+	relate := func(st *store) (string, error) { return "recorded anew", st.relate(x.repo, x.id, m) }
 	if m.subject != x.subject {
-		r.problemf("manifest %s: subject %s, recorded %s", where, m.subject, x.subject)
+		r.findf(relate, "manifest %s: subject %s, recorded %s", where, m.subject, x.subject)
 	}
-	uses, err := column[digest.Digest](st, `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
+	uses, err := listed(r.snapshot, scanOne[digest.Digest], `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
 	if err != nil {
 		return err
 	}
-	names, err := column[digest.Digest](st, `SELECT digest FROM names WHERE manifest = ?`, x.id)
+	names, err := listed(r.snapshot, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, x.id)
 	if err != nil {
 		return err
 	}
@@ -127,161 +150,356 @@ func (st *store) checkManifest(r *report, x checkedManifest) error {
 	used, named := set(uses), set(names)
 	mayUse, mayName := set(m.blobs, m.children), set(m.children, m.foreign, m.blobs)
 	for _, d := range m.blobs {
-		if !used[d] && !(st.sparse && named[d]) {
-			r.problemf("manifest %s: blob %s is not recorded as used (3)", where, d)
+		if !used[d] && !(r.sparse && named[d]) {
+			r.findf(relate, "manifest %s: blob %s is not recorded as used (3)", where, d)
 		}
 	}
 	for _, d := range slices.Concat(m.children, m.foreign) {
 		if !named[d] {
-			r.problemf("manifest %s: %s is not recorded as named (3)", where, d)
+			r.findf(relate, "manifest %s: %s is not recorded as named (3)", where, d)
 		}
 	}
 	for d := range used {
 		if !mayUse[d] {
-			r.problemf("manifest %s: blob %s is recorded as used and is not", where, d)
+			r.findf(relate, "manifest %s: blob %s is recorded as used and is not", where, d)
 		}
 	}
 	for d := range named {
 		if !mayName[d] {
-			r.problemf("manifest %s: %s is recorded as named and is not", where, d)
+			r.findf(relate, "manifest %s: %s is recorded as named and is not", where, d)
 		}
 	}
 	for _, d := range m.children {
-		if st.sparse {
+		if r.sparse {
 			break
 		}
-		found, err := st.strings(`SELECT digest FROM manifest WHERE repository = ?1 AND digest = ?2
-			UNION SELECT b.digest FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2`, x.repo, d)
+		var found bool
+		err := r.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2)
+			OR EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2)`, []any{x.repo, d}, &found)
 		if err != nil {
 			return err
 		}
-		if len(found) == 0 {
-			r.problemf("index %s: member %s is missing (3)", where, d)
+		if !found {
+			r.problemf("index %s: member %s is missing (3); push it again", where, d)
 		}
 	}
 	return nil
 }
 
 // checkTags verifies (5).
-func (st *store) checkTags(r *report) error {
-	if err := st.get(`SELECT count(*) FROM tag`, nil, &r.tags); err != nil {
+func (r *report) checkTags() error {
+	err := errors.Join(r.get(`SELECT count(*) FROM tag`, nil, &r.tags), r.get(`SELECT count(*) FROM repository`, nil, &r.repositories))
+	if err != nil {
 		return err
 	}
-	if err := st.get(`SELECT count(*) FROM repository`, nil, &r.repositories); err != nil {
+	return r.rows(func(rows *sql.Rows) error {
+		var repo int64
+		var tag string
+		err := rows.Scan(&repo, &tag)
+		r.findf(sqlRepair("tag removed", `DELETE FROM tag WHERE repository = ? AND name = ?`, repo, tag),
+			"tag %s points into another repository (5)", tag)
 		return err
-	}
-	return st.each(`SELECT t.name FROM tag t JOIN manifest m ON m.id = t.manifest WHERE m.repository <> t.repository`,
-		func(rows *sql.Rows) error {
-			tag, err := scanOne[string](rows)
-			r.problemf("tag %s points into another repository (5)", tag)
+	}, `SELECT t.repository, t.name FROM tag t JOIN manifest m ON m.id = t.manifest WHERE m.repository <> t.repository`)
+}
+
+// sqlRepair is a repair in one statement.
+func sqlRepair(did, query string, args ...any) func(*store) (string, error) {
+	return func(st *store) (string, error) {
+		return did, st.update(func(t *tx) error {
+			_, err := t.exec(query, args...)
 			return err
 		})
+	}
 }
 
 // checkLoose verifies (6), and that nothing lies about that the janitor would
 // never find.
-func (st *store) checkLoose(r *report) error {
-	for _, q := range []struct{ query, problem string }{
-		{`SELECT b.digest FROM link JOIN blob b ON b.id = link.blob WHERE (link.loose IS NULL) <> (` + linkLive + `)`,
-			"blob %s: loose and referred to, or neither (6)"},
-		{`SELECT digest FROM manifest WHERE (loose IS NULL) <> (` + manifestLive + `)`,
-			"manifest %s: loose and referred to, or neither (6)"},
-		{`SELECT digest FROM blob b WHERE NOT EXISTS (SELECT 1 FROM link l WHERE l.blob = b.id)`,
-			"blob %s: in no repository (6)"},
-		{`SELECT digest FROM trash WHERE digest IN (SELECT digest FROM blob)`,
-			"blob %s: its file is due for removal (2)"},
-		{`SELECT name FROM repository r WHERE NOT EXISTS (SELECT 1 FROM link WHERE repository = r.id)
+func (r *report) checkLoose() error {
+	type row struct {
+		what      string
+		repo, key int64
+	}
+	for _, q := range []struct {
+		query, problem string
+		repair         func(row) func(*tx) error
+	}{
+		{`SELECT b.digest, link.repository, link.blob FROM link JOIN blob b ON b.id = link.blob WHERE (link.loose IS NULL) <> (` + linkLive + `)`,
+			"blob %s: loose and referred to, or neither (6)",
+			func(x row) func(*tx) error { return func(t *tx) error { return t.settleLink(x.repo, x.key) } }},
+		{`SELECT digest, repository, id FROM manifest WHERE (loose IS NULL) <> (` + manifestLive + `)`,
+			"manifest %s: loose and referred to, or neither (6)",
+			func(x row) func(*tx) error {
+				return func(t *tx) error { return t.settleManifest(x.repo, digest.Digest(x.what)) }
+			}},
+		{`SELECT digest, 0, id FROM blob b WHERE NOT EXISTS (SELECT 1 FROM link l WHERE l.blob = b.id)`,
+			"blob %s: in no repository (6)",
+			func(x row) func(*tx) error {
+				return func(t *tx) error { _, err := t.unlinkBlob(0, x.key, digest.Digest(x.what)); return err }
+			}},
+		{`SELECT digest, 0, 0 FROM trash WHERE digest IN (SELECT digest FROM blob)`,
+			"blob %s: its file is due for removal (2)",
+			func(x row) func(*tx) error {
+				return func(t *tx) error { _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, x.what); return err }
+			}},
+		{`SELECT name, id, 0 FROM repository r WHERE NOT EXISTS (SELECT 1 FROM link WHERE repository = r.id)
 			AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository = r.id)`,
-			"repository %s: empty"},
+			"repository %s: empty",
+			func(x row) func(*tx) error { return func(t *tx) error { return t.dropRepository(x.repo) } }},
 	} {
-		found, err := st.strings(q.query)
+		found, err := listed(r.snapshot, func(rows *sql.Rows) (x row, err error) {
+			err = rows.Scan(&x.what, &x.repo, &x.key)
+			return x, err
+		}, q.query)
 		if err != nil {
 			return err
 		}
 		for _, x := range found {
-			r.problemf(q.problem, x)
+			r.findf(func(st *store) (string, error) { return "put in order", st.update(q.repair(x)) }, q.problem, x.what)
 		}
 	}
 	return nil
 }
 
-func (st *store) checkUploads(r *report) error {
-	known, err := st.strings(`SELECT id FROM upload`)
+// checkCounts counts what the triggers have counted.
+func (r *report) checkCounts() error {
+	for _, q := range []string{
+		`SELECT 'blob ' || digest FROM blob WHERE (links, kept) IS NOT
+			(SELECT count(*), count(*) - count(loose) FROM link WHERE blob = blob.id)`,
+		`SELECT 'repository ' || name FROM repository r WHERE
+			(tags, manifests, loose_manifests, manifest_bytes, blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes) IS NOT
+			(SELECT (SELECT count(*) FROM tag WHERE repository = r.id),
+				(SELECT count(*) FROM manifest WHERE repository = r.id),
+				(SELECT count(loose) FROM manifest WHERE repository = r.id),
+				(SELECT coalesce(sum(length(body)), 0) FROM manifest WHERE repository = r.id),
+				count(*), coalesce(sum(b.size), 0),
+				coalesce(sum(b.links > 1), 0), coalesce(sum(iif(b.links > 1, b.size, 0)), 0),
+				count(l.loose), coalesce(sum(iif(l.loose IS NULL, 0, b.size)), 0)
+			FROM link l JOIN blob b ON b.id = l.blob WHERE l.repository = r.id)`,
+		`SELECT 'all blobs' FROM total WHERE (blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes) IS NOT
+			(SELECT count(*), coalesce(sum(size), 0), coalesce(sum(links > 1), 0), coalesce(sum(iif(links > 1, size, 0)), 0),
+				coalesce(sum(kept = 0), 0), coalesce(sum(iif(kept = 0, size, 0)), 0) FROM blob)`,
+	} {
+		found, err := listed(r.snapshot, scanOne[string], q)
+		if err != nil {
+			return err
+		}
+		for _, what := range found {
+			r.findf(func(st *store) (string, error) {
+				return "counted again", st.update(func(t *tx) error { return t.script(recount) })
+			},
+				"figures: those of %s are wrong", what)
+		}
+	}
+	return nil
+}
+
+// checkDamaged tells what is out of service, and of what it is a part.
+func (r *report) checkDamaged() error {
+	return r.rows(func(rows *sql.Rows) error {
+		var what, why string
+		var user sql.NullString
+		if err := rows.Scan(&what, &why, &user); err != nil {
+			return err
+		}
+		if user.Valid {
+			what += ", needed by " + user.String
+		}
+		r.damaged = append(r.damaged, what+": "+why)
+		return nil
+	}, `SELECT 'blob ' || b.digest, b.damaged, (SELECT r.name || coalesce(':' || t.name, '@' || m.digest)
+			FROM link l JOIN uses u ON u.repository = l.repository AND u.blob = l.blob
+			JOIN manifest m ON m.id = u.manifest JOIN repository r ON r.id = m.repository
+			LEFT JOIN tag t ON t.manifest = m.id WHERE l.blob = b.id ORDER BY t.name IS NULL LIMIT 1)
+		FROM blob b WHERE b.damaged IS NOT NULL
+		UNION ALL SELECT 'manifest ' || m.digest, m.damaged, r.name || coalesce(':' || (SELECT min(t.name) FROM tag t WHERE t.manifest = m.id), '')
+		FROM manifest m JOIN repository r ON r.id = m.repository WHERE m.damaged IS NOT NULL`)
+}
+
+func (r *report) checkUploads() error {
+	ids, err := listed(r.snapshot, scanOne[string], `SELECT id FROM upload`)
 	if err != nil {
 		return err
 	}
-	r.uploads = len(known)
-	entries, err := os.ReadDir(filepath.Join(st.dir, "uploads"))
+	r.uploads = len(ids)
+	entries, err := os.ReadDir(filepath.Join(r.st.dir, "uploads"))
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if !slices.Contains(known, e.Name()) {
-			r.rubbish = append(r.rubbish, filepath.Join("uploads", e.Name()))
+		if slices.Contains(ids, e.Name()) {
+			continue
+		}
+		// It may have begun, or ended, since.
+		known, err := r.st.knowsUpload(e.Name())
+		if err != nil {
+			return err
+		}
+		path := filepath.Join("uploads", e.Name())
+		if _, err := os.Stat(filepath.Join(r.st.dir, path)); err == nil && !known {
+			r.rubbish = append(r.rubbish, path)
 		}
 	}
 	return nil
 }
 
 // checkFiles verifies (1) in both directions.
-func (st *store) checkFiles(r *report, deep bool) error {
-	err := st.each(`SELECT digest, size FROM blob`, func(rows *sql.Rows) error {
-		var d digest.Digest
-		var size int64
-		if err := rows.Scan(&d, &size); err != nil {
+func (r *report) checkFiles(ctx context.Context, read func(int64)) error {
+	for _, s := range shards() {
+		rows, err := r.st.blobsIn(s)
+		if err != nil {
 			return err
 		}
-		r.blobs++
-		r.bytes += size
-		info, err := os.Stat(st.path(d))
-		switch {
-		case err != nil:
-			r.problemf("blob %s: %v (1)", d, err)
-		case info.Size() != size:
-			r.problemf("blob %s: its file has %d bytes, want %d (1)", d, info.Size(), size)
-		case deep:
-			if err := verifyFile(st.path(d), d); err != nil {
-				r.problemf("blob %s: %v (1)", d, err)
+		for _, b := range rows {
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
+			r.blobs++
+			r.bytes += b.size
+			if err := r.checkFile(b); err != nil {
+				return err
+			}
+			read(b.size)
 		}
+		strangers, err := r.st.strangersIn(s, rows)
+		if err != nil {
+			return err
+		}
+		r.rubbish = append(r.rubbish, strangers...)
+	}
+	return nil
+}
+
+func (r *report) checkFile(b blobRow) error {
+	if b.damaged {
+		return nil // and known to be
+	}
+	wrong := r.st.probe(b.digest, b.size, r.deep)
+	if wrong == nil {
 		return nil
-	})
+	}
+	// It may have gone, or come back, since.
+	unlock := r.st.digests.lock(b.digest.String())
+	defer unlock()
+	err := r.st.get(`SELECT size FROM blob WHERE digest = ? AND damaged IS NULL`, []any{b.digest}, &b.size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	root := filepath.Join(st.dir, "blobs")
-	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
+	if wrong = r.st.probe(b.digest, b.size, r.deep); wrong != nil {
+		r.findf(func(st *store) (string, error) {
+			_, err := st.quarantine(b.digest)
+			return "taken out of service; push it again", err
+		}, "blob %s: %v (1)", b.digest, wrong)
+	}
+	return nil
+}
+
+// probe says what is wrong with a blob's file, with a look at its size or, if
+// deep, at all of it.
+func (st *store) probe(d digest.Digest, size int64, deep bool) error {
+	if deep {
+		return st.examine(d, size)
+	}
+	f, err := openSized(st.path(d), size)
+	if err == nil {
+		f.Close()
+	}
+	return err
+}
+
+// A shard is the directory of the blobs whose digests begin alike.
+type shard struct{ algorithm, prefix string }
+
+// shards are all there are, in the order of digests.
+func shards() (list []shard) {
+	for _, algorithm := range []string{"sha256", "sha512"} {
+		for i := range 256 {
+			list = append(list, shard{algorithm, fmt.Sprintf("%02x", i)})
 		}
-		parts := strings.Split(filepath.ToSlash(strings.TrimPrefix(path, root+string(filepath.Separator))), "/")
-		if len(parts) == 4 && parts[3] == "data" {
-			d := digest.NewDigestFromEncoded(digest.Algorithm(parts[0]), parts[2])
-			if d.Validate() == nil && st.path(d) == path {
-				known, err := st.strings(`SELECT digest FROM blob WHERE digest = ?1
-					UNION ALL SELECT digest FROM trash WHERE digest = ?1`, d)
-				if err != nil || len(known) > 0 {
-					return err
+	}
+	return list
+}
+
+type blobRow struct {
+	digest  digest.Digest
+	size    int64
+	damaged bool
+}
+
+// blobsIn returns the rows of a shard, in order.
+func (st *store) blobsIn(s shard) ([]blobRow, error) {
+	from := s.algorithm + ":" + s.prefix
+	return column(st, func(rows *sql.Rows) (b blobRow, err error) {
+		err = rows.Scan(&b.digest, &b.size, &b.damaged)
+		return b, err
+	}, `SELECT digest, size, damaged IS NOT NULL FROM blob WHERE digest >= ? AND digest < ? ORDER BY digest`, from, from+"g")
+}
+
+// strangersIn returns the files of a shard that belong to nothing, relative to
+// the data directory. rows are the shard's.
+func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err error) {
+	known := make(map[string]bool, len(rows))
+	for _, b := range rows {
+		known[b.digest.Encoded()] = true
+	}
+	dir := filepath.Join("blobs", s.algorithm, s.prefix)
+	entries, err := os.ReadDir(filepath.Join(st.dir, dir))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if !e.IsDir() {
+			strangers = append(strangers, path)
+			continue
+		}
+		files, err := os.ReadDir(filepath.Join(st.dir, path))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, f := range files {
+			path := filepath.Join(path, f.Name())
+			if f.Name() == "data" {
+				d := digest.NewDigestFromEncoded(digest.Algorithm(s.algorithm), e.Name())
+				if known[e.Name()] || d.Validate() == nil && st.path(d) == filepath.Join(st.dir, path) && !st.ownerless(d) {
+					continue
 				}
 			}
+			strangers = append(strangers, path)
 		}
-		r.rubbish = append(r.rubbish, strings.TrimPrefix(path, st.dir+string(filepath.Separator)))
-		return nil
-	})
+	}
+	return strangers, nil
+}
+
+// ownerless reports whether a file is at the place of d that has no row of any
+// kind, and that no push is about to give one.
+func (st *store) ownerless(d digest.Digest) bool {
+	unlock := st.digests.lock(d.String())
+	defer unlock()
+	var n int
+	err := st.get(`SELECT (SELECT count(*) FROM blob WHERE digest = ?1) + (SELECT count(*) FROM trash WHERE digest = ?1)`, []any{d}, &n)
+	_, missing := os.Lstat(st.path(d))
+	return err == nil && n == 0 && missing == nil
 }
 
 // strings returns the one column of a query.
 func (st *store) strings(query string, args ...any) ([]string, error) {
-	return column[string](st, query, args...)
+	return column(st, scanOne[string], query, args...)
 }
 
-// column returns the one column of a query.
-func column[T any](st *store, query string, args ...any) ([]T, error) {
-	rows, err := st.db.Query(query, args...)
+// column returns the rows of a query.
+func column[T any](st *store, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	s, err := st.read(query)
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, scanOne[T])
+	rows, err := s.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scan)
 }
 
 func set(lists ...[]digest.Digest) map[digest.Digest]bool {
@@ -292,4 +510,49 @@ func set(lists ...[]digest.Digest) map[digest.Digest]bool {
 		}
 	}
 	return s
+}
+
+// checkCommand is `berth check`.
+func checkCommand(ctx context.Context, st *store, o options, out *console) error {
+	r, err := st.checkWithProgress(ctx, o.Deep, out)
+	if err != nil {
+		return err
+	}
+	out.printf("%s, %s, %s, %s with %s, %s\n", count(r.repositories, "repository"), count(r.manifests, "manifest"),
+		count(r.tags, "tag"), count(r.blobs, "blob"), size(r.bytes), count(r.uploads, "open upload"))
+	for _, path := range r.rubbish {
+		out.printf("left over, not served, may be removed: %s\n", path)
+	}
+	for _, what := range r.damaged {
+		out.printf("DAMAGED: %s\n", what)
+	}
+	for _, f := range r.findings {
+		out.printf("WRONG: %s\n", f.problem)
+	}
+	switch n := len(r.findings); {
+	case n > 0:
+		return fmt.Errorf("%s found wrong; `berth repair` puts in order what can be, and says what to push again", count(n, "thing"))
+	case len(r.damaged) > 0:
+		return fmt.Errorf("%s out of service; push the images again", count(len(r.damaged), "thing"))
+	case o.Deep:
+		out.printf("all is well\n")
+	default:
+		out.printf("all is well (the blobs' bytes were not read; --deep does)\n")
+	}
+	return nil
+}
+
+// checkWithProgress is check that tells how far it has come.
+func (st *store) checkWithProgress(ctx context.Context, deep bool, out *console) (*report, error) {
+	var total int64
+	if err := st.get(`SELECT bytes FROM total`, nil, &total); err != nil {
+		return nil, err
+	}
+	read := func(int64) {}
+	if deep {
+		p := out.progress("reading", total)
+		defer p.end()
+		read = p.add
+	}
+	return st.check(ctx, deep, read)
 }

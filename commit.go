@@ -337,6 +337,12 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	return r.RowsAffected()
 }
 
+// script runs statements that take no arguments and return nothing.
+func (t *tx) script(text string) error {
+	_, err := t.c.conn.ExecContext(context.Background(), text)
+	return err
+}
+
 // get scans the one row of query into dest; sql.ErrNoRows if there is none.
 func (t *tx) get(query string, args []any, dest ...any) error {
 	s, err := t.c.prepare(query)

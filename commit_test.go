@@ -7,6 +7,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -361,12 +362,12 @@ func openDirectory(t testing.TB, dir string) *store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		report, err := st.check(true)
+		report, err := st.check(context.Background(), true, func(int64) {})
 		if err != nil {
 			t.Errorf("checking %s: %v", filepath.Base(dir), err)
 		} else {
-			for _, p := range report.problems {
-				t.Errorf("check: %s", p)
+			for _, p := range report.findings {
+				t.Errorf("check: %s", p.problem)
 			}
 		}
 		if err := st.close(); err != nil {
@@ -379,7 +380,7 @@ func openDirectory(t testing.TB, dir string) *store {
 // directoryConfig is the configuration of `berth --data dir`.
 func directoryConfig(t testing.TB, dir string) storeConfig {
 	t.Helper()
-	cfg, err := parseConfig([]string{"--data", dir}, func(string) (string, bool) { return "", false }, io.Discard)
+	cfg, err := parseConfig("serve", []string{"--data", dir}, func(string) (string, bool) { return "", false }, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,7 +69,7 @@ func TestMain(m *testing.M) {
 func serveUntil(at string, args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	cfg, err := parseConfig(args, os.LookupEnv, os.Stderr)
+	cfg, err := parseConfig("serve", args, os.LookupEnv, os.Stderr)
 	if err != nil {
 		return err
 	}

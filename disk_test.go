@@ -674,7 +674,7 @@ func TestNewerDatabaseOnAReadOnlyDisk(t *testing.T) {
 	r.whileStopped(func() {
 		db := filepath.Join(r.cfg.dir, "berth.db")
 		inDatabase(t, db, "PRAGMA user_version = 99")
-		defer inDatabase(t, db, "PRAGMA user_version = 1")
+		defer inDatabase(t, db, fmt.Sprint("PRAGMA user_version = ", latestVersion))
 		makeReadOnly(t, disk)
 		st, err := openStore(r.cfg.storeConfig)
 		if err == nil {
@@ -744,8 +744,8 @@ func TestDamagedBlobIsUnknownUntilPushedAgain(t *testing.T) {
 			if err := damage.do(); err != nil {
 				t.Fatal(err)
 			}
-			report, err := r.st.check(false)
-			if err != nil || len(report.problems) != 1 || !strings.Contains(report.problems[0], d.String()) {
+			report, err := r.st.check(context.Background(), false, func(int64) {})
+			if err != nil || len(report.findings) != 1 || !strings.Contains(report.findings[0].problem, d.String()) {
 				t.Errorf("check = %v %v, want the damaged blob", report, err)
 			}
 			r.want(404, "GET", blob, nil).code("BLOB_UNKNOWN")
@@ -770,8 +770,8 @@ func TestDamagedBlobIsUnknownUntilPushedAgain(t *testing.T) {
 		if err := os.WriteFile(file, []byte(noise(81, len(content))), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		report, err := r.st.check(true)
-		if err != nil || len(report.problems) != 1 || !strings.Contains(report.problems[0], d.String()) {
+		report, err := r.st.check(context.Background(), true, func(int64) {})
+		if err != nil || len(report.findings) != 1 || !strings.Contains(report.findings[0].problem, d.String()) {
 			t.Errorf("check = %v %v, want the damaged blob", report, err)
 		}
 		r.pushBlob("home/app", content)
@@ -984,7 +984,7 @@ func TestNeverAnEmptyRegistryOverBlobs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.close()
-	if report, err := st.check(false); err != nil || len(report.rubbish) == 0 {
+	if report, err := st.check(context.Background(), false, func(int64) {}); err != nil || len(report.rubbish) == 0 {
 		t.Errorf("what the log held is gone, and check says %+v, %v", report, err)
 	}
 }

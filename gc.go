@@ -22,6 +22,10 @@
 // Grace is counted in uptime: a clock that jumps expires nothing, and a
 // registry that is off ages nothing. With nothing loose and no session open
 // the janitor sleeps until a request wakes it.
+//
+// Even when grace is over at once, by --grace 0 or `berth gc --now`, a push
+// under way keeps its layers: what a client was told in the last minutes to
+// exist stays (promises).
 
 package main
 
@@ -30,8 +34,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"math"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -97,25 +104,59 @@ func (st *store) shortestGrace() time.Duration {
 	return shortest
 }
 
+// graces say when what nothing refers to is due.
+type graces struct {
+	blob, untagged, upload time.Duration
+	keepUntagged           bool // manifests without a tag stay, however old
+	now                    bool // whatever is loose is due
+}
+
+func (st *store) graces() graces {
+	return graces{blob: st.grace, untagged: st.untaggedGrace, upload: st.uploadExpiry, keepUntagged: st.untaggedGrace == 0}
+}
+
+// A tally is what has been removed, or would be.
+type tally struct {
+	Uploads   int   `json:"uploads"`
+	Manifests int   `json:"manifests"`
+	Blobs     int   `json:"blobs"`
+	Bytes     int64 `json:"bytes"`    // of blobs
+	Promised  int   `json:"promised"` // kept, since a client was told lately that they exist
+}
+
 // collectDue removes all that is due now, and returns how long to wait for the
 // next; negative if nothing is loose.
 func (st *store) collectDue(ctx context.Context) (next time.Duration, err error) {
-	for ctx.Err() == nil {
-		n := 0
-		var errs []error // one that cannot be removed must not keep the others
-		for _, step := range []func() (int, error){st.expireUploads, st.collectManifests, st.collectLinks, st.emptyTrash} {
-			removed, err := step()
-			errs = append(errs, err)
-			n += removed
-		}
-		if err := errors.Join(errs...); err != nil {
-			return 0, err
-		}
-		if n == 0 {
-			break
-		}
+	if _, err := st.collect(ctx, st.graces()); err != nil {
+		return 0, err
 	}
 	return st.untilDue()
+}
+
+// collect removes all that is due by g, and what becomes due by that. It may
+// run beside the janitor.
+func (st *store) collect(ctx context.Context, g graces) (all tally, err error) {
+	for ctx.Err() == nil {
+		var c tally
+		var errs []error // one that cannot be removed must not keep the others
+		trash := 0
+		for _, step := range []func(graces, *tally) error{st.expireUploads, st.collectManifests, st.collectLinks} {
+			errs = append(errs, step(g, &c))
+		}
+		trash, err = st.emptyTrash()
+		if err := errors.Join(append(errs, err)...); err != nil {
+			return all, err
+		}
+		all.Uploads += c.Uploads
+		all.Manifests += c.Manifests
+		all.Blobs += c.Blobs
+		all.Bytes += c.Bytes
+		all.Promised = c.Promised
+		if c.Uploads+c.Manifests+c.Blobs+trash == 0 {
+			return all, nil
+		}
+	}
+	return all, ctx.Err()
 }
 
 // cutoff is the uptime before which what is loose is due, in seconds.
@@ -152,14 +193,15 @@ func (st *store) untilDue() (time.Duration, error) {
 }
 
 // expireUploads ends sessions that were idle for the expiry.
-func (st *store) expireUploads() (int, error) {
+func (st *store) expireUploads(g graces, c *tally) error {
 	s, err := st.read(`SELECT id, repository FROM upload WHERE used < ? ORDER BY used LIMIT ?`)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	rows, err := s.Query(st.cutoff(st.uploadExpiry), atOnce)
+	cutoff := st.cutoff(g.upload)
+	rows, err := s.Query(cutoff, atOnce)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	type session struct{ id, repository string }
 	due, err := collect(rows, func(rows *sql.Rows) (x session, err error) {
@@ -167,7 +209,7 @@ func (st *store) expireUploads() (int, error) {
 		return x, err
 	})
 	if err != nil {
-		return 0, err
+		return err
 	}
 	for _, x := range due {
 		u, err := st.findUpload(x.repository, x.id)
@@ -175,36 +217,36 @@ func (st *store) expireUploads() (int, error) {
 			continue // ended meanwhile
 		}
 		if err != nil {
-			return 0, err
+			return err
 		}
 		select {
 		case u.turn <- struct{}{}:
 		default:
 			// A request has been at work on it all the time.
 			if err := st.touchUpload(u); err != nil {
-				return 0, err
+				return err
 			}
 			continue
 		}
 		expired := false
 		if !u.ended {
-			expired, err = st.expireUpload(u)
+			expired, err = st.expireUpload(u, cutoff)
 		}
 		<-u.turn
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if !expired {
 			continue // used again, or ended, meanwhile
 		}
+		c.Uploads++
 		st.log.Info("upload expired", "repository", x.repository, "upload", x.id)
 	}
-	return len(due), nil
+	return nil
 }
 
 // expireUpload ends a session if it is still idle. The caller holds the turn.
-func (st *store) expireUpload(u *upload) (expired bool, err error) {
-	cutoff := st.cutoff(st.uploadExpiry)
+func (st *store) expireUpload(u *upload, cutoff int64) (expired bool, err error) {
 	err = st.updateLazy(func(t *tx) error {
 		n, err := t.exec(`DELETE FROM upload WHERE id = ? AND used < ?`, u.id, cutoff)
 		expired = n > 0
@@ -225,105 +267,133 @@ func (st *store) touchUpload(u *upload) error {
 	})
 }
 
-// collectManifests removes a batch of manifests that were loose for the grace.
-func (st *store) collectManifests() (n int, err error) {
-	if st.untaggedGrace == 0 {
-		return 0, nil
+// A looseRow is a manifest or a link that is due. The first three are the order
+// in which they go.
+type looseRow struct {
+	loose, repo, id int64 // id is the manifest's or the blob's
+	digest          digest.Digest
+	repository      string
+	freed           int64 // bytes of the blob, if its last link has gone; else -1
+}
+
+func scanLoose(rows *sql.Rows) (x looseRow, err error) {
+	err = rows.Scan(&x.loose, &x.repo, &x.id, &x.digest, &x.repository)
+	return x, err
+}
+
+// collectManifests removes the manifests that are due.
+func (st *store) collectManifests(g graces, c *tally) error {
+	if g.keepUntagged {
+		return nil
 	}
-	type row struct {
-		id, repo   int64
-		digest     digest.Digest
-		repository string
-	}
-	var due []row
-	n, err = st.collectLoose(`SELECT min(loose) FROM manifest WHERE loose < ?`, st.untaggedGrace, func(t *tx, cutoff int64) (int, error) {
-		due, err = list(t, func(rows *sql.Rows) (x row, err error) {
-			err = rows.Scan(&x.id, &x.repo, &x.digest, &x.repository)
-			return x, err
-		}, `SELECT m.id, m.repository, m.digest, r.name FROM manifest m JOIN repository r ON r.id = m.repository
-			WHERE m.loose < ? ORDER BY m.loose LIMIT ?`, cutoff, atOnce)
-		if err != nil {
-			return 0, err
-		}
-		for _, x := range due {
+	return st.collectLoose(g, g.untagged, c,
+		`SELECT m.loose, m.repository, m.id, m.digest, r.name FROM manifest m JOIN repository r ON r.id = m.repository
+			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL ORDER BY m.loose, m.id LIMIT ?5`,
+		`UPDATE manifest SET loose = ?3 WHERE repository = ?1 AND id = ?2`,
+		func(t *tx, x *looseRow) (gone bool, err error) {
 			live, err := t.live(`SELECT `+manifestLive+` FROM manifest WHERE id = ?`, x.id)
-			if err != nil {
-				return 0, err
+			if err != nil || live { // (6) says never; to be sure costs nothing
+				return false, errors.Join(err, t.settleManifest(x.repo, x.digest))
 			}
-			if live { // (6) says never; to be sure costs nothing
-				err = t.settleManifest(x.repo, x.digest)
-			} else {
-				err = t.removeManifest(x.repo, x.id, x.digest)
-			}
-			if err != nil {
-				return 0, err
-			}
-			if err := t.dropRepository(x.repo); err != nil {
-				return 0, err
-			}
-		}
-		return len(due), nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	for _, x := range due {
-		st.log.Info("untagged manifest collected", "repository", x.repository, "digest", x.digest)
-	}
-	return n, nil
+			return true, t.removeManifest(x.repo, x.id, x.digest)
+		},
+		func(x looseRow) {
+			c.Manifests++
+			st.log.Info("untagged manifest collected", "repository", x.repository, "digest", x.digest)
+		})
 }
 
-// collectLinks removes a batch of links that were loose for the grace, and the
-// rows of blobs that have no other.
-func (st *store) collectLinks() (n int, err error) {
-	type row struct {
-		repo, blob int64
-		digest     digest.Digest
-	}
-	return st.collectLoose(`SELECT min(loose) FROM link WHERE loose < ?`, st.grace, func(t *tx, cutoff int64) (int, error) {
-		due, err := list(t, func(rows *sql.Rows) (x row, err error) {
-			err = rows.Scan(&x.repo, &x.blob, &x.digest)
-			return x, err
-		}, `SELECT l.repository, l.blob, b.digest FROM link l JOIN blob b ON b.id = l.blob
-			WHERE l.loose < ? ORDER BY l.loose LIMIT ?`, cutoff, atOnce)
-		if err != nil {
-			return 0, err
-		}
-		for _, x := range due {
-			live, err := t.live(`SELECT `+linkLive+` FROM link WHERE repository = ? AND blob = ?`, x.repo, x.blob)
-			if err != nil {
-				return 0, err
+// collectLinks removes the links that are due, and the rows of blobs that have
+// no other.
+func (st *store) collectLinks(g graces, c *tally) error {
+	return st.collectLoose(g, g.blob, c,
+		`SELECT l.loose, l.repository, l.blob, b.digest, r.name
+			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
+			WHERE l.loose < ?1 AND (l.loose, l.repository, l.blob) > (?2, ?3, ?4)
+			ORDER BY l.loose, l.repository, l.blob LIMIT ?5`,
+		`UPDATE link SET loose = ?3 WHERE repository = ?1 AND blob = ?2`,
+		func(t *tx, x *looseRow) (gone bool, err error) {
+			live, err := t.live(`SELECT `+linkLive+` FROM link WHERE repository = ? AND blob = ?`, x.repo, x.id)
+			if err != nil || live { // likewise
+				return false, errors.Join(err, t.settleLink(x.repo, x.id))
 			}
-			if live { // likewise
-				err = t.settleLink(x.repo, x.blob)
-			} else {
-				err = t.unlinkBlob(x.repo, x.blob, x.digest)
+			x.freed, err = t.unlinkBlob(x.repo, x.id, x.digest)
+			return true, err
+		},
+		func(x looseRow) {
+			if x.freed >= 0 {
+				c.Blobs++
+				c.Bytes += x.freed
 			}
-			if err != nil {
-				return 0, err
-			}
-			if err := t.dropRepository(x.repo); err != nil {
-				return 0, err
-			}
-		}
-		return len(due), nil
-	})
+		})
 }
 
-// collectLoose runs collect in a write transaction if the query finds that
-// something is due.
-func (st *store) collectLoose(query string, grace time.Duration, collect func(t *tx, cutoff int64) (int, error)) (n int, err error) {
+// collectLoose goes through what the query finds due, in short transactions.
+// remove takes one away, or finds that it must stay; removed is called when
+// that is committed. What a client was promised lately gets a new time by
+// extend, so that it is looked at again when the promise has been kept.
+func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, extend string,
+	remove func(*tx, *looseRow) (bool, error), removed func(looseRow)) error {
+
 	cutoff := st.cutoff(grace)
-	var oldest sql.NullInt64
-	if err := st.get(query, []any{cutoff}, &oldest); err != nil || !oldest.Valid {
-		return 0, err
+	if g.now {
+		cutoff = math.MaxInt64
 	}
-	st.at("collecting")
-	err = st.update(func(t *tx) error {
-		n, err = collect(t, cutoff)
-		return err
-	})
-	return n, err
+	after := looseRow{loose: math.MinInt64}
+	for {
+		// Most times nothing is due, which a reader finds out.
+		due, err := column[looseRow](st, scanLoose, query, cutoff, after.loose, after.repo, after.id, 1)
+		if err != nil || len(due) == 0 {
+			return err
+		}
+		st.at("collecting")
+		// With a long grace the row itself tells of promises. With a short one,
+		// who makes a promise waits until it is seen what goes.
+		short := g.now || grace < 2*promiseTime
+		if short {
+			st.promises.mu.Lock()
+		}
+		var gone []looseRow
+		var promised int
+		err = st.update(func(t *tx) (err error) {
+			gone, promised = nil, 0
+			due, err = list(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, atOnce)
+			if err != nil {
+				return err
+			}
+			for _, x := range due {
+				if short && st.promises.held(x.repository, x.digest) {
+					promised++
+					if !g.now {
+						_, err = t.exec(extend, x.repo, x.id, t.clock+int64((promiseTime-grace)/time.Second))
+					}
+				} else if ok, e := remove(t, &x); e != nil {
+					err = e
+				} else if ok {
+					gone = append(gone, x)
+					err = t.dropRepository(x.repo)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if short {
+			st.promises.mu.Unlock()
+		}
+		if err != nil {
+			return err
+		}
+		for _, x := range gone {
+			removed(x)
+		}
+		c.Promised += promised
+		if len(due) < atOnce {
+			return nil
+		}
+		after = due[len(due)-1]
+	}
 }
 
 func (t *tx) live(query string, key ...any) (bool, error) {
@@ -379,6 +449,7 @@ func (st *store) unlink(d digest.Digest) error {
 		if err := syncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
+		os.Remove(st.aside(d)) // scrubbing removes what stays
 		st.log.Info("blob removed", "digest", d)
 	}
 	return st.updateLazy(func(t *tx) error {
@@ -388,4 +459,85 @@ func (st *store) unlink(d digest.Digest) error {
 			AND (?2 OR EXISTS (SELECT 1 FROM blob WHERE digest = ?1))`, d, removed)
 		return err
 	})
+}
+
+// promises remember for some minutes what clients were told to exist, where the
+// grace is too short to be remembered by. Bounded memory keeps hashes, in two
+// halves by age; a half that is full, and the time before the process, count as
+// having promised everything.
+type promises struct {
+	mu         sync.Mutex // guards the rest; held while what is not promised goes
+	uptime     func() time.Duration
+	begun      time.Duration // uptime when young began
+	young, old half
+	seed       maphash.Seed
+}
+
+type half struct {
+	hashes map[uint64]struct{}
+	all    bool
+}
+
+const (
+	// promiseTime is how long a promise holds at least; at most twice that.
+	promiseTime = 15 * time.Minute
+	maxPromises = 1 << 16 // of a half
+)
+
+func (p *promises) begin(uptime func() time.Duration) {
+	p.uptime, p.begun, p.seed = uptime, uptime(), maphash.MakeSeed()
+	p.old.all = true
+}
+
+// forget is for a store that no client has used.
+func (p *promises) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.young, p.old = half{}, half{}
+}
+
+// make promises that a repository's blob or manifest will stay for promiseTime.
+// Whoever sees it in the database after that may tell a client so.
+func (p *promises) make(repository string, d digest.Digest) {
+	hash := p.hash(repository, d)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.age()
+	if p.young.hashes == nil {
+		p.young.hashes = make(map[uint64]struct{})
+	}
+	if len(p.young.hashes) < maxPromises {
+		p.young.hashes[hash] = struct{}{}
+	} else {
+		p.young.all = true
+	}
+}
+
+// held reports whether there may be a promise. The caller holds mu until what
+// it does about it is done.
+func (p *promises) held(repository string, d digest.Digest) bool {
+	p.age()
+	hash := p.hash(repository, d)
+	for _, h := range []half{p.young, p.old} {
+		if _, ok := h.hashes[hash]; ok || h.all {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *promises) age() {
+	now := p.uptime()
+	if now-p.begun < promiseTime {
+		return
+	}
+	p.old = p.young
+	if now-p.begun >= 2*promiseTime {
+		p.old = half{}
+	}
+	p.young, p.begun = half{}, now
+}
+
+func (p *promises) hash(repository string, d digest.Digest) uint64 {
+	return maphash.Comparable(p.seed, [2]string{repository, d.String()})
 }

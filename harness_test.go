@@ -36,7 +36,7 @@ type registry struct {
 // may change the configuration.
 func startRegistry(t testing.TB, options ...func(*config)) *registry {
 	t.Helper()
-	cfg, err := parseConfig([]string{"--data", t.TempDir()}, func(string) (string, bool) { return "", false }, io.Discard)
+	cfg, err := parseConfig("serve", []string{"--data", t.TempDir()}, func(string) (string, bool) { return "", false }, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,13 +83,13 @@ func (r *registry) stop() {
 
 func (r *registry) check() {
 	r.t.Helper()
-	report, err := r.st.check(true)
+	report, err := r.st.check(context.Background(), true, func(int64) {})
 	if err != nil {
 		r.t.Errorf("check: %v", err)
 		return
 	}
-	for _, p := range report.problems {
-		r.t.Errorf("check: %s", p)
+	for _, f := range report.findings {
+		r.t.Errorf("check: %s", f.problem)
 	}
 	for _, p := range report.rubbish {
 		r.t.Errorf("check: left over: %s", p)

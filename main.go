@@ -40,8 +40,13 @@ const usage = `Berth: a container registry in one file.
   berth                                  serve ./data on port 5000
   berth --addr 127.0.0.1:8080            on another address
   berth --data /srv/berth                from another directory
-  berth check --deep                     verify everything stored (stop the server first)
   berth version
+
+On the registry in --data, whether it is being served or not:
+
+  berth stats [NAME] [--json]            how much is stored, and what of it is garbage
+  berth gc [--now] [--dry-run] [--json]  remove what is due; what is not due too; only say what and why
+  berth check [--deep]                   verify what is stored; read every byte of it too
 
   docker tag alpine localhost:5000/alpine
   docker push localhost:5000/alpine
@@ -89,9 +94,8 @@ type config struct {
 	addr string
 	storeConfig
 	serverConfig
-	log  *slog.Logger
-	deep bool // of check
-	args []string
+	log *slog.Logger
+	options
 }
 
 // run is the program. It returns when it has done what args say, or when ctx
@@ -101,7 +105,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		command, args = args[0], args[1:]
 	}
-	cfg, err := parseConfig(args, env, stderr)
+	cfg, err := parseConfig(command, args, env, stderr)
 	if errors.Is(err, flag.ErrHelp) || err == nil && command == "help" {
 		_, err := io.WriteString(stdout, usage)
 		return err
@@ -109,20 +113,18 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	if err != nil {
 		return err
 	}
-	if len(cfg.args) > 0 {
-		return fmt.Errorf("unexpected %q; see berth -h", cfg.args[0])
-	}
 	switch command {
 	case "serve":
 		return serve(ctx, cfg, stdout)
-	case "check":
-		return check(cfg, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, "berth", version())
 		return err
 	}
-	return fmt.Errorf("unknown command %q; see berth -h", command)
+	return runCommand(ctx, cfg, stdout)
 }
+
+// maxArgs is how many arguments a command takes, and so which commands are.
+var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "gc": 0, "stats": 1}
 
 // textFlags are flags that mean something else than what they are.
 type textFlags struct {
@@ -133,8 +135,9 @@ type textFlags struct {
 	stall   time.Duration
 }
 
-// newFlags defines every flag; the usage text describes them.
-func newFlags(cfg *config, text *textFlags) *flag.FlagSet {
+// newFlags defines every flag; the usage text describes them. Those of the
+// server hold for a command that opens the store itself.
+func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	flags := flag.NewFlagSet("berth", flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // run prints the error, and the usage for -h
 	flags.StringVar(&cfg.addr, "addr", ":5000", "")
@@ -151,15 +154,30 @@ func newFlags(cfg *config, text *textFlags) *flag.FlagSet {
 	flags.DurationVar(&text.stall, "stall-timeout", time.Minute, "")
 	flags.TextVar(&text.level, "log-level", slog.LevelInfo, "")
 	flags.StringVar(&text.format, "log-format", "text", "")
-	flags.BoolVar(&cfg.deep, "deep", false, "")
+	switch command {
+	case "check":
+		flags.BoolVar(&cfg.Deep, "deep", false, "")
+	case "gc":
+		flags.BoolVar(&cfg.Now, "now", false, "")
+		flags.BoolVar(&cfg.DryRun, "dry-run", false, "")
+		flags.BoolVar(&cfg.JSON, "json", false, "")
+	case "stats":
+		flags.BoolVar(&cfg.JSON, "json", false, "")
+	}
 	return flags
 }
 
-// parseConfig reads flags, and the environment for those not given.
-func parseConfig(args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
+// parseConfig reads flags, and the environment for those not given. Flags and
+// arguments may come in any order.
+func parseConfig(command string, args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
 	cfg := &config{}
+	cfg.Command = command
+	most, known := maxArgs[command]
+	if !known {
+		return nil, fmt.Errorf("unknown command %q; see berth -h", command)
+	}
 	var text textFlags
-	flags := newFlags(cfg, &text)
+	flags := newFlags(command, cfg, &text)
 	var bad error
 	flags.VisitAll(func(f *flag.Flag) {
 		key := "BERTH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
@@ -172,10 +190,19 @@ func parseConfig(args []string, env func(string) (string, bool), stderr io.Write
 	if bad != nil {
 		return nil, bad
 	}
-	if err := flags.Parse(args); err != nil {
-		return nil, err
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if flags.NArg() == 0 {
+			break
+		}
+		cfg.Args = append(cfg.Args, flags.Arg(0))
+		args = flags.Args()[1:]
 	}
-	cfg.args = flags.Args()
+	if len(cfg.Args) > most {
+		return nil, fmt.Errorf("unexpected %q; see berth -h", cfg.Args[most])
+	}
 	for name, d := range map[string]time.Duration{"grace": cfg.grace, "untagged-grace": cfg.untaggedGrace,
 		"upload-expiry": cfg.uploadExpiry, "stall-timeout": text.stall} {
 		if d < 0 {
@@ -246,6 +273,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	var background sync.WaitGroup
 	backgroundCtx, stopBackground := context.WithCancel(context.Background())
 	background.Go(func() { st.janitor(backgroundCtx) })
+	waitForCommands := serveCommands(backgroundCtx, st)
 
 	headerTimeout := headerTimeout
 	if cfg.stallTimeout > 0 {
@@ -274,6 +302,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		cancel()
 	}
 	stopBackground()
+	waitForCommands()
 	background.Wait()
 	if !s.wait(5 * time.Second) {
 		// A crash would do no more, and loses nothing.
@@ -308,39 +337,6 @@ func greet(w io.Writer, cfg *config, addr net.Addr) {
 	if !cfg.readOnly {
 		fmt.Fprintf(w, "Try:  docker tag alpine %[1]s/alpine && docker push %[1]s/alpine\n", address)
 	}
-}
-
-// check is `berth check`: it verifies a data directory that no server uses.
-func check(cfg *config, stdout io.Writer) error {
-	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
-		return fmt.Errorf("no registry there: %w", err)
-	}
-	st, err := openStore(cfg.storeConfig)
-	if err != nil {
-		return err
-	}
-	r, err := st.check(cfg.deep)
-	err = errors.Join(err, st.close())
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(stdout, "%d repositories, %d manifests, %d tags, %d blobs with %d bytes, %d open uploads\n",
-		r.repositories, r.manifests, r.tags, r.blobs, r.bytes, r.uploads)
-	for _, path := range r.rubbish {
-		fmt.Fprintln(stdout, "left over, not served, may be removed:", path)
-	}
-	for _, p := range r.problems {
-		fmt.Fprintln(stdout, "WRONG:", p)
-	}
-	if n := len(r.problems); n > 0 {
-		return fmt.Errorf("%d things are wrong; pushing an image again repairs its blobs", n)
-	}
-	if !cfg.deep {
-		fmt.Fprintln(stdout, "all is well (the blobs' bytes were not read; --deep does)")
-	} else {
-		fmt.Fprintln(stdout, "all is well")
-	}
-	return nil
 }
 
 // version is the module's version, or the commit it was built from.

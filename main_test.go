@@ -102,7 +102,7 @@ func TestCheckCommandFindsDamage(t *testing.T) {
 func TestConfiguration(t *testing.T) {
 	env := map[string]string{"BERTH_ADDR": "127.0.0.1:1", "BERTH_NO_DELETE": "true", "BERTH_GRACE": "90m", "BERTH_MAX_BLOB_SIZE": "10GiB"}
 	lookup := func(key string) (string, bool) { v, ok := env[key]; return v, ok }
-	cfg, err := parseConfig([]string{"--addr", ":7", "--log-format", "json"}, lookup, io.Discard)
+	cfg, err := parseConfig("serve", []string{"--addr", ":7", "--log-format", "json"}, lookup, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestUsageNamesEveryFlag(t *testing.T) {
 			t.Errorf("berth %v: %v\n%s", args, err, out)
 		}
 	}
-	newFlags(&config{}, &textFlags{}).VisitAll(func(f *flag.Flag) {
+	newFlags("serve", &config{}, &textFlags{}).VisitAll(func(f *flag.Flag) {
 		if !strings.Contains(usage, "--"+f.Name) {
 			t.Errorf("--%s is not in the usage text", f.Name)
 		}

@@ -21,3 +21,7 @@ func syncData(f *os.File) error {
 func startWriteback(f *os.File, off, n int64) {
 	unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
+
+// dropCache asks the kernel to forget what it has of f in memory, so that the
+// next read is of the disk, or does not keep from memory what is of more use.
+func dropCache(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }

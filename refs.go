@@ -31,6 +31,9 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 	key := manifestKey{repository, ref}
 	m, version := st.manifests.get(key)
 	if m != nil {
+		if promise {
+			st.promises.make(repository, m.digest)
+		}
 		return m, nil
 	}
 	m = &storedManifest{}
@@ -42,14 +45,14 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 			SELECT m.id, m.digest, m.media_type, m.loose, m.body
 			FROM repository r
 			JOIN tag t ON t.repository = r.id AND t.name = ?
-			JOIN manifest m ON m.id = t.manifest
+			JOIN manifest m ON m.id = t.manifest AND m.damaged IS NULL
 			WHERE r.name = ?`,
 			[]any{ref.tag, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
 	} else {
 		err = st.get(`
 			SELECT m.id, m.digest, m.media_type, m.loose, m.body
 			FROM repository r
-			JOIN manifest m ON m.repository = r.id AND m.digest = ?
+			JOIN manifest m ON m.repository = r.id AND m.digest = ? AND m.damaged IS NULL
 			WHERE r.name = ?`,
 			[]any{ref.digest, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
 	}
@@ -58,6 +61,9 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking up manifest %s in %s: %w", ref, repository, err)
+	}
+	if promise {
+		st.promises.make(repository, m.digest)
 	}
 	if loose.Valid && st.untaggedGrace > 0 && st.dueSoon(loose.Int64, st.untaggedGrace) {
 		err := st.keep(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`,
@@ -79,9 +85,10 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 
 // putManifest stores a manifest in a repository and points the tags at it, all
 // in one transaction that checks what it refers to (3). Pushing again what is
-// there only moves the tags.
+// there only moves the tags, and repairs it if it was damaged.
 func (st *store) putManifest(repository string, m *manifest, tags []string) error {
 	defer st.wakeJanitor()
+	st.promises.make(repository, m.digest)
 	return st.update(func(t *tx) error {
 		repo, err := t.makeRepository(repository)
 		if err != nil {
@@ -91,8 +98,10 @@ func (st *store) putManifest(repository string, m *manifest, tags []string) erro
 		err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id)
 		switch {
 		case err == nil:
-			if _, err := t.exec(`UPDATE manifest SET media_type = ? WHERE id = ? AND media_type <> ?`,
-				m.mediaType, id, m.mediaType); err != nil {
+			if _, err := t.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1 AND media_type <> ?2`, id, m.mediaType); err != nil {
+				return err
+			}
+			if _, err := t.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body); err != nil {
 				return err
 			}
 		case errors.Is(err, sql.ErrNoRows):
@@ -123,10 +132,12 @@ func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err
 	var blobs []int64
 	names := slices.Clone(m.foreign)
 	for _, d := range m.blobs {
-		blob, err := t.linked(repo, d)
+		blob, sound, err := t.linked(repo, d)
 		switch {
-		case err == nil:
+		case err == nil && sound:
 			blobs = append(blobs, blob)
+		case err == nil: // to be pushed again
+			missing = append(missing, d)
 		case errors.Is(err, sql.ErrNoRows) && sparse:
 			names = append(names, d)
 		case errors.Is(err, sql.ErrNoRows):
@@ -140,11 +151,14 @@ func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err
 		// list layers, which are blobs.
 		names = append(names, d)
 		var one int
-		err := t.get(`SELECT 1 FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, d}, &one)
+		err := t.get(`SELECT 1 FROM manifest WHERE repository = ? AND digest = ? AND damaged IS NULL`, []any{repo, d}, &one)
 		if errors.Is(err, sql.ErrNoRows) {
 			var blob int64
-			if blob, err = t.linked(repo, d); err == nil {
+			var sound bool
+			if blob, sound, err = t.linked(repo, d); err == nil && sound {
 				blobs = append(blobs, blob)
+			} else if err == nil {
+				err = sql.ErrNoRows
 			}
 		}
 		switch {
@@ -193,6 +207,99 @@ func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err
 		return 0, err
 	}
 	return id, t.settleManifest(repo, m.digest)
+}
+
+// examineManifest says what is wrong with a manifest's bytes; nil if nothing is.
+func examineManifest(d digest.Digest, body []byte) error {
+	if sum := d.Algorithm().FromBytes(body); sum != d {
+		return fmt.Errorf("its bytes have the digest %s: %w", sum, errDamaged)
+	}
+	return nil
+}
+
+// damageManifest takes a manifest out of service, until it is pushed again.
+func (st *store) damageManifest(id int64, why error) error {
+	return st.update(func(t *tx) error {
+		_, err := t.exec(`UPDATE manifest SET damaged = ? WHERE id = ? AND damaged IS NULL`, why.Error(), id)
+		return err
+	})
+}
+
+// relate records anew what a manifest refers to. What is not here counts as
+// damaged, so that pushing it again makes it whole.
+func (st *store) relate(repo, id int64, m *manifest) error {
+	return st.update(func(t *tx) error {
+		blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id)
+		if err != nil {
+			return err
+		}
+		named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
+		if err != nil {
+			return err
+		}
+		for _, query := range []string{`DELETE FROM uses WHERE manifest = ?`, `DELETE FROM names WHERE manifest = ?`} {
+			if _, err := t.exec(query, id); err != nil {
+				return err
+			}
+		}
+		var subject any
+		if m.subject != "" {
+			subject = m.subject
+		}
+		if _, err := t.exec(`UPDATE manifest SET subject = ? WHERE id = ?`, subject, id); err != nil {
+			return err
+		}
+		for _, d := range m.blobs {
+			blob, err := t.makeLink(repo, d)
+			if err != nil {
+				return err
+			}
+			if _, err := t.exec(`INSERT OR IGNORE INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
+				return err
+			}
+			blobs = append(blobs, blob)
+		}
+		for _, d := range slices.Concat(m.children, m.foreign) {
+			if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
+				return err
+			}
+			named = append(named, d)
+			var member bool
+			if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ?)`, []any{repo, d}, &member); err != nil {
+				return err
+			}
+			if blob, _, err := t.linked(repo, d); err == nil && !member { // as in insertManifest
+				if _, err := t.exec(`INSERT OR IGNORE INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
+					return err
+				}
+			}
+		}
+		for _, blob := range blobs {
+			if err := t.settleLink(repo, blob); err != nil {
+				return err
+			}
+		}
+		for _, d := range named {
+			if err := t.settle(repo, d); err != nil {
+				return err
+			}
+		}
+		return t.settleManifest(repo, m.digest)
+	})
+}
+
+// makeLink returns the id of a blob that the repository has, or shall have: one
+// that is nowhere counts as damaged.
+func (t *tx) makeLink(repo int64, d digest.Digest) (blob int64, err error) {
+	if blob, _, err = t.linked(repo, d); !errors.Is(err, sql.ErrNoRows) {
+		return blob, err
+	}
+	err = t.get(`INSERT INTO blob (digest, size, damaged) VALUES (?, 0, 'the file is missing')
+		ON CONFLICT (digest) DO UPDATE SET size = size RETURNING id`, []any{d}, &blob)
+	if err != nil {
+		return 0, err
+	}
+	return blob, t.linkBlob(repo, blob)
 }
 
 // maxMissing bounds how many missing digests an error lists.
@@ -328,7 +435,7 @@ func (t *tx) settle(repo int64, d digest.Digest) error {
 	if err := t.settleManifest(repo, d); err != nil {
 		return err
 	}
-	blob, err := t.linked(repo, d)
+	blob, _, err := t.linked(repo, d)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

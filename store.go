@@ -62,6 +62,8 @@ type store struct {
 	digests   keyLock  // one holder per digest renames or unlinks its file
 	sessions  sessions
 	manifests manifestCache
+	promises  promises
+	garbage   garbage
 	wake      chan struct{} // tells the janitor that something became loose
 	trashed   chan struct{} // tells the janitor that a file is to be removed
 	large     chan struct{} // full while as many bodies as may be have large buffers
@@ -87,102 +89,6 @@ type storeConfig struct {
 	// at is called at the named points of a write; crash tests die there.
 	at func(point string)
 }
-
-// applicationID marks a SQLite file as Berth's ("Brth").
-const applicationID = 0x42727468
-
-// schema creates version 1. Later versions are appended to upgrades and never
-// change what is here. Times are uptime in seconds (see store.uptime), since a
-// board without a battery clock jumps by years.
-const schema = `
-CREATE TABLE meta (
-	one    INTEGER PRIMARY KEY CHECK (one = 1),
-	uptime INTEGER NOT NULL -- how long this directory has been served, in seconds
-) STRICT;
-INSERT INTO meta VALUES (1, 0);
-
-CREATE TABLE repository (
-	id   INTEGER PRIMARY KEY,
-	name TEXT NOT NULL UNIQUE
-) STRICT;
-
-CREATE TABLE blob (
-	id     INTEGER PRIMARY KEY,
-	digest TEXT NOT NULL UNIQUE,
-	size   INTEGER NOT NULL
-) STRICT;
-
--- A blob that was pushed or mounted to a repository.
-CREATE TABLE link (
-	repository INTEGER NOT NULL REFERENCES repository,
-	blob       INTEGER NOT NULL REFERENCES blob,
-	loose      INTEGER, -- uptime since when nothing refers to it; NULL while something does
-	PRIMARY KEY (repository, blob)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX link_blob ON link (blob);
-CREATE INDEX link_loose ON link (loose) WHERE loose IS NOT NULL;
-
-CREATE TABLE manifest (
-	id            INTEGER PRIMARY KEY,
-	repository    INTEGER NOT NULL REFERENCES repository,
-	digest        TEXT NOT NULL,
-	media_type    TEXT NOT NULL,
-	loose         INTEGER, -- as in link
-	subject       TEXT,    -- the digest this one is about
-	artifact_type TEXT NOT NULL,
-	annotations   TEXT,    -- JSON, of manifests with a subject only
-	body          BLOB NOT NULL,
-	UNIQUE (repository, digest)
-) STRICT;
-CREATE INDEX manifest_subject ON manifest (repository, subject, digest) WHERE subject IS NOT NULL;
-CREATE INDEX manifest_loose ON manifest (loose) WHERE loose IS NOT NULL;
-
--- The blobs that a manifest refers to.
-CREATE TABLE uses (
-	repository INTEGER NOT NULL,
-	blob       INTEGER NOT NULL,
-	manifest   INTEGER NOT NULL REFERENCES manifest,
-	PRIMARY KEY (repository, blob, manifest),
-	FOREIGN KEY (repository, blob) REFERENCES link
-) STRICT, WITHOUT ROWID;
-CREATE INDEX uses_manifest ON uses (manifest);
-
--- What a manifest names by digest alone: an index's members, foreign layers.
-CREATE TABLE names (
-	repository INTEGER NOT NULL,
-	digest     TEXT NOT NULL,
-	manifest   INTEGER NOT NULL REFERENCES manifest,
-	PRIMARY KEY (repository, digest, manifest)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX names_manifest ON names (manifest);
-
-CREATE TABLE tag (
-	repository INTEGER NOT NULL REFERENCES repository,
-	name       TEXT NOT NULL,
-	manifest   INTEGER NOT NULL REFERENCES manifest,
-	PRIMARY KEY (repository, name)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX tag_manifest ON tag (manifest);
-
-CREATE TABLE upload (
-	id         TEXT PRIMARY KEY, -- a UUID; the bytes are in uploads/<id>
-	repository TEXT NOT NULL,    -- by name: it may not exist yet
-	algorithm  TEXT NOT NULL,    -- of the digest the client means to use
-	offset     INTEGER NOT NULL, -- bytes acknowledged
-	used       INTEGER NOT NULL  -- uptime of the last request
-) STRICT, WITHOUT ROWID;
-CREATE INDEX upload_used ON upload (used);
-
--- Files whose row is gone and that are still to be removed.
-CREATE TABLE trash (
-	digest TEXT PRIMARY KEY
-) STRICT, WITHOUT ROWID;
-`
-
-// upgrades[i] brings a database from version i+1 to i+2.
-var upgrades = [...]string{}
-
-const latestVersion = 1 + len(upgrades)
 
 // openStore opens or creates the data directory. On a disk that cannot be
 // written it opens for pulls only. Work done here is in proportion to the
@@ -217,6 +123,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		return nil, err
 	}
 	if st.readOnlyDisk {
+		st.promises.begin(st.uptime)
 		return st, st.openReaders()
 	}
 	if err := st.makeDirectories(); err != nil {
@@ -230,6 +137,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if err := st.openReaders(); err != nil {
 		return nil, err
 	}
+	st.promises.begin(st.uptime)
 	if err := st.sweepUploads(); err != nil {
 		return nil, err
 	}
@@ -394,8 +302,14 @@ func (st *store) openWriter() error {
 			return fmt.Errorf("upgrading the database to version %d: %w", version+1, err)
 		}
 	}
-	if err := conn.QueryRowContext(ctx, "SELECT uptime FROM meta").Scan(&st.saved); err != nil {
+	var sparse bool
+	if err := conn.QueryRowContext(ctx, "SELECT uptime, sparse FROM meta").Scan(&st.saved, &sparse); err != nil {
 		return st.damaged(err)
+	}
+	if st.sparse && !sparse { // check must know
+		if _, err := conn.ExecContext(ctx, "UPDATE meta SET sparse = 1"); err != nil {
+			return err
+		}
 	}
 	st.base = time.Duration(st.saved) * time.Second
 	st.writer = newCommitter(conn, st.begin, &st.manifests)
@@ -437,7 +351,10 @@ func (st *store) openReaders() error {
 	n := max(4, runtime.GOMAXPROCS(0))
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
-	_, err = st.recognise(db)
+	version, err := st.recognise(db)
+	if err == nil && version < latestVersion {
+		err = fmt.Errorf("the database is of an earlier berth, and its disk is read-only: start once with the disk writable, which brings it up to date")
+	}
 	return err
 }
 
@@ -543,16 +460,21 @@ func (st *store) room(n int64) error {
 	if err != nil {
 		return fmt.Errorf("looking for free space: %w", err)
 	}
-	floor := uint64(st.minFree)
-	if st.minFree < 0 {
-		floor = min(max(bytes.total/100, min(16<<20, bytes.total/20)), 1<<30)
-	}
+	floor := st.floor(bytes.total)
 	// A push takes a handful of files, in any number of uploads at once.
 	filesFloor := min(files.total/100, 1000)
 	if st.minFree != 0 && (bytes.free < floor || bytes.free-floor < uint64(max(n, 0)) || files.free < filesFloor) {
 		return errNoSpace
 	}
 	return nil
+}
+
+// floor is how many bytes of a disk of that size pushes leave.
+func (st *store) floor(total uint64) uint64 {
+	if st.minFree >= 0 {
+		return uint64(st.minFree)
+	}
+	return min(max(total/100, min(16<<20, total/20)), 1<<30)
 }
 
 // update runs fn in a durable write transaction; see committer.update. On a
@@ -597,6 +519,83 @@ func (st *store) get(query string, args []any, dest ...any) error {
 		return err
 	}
 	return s.QueryRow(args...).Scan(dest...)
+}
+
+// A snapshot reads the database as it is at one moment.
+type snapshot struct {
+	tx    *sql.Tx
+	stmts map[string]*sql.Stmt
+}
+
+// look calls fn with a snapshot that is valid until fn returns. SQLite's log
+// grows meanwhile if there are pushes, so fn should not take long.
+func (st *store) look(ctx context.Context, fn func(snapshot) error) error {
+	tx, err := st.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	s := snapshot{tx, make(map[string]*sql.Stmt)}
+	defer func() {
+		for _, stmt := range s.stmts {
+			stmt.Close()
+		}
+		tx.Rollback()
+	}()
+	return fn(s)
+}
+
+func (s snapshot) prepare(query string) (*sql.Stmt, error) {
+	if stmt := s.stmts[query]; stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := s.tx.Prepare(query)
+	if err == nil {
+		s.stmts[query] = stmt
+	}
+	return stmt, err
+}
+
+// get scans the one row of query into dest; sql.ErrNoRows if there is none.
+func (s snapshot) get(query string, args []any, dest ...any) error {
+	stmt, err := s.prepare(query)
+	if err != nil {
+		return err
+	}
+	return stmt.QueryRow(args...).Scan(dest...)
+}
+
+// rows calls fn for every row of a query, until fn returns an error; errEnough
+// is not one to tell. fn may use the snapshot, with other queries.
+func (s snapshot) rows(fn func(*sql.Rows) error, query string, args ...any) error {
+	stmt, err := s.prepare(query)
+	if err != nil {
+		return err
+	}
+	rows, err := stmt.Query(args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := fn(rows); errors.Is(err, errEnough) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+var errEnough = errors.New("seen enough")
+
+// listed returns the rows of a query.
+func listed[T any](s snapshot, scan func(*sql.Rows) (T, error), query string, args ...any) (out []T, err error) {
+	err = s.rows(func(rows *sql.Rows) error {
+		v, err := scan(rows)
+		out = append(out, v)
+		return err
+	}, query, args...)
+	return out, err
 }
 
 // wakeJanitor tells the background loop that something has become loose.

@@ -51,6 +51,7 @@ type sessions struct {
 	mu    sync.Mutex // guards open
 	open  map[string]*upload
 	count atomic.Int64 // rows in the database
+	brief sync.Map     // ids of those without a row, that end with their request
 }
 
 func newSession(id, repository string, algorithm digest.Algorithm) *upload {
@@ -92,6 +93,8 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		u := newSession(uuid.NewString(), name, d.Algorithm()) // without a row: it ends with this request
+		s.st.sessions.brief.Store(u.id, true)
+		defer s.st.sessions.brief.Delete(u.id)
 		if err := s.receive(w, r, u); err != nil {
 			s.st.dropFile(u)
 			return err
@@ -405,6 +408,16 @@ func (st *store) findUpload(repository, id string) (*upload, error) {
 		return nil, unknown
 	}
 	return u, nil
+}
+
+// knowsUpload reports whether there is such a session now.
+func (st *store) knowsUpload(id string) (bool, error) {
+	if _, ok := st.sessions.brief.Load(id); ok {
+		return true, nil
+	}
+	var n int
+	err := st.get(`SELECT count(*) FROM upload WHERE id = ?`, []any{id}, &n)
+	return n > 0, err
 }
 
 // takeUpload returns a repository's session when it is the caller's turn on

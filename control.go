@@ -1,0 +1,306 @@
+// Commands on a data directory, whether or not a server has it.
+//
+// A server that runs listens on berth.sock in its data directory, and a command
+// that finds it there asks the server to do the work; else it opens the store
+// itself. Either way the same function runs and writes the same text. Who may
+// open the socket owns the directory anyway, so there is nothing to guard.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A command is what `berth NAME` does to a store.
+type command func(context.Context, *store, options, *console) error
+
+var commands = map[string]command{
+	"check": checkCommand,
+	"gc":    gcCommand,
+	"stats": statsCommand,
+}
+
+// options are a command's own flags and arguments.
+type options struct {
+	Command string
+	Args    []string
+	Now     bool
+	DryRun  bool
+	Deep    bool
+	JSON    bool
+	TTY     bool // a person watches
+}
+
+// runCommand runs a command on the store in cfg.dir.
+func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
+	if f, ok := stdout.(*os.File); ok {
+		info, err := f.Stat()
+		cfg.TTY = err == nil && info.Mode()&fs.ModeCharDevice != 0
+	}
+	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
+		return fmt.Errorf("no registry there: %w", err)
+	}
+	done, err := askServer(ctx, cfg, stdout)
+	if done {
+		return err
+	}
+	st, err := openStore(cfg.storeConfig)
+	if err != nil {
+		return err
+	}
+	st.promises.forget()
+	out := newConsole(stdout, cfg.TTY)
+	return errors.Join(commands[cfg.Command](ctx, st, cfg.options, out), st.close())
+}
+
+// askServer has the server that owns the directory run the command. It reports
+// false if there is none.
+func askServer(ctx context.Context, cfg *config, stdout io.Writer) (done bool, err error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return atSocket(cfg.dir, func(path string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		})
+	}
+	body, err := json.Marshal(cfg.options)
+	if err != nil {
+		return true, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://berth/"+cfg.Command, bytes.NewReader(body))
+	if err != nil {
+		return true, err
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{DialContext: dial}}).Do(req)
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return false, nil
+	}
+	if err != nil {
+		return true, fmt.Errorf("asking the server: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+		return true, fmt.Errorf("the server that runs says: %s", bytes.TrimSpace(text))
+	}
+	if _, err := io.Copy(stdout, resp.Body); err != nil {
+		return true, fmt.Errorf("the server has gone: %w", err)
+	}
+	if text := resp.Trailer.Get(trailerError); text != "" {
+		return true, errors.New(text)
+	}
+	return true, nil
+}
+
+// trailerError tells how a command ended, after all it wrote.
+const trailerError = "Berth-Error"
+
+// serveCommands answers commands until ctx ends, and returns a function that
+// waits for those under way to end. Without a socket (some file systems have
+// none) the registry works all the same.
+func serveCommands(ctx context.Context, st *store) (wait func()) {
+	listener, err := atSocket(st.dir, func(path string) (net.Listener, error) {
+		os.Remove(path) // of a process that died: the directory's lock is ours
+		l, err := net.Listen("unix", path)
+		if err == nil {
+			err = os.Chmod(path, 0o600)
+		}
+		return l, err
+	})
+	if err != nil {
+		if st.writer != nil {
+			st.log.Warn("commands will not reach this server", "error", err)
+		}
+		return func() {}
+	}
+	server := &http.Server{
+		Handler:     http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveCommand(w, r, st) }),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	var running sync.WaitGroup
+	running.Go(func() { server.Serve(listener) })
+	return func() {
+		deadline, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+		defer cancel()
+		if server.Shutdown(deadline) != nil { // ctx has ended, so they end too
+			server.Close()
+		}
+		running.Wait()
+	}
+}
+
+// serveCommand runs one command and writes what it says.
+func serveCommand(w http.ResponseWriter, r *http.Request, st *store) {
+	var o options
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&o); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	run := commands[o.Command]
+	if run == nil {
+		http.Error(w, "unknown command "+o.Command+": it runs another version", http.StatusBadRequest)
+		return
+	}
+	st.log.Info("command", "command", o.Command, "args", o.Args)
+	w.Header().Set("Trailer", trailerError)
+	err := run(r.Context(), st, o, newConsole(flushWriter{w}, o.TTY))
+	if err != nil {
+		w.Header().Set(trailerError, oneLine(err.Error()))
+	}
+}
+
+// A flushWriter sends what is written at once.
+type flushWriter struct{ http.ResponseWriter }
+
+func (w flushWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	if err == nil {
+		err = http.NewResponseController(w.ResponseWriter).Flush()
+	}
+	return n, err
+}
+
+// atSocket calls fn with a path for the directory's socket that is short enough
+// for a socket's address, of which 104 bytes is the least that systems allow.
+func atSocket[T any](dir string, fn func(path string) (T, error)) (result T, err error) {
+	path := filepath.Join(dir, "berth.sock")
+	if len(path) <= 100 {
+		return fn(path)
+	}
+	if runtime.GOOS != "linux" {
+		return result, fmt.Errorf("the path %s is too long for a socket", path)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return result, err
+	}
+	defer d.Close()
+	return fn(fmt.Sprintf("/proc/self/fd/%d/berth.sock", d.Fd()))
+}
+
+// A console is where a command tells a person, or a log, how it goes. It may be
+// used by several goroutines.
+type console struct {
+	mu  sync.Mutex // guards the rest
+	out io.Writer
+	err error // of the first write that failed: nobody listens
+	tty bool
+}
+
+func newConsole(out io.Writer, tty bool) *console { return &console{out: out, tty: tty} }
+
+func (c *console) printf(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		_, c.err = fmt.Fprintf(c.out, format, args...)
+	}
+}
+
+func (c *console) json(v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	c.printf("%s\n", text)
+	return err
+}
+
+// A progress tells how far a long piece of work has come: on a terminal in one
+// line that is written again, else in a line now and then.
+type progress struct {
+	c           *console
+	what        string
+	total, done int64
+	begun, told time.Time
+}
+
+// progress begins to tell of work on total bytes.
+func (c *console) progress(what string, total int64) *progress {
+	now := time.Now()
+	return &progress{c: c, what: what, total: total, begun: now, told: now}
+}
+
+// add tells that n more bytes are done.
+func (p *progress) add(n int64) {
+	p.done += n
+	every := 10 * time.Second
+	if p.c.tty {
+		every = 200 * time.Millisecond
+	}
+	now := time.Now()
+	if now.Sub(p.told) < every {
+		return
+	}
+	p.told = now
+	rate := float64(p.done) / now.Sub(p.begun).Seconds()
+	left := "?"
+	if rate > 0 {
+		left = duration(time.Duration(float64(max(0, p.total-p.done)) / rate * float64(time.Second)))
+	}
+	line := fmt.Sprintf("%s: %s of %s, %s/s, %s left", p.what, size(p.done), size(p.total), size(int64(rate)), left)
+	if p.c.tty {
+		p.c.printf("\r\x1b[K%s", line)
+	} else {
+		p.c.printf("%s\n", line)
+	}
+}
+
+// end takes the line away.
+func (p *progress) end() {
+	if p.c.tty {
+		p.c.printf("\r\x1b[K")
+	}
+}
+
+// size writes a number of bytes for people.
+func size(n int64) string {
+	switch {
+	case n < 1<<10:
+		return fmt.Sprintf("%d B", n)
+	case n < 1<<20:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	case n < 1<<30:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n < 1<<40:
+		return fmt.Sprintf("%.2f GiB", float64(n)/(1<<30))
+	}
+	return fmt.Sprintf("%.2f TiB", float64(n)/(1<<40))
+}
+
+// duration writes a time span for people, in its two greatest units.
+func duration(d time.Duration) string {
+	s := int64(d / time.Second)
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%ds", s)
+	case s < 3600:
+		return fmt.Sprintf("%dm%02ds", s/60, s%60)
+	case s < 2*86400:
+		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
+	}
+	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
+}
+
+// count writes a number of things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	if stem, ok := strings.CutSuffix(thing, "y"); ok {
+		thing = stem + "ie"
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }

@@ -1,0 +1,321 @@
+// What a collection would remove, and why.
+//
+// plan does on paper what collect does, on one snapshot of the database, so
+// that nothing is written and nothing waits. When everything is due at once,
+// what falls together falls together: the members and referrers of what goes,
+// and the blobs that only it uses. Its cost, in time and memory, is in
+// proportion to what would go.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// A doomed thing would be removed by a collection.
+type doomed struct {
+	Kind       string        `json:"kind"` // manifest, blob or upload
+	Repository string        `json:"repository"`
+	Digest     digest.Digest `json:"digest,omitempty"`
+	Upload     string        `json:"upload,omitempty"`
+	Bytes      int64         `json:"bytes"` // that this alone takes; of a blob that is still elsewhere 0
+	Why        string        `json:"why"`
+}
+
+// A planner works out what would go.
+type planner struct {
+	snapshot
+	st       *store
+	g        graces
+	promises bool // keep what was promised
+	each     func(doomed) error
+	total    tally
+
+	dead  map[int64]bool    // manifests, by id
+	queue []plannedManifest // dead, and what that takes along still to be seen
+	links map[plannedLink]bool
+	left  map[int64]int64 // a blob's links that stay, of those that have lost one
+}
+
+type plannedManifest struct {
+	id, repo, size int64
+	digest         digest.Digest
+	repository     string
+}
+
+type plannedLink struct{ repo, blob int64 }
+
+// plan calls each with what a collection by g would remove now, if it kept what
+// was promised lately (or not), and returns the sum.
+func (st *store) plan(ctx context.Context, g graces, promises bool, each func(doomed) error) (tally, error) {
+	p := &planner{st: st, g: g, promises: promises, each: each,
+		dead: make(map[int64]bool), links: make(map[plannedLink]bool), left: make(map[int64]int64)}
+	err := st.look(ctx, func(s snapshot) error {
+		p.snapshot = s
+		for _, step := range []func() error{p.uploads, p.manifests, p.follow, p.looseLinks, p.trash} {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		err = fmt.Errorf("looking for what would go: %w", err)
+	}
+	return p.total, err
+}
+
+func (p *planner) uploads() error {
+	return p.rows(func(rows *sql.Rows) error {
+		d := doomed{Kind: "upload"}
+		var used int64
+		if err := rows.Scan(&d.Upload, &d.Repository, &d.Bytes, &used); err != nil {
+			return err
+		}
+		p.total.Uploads++
+		d.Why = "nobody has continued it for " + p.ago(used)
+		return p.each(d)
+	}, `SELECT id, repository, offset, used FROM upload WHERE used < ?`, p.st.cutoff(p.g.upload))
+}
+
+// manifests finds those that are due by themselves.
+func (p *planner) manifests() error {
+	if p.g.keepUntagged {
+		return nil
+	}
+	return p.rows(func(rows *sql.Rows) error {
+		var m plannedManifest
+		var loose int64
+		if err := rows.Scan(&m.id, &m.repo, &m.size, &m.digest, &m.repository, &loose); err != nil {
+			return err
+		}
+		return p.kill(m, "no tag, index or subject for "+p.ago(loose))
+	}, `SELECT m.id, m.repository, length(m.body), m.digest, r.name, m.loose FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE m.loose < ? ORDER BY m.loose`, p.cutoff(p.g.untagged))
+}
+
+func (p *planner) cutoff(grace time.Duration) int64 {
+	if p.g.now {
+		return 1<<63 - 1
+	}
+	return p.st.cutoff(grace)
+}
+
+func (p *planner) ago(uptime int64) string {
+	return duration(max(0, p.st.uptime()-time.Duration(uptime)*time.Second))
+}
+
+// kill notes that a manifest goes, unless it was promised.
+func (p *planner) kill(m plannedManifest, why string) error {
+	if p.dead[m.id] {
+		return nil
+	}
+	if p.kept(m.repository, m.digest) {
+		return nil
+	}
+	p.dead[m.id] = true
+	if p.g.now { // else what it refers to has its own grace before it
+		p.queue = append(p.queue, m)
+	}
+	p.total.Manifests++
+	return p.each(doomed{Kind: "manifest", Repository: m.repository, Digest: m.digest, Bytes: m.size, Why: why})
+}
+
+// kept reports, and counts, whether something stays because it was promised.
+func (p *planner) kept(repository string, d digest.Digest) bool {
+	if !p.promises {
+		return false
+	}
+	p.st.promises.mu.Lock()
+	defer p.st.promises.mu.Unlock()
+	held := p.st.promises.held(repository, d)
+	if held {
+		p.total.Promised++
+	}
+	return held
+}
+
+// follow takes along what the manifests that go alone keep.
+func (p *planner) follow() error {
+	for len(p.queue) > 0 {
+		m := p.queue[len(p.queue)-1]
+		p.queue = p.queue[:len(p.queue)-1]
+		for _, x := range []struct{ query, why string }{
+			{`SELECT m.id, m.repository, length(m.body), m.digest FROM names n
+				JOIN manifest m ON m.repository = n.repository AND m.digest = n.digest WHERE n.manifest = ?1`, "the index that has it goes"},
+			{`SELECT m.id, m.repository, length(m.body), m.digest FROM manifest s
+				JOIN manifest m ON m.repository = s.repository AND m.subject = s.digest WHERE s.id = ?1`, "its subject goes"},
+		} {
+			found, err := listed(p.snapshot, func(rows *sql.Rows) (c plannedManifest, err error) {
+				err = rows.Scan(&c.id, &c.repo, &c.size, &c.digest)
+				c.repository = m.repository
+				return c, err
+			}, x.query, m.id)
+			if err != nil {
+				return err
+			}
+			for _, c := range found {
+				if live, err := p.manifestLives(c); err != nil || live {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+				if err := p.kill(c, x.why); err != nil {
+					return err
+				}
+			}
+		}
+		blobs, err := listed(p.snapshot, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?1
+			UNION SELECT l.blob FROM names n JOIN blob b ON b.digest = n.digest
+			JOIN link l ON l.repository = n.repository AND l.blob = b.id WHERE n.manifest = ?1`, m.id)
+		if err != nil {
+			return err
+		}
+		for _, blob := range blobs {
+			p.links[plannedLink{m.repo, blob}] = true
+		}
+	}
+	for l := range p.links {
+		lives, err := p.anyLives(`SELECT manifest FROM uses WHERE repository = ?1 AND blob = ?2
+			UNION ALL SELECT n.manifest FROM names n JOIN blob b ON b.id = ?2 WHERE n.repository = ?1 AND n.digest = b.digest`, l.repo, l.blob)
+		if err != nil {
+			return err
+		}
+		if lives {
+			continue
+		}
+		if err := p.unlink(l, "only what goes uses it"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// manifestLives reports whether something that stays refers to a manifest.
+func (p *planner) manifestLives(m plannedManifest) (bool, error) {
+	var tagged bool
+	if err := p.get(`SELECT EXISTS (SELECT 1 FROM tag WHERE manifest = ?)`, []any{m.id}, &tagged); err != nil || tagged {
+		return tagged, err
+	}
+	return p.anyLives(`SELECT manifest FROM names WHERE repository = ?1 AND digest = ?2
+		UNION ALL SELECT s.id FROM manifest m JOIN manifest s ON s.repository = m.repository AND s.digest = m.subject
+		WHERE m.id = ?3`, m.repo, m.digest, m.id)
+}
+
+// anyLives reports whether the query finds a manifest that is not dead. It
+// looks no further than the first: a layer may have many users.
+func (p *planner) anyLives(query string, args ...any) (lives bool, err error) {
+	err = p.rows(func(rows *sql.Rows) error {
+		id, err := scanOne[int64](rows)
+		if err == nil && !p.dead[id] {
+			lives = true
+			return errEnough
+		}
+		return err
+	}, query, args...)
+	return lives, err
+}
+
+// looseLinks finds the links that are due by themselves.
+func (p *planner) looseLinks() error {
+	return p.rows(func(rows *sql.Rows) error {
+		var l plannedLink
+		var loose int64
+		if err := rows.Scan(&l.repo, &l.blob, &loose); err != nil {
+			return err
+		}
+		return p.unlink(l, "no manifest has used it for "+p.ago(loose))
+	}, `SELECT repository, blob, loose FROM link WHERE loose < ? ORDER BY loose`, p.cutoff(p.g.blob))
+}
+
+// unlink notes that a repository loses a blob, unless it was promised, and with
+// the last one the blob itself.
+func (p *planner) unlink(l plannedLink, why string) error {
+	d := doomed{Kind: "blob", Why: why}
+	var size, links int64
+	err := p.get(`SELECT b.digest, b.size, b.links, r.name FROM blob b JOIN repository r ON r.id = ? WHERE b.id = ?`,
+		[]any{l.repo, l.blob}, &d.Digest, &size, &links, &d.Repository)
+	if err != nil || p.kept(d.Repository, d.Digest) {
+		return err
+	}
+	if _, ok := p.left[l.blob]; !ok {
+		p.left[l.blob] = links
+	}
+	if p.left[l.blob]--; p.left[l.blob] == 0 {
+		d.Bytes = size
+		p.total.Blobs++
+		p.total.Bytes += size
+	}
+	return p.each(d)
+}
+
+// trash counts files whose rows have gone already.
+func (p *planner) trash() error {
+	return p.rows(func(rows *sql.Rows) error {
+		d := doomed{Kind: "blob", Why: "its file is about to be removed"}
+		if err := rows.Scan(&d.Digest, &d.Bytes); err != nil {
+			return err
+		}
+		p.total.Blobs++
+		p.total.Bytes += d.Bytes
+		return p.each(d)
+	}, `SELECT digest, size FROM trash`)
+}
+
+// gcCommand is `berth gc`.
+func gcCommand(ctx context.Context, st *store, o options, out *console) error {
+	g := st.graces()
+	g.now = o.Now
+	var c tally
+	var list []doomed
+	var err error
+	verb := "removed"
+	if o.DryRun {
+		verb = "would remove"
+		c, err = st.plan(ctx, g, true, func(d doomed) error {
+			if o.JSON {
+				list = append(list, d)
+				return nil
+			}
+			out.printf("%-8s  %10s  %s  %s\n", d.Kind, size(d.Bytes), cmp.Or(d.Repository+"@"+d.Digest.String()+d.Upload), d.Why)
+			return nil
+		})
+	} else if st.writer == nil {
+		return errReadOnlyDisk
+	} else {
+		c, err = st.collect(ctx, g)
+	}
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		return out.json(struct {
+			tally
+			Items []doomed `json:"items,omitempty"`
+		}{c, list})
+	}
+	out.printf("%s %s, %s with %s, %s\n", verb, count(c.Manifests, "manifest"), count(c.Blobs, "blob"), size(c.Bytes), count(c.Uploads, "upload"))
+	if c.Promised > 0 {
+		out.printf("kept %s that a client was told of in the last half hour: a push may need it\n", count(c.Promised, "thing"))
+	}
+	if !o.Now {
+		rest, err := st.plan(ctx, graces{upload: g.upload, keepUntagged: g.keepUntagged, now: true}, false, func(doomed) error { return nil })
+		if err != nil {
+			return err
+		}
+		if o.DryRun {
+			rest.Bytes -= c.Bytes
+		}
+		if rest.Bytes > 0 {
+			out.printf("another %s will go when its grace is over, or with --now\n", size(rest.Bytes))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+// How much is stored, what of it is garbage, and what repositories share.
+//
+// Triggers keep the counts (schema.go), so most figures are there to be read.
+// What untagged images would give back is worked out (plan.go), and kept until
+// something changes. All of it is cheap enough for every page.
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// An amount of blobs, uploads or the like.
+type amount struct {
+	Count int64 `json:"count"`
+	Bytes int64 `json:"bytes"`
+}
+
+// figures are of one moment, and exact.
+type figures struct {
+	Repositories int64  `json:"repositories"` // as far as they have something
+	Tags         int64  `json:"tags"`
+	Manifests    amount `json:"manifests"`
+	Untagged     int64  `json:"untagged"` // manifests without a tag, an index or a subject
+	Blobs        amount `json:"blobs"`
+	Shared       amount `json:"shared"` // of the blobs, those in several repositories
+	Saved        int64  `json:"saved"`  // bytes that this saves
+	Unused       amount `json:"unused"` // of the blobs, those that no manifest uses
+
+	Reclaimable amount `json:"reclaimable"` // of the blobs, what is being removed
+	InGrace     amount `json:"inGrace"`     // of the blobs, what will be, once its grace is over
+
+	Uploads     amount `json:"uploads"`     // open
+	Quarantined amount `json:"quarantined"` // damaged blobs and manifests
+
+	Database  int64  `json:"database"` // bytes of its file and its log
+	DiskFree  uint64 `json:"diskFree"`
+	DiskTotal uint64 `json:"diskTotal"`
+	DiskFloor uint64 `json:"diskFloor"` // pushes leave as much
+
+	Uptime   int64 `json:"uptime"`   // of the data directory, in seconds
+	Scrubbed int64 `json:"scrubbed"` // uptime when all was last read and found as it should be, or put aside; 0 for never
+}
+
+// repositoryFigures are of one repository. Bytes are of its blobs; those that
+// other repositories have too are also in Shared, and those that no manifest
+// uses in Unused.
+type repositoryFigures struct {
+	Name      string `json:"name"`
+	Tags      int64  `json:"tags"`
+	Manifests amount `json:"manifests"`
+	Untagged  int64  `json:"untagged"`
+	Blobs     amount `json:"blobs"`
+	Shared    amount `json:"shared"`
+	Unused    amount `json:"unused"`
+}
+
+// garbage is a plan's sum that holds until the next durable commit.
+type garbage struct {
+	mu     sync.Mutex // guards the rest
+	known  bool
+	commit int64 // of which it is
+	all    tally
+}
+
+// figures returns the whole registry's.
+func (st *store) figures(ctx context.Context) (f figures, err error) {
+	all, err := st.garbageNow(ctx)
+	if err != nil {
+		return f, err
+	}
+	due, err := st.plan(ctx, st.graces(), false, func(doomed) error { return nil })
+	if err != nil {
+		return f, err
+	}
+	f.Reclaimable = amount{int64(due.Blobs), due.Bytes}
+	f.InGrace = amount{max(0, int64(all.Blobs-due.Blobs)), max(0, all.Bytes-due.Bytes)}
+	err = st.look(ctx, func(s snapshot) error {
+		return errors.Join(
+			s.get(`SELECT blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes, uptime, scrubbed FROM total, meta`, nil,
+				&f.Blobs.Count, &f.Blobs.Bytes, &f.Shared.Count, &f.Shared.Bytes, &f.Unused.Count, &f.Unused.Bytes, &f.Uptime, &f.Scrubbed),
+			s.get(`SELECT count(*), coalesce(sum(tags), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
+				coalesce(sum(loose_manifests), 0), coalesce(sum(bytes), 0) FROM repository`, nil,
+				&f.Repositories, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged, &f.Saved),
+			s.get(`SELECT count(*), coalesce(sum(offset), 0) FROM upload`, nil, &f.Uploads.Count, &f.Uploads.Bytes),
+			s.get(`SELECT count(*), coalesce(sum(size), 0) FROM (
+				SELECT size FROM blob WHERE damaged IS NOT NULL
+				UNION ALL SELECT length(body) FROM manifest WHERE damaged IS NOT NULL)`, nil, &f.Quarantined.Count, &f.Quarantined.Bytes))
+	})
+	f.Saved -= f.Blobs.Bytes
+	f.Uptime = int64(st.uptime() / time.Second)
+	for _, tail := range []string{"", "-wal"} {
+		if info, err := os.Stat(filepath.Join(st.dir, "berth.db"+tail)); err == nil {
+			f.Database += info.Size()
+		}
+	}
+	if disk, _, err := freeSpace(st.dir); err == nil {
+		f.DiskFree, f.DiskTotal, f.DiskFloor = disk.free, disk.total, st.floor(disk.total)
+	}
+	return f, err
+}
+
+// garbageNow is what would go if all graces were over.
+func (st *store) garbageNow(ctx context.Context) (tally, error) {
+	st.garbage.mu.Lock()
+	defer st.garbage.mu.Unlock()
+	commit := int64(0) // a read-only disk has no commits
+	if st.writer != nil {
+		commit = st.writer.syncs.Load()
+	}
+	if st.garbage.known && st.garbage.commit == commit {
+		return st.garbage.all, nil
+	}
+	all, err := st.plan(ctx, graces{upload: st.uploadExpiry, keepUntagged: st.untaggedGrace == 0, now: true}, false, func(doomed) error { return nil })
+	st.garbage.known, st.garbage.commit, st.garbage.all = err == nil, commit, all
+	return all, err
+}
+
+// eachRepository calls fn with the figures of every repository in order of
+// names, or with those of one.
+func (st *store) eachRepository(ctx context.Context, name string, fn func(repositoryFigures) error) error {
+	return st.look(ctx, func(s snapshot) error {
+		return s.rows(func(rows *sql.Rows) error {
+			var f repositoryFigures
+			if err := rows.Scan(&f.Name, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged,
+				&f.Blobs.Count, &f.Blobs.Bytes, &f.Shared.Count, &f.Shared.Bytes, &f.Unused.Count, &f.Unused.Bytes); err != nil {
+				return err
+			}
+			return fn(f)
+		}, `SELECT name, tags, manifests, manifest_bytes, loose_manifests, blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes
+			FROM repository WHERE ?1 = '' OR name = ?1 ORDER BY name`, name)
+	})
+}
+
+// statsCommand is `berth stats [NAME]`.
+func statsCommand(ctx context.Context, st *store, o options, out *console) error {
+	f, err := st.figures(ctx)
+	if err != nil {
+		return err
+	}
+	name := ""
+	if len(o.Args) > 0 {
+		name = o.Args[0]
+	}
+	var list []repositoryFigures
+	err = st.eachRepository(ctx, name, func(r repositoryFigures) error {
+		list = append(list, r)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if name != "" && len(list) == 0 {
+		return errNameUnknown.with(name)
+	}
+	if o.JSON {
+		if name != "" {
+			return out.json(list[0])
+		}
+		return out.json(struct {
+			figures
+			List []repositoryFigures `json:"list"`
+		}{f, list})
+	}
+	if name == "" {
+		out.figures(f)
+		out.printf("\n")
+	}
+	width := len("REPOSITORY")
+	for _, r := range list {
+		width = max(width, len(r.Name))
+	}
+	out.printf("%-*s %7s %9s %8s %7s %10s %10s %10s\n", width, "REPOSITORY", "TAGS", "MANIFESTS", "UNTAGGED", "BLOBS", "SIZE", "SHARED", "UNUSED")
+	for _, r := range list {
+		out.printf("%-*s %7d %9d %8d %7d %10s %10s %10s\n", width, r.Name, r.Tags, r.Manifests.Count, r.Untagged,
+			r.Blobs.Count, size(r.Blobs.Bytes), size(r.Shared.Bytes), size(r.Unused.Bytes))
+	}
+	return nil
+}
+
+// figures prints the whole registry's.
+func (c *console) figures(f figures) {
+	line := func(name string, a amount, what string) {
+		c.printf("%-14s %9d %11s  %s\n", name, a.Count, size(a.Bytes), what)
+	}
+	c.printf("%-14s %9d\n%-14s %9d\n", "repositories", f.Repositories, "tags", f.Tags)
+	line("manifests", f.Manifests, count(int(f.Untagged), "manifest")+" without a tag, index or subject")
+	line("blobs", f.Blobs, "")
+	line("  shared", f.Shared, "in several repositories, which saves "+size(f.Saved))
+	line("  reclaimable", f.Reclaimable, "being removed")
+	line("  in grace", f.InGrace, "removed later, unless something uses it again")
+	line("uploads", f.Uploads, "open")
+	line("quarantined", f.Quarantined, "damaged; to be pushed again")
+	c.printf("%-14s %9s %11s\n", "database", "", size(f.Database))
+	c.printf("%-14s %9s %11s  free of %s; pushes leave %s\n", "disk", "", size(int64(f.DiskFree)), size(int64(f.DiskTotal)), size(int64(f.DiskFloor)))
+	scrubbed := "not yet"
+	if f.Scrubbed > 0 {
+		scrubbed = duration(time.Duration(f.Uptime-f.Scrubbed)*time.Second) + " ago"
+	}
+	c.printf("%-14s %9s %11s  all bytes read and compared: %s\n", "scrub", "", "", scrubbed)
+}
