@@ -202,14 +202,15 @@ func openSized(path string, size int64) (*os.File, error) {
 var errDamaged = errors.New("damaged")
 
 // examine reads a blob's file and says what is wrong with it: nil if it is
-// what the row says, and an error that wraps errDamaged if it is not.
-func (st *store) examine(d digest.Digest, size int64) error {
+// what the row says, and an error that wraps errDamaged if it is not. spend is
+// for sumFile.
+func (st *store) examine(d digest.Digest, size int64, spend func(int) error) error {
 	f, err := openSized(st.path(d), size)
 	if err == nil {
 		defer f.Close()
 		dropCache(f) // what the disk has is the question, not what memory has
 		var sum digest.Digest
-		if sum, err = sumFile(f, d.Algorithm()); err == nil && sum != d {
+		if sum, err = sumFile(f, d.Algorithm(), spend); err == nil && sum != d {
 			err = fmt.Errorf("its bytes have the digest %s: %w", sum, errDamaged)
 		}
 		dropCache(f)
@@ -245,7 +246,7 @@ func (st *store) quarantine(d digest.Digest) (wrong, err error) {
 	if err != nil {
 		return nil, err
 	}
-	wrong = st.examine(d, size)
+	wrong = st.examine(d, size, nil)
 	if !errors.Is(wrong, errDamaged) {
 		return nil, wrong // nil, or what kept it from looking
 	}
@@ -270,7 +271,10 @@ func (st *store) putAside(d digest.Digest) error {
 	if err := os.Rename(st.path(d), aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(syncDir(filepath.Dir(aside)), syncDir(filepath.Dir(st.path(d))))
+	if err := syncDir(filepath.Dir(st.path(d))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(aside))
 }
 
 // aside is where a damaged file is kept.

@@ -400,7 +400,7 @@ func (r *report) checkFile(b blobRow) error {
 // deep, at all of it.
 func (st *store) probe(d digest.Digest, size int64, deep bool) error {
 	if deep {
-		return st.examine(d, size)
+		return st.examine(d, size, nil)
 	}
 	f, err := openSized(st.path(d), size)
 	if err == nil {
@@ -463,8 +463,16 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 			path := filepath.Join(path, f.Name())
 			if f.Name() == "data" {
 				d := digest.NewDigestFromEncoded(digest.Algorithm(s.algorithm), e.Name())
-				if known[e.Name()] || d.Validate() == nil && st.path(d) == filepath.Join(st.dir, path) && !st.ownerless(d) {
+				if known[e.Name()] {
 					continue
+				}
+				if d.Validate() == nil && st.path(d) == filepath.Join(st.dir, path) {
+					unlock := st.digests.lock(d.String())
+					ownerless := st.ownerless(d)
+					unlock()
+					if !ownerless {
+						continue
+					}
 				}
 			}
 			strangers = append(strangers, path)
@@ -474,10 +482,8 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 }
 
 // ownerless reports whether a file is at the place of d that has no row of any
-// kind, and that no push is about to give one.
+// kind. The caller holds the digest's lock, so no push is about to give it one.
 func (st *store) ownerless(d digest.Digest) bool {
-	unlock := st.digests.lock(d.String())
-	defer unlock()
 	var n int
 	err := st.get(`SELECT (SELECT count(*) FROM blob WHERE digest = ?1) + (SELECT count(*) FROM trash WHERE digest = ?1)`, []any{d}, &n)
 	_, missing := os.Lstat(st.path(d))

@@ -29,9 +29,10 @@ import (
 type command func(context.Context, *store, options, *console) error
 
 var commands = map[string]command{
-	"check": checkCommand,
-	"gc":    gcCommand,
-	"stats": statsCommand,
+	"check":  checkCommand,
+	"gc":     gcCommand,
+	"repair": repairCommand,
+	"stats":  statsCommand,
 }
 
 // options are a command's own flags and arguments.

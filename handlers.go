@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -102,6 +103,7 @@ type route struct {
 // newServer returns the registry over st; serve its handler.
 func newServer(st *store, cfg serverConfig) *server {
 	s := &server{serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
+	st.busy = func() bool { return s.inFlight.Load() > 0 }
 	s.registerMetrics()
 	for _, r := range s.routes() {
 		s.mux.Handle(r.pattern, s.serve(r))
@@ -292,7 +294,11 @@ func (s *server) getBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer f.Close()
-	return s.serveContent(w, r, "application/octet-stream", d, true, f)
+	err = s.serveContent(w, r, "application/octet-stream", d, true, f)
+	if resp, ok := w.(*response); ok && errors.Is(resp.failed, syscall.EIO) {
+		s.st.suspect(d) // the disk failed; the client has got too few bytes, and knows
+	}
+	return err
 }
 
 // serveContent answers with content, or the ranges that were asked for, or

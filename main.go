@@ -47,6 +47,7 @@ On the registry in --data, whether it is being served or not:
   berth stats [NAME] [--json]            how much is stored, and what of it is garbage
   berth gc [--now] [--dry-run] [--json]  remove what is due; what is not due too; only say what and why
   berth check [--deep]                   verify what is stored; read every byte of it too
+  berth repair [--deep]                  put in order what check finds
 
   docker tag alpine localhost:5000/alpine
   docker push localhost:5000/alpine
@@ -81,6 +82,12 @@ Limits
   --stall-timeout DURATION
                           drop a client when no byte moves for so long
                           (default 1m)
+
+Reading again all that is stored, to find what rots
+  --scrub-every DURATION  how often, in the time the registry runs; 0 is never
+                          (default 720h)
+  --scrub-rate SIZE       bytes a second, while there are no requests; 0 is no
+                          limit (default 10MiB)
 
 Logs, to the standard error
   --log-level LEVEL       debug, info, warn or error (default info)
@@ -124,15 +131,16 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 }
 
 // maxArgs is how many arguments a command takes, and so which commands are.
-var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "gc": 0, "stats": 1}
+var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "stats": 1}
 
 // textFlags are flags that mean something else than what they are.
 type textFlags struct {
-	level   slog.Level
-	format  string
-	maxBlob string
-	minFree string
-	stall   time.Duration
+	level     slog.Level
+	format    string
+	maxBlob   string
+	minFree   string
+	scrubRate string
+	stall     time.Duration
 }
 
 // newFlags defines every flag; the usage text describes them. Those of the
@@ -151,11 +159,13 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	flags.Int64Var(&cfg.maxUploads, "max-uploads", 10000, "")
 	flags.StringVar(&text.maxBlob, "max-blob-size", "0", "")
 	flags.StringVar(&text.minFree, "min-free", "", "")
+	flags.DurationVar(&cfg.scrubEvery, "scrub-every", 30*24*time.Hour, "")
+	flags.StringVar(&text.scrubRate, "scrub-rate", "10MiB", "")
 	flags.DurationVar(&text.stall, "stall-timeout", time.Minute, "")
 	flags.TextVar(&text.level, "log-level", slog.LevelInfo, "")
 	flags.StringVar(&text.format, "log-format", "text", "")
 	switch command {
-	case "check":
+	case "check", "repair":
 		flags.BoolVar(&cfg.Deep, "deep", false, "")
 	case "gc":
 		flags.BoolVar(&cfg.Now, "now", false, "")
@@ -204,7 +214,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 		return nil, fmt.Errorf("unexpected %q; see berth -h", cfg.Args[most])
 	}
 	for name, d := range map[string]time.Duration{"grace": cfg.grace, "untagged-grace": cfg.untaggedGrace,
-		"upload-expiry": cfg.uploadExpiry, "stall-timeout": text.stall} {
+		"upload-expiry": cfg.uploadExpiry, "scrub-every": cfg.scrubEvery, "stall-timeout": text.stall} {
 		if d < 0 {
 			return nil, fmt.Errorf("--%s: must not be negative", name)
 		}
@@ -213,6 +223,9 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	var err error
 	if cfg.maxBlob, err = parseSize(text.maxBlob); err != nil {
 		return nil, fmt.Errorf("--max-blob-size: %w", err)
+	}
+	if cfg.scrubRate, err = parseSize(text.scrubRate); err != nil {
+		return nil, fmt.Errorf("--scrub-rate: %w", err)
 	}
 	cfg.minFree = -1
 	if text.minFree != "" {
@@ -273,6 +286,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	var background sync.WaitGroup
 	backgroundCtx, stopBackground := context.WithCancel(context.Background())
 	background.Go(func() { st.janitor(backgroundCtx) })
+	background.Go(func() { st.scrubber(backgroundCtx) })
 	waitForCommands := serveCommands(backgroundCtx, st)
 
 	headerTimeout := headerTimeout

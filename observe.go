@@ -34,6 +34,7 @@ type response struct {
 	route   string
 	head    bool  // net/http drops the body
 	broken  bool  // the client's body ended badly
+	failed  error // sending a file
 	err     error // a stranger, for the log
 }
 
@@ -88,6 +89,7 @@ func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 		w.bytes += sent
 		limited.N -= sent
 		if err != nil || sent < want {
+			w.failed = err
 			return n, err
 		}
 	}

@@ -106,9 +106,9 @@ var upgrades = [...]string{
 	`
 -- 1 if manifests were ever taken whose content was not here (--sparse-manifests).
 ALTER TABLE meta ADD COLUMN sparse INTEGER NOT NULL DEFAULT 0;
--- Scrubbing: the place of the next look, "" at the beginning of a pass, and the
--- uptime when the last pass ended.
-ALTER TABLE meta ADD COLUMN scrub_next TEXT NOT NULL DEFAULT '';
+-- Scrubbing: the last digest that a pass under way has read, "" if there is none,
+-- and the uptime when the last pass ended.
+ALTER TABLE meta ADD COLUMN scrub_place TEXT NOT NULL DEFAULT '';
 ALTER TABLE meta ADD COLUMN scrubbed INTEGER NOT NULL DEFAULT 0;
 
 -- What is wrong with the bytes; NULL if nothing is known to be.

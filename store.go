@@ -44,6 +44,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"modernc.org/sqlite"
 )
 
@@ -66,6 +67,8 @@ type store struct {
 	garbage   garbage
 	wake      chan struct{} // tells the janitor that something became loose
 	trashed   chan struct{} // tells the janitor that a file is to be removed
+	suspects  chan digest.Digest
+	busy      func() bool   // there are requests under way; nil if there can be none
 	large     chan struct{} // full while as many bodies as may be have large buffers
 	base      time.Duration // uptime of the data directory when it was opened
 	saved     int64         // uptime last written, in seconds; used by the writer only
@@ -80,6 +83,8 @@ type storeConfig struct {
 	uploadExpiry  time.Duration // how long an idle upload session stays
 	maxUploads    int64         // open upload sessions, 0 for no limit
 	maxBlob       int64         // bytes, 0 for no limit
+	scrubEvery    time.Duration // between the passes that read all that is stored; 0 for none
+	scrubRate     int64         // bytes a second that they read; 0 for no limit
 	minFree       int64         // bytes of the disk that pushes leave; negative for a share of it
 	sparse        bool          // what a manifest refers to may be absent
 	log           *slog.Logger
@@ -99,6 +104,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		opened:      time.Now(),
 		wake:        make(chan struct{}, 1),
 		trashed:     make(chan struct{}, 1),
+		suspects:    make(chan digest.Digest, 100),
 		large:       make(chan struct{}, maxLarge),
 	}
 	if st.now == nil {

@@ -713,21 +713,35 @@ func (st *store) seal(u *upload, algorithm digest.Algorithm) (f *os.File, size i
 	if u.hash != nil && algorithm == u.algorithm {
 		return f, size, digest.NewDigest(algorithm, u.hash), nil
 	}
-	sum, err = sumFile(f, algorithm)
+	sum, err = sumFile(f, algorithm, nil)
 	if err != nil {
 		return nil, 0, "", fmt.Errorf("reading an upload's file: %w", err)
 	}
 	return f, size, sum, nil
 }
 
-// sumFile returns the digest of all of f.
-func sumFile(f *os.File, algorithm digest.Algorithm) (digest.Digest, error) {
+// sumFile returns the digest of all of f. spend, unless nil, is called after
+// each read with the number of bytes; its error ends the reading.
+func sumFile(f *os.File, algorithm digest.Algorithm, spend func(int) error) (digest.Digest, error) {
 	h := algorithm.Hash()
 	buffer := largeBuffers.Get().(*[]byte)
 	defer largeBuffers.Put(buffer)
-	// Only Read and Write: neither side's shortcut would use the buffer.
-	_, err := io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{io.NewSectionReader(f, 0, 1<<62)}, *buffer)
-	return digest.NewDigest(algorithm, h), err
+	for at := int64(0); ; {
+		n, err := f.ReadAt(*buffer, at)
+		h.Write((*buffer)[:n])
+		at += int64(n)
+		if err != nil && err != io.EOF {
+			return "", err
+		}
+		if spend != nil {
+			if err := spend(n); err != nil {
+				return "", err
+			}
+		}
+		if err == io.EOF {
+			return digest.NewDigest(algorithm, h), nil
+		}
+	}
 }
 
 // verifyFile returns an error unless the file at path has the digest d.
@@ -737,7 +751,7 @@ func verifyFile(path string, d digest.Digest) error {
 		return err
 	}
 	defer f.Close()
-	sum, err := sumFile(f, d.Algorithm())
+	sum, err := sumFile(f, d.Algorithm(), nil)
 	if err == nil && sum != d {
 		err = fmt.Errorf("its bytes have the digest %s", sum)
 	}

@@ -1,0 +1,478 @@
+// Bytes that rot, and what crashes left: found before somebody misses them.
+//
+// Once in a while (--scrub-every, in uptime) a pass goes through everything
+// that is stored: the database and its counts, each manifest, each blob's
+// bytes, slowly (--scrub-rate) and only while no request is under way. Where it
+// is is remembered, so that it goes on after a restart. Between passes it reads
+// and writes nothing.
+//
+//	blob not as its digest says    → out of service, its file put aside (blob.go)
+//	manifest likewise              → out of service
+//	file without a row             → removed (1 in store.go)
+//	row that should be settled,    → put in order
+//	count that is wrong
+//
+// What is out of service is back when it is pushed again. A blob that could
+// not be read on a pull is looked at soon, without waiting for a pass.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// scrubber runs passes until ctx ends.
+func (st *store) scrubber(ctx context.Context) {
+	if st.writer == nil {
+		return
+	}
+	for ctx.Err() == nil {
+		wait, err := st.scrubDue()
+		if err == nil && wait == 0 {
+			if err = st.scrub(ctx); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			wait = time.Hour
+			if ctx.Err() == nil {
+				st.log.Error("scrubbing", "error", err, "retry", wait)
+			}
+		}
+		st.awaitScrub(ctx, wait)
+	}
+}
+
+// awaitScrub waits for d (negative: for ever), and looks at suspects meanwhile.
+func (st *store) awaitScrub(ctx context.Context, d time.Duration) {
+	var timer <-chan time.Time
+	if d >= 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		timer = t.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer:
+			return
+		case d := <-st.suspects:
+			st.lookAt(d)
+		}
+	}
+}
+
+// lookAt takes a blob out of service that could not be read, if it cannot.
+func (st *store) lookAt(d digest.Digest) {
+	if _, err := st.quarantine(d); err != nil {
+		st.log.Error("a blob could not be read", "digest", d, "error", err)
+	}
+}
+
+// suspect has a blob looked at that could not be read.
+func (st *store) suspect(d digest.Digest) {
+	select {
+	case st.suspects <- d:
+	default: // the next pass finds it
+	}
+}
+
+// scrubDue returns how long it is until the next pass begins, 0 if one is due
+// or was cut short; negative if there are to be none.
+func (st *store) scrubDue() (time.Duration, error) {
+	if st.scrubEvery == 0 {
+		return -1, nil
+	}
+	var next string
+	var last int64
+	if err := st.get(`SELECT scrub_place, scrubbed FROM meta`, nil, &next, &last); err != nil {
+		return 0, err
+	}
+	if next != "" {
+		return 0, nil
+	}
+	return max(0, time.Duration(last)*time.Second+st.scrubEvery-st.uptime()), nil
+}
+
+// A scrubbing is a pass under way.
+type scrubbing struct {
+	st    *store
+	ctx   context.Context
+	pace  *pace
+	place string        // the last blob that was read
+	saved time.Duration // uptime when the place was last remembered
+
+	blobs, damaged, removed, repaired int
+}
+
+// saveEvery is how often a pass remembers where it is: a restart costs no more
+// than that, and a pass writes little.
+const saveEvery = 5 * time.Minute
+
+// scrub does a pass, or the rest of one.
+func (st *store) scrub(ctx context.Context) error {
+	var place string
+	if err := st.get(`SELECT scrub_place FROM meta`, nil, &place); err != nil {
+		return err
+	}
+	s := &scrubbing{st: st, ctx: ctx, pace: newPace(ctx, st.scrubRate, st.busy), place: place, saved: st.uptime()}
+	st.log.Info("scrub begins", "after", place)
+	begun := st.uptime()
+	err := s.run()
+	if ctx.Err() != nil {
+		err = errors.Join(err, s.remember())
+	}
+	if err != nil {
+		return err
+	}
+	err = st.updateLazy(func(t *tx) error {
+		_, err := t.exec(`UPDATE meta SET scrub_place = '', scrubbed = ?`, t.clock)
+		return err
+	})
+	st.log.Info("scrub ended", "took", st.uptime()-begun, "blobs", s.blobs, "bytes", s.pace.done,
+		"damaged", s.damaged, "removed", s.removed, "repaired", s.repaired)
+	return err
+}
+
+func (s *scrubbing) run() error {
+	if s.place == "" {
+		if err := s.rows(); err != nil {
+			return err
+		}
+		if err := s.quarantined(); err != nil {
+			return err
+		}
+	}
+	for _, x := range shards() {
+		// The least that is greater than all of the shard.
+		if end := x.algorithm + ":" + x.prefix + "g"; end <= s.place {
+			continue
+		}
+		if err := s.shard(x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rows puts in order what the database says about itself.
+func (s *scrubbing) rows() error {
+	r := &report{st: s.st}
+	err := s.st.look(s.ctx, func(snap snapshot) error {
+		r.snapshot = snap
+		return errors.Join(r.checkDatabase(), r.checkManifests(), r.checkLoose(), r.checkCounts())
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range r.findings {
+		if f.repair == nil {
+			s.st.log.Error("found wrong", "problem", f.problem)
+			continue
+		}
+		did, err := f.repair(s.st)
+		s.st.log.Error("found wrong", "problem", f.problem, "repair", did, "error", err)
+		s.repaired++
+	}
+	return nil
+}
+
+// quarantined removes files that were put aside and are not needed to tell
+// what happened: their blobs have gone, or are whole again.
+func (s *scrubbing) quarantined() error {
+	entries, err := os.ReadDir(filepath.Join(s.st.dir, "quarantine"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		algorithm, hex, _ := strings.Cut(e.Name(), "-")
+		d := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
+		if d.Validate() != nil {
+			continue
+		}
+		unlock := s.st.digests.lock(d.String())
+		var n int
+		err := s.st.get(`SELECT count(*) FROM blob WHERE digest = ? AND damaged IS NOT NULL`, []any{d}, &n)
+		if err == nil && n == 0 {
+			err = os.Remove(s.st.aside(d))
+			s.removed++
+		}
+		unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shard goes through one directory of blobs, or the rest of it.
+func (s *scrubbing) shard(x shard) error {
+	rows, err := s.st.blobsIn(x)
+	if err != nil {
+		return err
+	}
+	for _, b := range rows {
+		if b.digest.String() <= s.place {
+			continue
+		}
+		if err := s.blob(b); err != nil {
+			return err
+		}
+		s.place = b.digest.String()
+		if now := s.st.uptime(); now-s.saved >= saveEvery {
+			if err := s.remember(); err != nil {
+				return err
+			}
+			s.saved = now
+		}
+	}
+	strangers, err := s.st.strangersIn(x, rows)
+	if err != nil {
+		return err
+	}
+	for _, path := range strangers {
+		removed, err := s.st.removeStranger(path)
+		if err != nil {
+			return err
+		}
+		if removed {
+			s.removed++
+			s.st.log.Info("file without a row removed", "path", path)
+		}
+	}
+	return nil
+}
+
+func (s *scrubbing) remember() error {
+	return s.st.updateLazy(func(t *tx) error {
+		_, err := t.exec(`UPDATE meta SET scrub_place = ?`, s.place)
+		return err
+	})
+}
+
+// blob reads one, and takes it out of service if it must.
+func (s *scrubbing) blob(b blobRow) error {
+	if b.damaged {
+		_, err := s.st.adopt(b.digest)
+		return err
+	}
+	select {
+	case d := <-s.st.suspects:
+		s.st.lookAt(d)
+	default:
+	}
+	s.blobs++
+	err := s.st.examine(b.digest, b.size, s.pace.spend)
+	if s.ctx.Err() != nil {
+		return s.ctx.Err() // and nothing is known of this one
+	}
+	if !errors.Is(err, errDamaged) {
+		return err
+	}
+	wrong, err := s.st.quarantine(b.digest)
+	if wrong != nil {
+		s.damaged++
+	}
+	return err
+}
+
+// removeStranger removes a file that strangersIn found, if it is at a place
+// where only Berth puts files and still belongs to nothing.
+func (st *store) removeStranger(path string) (removed bool, err error) {
+	parts := strings.Split(filepath.ToSlash(path), "/")
+	if len(parts) != 5 || parts[4] != "data" {
+		return false, nil
+	}
+	d := digest.NewDigestFromEncoded(digest.Algorithm(parts[1]), parts[3])
+	if d.Validate() != nil || st.path(d) != filepath.Join(st.dir, path) {
+		return false, nil
+	}
+	unlock := st.digests.lock(d.String())
+	defer unlock()
+	if !st.ownerless(d) {
+		return false, nil
+	}
+	if err := os.Remove(st.path(d)); err != nil {
+		return false, err
+	}
+	os.Remove(filepath.Dir(st.path(d))) // what is left if there is more in it
+	return true, nil
+}
+
+// adopt puts a damaged blob back into service if its file is good after all: it
+// was missing and is back, or was put aside by a mistake.
+func (st *store) adopt(d digest.Digest) (adopted bool, err error) {
+	unlock := st.digests.lock(d.String())
+	defer unlock()
+	for _, path := range []string{st.path(d), st.aside(d)} {
+		info, err := os.Stat(path)
+		if err != nil || verifyFile(path, d) != nil {
+			continue
+		}
+		if path != st.path(d) {
+			dir := filepath.Dir(st.path(d))
+			if err := makeAll(dir); err != nil {
+				return false, err
+			}
+			if err := os.Rename(path, st.path(d)); err != nil {
+				return false, err
+			}
+			if err := errors.Join(syncDir(filepath.Dir(path)), syncDir(dir)); err != nil {
+				return false, err
+			}
+		}
+		f, err := os.OpenFile(st.path(d), os.O_RDWR, 0) // its bytes may only be in memory
+		if err != nil {
+			return false, err
+		}
+		if err := errors.Join(syncData(f), f.Close()); err != nil {
+			return false, err
+		}
+		if err := syncDir(filepath.Dir(st.path(d))); err != nil {
+			return false, err
+		}
+		err = st.update(func(t *tx) error {
+			n, err := t.exec(`UPDATE blob SET damaged = NULL, size = ? WHERE digest = ? AND damaged IS NOT NULL`, info.Size(), d)
+			adopted = n > 0
+			return err
+		})
+		if adopted && err == nil {
+			st.log.Info("blob whole again", "digest", d)
+		}
+		return adopted, err
+	}
+	return false, nil
+}
+
+// repairCommand is `berth repair`: it does what can be done about what check
+// finds. No image that is whole loses anything by it.
+func repairCommand(ctx context.Context, st *store, o options, out *console) error {
+	if st.writer == nil {
+		return errReadOnlyDisk
+	}
+	r, err := st.checkWithProgress(ctx, o.Deep, out)
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, f := range r.findings {
+		did, err := "nothing can be done here", error(nil)
+		if f.repair != nil {
+			did, err = f.repair(st)
+		}
+		switch {
+		case err != nil:
+			out.printf("WRONG: %s: %v\n", f.problem, err)
+		default:
+			out.printf("WRONG: %s: %s\n", f.problem, did)
+		}
+		if f.repair == nil || err != nil {
+			failed++
+		}
+	}
+	for _, path := range r.rubbish {
+		removed, err := st.removeStranger(path)
+		if filepath.Dir(path) == "uploads" && isUUID(filepath.Base(path)) {
+			err = os.Remove(filepath.Join(st.dir, path))
+			removed = err == nil
+		}
+		switch {
+		case err != nil:
+			out.printf("left over: %s: %v\n", path, err)
+		case removed:
+			out.printf("left over: %s: removed\n", path)
+		default:
+			out.printf("left over: %s: not Berth's, and so left alone\n", path)
+		}
+	}
+	damaged, err := st.strings(`SELECT digest FROM blob WHERE damaged IS NOT NULL`)
+	if err != nil {
+		return err
+	}
+	for _, d := range damaged {
+		adopted, err := st.adopt(digest.Digest(d))
+		if err != nil {
+			return err
+		}
+		if adopted {
+			out.printf("blob %s: whole again\n", d)
+		}
+	}
+	again := &report{st: st}
+	if err := st.look(ctx, func(s snapshot) error { again.snapshot = s; return again.checkDamaged() }); err != nil {
+		return err
+	}
+	for _, what := range again.damaged {
+		out.printf("PUSH AGAIN: %s\n", what)
+	}
+	switch {
+	case failed > 0:
+		return fmt.Errorf("%s could not be repaired", count(failed, "thing"))
+	case len(again.damaged) > 0:
+		return fmt.Errorf("%s out of service until pushed again", count(len(again.damaged), "thing"))
+	}
+	out.printf("all is well\n")
+	return nil
+}
+
+// A pace keeps a long reading slow, and slower while there is better to do.
+type pace struct {
+	ctx   context.Context
+	rate  int64 // bytes a second; 0 is no limit
+	busy  func() bool
+	done  int64
+	spent int64 // since begun
+	begun time.Time
+}
+
+// busyWait is the most that a piece waits for requests to end, so that a pass
+// goes on, slowly, in a registry that always has some.
+const busyWait = time.Second
+
+func newPace(ctx context.Context, rate int64, busy func() bool) *pace {
+	return &pace{ctx: ctx, rate: rate, busy: busy, begun: time.Now()}
+}
+
+// spend waits until n more bytes may be read. The error is ctx's.
+func (p *pace) spend(n int) error {
+	p.done += int64(n)
+	p.spent += int64(n)
+	var wait time.Duration
+	if p.rate > 0 {
+		if wait = time.Duration(float64(p.spent)/float64(p.rate)*float64(time.Second)) - time.Since(p.begun); wait < -busyWait {
+			// What was not spent is not saved up.
+			p.spent, p.begun = 0, time.Now()
+		}
+	}
+	for waited := time.Duration(0); p.busy != nil && p.busy() && waited < busyWait; waited += 20 * time.Millisecond {
+		if !p.sleep(20 * time.Millisecond) {
+			break
+		}
+		wait -= 20 * time.Millisecond
+	}
+	if wait > 10*time.Millisecond {
+		p.sleep(wait)
+	}
+	return p.ctx.Err()
+}
+
+func (p *pace) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-p.ctx.Done():
+		return false
+	}
+}
