@@ -40,6 +40,8 @@ type committer struct {
 
 	// begin is called with each transaction, before the first write.
 	begin func(*tx) error
+	// spare makes some room on a full disk, if it can.
+	spare func() bool
 	// cache is suspended during every durable commit.
 	cache *manifestCache
 }
@@ -59,9 +61,9 @@ type tx struct {
 	committed func() // called when all of it is committed; may be nil
 }
 
-func newCommitter(conn *sql.Conn, begin func(*tx) error, cache *manifestCache) *committer {
+func newCommitter(conn *sql.Conn, begin func(*tx) error, spare func() bool, cache *manifestCache) *committer {
 	c := &committer{
-		conn: conn, begin: begin, cache: cache,
+		conn: conn, begin: begin, spare: spare, cache: cache,
 		queue: make(chan write, maxGroup),
 		done:  make(chan struct{}),
 		stmts: make(map[string]*sql.Stmt),
@@ -129,6 +131,9 @@ func (c *committer) commit(group []write) {
 	if isNoSpace(err) && c.checkpoint() == nil {
 		// The log had no room to grow. Now it is empty, and most of what it
 		// held took none in the database.
+		results, err = c.try(group)
+	}
+	if isNoSpace(err) && c.spare() {
 		results, err = c.try(group)
 	}
 	if err != nil && len(group) > 1 && c.suspect == nil {

@@ -310,6 +310,48 @@ func TestDatabaseThatCannotGrow(t *testing.T) {
 
 // The blob's bytes fit and its row does not. The session that was to be the
 // blob must not go on as if its bytes were there.
+// Others fill the disk too, to the last byte and again whenever something is
+// freed. Deletes and the collection still work: there is a reserve for them.
+func TestDiskFilledByOthersCanBeEmptiedByDeletes(t *testing.T) {
+	disk := mountDisk(t, "size=24m")
+	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })
+	if err := r.st.keepReserve(); err != nil {
+		t.Fatal(err)
+	}
+	var images []image
+	for i := range 60 {
+		images = append(images, r.pushImage(fmt.Sprint("a", i), "x", "{}", noise(uint64(i), 40<<10)))
+	}
+	// As after a long time: the log is in the database, and takes no room.
+	if err := r.st.writer.checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	free := fill(t, disk)
+	re := r.do("PUT", "/v2/a0/manifests/y", images[0].manifest, "Content-Type: "+typeOCIManifest)
+	if re.status != 201 && re.status != 507 {
+		t.Errorf("a push = %d, want 201 or 507", re.status)
+	}
+	for i, im := range images[1:] {
+		r.want(202, "DELETE", fmt.Sprintf("/v2/a%d/manifests/%s", i+1, im.digest), nil)
+	}
+	r.pass(r.cfg.grace + time.Minute)
+	if n := r.files(); n != 2 {
+		t.Errorf("%d files are left, want those of one image", n)
+	}
+	r.want(200, "GET", "/v2/a0/manifests/x", nil).is(images[0].manifest)
+	if _, err := os.Stat(filepath.Join(r.cfg.dir, reserveFile)); err == nil {
+		t.Error("the reserve was not needed: this tests nothing")
+	}
+	free()
+	if err := r.st.keepReserve(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(r.cfg.dir, reserveFile)); err != nil {
+		t.Errorf("the reserve is not back: %v", err)
+	}
+	r.pushImage("b", "x", "{}", "layer")
+}
+
 func TestUploadThatCouldNotBeRecorded(t *testing.T) {
 	disk := mountDisk(t, "size=16m")
 	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })

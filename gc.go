@@ -56,6 +56,9 @@ func (st *store) janitor(ctx context.Context) {
 	retry := time.Duration(0)
 	for ctx.Err() == nil {
 		next, err := st.collectDue(ctx)
+		if e := st.keepReserve(); e != nil {
+			st.log.Warn("no reserve for a full disk", "error", e)
+		}
 		if err != nil {
 			// Whatever it is (a full disk, say), it will not pass at once.
 			retry = min(max(2*retry, time.Minute), time.Hour)

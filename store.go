@@ -6,6 +6,9 @@
 //	  blobs/sha256/ab/abcdef…/data       one directory per blob
 //	  blobs/sha512/…                     likewise
 //	  uploads/<uuid>                     bytes that are still arriving
+//	  quarantine/sha256-abcdef…          damaged files of blobs, put aside
+//	  reserve                            room for deletes on a full disk
+//	  berth.sock                         where a running server takes commands
 //
 // The invariants, which check verifies and other files cite by number:
 //
@@ -35,6 +38,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -318,7 +322,7 @@ func (st *store) openWriter() error {
 		}
 	}
 	st.base = time.Duration(st.saved) * time.Second
-	st.writer = newCommitter(conn, st.begin, &st.manifests)
+	st.writer = newCommitter(conn, st.begin, st.spareRoom, &st.manifests)
 	return nil
 }
 
@@ -473,6 +477,46 @@ func (st *store) room(n int64) error {
 		return errNoSpace
 	}
 	return nil
+}
+
+// The reserve is a file that takes room, and gives it to deletes when others
+// than pushes have filled the disk to the last byte.
+const (
+	reserveFile = "reserve"
+	reserveSize = 2 << 20
+)
+
+// keepReserve makes the reserve if it is not there and the disk has room.
+func (st *store) keepReserve() error {
+	path := filepath.Join(st.dir, reserveFile)
+	if _, err := os.Stat(path); err == nil || st.room(reserveSize) != nil {
+		return nil
+	}
+	temp := path + ".new"
+	defer os.Remove(temp)
+	// What a file system cannot press together takes the room that it seems to.
+	noise := make([]byte, reserveSize)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	if err := os.WriteFile(temp, noise, 0o600); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(temp, os.O_RDWR, 0)
+	if err == nil {
+		err = errors.Join(syncData(f), f.Close())
+	}
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	return err
+}
+
+// spareRoom gives the reserve away. It reports whether there was one.
+func (st *store) spareRoom() bool {
+	if os.Remove(filepath.Join(st.dir, reserveFile)) != nil {
+		return false
+	}
+	st.log.Warn("the disk is full to the last byte; the reserve is used to go on")
+	return true
 }
 
 // floor is how many bytes of a disk of that size pushes leave.
