@@ -227,9 +227,11 @@ func (st *store) examine(d digest.Digest, size int64, spend func(int) error) err
 // hasShard reports whether the directory is there in which d has its own. If
 // not, it is the disk that is missing, and not the blob.
 func (st *store) hasShard(d digest.Digest) bool {
-	_, err := os.Stat(filepath.Dir(filepath.Dir(st.path(d))))
+	_, err := os.Stat(st.shardDir(d))
 	return err == nil
 }
+
+func (st *store) shardDir(d digest.Digest) string { return filepath.Dir(filepath.Dir(st.path(d))) }
 
 // quarantine takes a blob out of service if its file is indeed not what the row
 // says, which it finds out by reading it: a push may have repaired it since it

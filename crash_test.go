@@ -44,6 +44,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -73,6 +74,7 @@ func serveUntil(at string, args []string) error {
 	if err != nil {
 		return err
 	}
+	cfg.noPromises = cfg.grace < time.Second
 	if point, n, ok := strings.Cut(at, ":"); ok {
 		left, err := strconv.ParseInt(n, 10, 64)
 		if err != nil {
@@ -628,7 +630,7 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 	}{
 		{"patient", []point{{"synced", 40}, {"renamed", 40}, {"placed", 40}, {"recorded", 40}, {"", 400}}, nil},
 		// Grace counts in whole seconds: once in one, everything loose is due.
-		{"collecting", []point{{"collecting", 3}, {"unlinked", 40}, {"", 400}},
+		{"collecting", []point{{"collecting", 3}, {"unlinked", 20}, {"", 400}},
 			[]string{"--grace", "1ns", "--untagged-grace", "1ns"}},
 	} {
 		t.Run(series.name, func(t *testing.T) {

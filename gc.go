@@ -352,7 +352,7 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 		st.at("collecting")
 		// With a long grace the row itself tells of promises. With a short one,
 		// who makes a promise waits until it is seen what goes.
-		short := g.now || grace < 2*promiseTime
+		short := (g.now || grace < 2*promiseTime) && !st.noPromises
 		if short {
 			st.promises.mu.Lock()
 		}
@@ -405,7 +405,8 @@ func (t *tx) live(query string, key ...any) (bool, error) {
 	return live, err
 }
 
-// emptyTrash removes the files of all blobs whose row is gone.
+// emptyTrash removes the files of all blobs whose row is gone. They come in the
+// order of their directories, so that those of one need one sync.
 func (st *store) emptyTrash() (n int, err error) {
 	s, err := st.read(`SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`)
 	if err != nil {
@@ -421,47 +422,69 @@ func (st *store) emptyTrash() (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		for _, d := range due {
-			last = d
-			if err := st.unlink(d); err != nil {
-				errs = append(errs, fmt.Errorf("removing the file of %s: %w", d, err))
-			} else {
-				n++
+		for rest := due; len(rest) > 0; {
+			shard := st.shardDir(rest[0])
+			k := 1
+			for k < len(rest) && st.shardDir(rest[k]) == shard {
+				k++
 			}
+			removed, err := st.unlink(rest[:k])
+			n += removed
+			errs = append(errs, err)
+			rest = rest[k:]
 		}
 		if len(due) < atOnce {
 			return n, errors.Join(errs...)
 		}
+		last = due[len(due)-1]
 	}
 }
 
-// unlink removes a blob's file, unless its row has come back, and drops the
-// trash row (2).
-func (st *store) unlink(d digest.Digest) error {
-	unlock := st.digests.lock(d.String())
-	defer unlock()
-	removed := !st.hasBlob(d)
-	if removed {
-		dir := filepath.Dir(st.path(d))
-		if err := os.RemoveAll(dir); err != nil {
-			return err
+// unlink removes the files of blobs in one shard, except of those whose rows
+// have come back, and drops the trash rows (2). It returns how many rows went;
+// one file that cannot be removed does not keep the others.
+func (st *store) unlink(list []digest.Digest) (n int, err error) {
+	var errs []error
+	var gone, back []digest.Digest
+	for _, d := range list { // in order, so that two of us do not wait for each other
+		defer st.digests.lock(d.String())()
+		if st.hasBlob(d) {
+			back = append(back, d)
+		} else if err := os.RemoveAll(filepath.Dir(st.path(d))); err != nil {
+			errs = append(errs, fmt.Errorf("removing the file of %s: %w", d, err))
+		} else {
+			os.Remove(st.aside(d)) // scrubbing removes what stays
+			st.log.Info("blob removed", "digest", d)
+			gone = append(gone, d)
 		}
-		st.at("unlinked")
-		// The file must not come back after the trash row has gone.
-		st.fileSyncs.Add(1)
-		if err := syncDir(filepath.Dir(dir)); err != nil {
-			return err
-		}
-		os.Remove(st.aside(d)) // scrubbing removes what stays
-		st.log.Info("blob removed", "digest", d)
 	}
-	return st.updateLazy(func(t *tx) error {
-		// The row may have come back and gone again since we looked; then its
-		// file is still to be removed.
-		_, err := t.exec(`DELETE FROM trash WHERE digest = ?1
-			AND (?2 OR EXISTS (SELECT 1 FROM blob WHERE digest = ?1))`, d, removed)
-		return err
+	st.at("unlinked")
+	if len(gone) > 0 {
+		// A file must not come back after its trash row has gone.
+		st.fileSyncs.Add(1)
+		if err := syncDir(st.shardDir(gone[0])); err != nil {
+			return 0, errors.Join(append(errs, err)...)
+		}
+	}
+	err = st.updateLazy(func(t *tx) error {
+		for _, d := range gone {
+			if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
+				return err
+			}
+		}
+		for _, d := range back {
+			// It may have gone again since we looked; then its file is still
+			// to be removed.
+			if _, err := t.exec(`DELETE FROM trash WHERE digest = ?1 AND EXISTS (SELECT 1 FROM blob WHERE digest = ?1)`, d); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+	if err == nil {
+		n = len(gone) + len(back)
+	}
+	return n, errors.Join(append(errs, err)...)
 }
 
 // promises remember for some minutes what clients were told to exist, where the

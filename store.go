@@ -95,6 +95,8 @@ type storeConfig struct {
 
 	// now is the time since the process opened the store; tests move it.
 	now func() time.Duration
+	// noPromises lets what clients were just told of go; tests collect at once.
+	noPromises bool
 	// at is called at the named points of a write; crash tests die there.
 	at func(point string)
 }
