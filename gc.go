@@ -327,6 +327,8 @@ func (st *store) collectLinks(g graces, c *tally) error {
 			if x.freed >= 0 {
 				c.Blobs++
 				c.Bytes += x.freed
+				st.collectedBlobs.Add(1)
+				st.collectedBytes.Add(x.freed)
 			}
 		})
 }

@@ -285,8 +285,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 
 	var background sync.WaitGroup
 	backgroundCtx, stopBackground := context.WithCancel(context.Background())
-	background.Go(func() { st.janitor(backgroundCtx) })
-	background.Go(func() { st.scrubber(backgroundCtx) })
+	for _, loop := range st.loops() {
+		background.Go(func() { loop(backgroundCtx) })
+	}
 	waitForCommands := serveCommands(backgroundCtx, st)
 
 	headerTimeout := headerTimeout

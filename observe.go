@@ -234,6 +234,8 @@ func (s *server) registerMetrics() {
 	}
 	gauge("berth_http_requests_in_flight", s.inFlight.Load)
 	gauge("berth_uploads_open", s.st.sessions.count.Load)
+	gauge("berth_collected_blobs_total", s.st.collectedBlobs.Load)
+	gauge("berth_collected_bytes_total", s.st.collectedBytes.Load)
 	gauge("berth_file_syncs_total", s.st.fileSyncs.Load)
 	gauge("berth_database_syncs_total", func() int64 {
 		if s.st.writer == nil {
@@ -248,10 +250,32 @@ func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	var b strings.Builder
 	s.metrics.WritePrometheus(&b)
-	metrics.WriteProcessMetrics(&b)
-	_, err := io.WriteString(w, b.String())
+	f, err := s.st.figures(r.Context())
 	if err != nil {
-		return nil // the client has gone
+		return err
 	}
+	for _, x := range []struct {
+		name  string
+		value int64
+	}{
+		{"berth_repositories", f.Repositories},
+		{"berth_tags", f.Tags},
+		{"berth_manifests", f.Manifests.Count},
+		{"berth_blobs", f.Blobs.Count},
+		{"berth_blob_bytes", f.Blobs.Bytes},
+		{"berth_blob_bytes_shared", f.Shared.Bytes},
+		{"berth_blob_bytes_reclaimable", f.Reclaimable.Bytes},
+		{"berth_blob_bytes_in_grace", f.InGrace.Bytes},
+		{"berth_quarantined", f.Quarantined.Count},
+		{"berth_database_bytes", f.Database},
+		{"berth_disk_free_bytes", int64(f.DiskFree)},
+		{"berth_disk_floor_bytes", int64(f.DiskFloor)},
+		{"berth_uptime_seconds", f.Uptime},
+		{"berth_scrubbed_uptime_seconds", f.Scrubbed},
+	} {
+		metrics.WriteGaugeUint64(&b, x.name, uint64(x.value))
+	}
+	metrics.WriteProcessMetrics(&b)
+	io.WriteString(w, b.String()) // an error means that the client has gone
 	return nil
 }

@@ -78,6 +78,8 @@ type store struct {
 	saved     int64         // uptime last written, in seconds; used by the writer only
 	opened    time.Time
 	fileSyncs atomic.Int64 // syncs of files and directories, for the metrics
+
+	collectedBlobs, collectedBytes atomic.Int64 // likewise
 }
 
 type storeConfig struct {
@@ -438,6 +440,11 @@ func (st *store) closeFiles() error {
 		errs = append(errs, st.lock.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// loops are what a server runs in the background, each until its context ends.
+func (st *store) loops() []func(context.Context) {
+	return []func(context.Context){st.janitor, st.scrubber}
 }
 
 // uptime is how long the data directory has been served, over all processes:

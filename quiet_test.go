@@ -1,0 +1,192 @@
+//go:build linux
+
+// What is written, and when nothing is.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A registry that nobody uses neither writes nor wakes up. The days pass in a
+// bubble where time jumps to the next timer as soon as all goroutines wait; so
+// every loop that a server has runs as it would.
+func TestIdleRegistryIsQuiet(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := parseConfig("serve", []string{"--data", dir}, noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.storeConfig.log = slog.New(slog.DiscardHandler)
+		cfg.serverConfig.log = cfg.storeConfig.log
+		opened := time.Now()
+		var wakes atomic.Int64 // whoever wakes asks for the uptime
+		cfg.now = func() time.Duration { wakes.Add(1); return time.Since(opened) }
+		st, err := openStore(cfg.storeConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		handler := newServer(st, cfg.serverConfig).handler()
+		ctx, stop := context.WithCancel(t.Context())
+		var loops sync.WaitGroup
+		for _, loop := range st.loops() {
+			loops.Go(func() { loop(ctx) })
+		}
+		do := func(want int, method, path, body string, headers ...string) {
+			t.Helper()
+			req := httptest.NewRequest(method, path, bytes.NewReader([]byte(body)))
+			req.Header.Set("Content-Type", typeOCIManifest)
+			re := httptest.NewRecorder()
+			handler.ServeHTTP(re, req)
+			if re.Code != want {
+				t.Errorf("%s %s = %d, want %d: %s", method, path, re.Code, want, re.Body)
+			}
+		}
+		push := func(tag string, layers ...string) image {
+			im := ociImage("{}", layers...)
+			for _, content := range append(layers, "{}") {
+				do(201, "POST", "/v2/a/blobs/uploads/?digest="+sum(content).String(), content)
+			}
+			do(201, "PUT", "/v2/a/manifests/"+tag, im.manifest)
+			return im
+		}
+		old := push("x", "old")
+		im := push("x", "new")
+		do(202, "POST", "/v2/a/blobs/uploads/", "") // and never goes on
+		time.Sleep(10 * 24 * time.Hour)             // until all that became garbage has gone
+		synctest.Wait()
+		do(404, "GET", "/v2/a/manifests/"+old.digest.String(), "")
+
+		before, woken := listFiles(t, dir), wakes.Load()
+		time.Sleep(10 * 24 * time.Hour)
+		synctest.Wait()
+		if n := wakes.Load() - woken; n != 0 {
+			t.Errorf("in ten idle days something woke up %d times", n)
+		}
+		compareFiles(t, before, listFiles(t, dir))
+
+		// Pulls, and probes of what is there, write nothing either.
+		for range 10 {
+			do(200, "GET", "/v2/a/manifests/x", "")
+			do(200, "HEAD", "/v2/a/manifests/"+im.digest.String(), "")
+			do(200, "GET", "/v2/a/blobs/"+im.layers[0].String(), "")
+			do(200, "GET", "/v2/a/tags/list", "")
+			do(200, "GET", "/metrics", "")
+			do(200, "GET", "/readyz", "")
+			time.Sleep(time.Hour)
+		}
+		synctest.Wait()
+		compareFiles(t, before, listFiles(t, dir))
+
+		// Once a month it reads everything, and notes that it has.
+		time.Sleep(10 * 24 * time.Hour)
+		synctest.Wait()
+		f, err := st.figures(ctx)
+		if err != nil || f.Scrubbed == 0 {
+			t.Errorf("scrubbed: %d, %v", f.Scrubbed, err)
+		}
+		before, woken = listFiles(t, dir), wakes.Load()
+		time.Sleep(29 * 24 * time.Hour)
+		synctest.Wait()
+		if n := wakes.Load() - woken; n != 0 {
+			t.Errorf("in 29 idle days something woke up %d times", n)
+		}
+		compareFiles(t, before, listFiles(t, dir))
+
+		stop()
+		loops.Wait()
+		if report, err := st.check(t.Context(), true, func(int64) {}); err != nil || len(report.findings) > 0 {
+			t.Errorf("check: %v, %v", report.findings, err)
+		}
+		if err := st.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// listFiles returns what a write would change of each file.
+func listFiles(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	list := make(map[string]string)
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil {
+			list[path] = fmt.Sprintf("%v, %d bytes, changed at %v", info.Mode(), info.Size(), info.ModTime().UnixNano())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func compareFiles(t *testing.T, before, after map[string]string) {
+	t.Helper()
+	for path := range after {
+		if before[path] != after[path] && filepath.Ext(path) != ".db-shm" { // which is memory that readers share
+			t.Errorf("%s is %s, was %s", filepath.Base(path), after[path], before[path])
+		}
+	}
+	for path := range before {
+		if after[path] == "" {
+			t.Errorf("%s is gone", path)
+		}
+	}
+}
+
+// A large layer is written once: what comes on top (the database, its log, the
+// reserve) is little.
+func TestBytesWrittenPerBytePushed(t *testing.T) {
+	r := startRegistry(t)
+	if err := r.st.keepReserve(); err != nil {
+		t.Fatal(err)
+	}
+	written := func() (n int64) {
+		text, err := os.ReadFile("/proc/self/io")
+		if err != nil {
+			t.Skip(err)
+		}
+		for line := range bytes.Lines(text) {
+			fmt.Sscanf(string(line), "write_bytes: %d", &n)
+		}
+		return n
+	}
+	const size = 64 << 20
+	for i, way := range ways {
+		before := written()
+		content := noise(uint64(500+i), size)
+		if re, err := r.pushBy(way, "a", content); err != nil || re.status != 201 {
+			t.Fatalf("%s: %+v %v", way, re, err)
+		}
+		if err := r.st.writer.checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+		n := written() - before
+		if n == 0 {
+			t.Skip("this file system writes no bytes that the kernel counts")
+		}
+		ratio := float64(n) / size
+		t.Logf("%s: %.4f bytes written for each byte pushed", way, ratio)
+		if ratio >= 1.05 {
+			t.Errorf("%s: %.3f bytes written for each byte pushed, want less than 1.05", way, ratio)
+		}
+	}
+}
