@@ -237,29 +237,6 @@ func TestUptimeIsKeptDespiteWritesThatFail(t *testing.T) {
 	}
 }
 
-// An idle registry has nothing to wait for, and so nothing to do.
-func TestIdleIsQuiet(t *testing.T) {
-	r := startRegistry(t)
-	r.pushImage("a", "x", "{}", "layer")
-	if next, err := r.st.collectDue(t.Context()); err != nil || next >= 0 {
-		t.Errorf("next work in %v (%v), want none", next, err)
-	}
-	wal := filepath.Join(r.cfg.dir, "berth.db-wal")
-	before, err := os.Stat(wal)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 24 {
-		r.pass(time.Hour)
-		r.want(200, "GET", "/v2/a/manifests/x", nil)
-		r.want(200, "HEAD", "/v2/a/blobs/"+sum("layer").String(), nil)
-	}
-	after, err := os.Stat(wal)
-	if err != nil || after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
-		t.Errorf("a day of pulls wrote to the log: %v, %v, %v", before, after, err)
-	}
-}
-
 func TestCollectionIsLogged(t *testing.T) {
 	r := startRegistry(t)
 	d := r.pushBlob("a", "x")

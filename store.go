@@ -12,8 +12,9 @@
 //
 // The invariants, which check verifies and other files cite by number:
 //
-//  1. A blob row implies a whole, synced, verified file at its final path. A
-//     file without a row is rubbish and may be removed.
+//  1. A blob row implies a whole, synced, verified file at its final path,
+//     unless the row says that it is damaged: then the blob is not there for
+//     anybody. A file without a row is rubbish and may be removed.
 //  2. Put: file first, then row. Remove: row first, then file, under the
 //     digest's lock and only if the row is still absent.
 //  3. A manifest row implies rows, in that repository, for its config, its
