@@ -37,7 +37,8 @@ type report struct {
 	rubbish                                       []string  // files that belong to nothing, which is allowed (1)
 }
 
-// A finding is a broken invariant, and what repair does about it.
+// A finding is a broken invariant, and what repair does about it. The registry
+// goes on meanwhile, so repair makes sure that it is still broken.
 type finding struct {
 	problem string
 	repair  func(*store) (did string, err error) // nil if there is nothing to be done
@@ -124,7 +125,7 @@ func (r *report) checkManifest(x checkedManifest) error {
 	where := x.name + "@" + x.digest.String()
 	if why := examineManifest(x.digest, x.body); why != nil {
 		r.findf(func(st *store) (string, error) {
-			return "taken out of service; push it again", st.damageManifest(x.id, why)
+			return "taken out of service; push it again", st.damageManifest(x.id, x.digest)
 		},
 			"manifest %s: %v", where, why)
 		return nil
@@ -196,7 +197,8 @@ func (r *report) checkTags() error {
 		var repo int64
 		var tag string
 		err := rows.Scan(&repo, &tag)
-		r.findf(sqlRepair("tag removed", `DELETE FROM tag WHERE repository = ? AND name = ?`, repo, tag),
+		r.findf(sqlRepair("tag removed", `DELETE FROM tag WHERE repository = ? AND name = ?
+			AND (SELECT repository FROM manifest WHERE id = tag.manifest) <> repository`, repo, tag),
 			"tag %s points into another repository (5)", tag)
 		return err
 	}, `SELECT t.repository, t.name FROM tag t JOIN manifest m ON m.id = t.manifest WHERE m.repository <> t.repository`)
@@ -239,7 +241,10 @@ func (r *report) checkLoose() error {
 		{`SELECT digest, 0, 0 FROM trash WHERE digest IN (SELECT digest FROM blob)`,
 			"blob %s: its file is due for removal (2)",
 			func(x row) func(*tx) error {
-				return func(t *tx) error { _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, x.what); return err }
+				return func(t *tx) error {
+					_, err := t.exec(`DELETE FROM trash WHERE digest IN (SELECT digest FROM blob)`)
+					return err
+				}
 			}},
 		{`SELECT name, id, 0 FROM repository r WHERE NOT EXISTS (SELECT 1 FROM link WHERE repository = r.id)
 			AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository = r.id)`,

@@ -217,10 +217,21 @@ func examineManifest(d digest.Digest, body []byte) error {
 	return nil
 }
 
-// damageManifest takes a manifest out of service, until it is pushed again.
-func (st *store) damageManifest(id int64, why error) error {
+// damageManifest takes a manifest whose bytes are not what its digest says out
+// of service, until it is pushed again.
+func (st *store) damageManifest(id int64, d digest.Digest) error {
 	return st.update(func(t *tx) error {
-		_, err := t.exec(`UPDATE manifest SET damaged = ? WHERE id = ? AND damaged IS NULL`, why.Error(), id)
+		var body []byte
+		err := t.get(`SELECT body FROM manifest WHERE id = ? AND digest = ? AND damaged IS NULL`, []any{id, d}, &body)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil // gone, or pushed again, meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		if why := examineManifest(d, body); why != nil {
+			_, err = t.exec(`UPDATE manifest SET damaged = ? WHERE id = ?`, why.Error(), id)
+		}
 		return err
 	})
 }
@@ -229,6 +240,10 @@ func (st *store) damageManifest(id int64, why error) error {
 // damaged, so that pushing it again makes it whole.
 func (st *store) relate(repo, id int64, m *manifest) error {
 	return st.update(func(t *tx) error {
+		var still bool
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE id = ? AND repository = ? AND digest = ?)`, []any{id, repo, m.digest}, &still); err != nil || !still {
+			return err
+		}
 		blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id)
 		if err != nil {
 			return err
