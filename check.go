@@ -433,13 +433,20 @@ type blobRow struct {
 	damaged bool
 }
 
+// from and to are what a shard's digests are between.
+func (s shard) from() string { return s.algorithm + ":" + s.prefix }
+func (s shard) to() string   { return s.from() + "g" }
+
+const blobsInShard = `SELECT digest, size, damaged IS NOT NULL FROM blob WHERE digest >= ? AND digest < ? ORDER BY digest`
+
+func scanBlobRow(rows *sql.Rows) (b blobRow, err error) {
+	err = rows.Scan(&b.digest, &b.size, &b.damaged)
+	return b, err
+}
+
 // blobsIn returns the rows of a shard, in order.
 func (st *store) blobsIn(s shard) ([]blobRow, error) {
-	from := s.algorithm + ":" + s.prefix
-	return column(st, func(rows *sql.Rows) (b blobRow, err error) {
-		err = rows.Scan(&b.digest, &b.size, &b.damaged)
-		return b, err
-	}, `SELECT digest, size, damaged IS NOT NULL FROM blob WHERE digest >= ? AND digest < ? ORDER BY digest`, from, from+"g")
+	return column(st, scanBlobRow, blobsInShard, s.from(), s.to())
 }
 
 // strangersIn returns the files of a shard that belong to nothing, relative to

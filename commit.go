@@ -16,6 +16,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -31,6 +33,7 @@ const maxGroup = 64
 // A committer owns the one connection that writes.
 type committer struct {
 	conn    *sql.Conn
+	log     string // path of SQLite's log
 	queue   chan write
 	done    chan struct{} // closed when the goroutine has ended
 	stmts   map[string]*sql.Stmt
@@ -39,7 +42,7 @@ type committer struct {
 	syncs   atomic.Int64 // durable commits so far
 
 	// begin is called with each transaction, before the first write.
-	begin func(*tx) error
+	begin func(t *tx, durable bool) error
 	// spare makes some room on a full disk, if it can.
 	spare func() bool
 	// cache is suspended during every durable commit.
@@ -58,12 +61,12 @@ type tx struct {
 	c     *committer
 	clock int64 // the store's uptime, in seconds
 
-	committed func() // called when all of it is committed; may be nil
+	committed []func() // called when all of it is committed
 }
 
-func newCommitter(conn *sql.Conn, begin func(*tx) error, spare func() bool, cache *manifestCache) *committer {
+func newCommitter(conn *sql.Conn, log string, begin func(*tx, bool) error, spare func() bool, cache *manifestCache) *committer {
 	c := &committer{
-		conn: conn, begin: begin, spare: spare, cache: cache,
+		conn: conn, log: log, begin: begin, spare: spare, cache: cache,
 		queue: make(chan write, maxGroup),
 		done:  make(chan struct{}),
 		stmts: make(map[string]*sql.Stmt),
@@ -162,8 +165,14 @@ func (c *committer) try(group []write) (results []error, err error) {
 	if c.suspect != nil {
 		// After a failed sync the kernel may take lost pages for written ones,
 		// and a later sync of the log would promise what is not there. Moving
-		// all of the log into the database and syncing that is a fresh start.
-		if err := c.checkpoint(); err != nil {
+		// all of the log into the database and syncing that is a fresh start;
+		// but first the log itself must be on the disk, or a power cut in the
+		// middle would leave half a database and nothing to mend it with.
+		err := c.rewriteLog()
+		if err == nil {
+			err = c.checkpoint()
+		}
+		if err != nil {
 			return nil, fmt.Errorf("the database cannot be written since %w; still: %w", c.suspect, err)
 		}
 		c.suspect = nil
@@ -182,7 +191,7 @@ func (c *committer) try(group []write) (results []error, err error) {
 		}
 	}()
 	t := &tx{c: c}
-	if err := c.begin(t); err != nil {
+	if err := c.begin(t, durable); err != nil {
 		return nil, err
 	}
 	results, err = c.runGroup(t, group)
@@ -203,8 +212,8 @@ func (c *committer) try(group []write) (results []error, err error) {
 		return nil, fmt.Errorf("committing: %w", err)
 	}
 	committed = true
-	if t.committed != nil {
-		t.committed()
+	for _, fn := range t.committed {
+		fn()
 	}
 	if durable {
 		c.syncs.Add(1)
@@ -297,6 +306,30 @@ func isIOError(err error) bool {
 func isNoSpace(err error) bool {
 	var e *sqlite.Error
 	return isDiskFull(err) || errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
+}
+
+// rewriteLog writes what the log has over itself, so that all of it is to be
+// written once more, and syncs it.
+func (c *committer) rewriteLog() error {
+	f, err := os.OpenFile(c.log, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buffer := make([]byte, 256<<10)
+	for at := int64(0); ; {
+		n, err := f.ReadAt(buffer, at)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if _, err := f.WriteAt(buffer[:n], at); err != nil {
+			return err
+		}
+		at += int64(n)
+		if err == io.EOF {
+			return syncData(f)
+		}
+	}
 }
 
 // checkpoint moves the log into the database, syncs it, and empties the log.

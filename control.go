@@ -29,6 +29,7 @@ import (
 type command func(context.Context, *store, options, *console) error
 
 var commands = map[string]command{
+	"backup": backupCommand,
 	"check":  checkCommand,
 	"gc":     gcCommand,
 	"repair": repairCommand,

@@ -410,6 +410,10 @@ func (t *tx) live(query string, key ...any) (bool, error) {
 // emptyTrash removes the files of all blobs whose row is gone. They come in the
 // order of their directories, so that those of one need one sync.
 func (st *store) emptyTrash() (n int, err error) {
+	if !st.removal.TryLock() {
+		return 0, nil // a backup needs the files; it tells when it has done
+	}
+	defer st.removal.Unlock()
 	s, err := st.read(`SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`)
 	if err != nil {
 		return 0, err

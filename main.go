@@ -48,9 +48,14 @@ On the registry in --data, whether it is being served or not:
   berth gc [--now] [--dry-run] [--json]  remove what is due; what is not due too; only say what and why
   berth check [--deep]                   verify what is stored; read every byte of it too
   berth repair [--deep]                  put in order what check finds
+  berth backup DEST                      copy it to DEST, which is then a registry; again, only what is new
 
   docker tag alpine localhost:5000/alpine
   docker push localhost:5000/alpine
+
+When the server does not start, because berth.db is missing or damaged:
+
+  berth restore                          go back to the newest snapshot of it, and say what is lost
 
 Each flag is also an environment variable: --data is BERTH_DATA, --no-delete is
 BERTH_NO_DELETE=true. A flag wins over the environment.
@@ -123,6 +128,8 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	switch command {
 	case "serve":
 		return serve(ctx, cfg, stdout)
+	case "restore":
+		return restore(ctx, cfg, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, "berth", version())
 		return err
@@ -131,7 +138,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 }
 
 // maxArgs is how many arguments a command takes, and so which commands are.
-var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "stats": 1}
+var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "stats": 1, "backup": 1, "restore": 0}
 
 // textFlags are flags that mean something else than what they are.
 type textFlags struct {
@@ -219,6 +226,17 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 			return nil, fmt.Errorf("--%s: must not be negative", name)
 		}
 	}
+	if command == "backup" {
+		if len(cfg.Args) == 0 {
+			return nil, errors.New("backup: name the directory to back up to")
+		}
+		// A server has another working directory.
+		dest, err := filepath.Abs(cfg.Args[0])
+		if err != nil {
+			return nil, err
+		}
+		cfg.Args[0] = dest
+	}
 	cfg.stallTimeout = stallTimeout(text.stall)
 	var err error
 	if cfg.maxBlob, err = parseSize(text.maxBlob); err != nil {
@@ -272,6 +290,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	st, err := openStore(cfg.storeConfig)
 	if err != nil {
 		return err
+	}
+	if err := os.Remove(filepath.Join(cfg.dir, backupMark)); err == nil {
+		cfg.log.Info("this was a backup, and is a registry of its own now", "data", cfg.dir)
 	}
 	s := newServer(st, cfg.serverConfig)
 	listener, err := net.Listen("tcp", cfg.addr)

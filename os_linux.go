@@ -25,3 +25,17 @@ func startWriteback(f *os.File, off, n int64) {
 // dropCache asks the kernel to forget what it has of f in memory, so that the
 // next read is of the disk, or does not keep from memory what is of more use.
 func dropCache(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
+
+// cloneFile makes dst share the blocks of src, on file systems that can.
+func cloneFile(dst, src *os.File) error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }
+
+// syncAll makes what has changed under dir, in the directories named and in
+// their files, survive a power cut. One call syncs all of a file system.
+func syncAll(dir string, dirs map[string]bool) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+}

@@ -2,7 +2,10 @@
 
 package main
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
 // syncData flushes f's bytes, and what is needed to read them back, to the disk.
 func syncData(f *os.File) error { return f.Sync() }
@@ -13,3 +16,16 @@ func startWriteback(f *os.File, off, n int64) {}
 
 // dropCache would make the next read one of the disk; there is no portable call.
 func dropCache(f *os.File) {}
+
+// cloneFile would make dst share the blocks of src.
+func cloneFile(dst, src *os.File) error { return errors.ErrUnsupported }
+
+// syncAll makes the names in the directories under dir survive a power cut.
+func syncAll(dir string, dirs map[string]bool) error {
+	for d := range dirs {
+		if err := syncDir(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -105,7 +105,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string) erro
 				return err
 			}
 		case errors.Is(err, sql.ErrNoRows):
-			if id, err = t.insertManifest(repo, m, st.sparse); err != nil {
+			if id, err = t.insertManifest(repo, m, admission{sparse: st.sparse}); err != nil {
 				return err
 			}
 		default:
@@ -125,20 +125,26 @@ func (st *store) putManifest(repository string, m *manifest, tags []string) erro
 	})
 }
 
+// An admission says what a manifest that is added may lack.
+type admission struct {
+	sparse  bool // all that it refers to
+	damaged bool // the bytes of blobs that have rows
+}
+
 // insertManifest adds a manifest and its references. The error is
 // errManifestBlobUnknown with an entry for each digest that is missing.
-func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err error) {
+func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, err error) {
 	var missing []digest.Digest
 	var blobs []int64
 	names := slices.Clone(m.foreign)
 	for _, d := range m.blobs {
 		blob, sound, err := t.linked(repo, d)
 		switch {
-		case err == nil && sound:
+		case err == nil && (sound || may.damaged):
 			blobs = append(blobs, blob)
 		case err == nil: // to be pushed again
 			missing = append(missing, d)
-		case errors.Is(err, sql.ErrNoRows) && sparse:
+		case errors.Is(err, sql.ErrNoRows) && may.sparse:
 			names = append(names, d)
 		case errors.Is(err, sql.ErrNoRows):
 			missing = append(missing, d)
@@ -162,7 +168,7 @@ func (t *tx) insertManifest(repo int64, m *manifest, sparse bool) (id int64, err
 			}
 		}
 		switch {
-		case errors.Is(err, sql.ErrNoRows) && !sparse:
+		case errors.Is(err, sql.ErrNoRows) && !may.sparse:
 			missing = append(missing, d)
 		case err != nil && !errors.Is(err, sql.ErrNoRows):
 			return 0, err

@@ -104,6 +104,12 @@ CREATE TABLE trash (
 // upgrades[i] brings a database from version i+1 to i+2.
 var upgrades = [...]string{
 	`
+-- Of this registry and of its copies.
+ALTER TABLE meta ADD COLUMN id TEXT NOT NULL DEFAULT '';
+UPDATE meta SET id = lower(hex(randomblob(16)));
+-- 1 if something has changed since the last snapshot (snapshot.go).
+ALTER TABLE meta ADD COLUMN stale INTEGER NOT NULL DEFAULT 0;
+UPDATE meta SET stale = EXISTS (SELECT 1 FROM manifest);
 -- 1 if manifests were ever taken whose content was not here (--sparse-manifests).
 ALTER TABLE meta ADD COLUMN sparse INTEGER NOT NULL DEFAULT 0;
 -- Scrubbing: the last digest that a pass under way has read, "" if there is none,

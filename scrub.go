@@ -154,8 +154,7 @@ func (s *scrubbing) run() error {
 		}
 	}
 	for _, x := range shards() {
-		// The least that is greater than all of the shard.
-		if end := x.algorithm + ":" + x.prefix + "g"; end <= s.place {
+		if x.to() <= s.place {
 			continue
 		}
 		if err := s.shard(x); err != nil {

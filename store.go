@@ -64,21 +64,25 @@ type store struct {
 
 	readOnlyDisk bool // found at start: only pulls work
 
-	reads     sync.Map // query → *sql.Stmt on db
-	digests   keyLock  // one holder per digest renames or unlinks its file
-	sessions  sessions
-	manifests manifestCache
-	promises  promises
-	garbage   garbage
-	wake      chan struct{} // tells the janitor that something became loose
-	trashed   chan struct{} // tells the janitor that a file is to be removed
-	suspects  chan digest.Digest
-	busy      func() bool   // there are requests under way; nil if there can be none
-	large     chan struct{} // full while as many bodies as may be have large buffers
-	base      time.Duration // uptime of the data directory when it was opened
-	saved     int64         // uptime last written, in seconds; used by the writer only
-	opened    time.Time
-	fileSyncs atomic.Int64 // syncs of files and directories, for the metrics
+	reads      sync.Map // query → *sql.Stmt on db
+	digests    keyLock  // one holder per digest renames or unlinks its file
+	sessions   sessions
+	manifests  manifestCache
+	promises   promises
+	garbage    garbage
+	wake       chan struct{} // tells the janitor that something became loose
+	trashed    chan struct{} // tells the janitor that a file is to be removed
+	suspects   chan digest.Digest
+	busy       func() bool   // there are requests under way; nil if there can be none
+	large      chan struct{} // full while as many bodies as may be have large buffers
+	base       time.Duration // uptime of the data directory when it was opened
+	saved      int64         // uptime last written, in seconds; used by the writer only
+	stale      atomic.Bool   // something has changed since the last snapshot
+	staleSince atomic.Int64  // uptime when snapshots noticed that; 0 if they have not
+	changed    chan struct{} // tells that it has become so
+	removal    sync.RWMutex  // held for writing while files of blobs go, for reading by backups
+	opened     time.Time
+	fileSyncs  atomic.Int64 // syncs of files and directories, for the metrics
 
 	collectedBlobs, collectedBytes atomic.Int64 // likewise
 }
@@ -98,6 +102,8 @@ type storeConfig struct {
 
 	// now is the time since the process opened the store; tests move it.
 	now func() time.Duration
+	// restoring opens a directory whose restore is not finished.
+	restoring bool
 	// noPromises lets what clients were just told of go; tests collect at once.
 	noPromises bool
 	// at is called at the named points of a write; crash tests die there.
@@ -113,6 +119,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		opened:      time.Now(),
 		wake:        make(chan struct{}, 1),
 		trashed:     make(chan struct{}, 1),
+		changed:     make(chan struct{}, 1),
 		suspects:    make(chan digest.Digest, 100),
 		large:       make(chan struct{}, maxLarge),
 	}
@@ -187,6 +194,9 @@ func (st *store) own() (err error) {
 // together: an empty registry must never come up in front of a full disk, nor
 // a full one in front of a disk that is not mounted.
 func (st *store) lookForBlobs() error {
+	if _, err := os.Stat(filepath.Join(st.dir, restoringMark)); err == nil && !st.restoring {
+		return fmt.Errorf("a restore of %[1]s was cut short: finish it with `berth restore --data %[1]s`", st.dir)
+	}
 	db := filepath.Join(st.dir, "berth.db")
 	info, err := os.Stat(db)
 	switch {
@@ -211,8 +221,8 @@ func (st *store) refuseBlobs() error {
 	blobs, err := fs.Glob(os.DirFS(st.dir), "blobs/*/*/*")
 	if err == nil && len(blobs) > 0 {
 		err = fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
-			"Berth does not start an empty registry over them: put berth.db back from a backup, or, "+
-			"to begin anew, move the directory %s away", filepath.Join(st.dir, "berth.db"), filepath.Join(st.dir, "blobs"))
+			"Berth does not start an empty registry over them. What to do: %sput berth.db back from a backup, or, "+
+			"to begin anew, move the directory %s away", filepath.Join(st.dir, "berth.db"), st.restoreHint(), filepath.Join(st.dir, "blobs"))
 	}
 	return err
 }
@@ -267,7 +277,12 @@ func (st *store) makeDirectories() error {
 
 // dsn is the name by which the driver opens the database, with pragmas.
 func (st *store) dsn(query url.Values, pragmas ...string) string {
-	path := filepath.ToSlash(filepath.Join(st.dir, "berth.db"))
+	return dsnOf(filepath.Join(st.dir, "berth.db"), query, pragmas...)
+}
+
+// dsnOf is the name by which the driver opens the database in path.
+func dsnOf(path string, query url.Values, pragmas ...string) string {
+	path = filepath.ToSlash(path)
 	if runtime.GOOS == "windows" && len(path) > 1 && path[1] == ':' {
 		path = "/" + path
 	}
@@ -317,17 +332,23 @@ func (st *store) openWriter() error {
 			return fmt.Errorf("upgrading the database to version %d: %w", version+1, err)
 		}
 	}
-	var sparse bool
-	if err := conn.QueryRowContext(ctx, "SELECT uptime, sparse FROM meta").Scan(&st.saved, &sparse); err != nil {
+	var sparse, stale bool
+	if err := conn.QueryRowContext(ctx, "SELECT uptime, sparse, stale FROM meta").Scan(&st.saved, &sparse, &stale); err != nil {
 		return st.damaged(err)
 	}
+	st.stale.Store(stale)
 	if st.sparse && !sparse { // check must know
 		if _, err := conn.ExecContext(ctx, "UPDATE meta SET sparse = 1"); err != nil {
 			return err
 		}
 	}
+	// SQLite has made its log anew, and does not care whether its name could be
+	// synced.
+	if err := syncDir(st.dir); err != nil {
+		return fmt.Errorf("syncing the data directory: %w", err)
+	}
 	st.base = time.Duration(st.saved) * time.Second
-	st.writer = newCommitter(conn, st.begin, st.spareRoom, &st.manifests)
+	st.writer = newCommitter(conn, filepath.Join(st.dir, "berth.db-wal"), st.begin, st.spareRoom, &st.manifests)
 	return nil
 }
 
@@ -337,12 +358,22 @@ func (st *store) lookAtDatabase() (version int, err error) {
 	if info, err := os.Stat(filepath.Join(st.dir, "berth.db")); err != nil || info.Size() == 0 {
 		return 0, nil
 	}
-	db, err := sql.Open("sqlite", st.dsn(url.Values{"mode": {"ro"}}, "query_only(1)"))
+	db, err := openToLook(filepath.Join(st.dir, "berth.db"))
 	if err != nil {
 		return 0, err
 	}
 	defer db.Close()
 	return st.recognise(db)
+}
+
+// openToLook opens a database to read in it. If its creation was cut short it
+// must be written to be read: SQLite undoes what was half done.
+func openToLook(path string) (*sql.DB, error) {
+	mode := "ro"
+	if _, err := os.Stat(path + "-journal"); err == nil {
+		mode = "rw"
+	}
+	return sql.Open("sqlite", dsnOf(path, url.Values{"mode": {mode}}, "query_only(1)"))
 }
 
 // openReaders opens the pool of query-only connections.
@@ -405,8 +436,8 @@ func (st *store) damaged(err error) error {
 				"start once with the disk writable, which puts it in order (%w)", db, err)
 		}
 	}
-	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched; put berth.db back from a backup "+
-		"(without berth.db-wal and berth.db-shm) and start again", db, err)
+	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched. What to do: %sput berth.db back from a backup "+
+		"(without berth.db-wal and berth.db-shm) and start again", db, err, st.restoreHint())
 }
 
 // close writes the uptime, moves SQLite's log into the database and lets go of
@@ -445,7 +476,7 @@ func (st *store) closeFiles() error {
 
 // loops are what a server runs in the background, each until its context ends.
 func (st *store) loops() []func(context.Context) {
-	return []func(context.Context){st.janitor, st.scrubber}
+	return []func(context.Context){st.janitor, st.scrubber, st.snapshots}
 }
 
 // uptime is how long the data directory has been served, over all processes:
@@ -454,8 +485,17 @@ func (st *store) loops() []func(context.Context) {
 func (st *store) uptime() time.Duration { return st.base + st.now() }
 
 // begin runs first in every write transaction.
-func (st *store) begin(t *tx) error {
+func (st *store) begin(t *tx, durable bool) error {
 	t.clock = int64(st.uptime() / time.Second)
+	if durable && !st.stale.Load() {
+		if _, err := t.exec(`UPDATE meta SET stale = 1`); err != nil {
+			return err
+		}
+		t.committed = append(t.committed, func() {
+			st.stale.Store(true)
+			notify(st.changed)
+		})
+	}
 	// Riding along costs no sync, and an idle registry writes nothing.
 	if t.clock >= st.saved+60 {
 		return st.saveUptime(t)
@@ -465,7 +505,7 @@ func (st *store) begin(t *tx) error {
 
 func (st *store) saveUptime(t *tx) error {
 	_, err := t.exec(`UPDATE meta SET uptime = ?`, t.clock)
-	t.committed = func() { st.saved = t.clock }
+	t.committed = append(t.committed, func() { st.saved = t.clock })
 	return err
 }
 

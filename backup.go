@@ -1,0 +1,393 @@
+// A copy of the registry that is a registry: `berth backup DEST`.
+//
+// Pushes, deletes and the collection go on meanwhile. The order keeps DEST
+// whole at every moment, the old backup or the new one:
+//
+//	no file of a blob goes from here on   (emptyTrash waits)
+//	the database is copied and verified   → DEST/berth.db.new
+//	files that DEST lacks                 → cloned, linked, or copied and verified
+//	everything is synced
+//	berth.db.new                          → DEST/berth.db
+//	files that no row of it needs         → removed
+//
+// A second backup to the same place does only what is new. Restoring is
+// `berth --data DEST`. The file berth.backup marks a directory as a copy that
+// nobody has served; a server that opens it takes the mark away, and from then
+// on no backup overwrites it.
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// backupMark is the file that says that a directory is a backup.
+const backupMark = "berth.backup"
+
+// A backup is one under way.
+type backup struct {
+	st   *store
+	dest *store // of which only files are used
+	db   *sql.DB
+	out  *console
+	bar  *progress
+	dirs map[string]bool // that have changed
+
+	cloned, linked, copied, kept, removed, damaged int
+	bytes                                          int64 // copied
+}
+
+// backupCommand is `berth backup DEST`.
+func backupCommand(ctx context.Context, st *store, o options, out *console) (err error) {
+	dest := o.Args[0]
+	b := &backup{st: st, out: out, dirs: make(map[string]bool),
+		dest: &store{storeConfig: storeConfig{dir: dest, log: st.log}}}
+	if err := b.separate(); err != nil {
+		return err
+	}
+	if err := b.dest.own(); err != nil {
+		return err
+	}
+	defer b.dest.lock.Close()
+	if err := b.accept(ctx); err != nil {
+		return err
+	}
+	if err := b.dest.makeDirectories(); err != nil {
+		return fmt.Errorf("making %s: %w", dest, err)
+	}
+	if err := os.WriteFile(filepath.Join(dest, backupMark), []byte("A backup made by berth. To restore it: berth --data DIR\n"), 0o600); err != nil {
+		return err
+	}
+
+	st.removal.RLock()
+	defer notify(st.trashed) // runs after the unlocking
+	defer st.removal.RUnlock()
+	temp := filepath.Join(dest, "berth.db.new")
+	defer os.Remove(temp)
+	if err := st.copyDatabase(ctx, temp); err != nil {
+		return err
+	}
+	b.db, err = sql.Open("sqlite", dsnOf(temp, url.Values{}))
+	if err != nil {
+		return err
+	}
+	defer b.db.Close()
+	b.db.SetMaxOpenConns(1)
+	// Sessions are of this server, and so is what it has still to remove.
+	if _, err := b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash`); err != nil {
+		return err
+	}
+	if err := b.files(ctx); err != nil {
+		return err
+	}
+	if err := b.db.Close(); err != nil {
+		return err
+	}
+	if err := b.finish(temp); err != nil {
+		return err
+	}
+	if err := b.removeRest(ctx); err != nil {
+		return fmt.Errorf("the backup is whole, but what is no longer needed could not be removed: %w", err)
+	}
+	out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", count(b.cloned, "blob"), count(b.linked, "blob"),
+		count(b.copied, "blob"), size(b.bytes), count(b.kept, "blob"), count(b.removed, "file"))
+	out.printf("restore it with: berth --data %s\n", dest)
+	if b.damaged > 0 {
+		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", count(b.damaged, "blob"))
+	}
+	return nil
+}
+
+// separate refuses a destination inside the data directory, or around it.
+func (b *backup) separate() error {
+	from, err := realPath(b.st.dir)
+	if err != nil {
+		return err
+	}
+	to, err := realPath(b.dest.dir)
+	if err != nil {
+		return err
+	}
+	within := func(a, b string) bool {
+		rel, err := filepath.Rel(a, b)
+		return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+	}
+	if within(from, to) || within(to, from) {
+		return fmt.Errorf("a backup of %s cannot be in %s", b.st.dir, b.dest.dir)
+	}
+	return nil
+}
+
+// realPath is a path without links, of which the end may be still to be made.
+func realPath(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(path) != path {
+		parent, err := realPath(filepath.Dir(path))
+		return filepath.Join(parent, filepath.Base(path)), err
+	}
+	return real, err
+}
+
+// accept refuses a destination that is not empty and not an earlier backup of
+// this registry, or that has been served since.
+func (b *backup) accept(ctx context.Context) error {
+	dest := b.dest.dir
+	db := filepath.Join(dest, "berth.db")
+	_, err := os.Stat(db)
+	marked := exists(filepath.Join(dest, backupMark))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		entries, err := os.ReadDir(dest)
+		for _, e := range entries {
+			if !marked && e.Name() != "berth.lock" {
+				return fmt.Errorf("%s is neither empty nor a backup (it has %s); name another directory", dest, e.Name())
+			}
+		}
+		return err // also a backup that was cut short
+	case err != nil:
+		return err
+	case !marked:
+		return fmt.Errorf("%s is a registry of its own, not a backup, or was served since; name another directory", dest)
+	}
+	// A command may have been at work on it; its log goes with its database.
+	if exists(db + "-wal") {
+		old, err := sql.Open("sqlite", dsnOf(db, url.Values{}))
+		if err != nil {
+			return err
+		}
+		_, err = old.ExecContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`)
+		if err := errors.Join(err, old.Close()); err != nil {
+			return fmt.Errorf("the database of the earlier backup: %w", err)
+		}
+	}
+	was, err := verifyDatabase(ctx, db)
+	if err != nil {
+		return fmt.Errorf("the earlier backup in %s is damaged; name another directory: %w", dest, err)
+	}
+	var id string
+	if err := b.st.get(`SELECT id FROM meta`, nil, &id); err != nil {
+		return err
+	}
+	if was.id != id {
+		return fmt.Errorf("%s is a backup of another registry; name another directory", dest)
+	}
+	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// files brings to DEST what the copied database says and DEST lacks.
+func (b *backup) files(ctx context.Context) error {
+	var total int64
+	if err := b.db.QueryRowContext(ctx, `SELECT bytes FROM total`).Scan(&total); err != nil {
+		return err
+	}
+	b.bar = b.out.progress("backing up", total)
+	defer b.bar.end()
+	for _, s := range shards() {
+		rows, err := b.rows(ctx, s)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err := b.file(ctx, row); err != nil {
+				return fmt.Errorf("backing up %s: %w", row.digest, err)
+			}
+		}
+	}
+	if err := syncAll(b.dest.dir, b.dirs); err != nil {
+		return fmt.Errorf("syncing the backup: %w", err)
+	}
+	return nil
+}
+
+func (b *backup) rows(ctx context.Context, s shard) ([]blobRow, error) {
+	rows, err := b.db.QueryContext(ctx, blobsInShard, s.from(), s.to())
+	if err != nil {
+		return nil, err
+	}
+	return collect(rows, scanBlobRow)
+}
+
+// file brings one blob to DEST. One that is damaged here may be whole there,
+// and the other way round.
+func (b *backup) file(ctx context.Context, row blobRow) error {
+	to := b.dest.path(row.digest)
+	f, err := openSized(to, row.size)
+	if err == nil {
+		f.Close()
+	}
+	if row.damaged {
+		b.bar.add(row.size)
+		if err == nil && verifyFile(to, row.digest) == nil {
+			b.kept++
+			return b.mark(ctx, row.digest, nil)
+		}
+		b.damaged++
+		return nil
+	}
+	if err == nil {
+		b.kept++
+		b.bar.add(row.size)
+		return nil
+	}
+	if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	b.dirs[filepath.Dir(to)], b.dirs[b.dest.shardDir(row.digest)] = true, true
+	err = b.bring(ctx, b.st.path(row.digest), to, row)
+	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
+		if _, e := b.st.quarantine(row.digest); e != nil {
+			return e
+		}
+		b.damaged++
+		b.out.printf("DAMAGED: blob %s: %v\n", row.digest, err)
+		os.Remove(filepath.Dir(to))
+		return b.mark(ctx, row.digest, err)
+	}
+	return err
+}
+
+// mark records in the copied database whether a blob is damaged there.
+func (b *backup) mark(ctx context.Context, d digest.Digest, wrong error) error {
+	var text any
+	if wrong != nil {
+		text = wrong.Error()
+	}
+	_, err := b.db.ExecContext(ctx, `UPDATE blob SET damaged = ? WHERE digest = ?`, text, d)
+	return err
+}
+
+// bring makes the file to from the file from: as a clone that shares its
+// blocks, else as another name of it (a blob's file is never written again),
+// else as a copy whose bytes are verified. It comes under its name when whole.
+func (b *backup) bring(ctx context.Context, from, to string, row blobRow) error {
+	src, err := openSized(from, row.size)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	temp := to + ".new"
+	defer os.Remove(temp)
+	dst, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if cloneFile(dst, src) == nil {
+		b.cloned++
+		b.bar.add(row.size)
+		return errors.Join(syncData(dst), os.Rename(temp, to))
+	}
+	os.Remove(to) // of another size
+	if os.Link(from, to) == nil {
+		b.linked++
+		b.bar.add(row.size)
+		return nil
+	}
+	hash := row.digest.Algorithm().Hash()
+	buffer := largeBuffers.Get().(*[]byte)
+	defer largeBuffers.Put(buffer)
+	for at := int64(0); ; {
+		n, err := src.ReadAt(*buffer, at)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		hash.Write((*buffer)[:n])
+		if _, err := dst.WriteAt((*buffer)[:n], at); err != nil {
+			return err
+		}
+		at += int64(n)
+		b.bar.add(int64(n))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == io.EOF {
+			break
+		}
+	}
+	if sum := digest.NewDigest(row.digest.Algorithm(), hash); sum != row.digest {
+		return fmt.Errorf("its bytes have the digest %s: %w", sum, errDamaged)
+	}
+	b.copied++
+	b.bytes += row.size
+	return errors.Join(syncData(dst), os.Rename(temp, to))
+}
+
+// finish puts the copied database into its place.
+func (b *backup) finish(temp string) error {
+	f, err := os.OpenFile(temp, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(syncData(f), f.Close()); err != nil {
+		return err
+	}
+	db := filepath.Join(b.dest.dir, "berth.db")
+	for _, tail := range []string{"-wal", "-shm"} { // empty ones
+		if err := os.Remove(db + tail); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := os.Rename(temp, db); err != nil {
+		return err
+	}
+	return syncDir(b.dest.dir)
+}
+
+// removeRest removes what DEST has and its database does not name.
+func (b *backup) removeRest(ctx context.Context) error {
+	db, err := sql.Open("sqlite", dsnOf(filepath.Join(b.dest.dir, "berth.db"), url.Values{"mode": {"ro"}}, "query_only(1)"))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	b.db = db
+	for _, s := range shards() {
+		rows, err := b.rows(ctx, s)
+		if err != nil {
+			return err
+		}
+		known := make(map[string]bool, len(rows))
+		for _, row := range rows {
+			known[row.digest.Encoded()] = true
+		}
+		dir := filepath.Join(b.dest.dir, "blobs", s.algorithm, s.prefix)
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			d := digest.NewDigestFromEncoded(digest.Algorithm(s.algorithm), e.Name())
+			if known[e.Name()] || d.Validate() != nil {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+			b.removed++
+		}
+	}
+	return nil
+}

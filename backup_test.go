@@ -1,0 +1,540 @@
+// Copies of the registry: snapshots, backups, and the way back.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// snapshotsOn lets time pass as the loop in snapshots would, and returns how
+// many there are then.
+func (r *registry) snapshotsAfter(d time.Duration) int {
+	r.t.Helper()
+	for end := r.moved.Load() + int64(d); r.moved.Load() < end; r.moved.Add(int64(time.Minute)) {
+		if r.st.snapshotDue() == 0 {
+			if err := r.st.snapshot(context.Background()); err != nil {
+				r.t.Errorf("snapshot: %v", err)
+			}
+		}
+	}
+	return len(r.st.listSnapshots())
+}
+
+func TestSnapshotsAreMadeAfterChangesOnceADay(t *testing.T) {
+	r := startRegistry(t)
+	if n := r.snapshotsAfter(48 * time.Hour); n != 0 {
+		t.Errorf("%d snapshots of an empty registry", n)
+	}
+	r.pushImage("a", "x", "{}", "layer")
+	if n := r.snapshotsAfter(4 * time.Minute); n != 0 {
+		t.Errorf("%d snapshots, in the middle of a push perhaps", n)
+	}
+	if n := r.snapshotsAfter(10 * time.Minute); n != 1 {
+		t.Errorf("%d snapshots after the first push, want 1", n)
+	}
+	first := r.st.listSnapshots()[0]
+	if _, err := verifyDatabase(t.Context(), first.path); err != nil {
+		t.Error(err)
+	}
+	// Idle days and restarts make none; many changes on one day make one.
+	r.snapshotsAfter(50 * time.Hour)
+	r.restart()
+	if n := r.snapshotsAfter(50 * time.Hour); n != 1 {
+		t.Errorf("%d snapshots, want still 1", n)
+	}
+	for i := range 20 {
+		r.pushImage("a", fmt.Sprint(i), "{}", "layer")
+		r.snapshotsAfter(time.Hour)
+	}
+	if n := len(r.st.listSnapshots()); n != 2 {
+		t.Errorf("%d snapshots, want one more", n)
+	}
+	// A change that no snapshot has yet is remembered over a restart.
+	r.restart()
+	if n := r.snapshotsAfter(25 * time.Hour); n != 3 {
+		t.Errorf("%d snapshots, want one of what came last", n)
+	}
+	for i := range 5 {
+		r.pushImage("b", fmt.Sprint(i), "{}", "layer")
+		r.snapshotsAfter(25 * time.Hour)
+	}
+	list := r.st.listSnapshots()
+	if len(list) != generations {
+		t.Errorf("%d snapshots are kept, want %d", len(list), generations)
+	}
+	f, err := verifyDatabase(t.Context(), list[0].path)
+	if err != nil || f.tags != 26 {
+		t.Errorf("the newest has %d tags (%v), want 26", f.tags, err)
+	}
+	if exists(first.path) {
+		t.Error("the oldest is still there")
+	}
+}
+
+// runOn runs a command of the program on the registry's directory.
+func (r *registry) runOn(args ...string) (string, error) {
+	r.t.Helper()
+	var out, log strings.Builder
+	err := run(r.t.Context(), append(args, "--data", r.cfg.dir), noEnv, &out, &log)
+	return out.String(), err
+}
+
+// off stops the server without its check, for what is done to the directory.
+func (r *registry) off() {
+	r.t.Helper()
+	r.stop()
+	r.moved.Store(0)
+}
+
+// What may happen to berth.db, and whether what it still had is lost.
+var losses = []struct {
+	name     string
+	do       func(db string) error
+	readable bool
+}{
+	{"removed", func(db string) error {
+		return errors.Join(os.Remove(db), removeIfThere(db+"-wal"), removeIfThere(db+"-shm"))
+	}, false},
+	{"emptied", func(db string) error { return os.Truncate(db, 0) }, false},
+	{"zeros", func(db string) error {
+		info, err := os.Stat(db)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(db, make([]byte, info.Size()), 0o600)
+	}, false},
+	{"first page", func(db string) error { return overwrite(db, 0, 4096) }, false},
+	{"cut in half", func(db string) error {
+		info, err := os.Stat(db)
+		if err != nil {
+			return err
+		}
+		return os.Truncate(db, info.Size()/2/4096*4096)
+	}, false},
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// overwrite puts noise over a part of a file.
+func overwrite(path string, at int64, n int) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte(noise(7, n)), at)
+	return errors.Join(err, f.Close())
+}
+
+func TestRestoreGoesBackToTheSnapshot(t *testing.T) {
+	for _, loss := range losses {
+		t.Run(loss.name, func(t *testing.T) {
+			r := startRegistry(t)
+			old := r.pushImage("home/app", "1", "{}", "layer")
+			gone := r.pushImage("home/app", "gone", "{}", noise(3, 5000))
+			r.snapshotsAfter(time.Hour)
+			later := r.pushImage("home/app", "2", "{}", "later")
+			r.want(202, "DELETE", "/v2/home/app/manifests/"+gone.digest.String(), nil)
+			r.pass(r.cfg.grace + time.Minute)
+			r.off()
+			if err := loss.do(filepath.Join(r.cfg.dir, "berth.db")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := openStore(r.cfg.storeConfig); err == nil && loss.name != "cut in half" {
+				t.Fatal("it starts")
+			} else if err != nil && !strings.Contains(err.Error(), "berth restore --data "+r.cfg.dir) {
+				t.Errorf("the refusal does not name the command: %v", err)
+			}
+			out, err := r.runOn("restore")
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			for _, want := range []string{"going back to the snapshot", "PUSH AGAIN: blob " + gone.layers[0].String() + ", needed by home/app:gone", "restored: "} {
+				if !strings.Contains(out, want) {
+					t.Errorf("restore does not say %q:\n%s", want, out)
+				}
+			}
+			r.start()
+			r.want(200, "GET", "/v2/home/app/manifests/1", nil).is(old.manifest)
+			r.want(200, "GET", "/v2/home/app/blobs/"+old.layers[0].String(), nil).is("layer")
+			r.want(404, "HEAD", "/v2/home/app/blobs/"+gone.layers[0].String(), nil)
+			if re := r.do("GET", "/v2/home/app/manifests/2", nil); re.status == 404 {
+				if !strings.Contains(out, "belong to no image that is known") {
+					t.Errorf("the image that came later is lost, and restore does not say so:\n%s", out)
+				}
+			} else {
+				re.is(later.manifest)
+			}
+			// Pushing again heals, and what nobody missed goes in time.
+			r.pushBlob("home/app", noise(3, 5000))
+			r.pushImage("home/app", "2", "{}", "later")
+			r.scrub()
+			r.check()
+			if _, err := r.runOnStopped("restore"); err == nil || !strings.Contains(err.Error(), "nothing to restore") {
+				t.Errorf("restoring a whole registry: %v", err)
+			}
+		})
+	}
+}
+
+func (r *registry) runOnStopped(args ...string) (out string, err error) {
+	r.t.Helper()
+	r.off()
+	out, err = r.runOn(args...)
+	r.start()
+	return out, err
+}
+
+// Damage in the middle, as a rotten sector makes it: nearly all can be read,
+// and comes back, also what is newer than the snapshot.
+func TestRestoreSalvagesWhatIsNewer(t *testing.T) {
+	r := startRegistry(t)
+	for i := range 100 {
+		r.pushImage("old", fmt.Sprint(i), "{}", "layer", fmt.Sprint("old ", i))
+	}
+	r.snapshotsAfter(time.Hour)
+	var newer []image
+	for i := range 100 {
+		newer = append(newer, r.pushImage("new", fmt.Sprint(i), "{}", "layer", fmt.Sprint("new ", i)))
+	}
+	index, indexDigest := ociIndex(newer[0].manifest, newer[1].manifest)
+	r.want(201, "PUT", "/v2/new/manifests/index", index, "Content-Type: "+typeOCIIndex)
+	r.want(201, "PUT", "/v2/old/manifests/0", ociImage("{}", "layer").manifest, "Content-Type: "+typeOCIManifest)
+	r.off()
+	db := filepath.Join(r.cfg.dir, "berth.db")
+	body, err := os.ReadFile(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(body, []byte(newer[50].manifest))
+	if at < 0 {
+		t.Fatal("the manifest is not to be found in the database")
+	}
+	if err := overwrite(db, int64(at/4096*4096), 4096); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.runOn("restore")
+	if err != nil || !strings.Contains(out, "database is damaged") || !strings.Contains(out, "kept as berth.db.damaged-1") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r.start()
+	back := 0
+	for i, im := range newer {
+		if re := r.do("GET", fmt.Sprint("/v2/new/manifests/", i), nil); re.status == 200 {
+			re.is(im.manifest)
+			r.want(200, "GET", "/v2/new/blobs/"+im.layers[1].String(), nil).is(fmt.Sprint("new ", i))
+			back++
+		} else if i < 45 {
+			t.Errorf("image %d is %d", i, re.status)
+		}
+	}
+	if back < 80 {
+		t.Errorf("%d of 100 newer images are back\n%s", back, out)
+	}
+	r.want(200, "GET", "/v2/new/manifests/index", nil).has("Docker-Content-Digest", indexDigest.String())
+	r.want(200, "GET", "/v2/old/manifests/0", nil).is(ociImage("{}", "layer").manifest)
+	for i := 1; i < 100; i++ {
+		r.want(200, "GET", fmt.Sprint("/v2/old/manifests/", i), nil)
+	}
+	if !strings.Contains(out, "not all of it could be read") {
+		t.Errorf("restore claims to have read all:\n%s", out)
+	}
+	r.scrub() // what is left of the others goes
+}
+
+// Where a restore is cut short does not matter: the registry does not start
+// until it has been run to its end.
+func TestRestoreThatWasCutShort(t *testing.T) {
+	for _, step := range []struct {
+		name string
+		do   func(dir string) error
+	}{
+		{"marked", func(dir string) error { return nil }},
+		{"database moved", func(dir string) error {
+			return os.Rename(filepath.Join(dir, "berth.db"), filepath.Join(dir, "berth.db.damaged-1"))
+		}},
+		{"copied", func(dir string) error {
+			list := (&store{storeConfig: storeConfig{dir: dir}}).listSnapshots()
+			body, err := os.ReadFile(list[0].path)
+			return errors.Join(err, os.Rename(filepath.Join(dir, "berth.db"), filepath.Join(dir, "berth.db.damaged-1")),
+				os.WriteFile(filepath.Join(dir, "berth.db"), body, 0o600))
+		}},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			r := startRegistry(t)
+			r.pushImage("a", "x", "{}", "layer")
+			r.snapshotsAfter(time.Hour)
+			later := r.pushImage("a", "y", "{}", "later")
+			r.off()
+			db := filepath.Join(r.cfg.dir, "berth.db")
+			if err := errors.Join(overwrite(db, 50, 8), writeSynced(filepath.Join(r.cfg.dir, restoringMark), "berth.db.damaged-1\n"), step.do(r.cfg.dir)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := openStore(r.cfg.storeConfig); err == nil || !strings.Contains(err.Error(), "berth restore") {
+				t.Errorf("it starts in the middle of a restore: %v", err)
+			}
+			if out, err := r.runOn("restore"); err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			r.start()
+			r.want(200, "GET", "/v2/a/manifests/x", nil)
+			if re := r.do("GET", "/v2/a/manifests/y", nil); re.status == 200 {
+				re.is(later.manifest)
+			}
+			r.scrub()
+		})
+	}
+}
+
+func TestRestoreFallsBackToAnOlderSnapshot(t *testing.T) {
+	r := startRegistry(t)
+	first := r.pushImage("a", "x", "{}", "layer")
+	r.snapshotsAfter(time.Hour)
+	r.pushImage("a", "y", "{}", "later")
+	r.snapshotsAfter(25 * time.Hour)
+	r.off()
+	list := (&store{storeConfig: r.cfg.storeConfig}).listSnapshots()
+	if len(list) != 2 {
+		t.Fatalf("%d snapshots, want 2", len(list))
+	}
+	if err := errors.Join(overwrite(list[0].path, 0, 4096), os.Remove(filepath.Join(r.cfg.dir, "berth.db"))); err != nil {
+		t.Fatal(err)
+	}
+	out, err := r.runOn("restore")
+	if err != nil || !strings.Contains(out, "is damaged too") || !strings.Contains(out, filepath.Base(list[1].path)) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r.start()
+	r.want(200, "GET", "/v2/a/manifests/x", nil).is(first.manifest)
+	r.scrub()
+}
+
+// backup runs `berth backup` as a running server does.
+func (r *registry) backup(dest string) (string, error) {
+	r.t.Helper()
+	return runOnceOn(r.t, r.st, "backup", dest)
+}
+
+// serveCopy serves another directory as the same kind of registry.
+func (r *registry) serveCopy(dir string) *registry {
+	r.t.Helper()
+	return startRegistry(r.t, func(c *config) { c.dir = dir })
+}
+
+func TestBackupIsARegistry(t *testing.T) {
+	r := startRegistry(t)
+	old := r.pushImage("home/app", "1", "{}", "shared", "old")
+	r.pushImage("home/app", "2", "{}", "shared", "new")
+	r.want(202, "POST", "/v2/home/app/blobs/uploads/", nil) // is not part of it
+	dest := filepath.Join(t.TempDir(), "usb", "backup")
+	out, err := r.backup(dest)
+	if err != nil || !strings.Contains(out, "4 blobs") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// Only what is new is brought the second time, and what is gone goes.
+	r.want(202, "DELETE", "/v2/home/app/manifests/"+old.digest.String(), nil)
+	r.pass(r.cfg.grace + time.Minute)
+	third := r.pushImage("home/app", "3", "{}", "shared", "third")
+	out, err = r.backup(dest)
+	if err != nil || !strings.Contains(out, "3 blobs there already, 1 file removed") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := runOnce(t, "check", "--deep", "--data", dest); err != nil {
+		t.Errorf("check: %v\n%s", err, out)
+	}
+	out, err = r.backup(dest)
+	if err != nil || !strings.Contains(out, "4 blobs there already, 0 files removed") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	c := r.serveCopy(dest)
+	c.want(200, "GET", "/v2/home/app/manifests/3", nil).is(third.manifest)
+	c.want(200, "GET", "/v2/home/app/blobs/"+third.layers[1].String(), nil).is("third")
+	c.want(404, "GET", "/v2/home/app/manifests/1", nil)
+	// What happens to one is nothing to the other.
+	c.want(202, "DELETE", "/v2/home/app/manifests/"+third.digest.String(), nil)
+	c.pass(r.cfg.grace + time.Minute)
+	c.stop()
+	r.want(200, "GET", "/v2/home/app/blobs/"+third.layers[1].String(), nil).is("third")
+}
+
+func TestBackupWhilePushesAndCollectionGoOn(t *testing.T) {
+	r := startRegistry(t)
+	var kept []image
+	for i := range 40 {
+		kept = append(kept, r.pushImage("keep", fmt.Sprint(i), "{}", noise(uint64(i), 20<<10)))
+	}
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	for worker := range 3 {
+		load.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprint("busy", worker)
+				im := r.pushImage(name, "x", "{}", fmt.Sprint(worker, "layer", i))
+				r.want(202, "DELETE", "/v2/"+name+"/manifests/"+im.digest.String(), nil)
+				r.want(202, "DELETE", "/v2/"+name+"/blobs/"+im.layers[0].String(), nil)
+				if _, err := r.st.collect(context.Background(), r.st.graces()); err != nil {
+					t.Errorf("collect: %v", err)
+				}
+			}
+		})
+	}
+	var dests []string
+	for range 8 {
+		dest := t.TempDir()
+		if out, err := r.backup(dest); err != nil {
+			t.Errorf("backup: %v\n%s", err, out)
+		}
+		dests = append(dests, dest)
+	}
+	close(stop)
+	load.Wait()
+	for _, dest := range dests {
+		c := r.serveCopy(dest)
+		for i, im := range kept {
+			c.want(200, "GET", fmt.Sprint("/v2/keep/manifests/", i), nil).is(im.manifest)
+			c.want(200, "GET", "/v2/keep/blobs/"+im.layers[0].String(), nil).is(noise(uint64(i), 20<<10))
+		}
+		c.stop() // and check
+	}
+	// The files that had to stay meanwhile go after it.
+	r.pass(0)
+	if left, err := r.st.read(`SELECT count(*) FROM trash`); err != nil {
+		t.Error(err)
+	} else {
+		var n int
+		if err := left.QueryRow().Scan(&n); err != nil || n != 0 {
+			t.Errorf("%d files are still to be removed (%v)", n, err)
+		}
+	}
+}
+
+func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {
+	r, other := startRegistry(t), startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	other.pushImage("b", "x", "{}", "other")
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "thesis.txt"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	served, foreign := t.TempDir(), t.TempDir()
+	if _, err := r.backup(served); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.backup(foreign); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := run(ctx, []string{"--addr", "127.0.0.1:0", "--data", served}, noEnv, new(strings.Builder), new(strings.Builder)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ dest, say string }{
+		{full, "neither empty nor a backup"},
+		{served, "served since"},
+		{foreign, "another registry"},
+		{other.cfg.dir, "in use"},
+		{r.cfg.dir, "cannot be in"},
+		{filepath.Join(r.cfg.dir, "backup"), "cannot be in"},
+		{filepath.Dir(r.cfg.dir), "cannot be in"},
+	} {
+		if out, err := r.backup(c.dest); err == nil || !strings.Contains(err.Error(), c.say) {
+			t.Errorf("backup to %s: %v, want %q\n%s", c.dest, err, c.say, out)
+		}
+	}
+	if text, err := os.ReadFile(filepath.Join(full, "thesis.txt")); err != nil || string(text) != "mine" {
+		t.Error("a stranger's file has changed")
+	}
+	if _, err := runOnce(t, "backup"); err == nil || !strings.Contains(err.Error(), "name the directory") {
+		t.Errorf("backup to nowhere: %v", err)
+	}
+}
+
+// A backup that ends in the middle leaves the earlier one as it was.
+func TestBackupThatIsCutShort(t *testing.T) {
+	r := startRegistry(t)
+	im := r.pushImage("a", "x", "{}", "layer")
+	dest := t.TempDir()
+	if _, err := r.backup(dest); err != nil {
+		t.Fatal(err)
+	}
+	r.pushImage("a", "y", "{}", "second")
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	cfg, err := parseConfig("backup", []string{dest}, noEnv, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := backupCommand(ctx, r.st, cfg.options, newConsole(new(strings.Builder), false)); !errors.Is(err, context.Canceled) {
+		t.Errorf("backup = %v, want to be cancelled", err)
+	}
+	out, err := runOnce(t, "check", "--deep", "--data", dest)
+	if err != nil || !strings.Contains(out, "1 tag") {
+		t.Errorf("check: %v\n%s", err, out)
+	}
+	if out, err := r.backup(dest); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	c := r.serveCopy(dest)
+	c.want(200, "GET", "/v2/a/manifests/x", nil).is(im.manifest)
+	c.want(200, "GET", "/v2/a/manifests/y", nil)
+}
+
+// To another disk bytes are copied, and so read: what is rotten shows. What the
+// backup has whole already, it keeps.
+func TestBackupToAnotherDisk(t *testing.T) {
+	disk := otherDisk(t)
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer", "rotten")
+	dest := filepath.Join(disk, "backup")
+	if out, err := r.backup(dest); err != nil || !strings.Contains(out, "3 blobs copied") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d := r.pushBlob("a", "will rot")
+	r.pushImage("a", "y", "{}", "will rot")
+	for _, content := range []string{"rotten", "will rot"} {
+		if err := os.WriteFile(r.st.path(sum(content)), []byte(strings.ToUpper(content)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := r.backup(dest)
+	if err == nil || !strings.Contains(out, "DAMAGED: blob "+d.String()) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	r.want(404, "HEAD", "/v2/a/blobs/"+d.String(), nil)
+	r.scrub() // finds the other
+	r.want(404, "HEAD", "/v2/a/blobs/"+sum("rotten").String(), nil)
+	if out, err := r.backup(dest); err == nil {
+		t.Errorf("a backup with a damaged blob is a success\n%s", out)
+	}
+	func() {
+		c := r.serveCopy(dest)
+		defer c.stop()
+		c.want(200, "GET", "/v2/a/blobs/"+sum("rotten").String(), nil).is("rotten")
+		c.want(404, "HEAD", "/v2/a/blobs/"+d.String(), nil)
+	}()
+	for _, content := range []string{"rotten", "will rot"} {
+		r.pushBlob("a", content)
+	}
+	if out, err := r.backup(filepath.Join(disk, "second")); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

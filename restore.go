@@ -1,0 +1,488 @@
+// When the metadata is lost: `berth restore`.
+//
+// A database that is missing or damaged keeps Berth from starting. restore goes
+// back to the newest snapshot (snapshot.go), and from there as far forward as
+// it can: manifests prove themselves by their digests, so whatever can still be
+// read in the damaged database, and was not in the snapshot, is put back. Then
+// the rows are held against the files on the disk, and what is not whole is
+// named. Nothing is deleted: the damaged database stays aside.
+//
+//	berth.restoring                 from the first step to the last: the start
+//	                                refuses, and restore goes on where it was
+//	berth.db, -wal, …               → berth.db.damaged-N, …
+//	snapshots/berth-….db, copied    → berth.db
+//	readable manifests and tags     → put back
+//	files                           → compared with their rows
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// restoringMark is the file that says that a restore was not finished. It names
+// the damaged database, if there is one.
+const restoringMark = "berth.restoring"
+
+// restoreHint says how to get the metadata back, or nothing if there is no
+// snapshot to get it from.
+func (st *store) restoreHint() string {
+	if len(st.listSnapshots()) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("`berth restore --data %s` goes back to the newest snapshot, and says what is lost; or ", st.dir)
+}
+
+// restore is `berth restore`: it makes the data directory one that starts.
+func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
+	out := newConsole(stdout, false)
+	st := &store{storeConfig: cfg.storeConfig}
+	if err := st.own(); err != nil {
+		return err
+	}
+	if st.readOnlyDisk {
+		st.lock.Close()
+		return errors.New("the disk is read-only")
+	}
+	damaged, err := st.goBack(ctx, out)
+	if err := errors.Join(err, st.lock.Close()); err != nil {
+		return err
+	}
+	cfg.restoring = true
+	if st, err = openStore(cfg.storeConfig); err != nil {
+		return err
+	}
+	st.promises.forget()
+	if damaged != "" {
+		if err := st.salvage(ctx, filepath.Join(st.dir, damaged), out); err != nil {
+			return errors.Join(err, st.close())
+		}
+	}
+	err = st.reconcile(ctx, out)
+	if err := errors.Join(err, st.close()); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(cfg.dir, restoringMark)); err != nil {
+		return err
+	}
+	return syncDir(cfg.dir)
+}
+
+// goBack puts the newest snapshot that is whole into the place of the database,
+// and returns the name that the damaged one has now, if there was one. The
+// caller owns the directory.
+func (st *store) goBack(ctx context.Context, out *console) (damaged string, err error) {
+	db, mark := filepath.Join(st.dir, "berth.db"), filepath.Join(st.dir, restoringMark)
+	text, err := os.ReadFile(mark)
+	switch {
+	case err == nil:
+		damaged = strings.TrimSpace(string(text))
+		out.printf("going on with the restore that was cut short\n")
+	case !errors.Is(err, fs.ErrNotExist):
+		return "", err
+	}
+	begun := err == nil
+	facts, wrong := verifyDatabase(ctx, db)
+	switch {
+	case wrong == nil && begun:
+		return damaged, nil
+	case wrong == nil:
+		return "", fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
+	case !exists(db):
+		out.printf("the database is missing\n")
+	default:
+		out.printf("the database is damaged: %v\n", wrong)
+	}
+	snapshot := ""
+	for _, s := range st.listSnapshots() {
+		f, err := verifyDatabase(ctx, s.path)
+		if err != nil {
+			out.printf("the snapshot %s is damaged too: %v\n", filepath.Base(s.path), err)
+			continue
+		}
+		snapshot = s.path
+		out.printf("going back to the snapshot %s, made when the registry had run for %s: %s, %s\n", filepath.Base(s.path),
+			duration(s.uptime), count(f.manifests, "manifest"), count(f.tags, "tag"))
+		break
+	}
+	if snapshot == "" {
+		return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
+			filepath.Join(st.dir, "snapshots"))
+	}
+	if exists(db) {
+		for n := 1; ; n++ {
+			if damaged = fmt.Sprintf("berth.db.damaged-%d", n); !exists(filepath.Join(st.dir, damaged)) {
+				break
+			}
+		}
+	}
+	if err := writeSynced(mark, damaged+"\n"); err != nil {
+		return "", err
+	}
+	// The database first: without it nothing starts. Its log must never meet
+	// another database.
+	aside := filepath.Join(st.dir, damaged)
+	for _, tail := range []string{"", "-wal", "-shm", "-journal"} {
+		if !exists(db + tail) {
+			continue
+		}
+		if damaged == "" { // a log without a database says nothing
+			err = os.Remove(db + tail)
+		} else {
+			err = os.Rename(db+tail, aside+tail)
+		}
+		if err == nil {
+			err = syncDir(st.dir)
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	if damaged != "" {
+		out.printf("the damaged database is kept as %s\n", damaged)
+	}
+	body, err := os.Open(snapshot)
+	if err != nil {
+		return "", err
+	}
+	defer body.Close()
+	temp := db + ".new"
+	defer os.Remove(temp)
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	if _, err = io.Copy(f, body); err == nil {
+		err = syncData(f)
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, db)
+	}
+	if err == nil {
+		err = syncDir(st.dir)
+	}
+	return damaged, err
+}
+
+// writeSynced writes a small file that is there, whole, after a power cut.
+func writeSynced(path, text string) error {
+	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = io.WriteString(f, text); err == nil {
+		err = syncData(f)
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	return err
+}
+
+// A salvaged manifest was read in a damaged database.
+type salvaged struct {
+	id         int64
+	repository string
+	manifest   *manifest
+}
+
+// salvage puts back what a damaged database still has and this one lacks.
+func (st *store) salvage(ctx context.Context, path string, out *console) error {
+	old, err := openToLook(path)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	names := make(map[int64]string)
+	whole := readRows(ctx, old, "repository", "id, name", func(rows *sql.Rows) (id int64, err error) {
+		var name string
+		if err := rows.Scan(&id, &name); err != nil {
+			return id, err
+		}
+		if _, err := parseName(name); err == nil {
+			names[id] = name
+		}
+		return id, nil
+	})
+
+	digests := make(map[int64]salvaged) // all manifests that could be read, without their bytes
+	var missing []salvaged
+	var failed error // of this database
+	whole = readRows(ctx, old, "manifest", "id, repository, digest, media_type, body", func(rows *sql.Rows) (int64, error) {
+		var s salvaged
+		var repo int64
+		var d digest.Digest
+		var mediaType string
+		var body []byte
+		if err := rows.Scan(&s.id, &repo, &d, &mediaType, &body); err != nil {
+			return s.id, err
+		}
+		s.repository = names[repo]
+		if s.repository == "" || d.Validate() != nil || examineManifest(d, body) != nil {
+			return s.id, nil
+		}
+		var err error
+		if s.manifest, err = parseManifest(body, mediaType, d); err != nil {
+			return s.id, nil
+		}
+		if has, err := st.hasManifest(s.repository, d); err != nil {
+			failed = err
+		} else if !has {
+			missing = append(missing, s)
+		}
+		digests[s.id] = salvaged{s.id, s.repository, &manifest{digest: d}}
+		return s.id, nil
+	}) && whole
+	if failed != nil {
+		return failed
+	}
+
+	put, adopted := 0, 0
+	for progress := true; progress; { // members before their indexes
+		progress = false
+		var rest []salvaged
+		for _, s := range missing {
+			n, err := st.putSalvaged(s)
+			switch {
+			case errors.Is(err, errManifestBlobUnknown):
+				rest = append(rest, s)
+			case err != nil:
+				return fmt.Errorf("putting back %s@%s: %w", s.repository, s.manifest.digest, err)
+			default:
+				put++
+				progress = true
+			}
+			adopted += n
+		}
+		missing = rest
+	}
+	moved, tagsRead, err := st.salvageTags(ctx, old, names, digests)
+	if err != nil {
+		return err
+	}
+	out.printf("from the damaged database: %s and %s put back, %s found on the disk\n", count(put, "manifest"), count(moved, "tag"), count(adopted, "blob"))
+	for _, s := range missing {
+		out.printf("LOST: %s@%s: members of this index could not be read\n", s.repository, s.manifest.digest)
+	}
+	if !whole || !tagsRead {
+		out.printf("not all of it could be read: what was pushed since the snapshot may be lost; push it again\n")
+	}
+	return nil
+}
+
+func (st *store) hasManifest(repository string, d digest.Digest) (has bool, err error) {
+	err = st.get(`SELECT EXISTS (SELECT 1 FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE r.name = ? AND m.digest = ? AND m.damaged IS NULL)`, []any{repository, d}, &has)
+	return has, err
+}
+
+// maxUnreadable bounds how many rows are given up one by one.
+const maxUnreadable = 10000
+
+// readRows calls fn, which returns the row's id, with the rows of a table that
+// can be read. Ranges that cannot are halved until the unreadable rows are
+// alone. It reports whether all could be read.
+func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*sql.Rows) (int64, error)) (whole bool) {
+	var last int64
+	whole = true
+	if err := db.QueryRowContext(ctx, `SELECT coalesce(max(id), 0) FROM `+table).Scan(&last); err != nil {
+		last, whole = 1<<24, false
+	}
+	unreadable := 0
+	var read func(from, to int64, seen int64)
+	read = func(from, to, seen int64) {
+		if ctx.Err() != nil || unreadable > maxUnreadable {
+			return
+		}
+		rows, err := db.QueryContext(ctx, `SELECT `+columns+` FROM `+table+` WHERE id BETWEEN ? AND ? AND id > ? ORDER BY id`, from, to, seen)
+		if err == nil {
+			for rows.Next() {
+				var id int64
+				if id, err = fn(rows); err != nil {
+					break
+				}
+				seen = id
+			}
+			err = errors.Join(err, rows.Err(), rows.Close())
+		}
+		if err == nil {
+			return
+		}
+		whole = false
+		from = max(from, seen+1)
+		if from >= to {
+			unreadable++
+			return
+		}
+		middle := from + (to-from)/2
+		read(from, middle, seen)
+		read(middle+1, to, seen)
+	}
+	read(0, last, -1)
+	return whole
+}
+
+// putSalvaged puts back a manifest with the blobs it needs, and returns how
+// many of those were adopted: on the disk, whole, and without a row. Blobs that
+// are nowhere count as damaged. The error is errManifestBlobUnknown if a member
+// of an index is missing.
+func (st *store) putSalvaged(s salvaged) (adopted int, err error) {
+	found := make(map[digest.Digest]int64) // sizes
+	for _, d := range s.manifest.blobs {
+		if st.hasBlob(d) {
+			continue
+		}
+		if info, err := os.Stat(st.path(d)); err == nil && verifyFile(st.path(d), d) == nil {
+			found[d] = info.Size()
+		}
+	}
+	err = st.update(func(t *tx) error {
+		repo, err := t.makeRepository(s.repository)
+		if err != nil {
+			return err
+		}
+		for _, d := range s.manifest.blobs {
+			if size, ok := found[d]; ok {
+				if _, err := t.exec(`INSERT OR IGNORE INTO blob (digest, size) VALUES (?, ?)`, d, size); err != nil {
+					return err
+				}
+				if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
+					return err
+				}
+			}
+			if _, err := t.makeLink(repo, d); err != nil {
+				return err
+			}
+		}
+		if _, err := t.exec(`UPDATE manifest SET body = ?3, damaged = NULL WHERE repository = ?1 AND digest = ?2`, repo, s.manifest.digest, s.manifest.body); err != nil {
+			return err
+		}
+		var has bool
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ?)`, []any{repo, s.manifest.digest}, &has); err != nil || has {
+			return err
+		}
+		_, err = t.insertManifest(repo, s.manifest, admission{sparse: st.sparse, damaged: true})
+		return err
+	})
+	return len(found), err
+}
+
+// salvageTags points tags to where they pointed in a damaged database, as far
+// as that can be read and the manifest is here.
+func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]string, manifests map[int64]salvaged) (moved int, whole bool, err error) {
+	rows, err := old.QueryContext(ctx, `SELECT repository, name, manifest FROM tag`)
+	if err != nil {
+		return 0, false, nil
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var repo, id int64
+		var tag string
+		if rows.Scan(&repo, &tag, &id) != nil {
+			continue
+		}
+		m, ok := manifests[id]
+		if _, err := parseTag(tag); err != nil || !ok || names[repo] != m.repository {
+			continue
+		}
+		changed := false
+		err := st.update(func(t *tx) error {
+			var here, there, was int64
+			err := t.get(`SELECT m.id, m.repository FROM manifest m JOIN repository r ON r.id = m.repository
+				WHERE r.name = ? AND m.digest = ?`, []any{m.repository, m.manifest.digest}, &here, &there)
+			if errors.Is(err, sql.ErrNoRows) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			err = t.get(`SELECT manifest FROM tag WHERE repository = ? AND name = ?`, []any{there, tag}, &was)
+			if err != nil && !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+			changed = was != here
+			if err := t.setTag(there, tag, here); err != nil {
+				return err
+			}
+			return t.settleManifest(there, m.manifest.digest)
+		})
+		if err != nil {
+			return moved, false, err
+		}
+		if changed {
+			moved++
+		}
+	}
+	return moved, rows.Err() == nil, nil
+}
+
+// reconcile holds the rows against the files, and says what is not whole.
+func (st *store) reconcile(ctx context.Context, out *console) error {
+	orphans := 0
+	for _, s := range shards() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		rows, err := st.blobsIn(s)
+		if err != nil {
+			return err
+		}
+		for _, b := range rows {
+			if b.damaged || st.probe(b.digest, b.size, false) == nil {
+				continue
+			}
+			if _, err := st.quarantine(b.digest); err != nil {
+				return err
+			}
+		}
+		strangers, err := st.strangersIn(s, rows)
+		if err != nil {
+			return err
+		}
+		orphans += len(strangers)
+	}
+	// Scrubbing removes files without a row: not before somebody has had the
+	// time to find that something is missing.
+	err := st.update(func(t *tx) error {
+		_, err := t.exec(`UPDATE meta SET scrubbed = ?, scrub_place = ''`, t.clock)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r := &report{st: st}
+	if err := st.look(ctx, func(s snapshot) error { r.snapshot = s; return r.checkDamaged() }); err != nil {
+		return err
+	}
+	for _, what := range r.damaged {
+		out.printf("PUSH AGAIN: %s\n", what)
+	}
+	if orphans > 0 {
+		left := "they are never served"
+		if st.scrubEvery > 0 {
+			left = "they go when everything is read again, in " + duration(st.scrubEvery.Round(time.Hour))
+		}
+		out.printf("%s on the disk belong to no image that is known; if you miss one, push it again (%s)\n", count(orphans, "file"), left)
+	}
+	f, err := st.figures(ctx)
+	if err != nil {
+		return err
+	}
+	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", count(int(f.Repositories), "repository"),
+		count(int(f.Tags), "tag"), count(int(f.Blobs.Count), "blob"), size(f.Blobs.Bytes))
+	return nil
+}
