@@ -12,6 +12,7 @@
 //	images_test.go       images made from nothing
 //	tap_test.go          a proxy that remembers what a client asked
 //	conformance_test.go  the official suite
+//	powercut_test.go     what a power cut may not take, on the file system of lossyfs/
 //	docker_test.go …     one file for each family of clients
 //
 // The Go clients are built at pinned versions into Go's build cache; the rest comes from the
