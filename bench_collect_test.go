@@ -150,3 +150,48 @@ func BenchmarkCollection(b *testing.B) {
 		b.ReportMetric(float64(len(dead))/took.Seconds(), "images-collected/s")
 	}
 }
+
+// BenchmarkFigures asks for the figures of a registry with 4,000 images, of
+// which 1,000 have no tag: again when nothing has changed, and after a push.
+func BenchmarkFigures(b *testing.B) {
+	r := startRegistry(b, logToNowhere)
+	const images, tags = 4000, 3000
+	push := func(i int) error {
+		im := ociImage("{}", fmt.Sprint("layer ", i), "base")
+		for _, content := range []string{"{}", "base", fmt.Sprint("layer ", i)} {
+			if re, err := r.try("POST", "/v2/bench/blobs/uploads/?digest="+sum(content).String(), content); err != nil || re.status != 201 {
+				return fmt.Errorf("%+v %w", re, err)
+			}
+		}
+		re, err := r.try("PUT", fmt.Sprint("/v2/bench/manifests/t", i%tags), im.manifest, "Content-Type: "+typeOCIManifest)
+		if err != nil || re.status != 201 {
+			return fmt.Errorf("%+v %w", re, err)
+		}
+		return nil
+	}
+	if err := share(32, images, push); err != nil {
+		b.Fatal(err)
+	}
+	figures := func(b *testing.B) {
+		if f, err := r.st.figures(context.Background()); err != nil || f.Untagged < images-tags {
+			b.Fatal(f, err)
+		}
+	}
+	b.Run("unchanged", func(b *testing.B) {
+		for b.Loop() {
+			figures(b)
+		}
+	})
+	b.Run("changed", func(b *testing.B) {
+		b.StopTimer()
+		b.ResetTimer()
+		for i := range b.N {
+			if err := push(images + i); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			figures(b)
+			b.StopTimer()
+		}
+	})
+}

@@ -292,6 +292,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return err
 	}
 	if err := os.Remove(filepath.Join(cfg.dir, backupMark)); err == nil {
+		if err := syncDir(cfg.dir); err != nil {
+			return errors.Join(err, st.close())
+		}
 		cfg.log.Info("this was a backup, and is a registry of its own now", "data", cfg.dir)
 	}
 	s := newServer(st, cfg.serverConfig)
