@@ -61,6 +61,7 @@ type tx struct {
 	c     *committer
 	clock int64 // the store's uptime, in seconds
 
+	durable   bool     // it waits for the disk, for one of its writes at least
 	committed []func() // called when all of it is committed
 }
 
@@ -190,7 +191,7 @@ func (c *committer) try(group []write) (results []error, err error) {
 			c.exec("ROLLBACK") // an error: SQLite has rolled back by itself
 		}
 	}()
-	t := &tx{c: c}
+	t := &tx{c: c, durable: durable}
 	if err := c.begin(t, durable); err != nil {
 		return nil, err
 	}

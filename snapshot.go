@@ -8,7 +8,8 @@
 //
 // Whether anything has changed since the last one is written in the database by
 // the first commit that changes something; so an idle registry makes none, and
-// a restart makes no difference.
+// a restart makes no difference. That is taken back only when the copy is in
+// its place: a crash costs a copy that was not needed, never one that was.
 
 package main
 
@@ -19,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,13 +41,23 @@ func (st *store) snapshots(ctx context.Context) {
 	if st.writer == nil {
 		return
 	}
-	for ctx.Err() == nil {
+	for {
+		wait := st.snapshotDue()
+		if wait == 0 {
+			err := st.snapshot(ctx)
+			if err == nil {
+				continue // to wait for the next change
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			wait = time.Hour // whatever it is (a full disk, say), it will not pass at once
+			st.log.Error("making a snapshot of the database", "error", err, "retry", wait)
+		}
 		var timer <-chan time.Time
 		var changed <-chan struct{}
-		if wait := st.snapshotDue(); wait >= 0 {
-			t := time.NewTimer(wait)
-			defer t.Stop()
-			timer = t.C
+		if wait > 0 {
+			timer = time.After(wait)
 		} else {
 			changed = st.changed
 		}
@@ -55,18 +65,7 @@ func (st *store) snapshots(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-changed:
-			continue
 		case <-timer:
-		}
-		if st.snapshotDue() > 0 { // uptime and timers are not of one clock
-			continue
-		}
-		if err := st.snapshot(ctx); err != nil && ctx.Err() == nil {
-			st.log.Error("making a snapshot of the database", "error", err, "retry", time.Hour)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Hour):
-			}
 		}
 	}
 }
@@ -86,7 +85,8 @@ func (st *store) snapshotDue() time.Duration {
 	}
 	due := since + snapshotDelay
 	if list := st.listSnapshots(); len(list) > 0 {
-		due = max(due, list[0].uptime+snapshotEvery)
+		// A crash may have cost uptime, so that the last one is of the future.
+		due = max(due, min(list[0].uptime, since)+snapshotEvery)
 	}
 	return max(0, due-now)
 }
@@ -131,29 +131,36 @@ func (st *store) snapshot(ctx context.Context) error {
 	if err := makeAll(dir); err != nil {
 		return err
 	}
-	// What is committed from here on may be in the copy or not.
-	setStale := func(stale bool) error {
-		return st.updateLazy(func(t *tx) error {
-			_, err := t.exec(`UPDATE meta SET stale = ?`, stale)
-			t.committed = append(t.committed, func() { st.stale.Store(stale) })
-			return err
-		})
+	seconds := int64(st.uptime() / time.Second)
+	if list := st.listSnapshots(); len(list) > 0 { // likewise; and the newest must have the highest name
+		seconds = max(seconds, int64(list[0].uptime/time.Second)+1)
 	}
-	if err := setStale(false); err != nil {
+	path := filepath.Join(dir, fmt.Sprintf("berth-%012d.db", seconds))
+	temp := filepath.Join(dir, "new")
+	defer os.Remove(temp)
+	// What is committed from here on may be in the copy or not.
+	had := st.writer.syncs.Load()
+	if err := st.copyDatabase(ctx, temp); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, fmt.Sprintf("berth-%012d.db", st.uptime()/time.Second))
-	temp := filepath.Join(dir, "new")
-	err = st.copyDatabase(ctx, temp)
-	if err == nil {
-		err = os.Rename(temp, path)
+	st.at("copied")
+	if err := os.Rename(temp, path); err != nil {
+		return err
 	}
-	if err == nil {
-		err = syncDir(dir)
+	if err := syncDir(dir); err != nil {
+		return err
 	}
+	err = st.updateLazy(func(t *tx) error {
+		if t.durable || st.writer.syncs.Load() != had {
+			return nil // something has changed meanwhile
+		}
+		_, err := t.exec(`UPDATE meta SET stale = 0`)
+		t.committed = append(t.committed, func() { st.stale.Store(false) })
+		return err
+	})
+	st.staleSince.Store(0)
 	if err != nil {
-		os.Remove(temp)
-		return errors.Join(err, setStale(true))
+		return err
 	}
 	list := st.listSnapshots()
 	for _, old := range list[min(generations, len(list)):] {
@@ -171,7 +178,9 @@ func (st *store) copyDatabase(ctx context.Context, path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	db, err := sql.Open("sqlite", st.dsn(url.Values{"mode": {"ro"}}))
+	query := st.readOnlyQuery()
+	query.Set("mode", "ro")
+	db, err := sql.Open("sqlite", st.dsn(query))
 	if err != nil {
 		return err
 	}
@@ -210,16 +219,19 @@ func verifyDatabase(ctx context.Context, path string) (f databaseFacts, err erro
 		return f, err
 	}
 	defer db.Close()
-	var id int
+	var id, version int
 	var said string
-	err = db.QueryRowContext(ctx, `SELECT (SELECT application_id FROM pragma_application_id), (SELECT integrity_check FROM pragma_integrity_check LIMIT 1)`).Scan(&id, &said)
+	err = db.QueryRowContext(ctx, `SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
+		(SELECT integrity_check FROM pragma_integrity_check LIMIT 1)`).Scan(&id, &version, &said)
 	switch {
 	case err != nil:
 		return f, err
 	case id != applicationID:
 		return f, fmt.Errorf("%s is not a database of Berth's", path)
+	case version > latestVersion:
+		return f, fmt.Errorf("%s is of version %d, and this berth knows versions up to %d: use a newer berth", path, version, latestVersion)
 	case said != "ok":
-		return f, fmt.Errorf("%s: %s", path, said)
+		return f, fmt.Errorf("%s: %s", path, oneLine(said))
 	}
 	// An earlier version has no id.
 	err = db.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_info('meta') WHERE name = 'id'`).Scan(&id)

@@ -378,16 +378,7 @@ func openToLook(path string) (*sql.DB, error) {
 
 // openReaders opens the pool of query-only connections.
 func (st *store) openReaders() error {
-	query := url.Values{}
-	if st.readOnlyDisk {
-		// After a clean end there is no log, and nothing can change; else the
-		// log and its index are there and are read with the database.
-		query.Set("mode", "ro")
-		if info, err := os.Stat(filepath.Join(st.dir, "berth.db-wal")); err != nil || info.Size() == 0 {
-			query.Set("immutable", "1")
-		}
-	}
-	db, err := sql.Open("sqlite", st.dsn(query, "query_only(1)"))
+	db, err := sql.Open("sqlite", st.dsn(st.readOnlyQuery(), "query_only(1)"))
 	if err != nil {
 		return err
 	}
@@ -402,6 +393,21 @@ func (st *store) openReaders() error {
 		err = fmt.Errorf("the database is of an earlier berth, and its disk is read-only: start once with the disk writable, which brings it up to date")
 	}
 	return err
+}
+
+// readOnlyQuery is how a database on a read-only disk is opened; on any other it
+// says nothing.
+func (st *store) readOnlyQuery() url.Values {
+	query := url.Values{}
+	if st.readOnlyDisk {
+		// After a clean end there is no log, and nothing can change; else the
+		// log and its index are there and are read with the database.
+		query.Set("mode", "ro")
+		if info, err := os.Stat(filepath.Join(st.dir, "berth.db-wal")); err != nil || info.Size() == 0 {
+			query.Set("immutable", "1")
+		}
+	}
+	return query
 }
 
 // recognise returns the version of a database, and refuses one that is not

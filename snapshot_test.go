@@ -1,0 +1,224 @@
+// Copies of the metadata beside the data: made after changes, and only then.
+
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// snapshotIfDue does what the server's loop would do now, and returns how many
+// snapshots there are.
+func (r *registry) snapshotIfDue() int {
+	r.t.Helper()
+	if r.st.snapshotDue() == 0 {
+		if err := r.st.snapshot(r.t.Context()); err != nil {
+			r.t.Errorf("snapshot: %v", err)
+		}
+	}
+	list := r.st.listSnapshots()
+	for _, s := range list {
+		if _, err := verifyDatabase(r.t.Context(), s.path); err != nil {
+			r.t.Errorf("%s: %v", s.path, err)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(r.cfg.dir, "snapshots"))
+	if err != nil && len(list) > 0 || len(entries) != len(list) {
+		r.t.Errorf("snapshots/ has %v, %v; want the %d snapshots and nothing else", entries, err, len(list))
+	}
+	return len(list)
+}
+
+func TestSnapshotIsMadeAfterChangesOnly(t *testing.T) {
+	r := startRegistry(t)
+	want := func(n int, what string) {
+		t.Helper()
+		if got := r.snapshotIfDue(); got != n {
+			t.Errorf("%s: %d snapshots, want %d", what, got, n)
+		}
+	}
+	wait := func(least, most time.Duration) {
+		t.Helper()
+		if due := r.st.snapshotDue(); due < least || due > most {
+			t.Errorf("the next is due in %v, want %v to %v", due, least, most)
+		}
+	}
+	wait(-1, -1)
+	r.pushImage("home/app", "1", "{}", "layer")
+	want(0, "at once after the first change")
+	wait(4*time.Minute, 5*time.Minute)
+	r.moved.Add(int64(5 * time.Minute))
+	want(1, "five minutes later")
+	wait(-1, -1)
+
+	r.moved.Add(int64(10 * 24 * time.Hour))
+	want(1, "after ten days of nothing")
+	r.restart()
+	r.moved.Add(int64(24 * time.Hour))
+	want(1, "after a restart and a day of nothing")
+	r.want(200, "GET", "/v2/home/app/manifests/1", nil)
+	r.want(200, "HEAD", "/v2/home/app/blobs/"+sum("layer").String(), nil)
+	want(1, "after pulls")
+	wait(-1, -1)
+
+	r.pushImage("home/app", "2", `{"n":2}`, "layer")
+	wait(4*time.Minute, 5*time.Minute) // the last one is older than a day
+	r.restart()
+	wait(4*time.Minute, 5*time.Minute)
+	r.moved.Add(int64(5 * time.Minute))
+	want(2, "after a change and a restart")
+
+	r.pushImage("home/app", "3", `{"n":3}`, "layer")
+	wait(23*time.Hour, 24*time.Hour)
+	r.moved.Add(int64(time.Hour))
+	want(2, "an hour after the last one")
+	var names []string
+	for range 4 {
+		r.pushImage("home/app", "again", time.Duration(r.moved.Load()).String(), "layer")
+		r.st.snapshotDue() // the loop notices
+		r.moved.Add(int64(25 * time.Hour))
+		r.snapshotIfDue()
+		names = append(names, filepath.Base(r.st.listSnapshots()[0].path))
+	}
+	want(generations, "after many days with changes")
+	for i, s := range r.st.listSnapshots() {
+		if want := names[len(names)-1-i]; filepath.Base(s.path) != want {
+			t.Errorf("generation %d is %s, want %s", i, filepath.Base(s.path), want)
+		}
+	}
+}
+
+// What is committed while a copy is being made may not be in it.
+func TestChangeDuringASnapshotNeedsAnother(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "1", "{}", "layer")
+	r.st.at = func(point string) {
+		if point == "copied" {
+			r.pushImage("a", "2", `{"n":2}`, "layer")
+		}
+	}
+	if err := r.st.snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.st.at = func(string) {}
+	if due := r.st.snapshotDue(); due < 23*time.Hour || due > 24*time.Hour {
+		t.Errorf("the next is due in %v, want a day", due)
+	}
+	r.moved.Add(int64(24 * time.Hour))
+	if n := r.snapshotIfDue(); n != 2 {
+		t.Errorf("%d snapshots, want 2", n)
+	}
+}
+
+// A snapshot that was cut short, or failed, is still to be made, also after a
+// restart.
+func TestSnapshotCutShortIsMadeLater(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "1", "{}", "layer")
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.st.snapshot(cancelled); err == nil {
+		t.Error("a snapshot was made that was cancelled")
+	}
+	if due := r.st.snapshotDue(); due < 0 {
+		t.Error("after a failure no snapshot is due")
+	}
+	func() {
+		r.st.at = func(point string) {
+			if point == "copied" {
+				panic("the process dies here")
+			}
+		}
+		defer func() { recover() }()
+		r.st.snapshot(t.Context())
+	}()
+	r.restart()
+	r.st.snapshotDue()
+	r.moved.Add(int64(5 * time.Minute))
+	if n := r.snapshotIfDue(); n != 1 {
+		t.Errorf("%d snapshots after a death in the middle of one, want 1", n)
+	}
+}
+
+// A crash costs the uptime of an idle time. That neither puts the next
+// snapshot off for as long, nor makes an older one the newest.
+func TestSnapshotAfterLostUptime(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "1", "{}", "layer")
+	r.snapshotIfDue()
+	r.moved.Add(int64(5 * time.Minute))
+	r.snapshotIfDue()
+	old := r.st.listSnapshots()[0]
+	future := filepath.Join(filepath.Dir(old.path), "berth-000009999999.db") // 115 days
+	if err := os.Rename(old.path, future); err != nil {
+		t.Fatal(err)
+	}
+	r.pushImage("a", "2", `{"n":2}`, "layer")
+	r.st.snapshotDue()
+	r.moved.Add(int64(24 * time.Hour))
+	if n := r.snapshotIfDue(); n != 2 {
+		t.Errorf("%d snapshots, want 2", n)
+	}
+	if newest, err := verifyDatabase(t.Context(), r.st.listSnapshots()[0].path); err != nil || newest.tags != 2 {
+		t.Errorf("the newest has %d tags, %v; want 2", newest.tags, err)
+	}
+}
+
+// The server's own loop, with days that pass at once.
+func TestSnapshotsByThemselves(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := parseConfig("serve", []string{"--data", dir}, noEnv, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.storeConfig.log = slog.New(slog.DiscardHandler)
+		opened := time.Now()
+		cfg.now = func() time.Duration { return time.Since(opened) }
+		st, err := openStore(cfg.storeConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		var loop sync.WaitGroup
+		loop.Go(func() { st.snapshots(ctx) })
+		put := func(n byte) {
+			body := []byte(`{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[],"annotations":{"n":"` + string('0'+n) + `"}}`)
+			m, err := parseManifest(body, typeOCIIndex, sum(string(body)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := st.putManifest("a", m, []string{"x"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pass := func(d time.Duration, want int) {
+			t.Helper()
+			time.Sleep(d)
+			synctest.Wait()
+			if n := len(st.listSnapshots()); n != want {
+				t.Errorf("%d snapshots at %v, want %d", n, st.uptime(), want)
+			}
+		}
+		pass(48*time.Hour, 0)
+		put(1)
+		pass(time.Minute, 0)
+		pass(5*time.Minute, 1)
+		put(2)
+		pass(23*time.Hour, 1)
+		pass(time.Hour, 2)
+		pass(30*24*time.Hour, 2)
+		stop()
+		loop.Wait()
+		if err := st.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
