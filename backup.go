@@ -3,7 +3,8 @@
 // Pushes, deletes and the collection go on meanwhile. The order keeps DEST
 // whole at every moment, the old backup or the new one:
 //
-//	no file of a blob goes from here on   (emptyTrash waits)
+//	no file of a blob goes from here on   (emptyTrash waits; bring holds the
+//	                                        digest's lock against pushes)
 //	the database is copied and verified   → DEST/berth.db.new
 //	files that DEST lacks                 → cloned, linked, or copied and verified
 //	everything is synced
@@ -28,6 +29,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -44,6 +46,12 @@ type backup struct {
 	bar  *progress
 	dirs map[string]bool // that have changed
 
+	accepted bool // the destination is ours
+	earlier  bool // and has an earlier backup
+	done     bool // and has this one
+	noClones bool // its file system does not share blocks with the source's
+	noLinks  bool // nor names
+
 	cloned, linked, copied, kept, removed, damaged int
 	bytes                                          int64 // copied
 }
@@ -53,7 +61,11 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	dest := o.Args[0]
 	b := &backup{st: st, out: out, dirs: make(map[string]bool),
 		dest: &store{storeConfig: storeConfig{dir: dest, log: st.log}}}
+	defer func() { err = b.explain(err) }()
 	if err := b.separate(); err != nil {
+		return err
+	}
+	if err := b.looksFree(); err != nil {
 		return err
 	}
 	if err := b.dest.own(); err != nil {
@@ -63,11 +75,13 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.accept(ctx); err != nil {
 		return err
 	}
-	if err := b.dest.makeDirectories(); err != nil {
-		return fmt.Errorf("making %s: %w", dest, err)
-	}
+	b.accepted = true
+	// The mark first, so that a run that is cut short can be gone on from.
 	if err := os.WriteFile(filepath.Join(dest, backupMark), []byte("A backup made by berth. To restore it: berth --data DIR\n"), 0o600); err != nil {
 		return err
+	}
+	if err := b.dest.makeDirectories(); err != nil {
+		return fmt.Errorf("making %s: %w", dest, err)
 	}
 
 	st.removal.RLock()
@@ -84,8 +98,9 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	}
 	defer b.db.Close()
 	b.db.SetMaxOpenConns(1)
-	// Sessions are of this server, and so is what it has still to remove.
-	if _, err := b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash`); err != nil {
+	// Sessions are of this server, and so are what it has still to remove and
+	// its snapshots.
+	if _, err := b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash; UPDATE meta SET stale = 1`); err != nil {
 		return err
 	}
 	if err := b.files(ctx); err != nil {
@@ -97,6 +112,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.finish(temp); err != nil {
 		return err
 	}
+	b.done = true
 	if err := b.removeRest(ctx); err != nil {
 		return fmt.Errorf("the backup is whole, but what is no longer needed could not be removed: %w", err)
 	}
@@ -107,6 +123,26 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", count(b.damaged, "blob"))
 	}
 	return nil
+}
+
+// explain adds to the error of a backup what its reader wants to know most.
+func (b *backup) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case isNoSpace(err):
+		err = fmt.Errorf("the disk of %s is full: %w", b.dest.dir, err)
+	case errors.Is(err, context.Canceled):
+		err = fmt.Errorf("stopped: %w", err)
+	}
+	if b.accepted && !b.done {
+		if b.earlier {
+			err = fmt.Errorf("%w; the earlier backup in %s is as it was", err, b.dest.dir)
+		} else {
+			err = fmt.Errorf("%w; there is no backup in %s yet, and the next run goes on from here", err, b.dest.dir)
+		}
+	}
+	return err
 }
 
 // separate refuses a destination inside the data directory, or around it.
@@ -143,8 +179,26 @@ func realPath(path string) (string, error) {
 	return real, err
 }
 
-// accept refuses a destination that is not empty and not an earlier backup of
-// this registry, or that has been served since.
+// looksFree refuses a destination that is not empty and has nothing of a
+// registry, before anything is written to it.
+func (b *backup) looksFree() error {
+	if exists(filepath.Join(b.dest.dir, backupMark)) || exists(filepath.Join(b.dest.dir, "berth.db")) {
+		return nil // accept looks closer
+	}
+	entries, err := os.ReadDir(b.dest.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		if e.Name() != "berth.lock" && e.Name() != "lost+found" { // the second is in every new ext4
+			return fmt.Errorf("%s is neither empty nor a backup (it has %s); name another directory", b.dest.dir, e.Name())
+		}
+	}
+	return err
+}
+
+// accept refuses a destination that is not an earlier backup of this registry,
+// or has been served since. The caller has its lock.
 func (b *backup) accept(ctx context.Context) error {
 	dest := b.dest.dir
 	db := filepath.Join(dest, "berth.db")
@@ -152,13 +206,7 @@ func (b *backup) accept(ctx context.Context) error {
 	marked := exists(filepath.Join(dest, backupMark))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		entries, err := os.ReadDir(dest)
-		for _, e := range entries {
-			if !marked && e.Name() != "berth.lock" {
-				return fmt.Errorf("%s is neither empty nor a backup (it has %s); name another directory", dest, e.Name())
-			}
-		}
-		return err // also a backup that was cut short
+		return b.looksFree() // also a backup that was cut short
 	case err != nil:
 		return err
 	case !marked:
@@ -177,7 +225,7 @@ func (b *backup) accept(ctx context.Context) error {
 	}
 	was, err := verifyDatabase(ctx, db)
 	if err != nil {
-		return fmt.Errorf("the earlier backup in %s is damaged; name another directory: %w", dest, err)
+		return fmt.Errorf("the earlier backup in %s is damaged; remove its berth.db to have it made anew, or name another directory: %w", dest, err)
 	}
 	var id string
 	if err := b.st.get(`SELECT id FROM meta`, nil, &id); err != nil {
@@ -186,6 +234,7 @@ func (b *backup) accept(ctx context.Context) error {
 	if was.id != id {
 		return fmt.Errorf("%s is a backup of another registry; name another directory", dest)
 	}
+	b.earlier = true
 	return nil
 }
 
@@ -256,13 +305,15 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 		return err
 	}
 	b.dirs[filepath.Dir(to)], b.dirs[b.dest.shardDir(row.digest)] = true, true
-	err = b.bring(ctx, b.st.path(row.digest), to, row)
-	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
-		if _, e := b.st.quarantine(row.digest); e != nil {
-			return e
-		}
+	err = b.bring(ctx, to, row)
+	if errors.Is(err, errDamaged) {
 		b.damaged++
 		b.out.printf("DAMAGED: blob %s: %v\n", row.digest, err)
+		if b.st.writer != nil {
+			if _, e := b.st.quarantine(row.digest); e != nil {
+				return e
+			}
+		}
 		os.Remove(filepath.Dir(to))
 		return b.mark(ctx, row.digest, err)
 	}
@@ -279,40 +330,36 @@ func (b *backup) mark(ctx context.Context, d digest.Digest, wrong error) error {
 	return err
 }
 
-// bring makes the file to from the file from: as a clone that shares its
-// blocks, else as another name of it (a blob's file is never written again),
+// bring makes the file to of a blob: as a clone that shares the blocks of the
+// one here, else as another name of it (a blob's file is never written again),
 // else as a copy whose bytes are verified. It comes under its name when whole.
-func (b *backup) bring(ctx context.Context, from, to string, row blobRow) error {
-	src, err := openSized(from, row.size)
+// The error is errDamaged if that is to be said of the one here.
+func (b *backup) bring(ctx context.Context, to string, row blobRow) error {
+	temp := filepath.Join(b.dest.dir, "blob.new")
+	defer os.Remove(temp)
+	src, err := b.share(temp, row)
 	if err != nil {
 		return err
 	}
+	if src == nil { // shared
+		return os.Rename(temp, to)
+	}
 	defer src.Close()
-	temp := to + ".new"
-	defer os.Remove(temp)
 	dst, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	defer dst.Close()
-	if cloneFile(dst, src) == nil {
-		b.cloned++
-		b.bar.add(row.size)
-		return errors.Join(syncData(dst), os.Rename(temp, to))
-	}
-	os.Remove(to) // of another size
-	if os.Link(from, to) == nil {
-		b.linked++
-		b.bar.add(row.size)
-		return nil
-	}
 	hash := row.digest.Algorithm().Hash()
 	buffer := largeBuffers.Get().(*[]byte)
 	defer largeBuffers.Put(buffer)
 	for at := int64(0); ; {
-		n, err := src.ReadAt(*buffer, at)
-		if err != nil && err != io.EOF {
-			return err
+		n, readErr := src.ReadAt(*buffer, at)
+		if errors.Is(readErr, syscall.EIO) {
+			return fmt.Errorf("%w: %w", readErr, errDamaged)
+		}
+		if readErr != nil && readErr != io.EOF {
+			return readErr
 		}
 		hash.Write((*buffer)[:n])
 		if _, err := dst.WriteAt((*buffer)[:n], at); err != nil {
@@ -323,7 +370,7 @@ func (b *backup) bring(ctx context.Context, from, to string, row blobRow) error 
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err == io.EOF {
+		if readErr == io.EOF {
 			break
 		}
 	}
@@ -332,7 +379,62 @@ func (b *backup) bring(ctx context.Context, from, to string, row blobRow) error 
 	}
 	b.copied++
 	b.bytes += row.size
-	return errors.Join(syncData(dst), os.Rename(temp, to))
+	return errors.Join(syncData(dst), dst.Close(), os.Rename(temp, to))
+}
+
+// share makes the file temp from a blob's without copying it. If that cannot
+// be, it returns the file to copy. It holds the digest's lock, since a push may
+// be about to put another file into the place.
+func (b *backup) share(temp string, row blobRow) (src *os.File, err error) {
+	unlock := b.st.digests.lock(row.digest.String())
+	defer unlock()
+	from := b.st.path(row.digest)
+	src, err = openSized(from, row.size)
+	if errors.Is(err, fs.ErrNotExist) && b.st.hasShard(row.digest) { // else it is the disk that is missing
+		err = fmt.Errorf("the file is missing: %w", errDamaged)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.Join(err, src.Close())
+	}
+	if !b.noClones {
+		err := cloneTo(temp, src)
+		if err == nil {
+			b.cloned++
+			b.bar.add(row.size)
+			return nil, src.Close()
+		}
+		if isNoSpace(err) {
+			return nil, errors.Join(err, src.Close())
+		}
+		b.noClones = true
+		os.Remove(temp)
+	}
+	if !b.noLinks {
+		err := os.Link(from, temp)
+		if err == nil {
+			b.linked++
+			b.bar.add(row.size)
+			return nil, src.Close()
+		}
+		// A file may have all the names it can; between disks none can.
+		b.noLinks = b.linked == 0
+	}
+	return src, nil
+}
+
+// cloneTo makes the file path share the blocks of src, synced.
+func cloneTo(path string, src *os.File) error {
+	dst, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = cloneFile(dst, src); err == nil {
+		err = syncData(dst)
+	}
+	return errors.Join(err, dst.Close())
 }
 
 // finish puts the copied database into its place.
@@ -354,6 +456,23 @@ func (b *backup) finish(temp string) error {
 		return err
 	}
 	return syncDir(b.dest.dir)
+}
+
+// standAlone makes a registry of what was a backup: a server is about to change
+// it, and from now on no backup may overwrite it.
+func (st *store) standAlone() error {
+	err := os.Remove(filepath.Join(st.dir, backupMark))
+	if errors.Is(err, fs.ErrNotExist) || st.writer == nil {
+		return nil
+	}
+	if err == nil {
+		err = syncDir(st.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("making a registry of what was a backup: %w", err)
+	}
+	st.log.Info("this was a backup, and is a registry of its own now", "data", st.dir)
+	return nil
 }
 
 // removeRest removes what DEST has and its database does not name.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,7 +19,8 @@ func TestBackupToAFullDisk(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	r.pushImage("a", "y", "{}", noise(2, 20<<20))
-	if out, err := r.backup(dest); err == nil || !isNoSpace(err) {
+	if out, err := r.backup(dest); err == nil || !isNoSpace(err) ||
+		!strings.Contains(err.Error(), "the disk of "+dest+" is full") || !strings.Contains(err.Error(), "the earlier backup in "+dest+" is as it was") {
 		t.Errorf("backup of more than the disk takes: %v\n%s", err, out)
 	}
 	if out, err := runOnce(t, "check", "--deep", "--data", dest); err != nil || !strings.Contains(out, "1 tag") {
@@ -28,4 +30,67 @@ func TestBackupToAFullDisk(t *testing.T) {
 	defer c.stop()
 	c.want(200, "GET", "/v2/a/manifests/x", nil).is(im.manifest)
 	c.want(200, "GET", "/v2/a/blobs/"+im.layers[0].String(), nil).is(noise(1, 100<<10))
+}
+
+func TestBackupFromAReadOnlyDisk(t *testing.T) {
+	disk := mountDisk(t, "size=64m")
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	bad := r.pushBlob("home/app", "rotten")
+	r.whileStopped(func() {
+		path := filepath.Join(r.cfg.dir, "blobs", "sha256", bad.Encoded()[:2], bad.Encoded(), "data")
+		if err := os.WriteFile(path, []byte("ROTTEN"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		makeReadOnly(t, disk)
+	})
+	dest := filepath.Join(t.TempDir(), "backup")
+	said, err := r.backup(dest)
+	if err == nil || !strings.Contains(err.Error(), "1 blob damaged") {
+		t.Errorf("backup: %v\n%s", err, said)
+	}
+	f.r = r.serveCopy(dest)
+	f.pull()
+	f.r.want(404, "HEAD", "/v2/home/app/blobs/"+bad.String(), nil)
+	r.http.Close() // what is rotten cannot be put in order here
+	if err := r.st.close(); err != nil {
+		t.Error(err)
+	}
+	r.st = nil
+}
+
+// A person's directory is not the server's.
+func TestBackupThroughTheServer(t *testing.T) {
+	data, home := t.TempDir(), t.TempDir()
+	p := startProcess(t, "", "--data", data)
+	for _, content := range []string{"layer", "{}"} {
+		if re, err := p.ask("POST", "/v2/a/blobs/uploads/?digest="+sum(content).String(), strings.NewReader(content)); err != nil || re.status != 201 {
+			t.Fatalf("%v, %v", re, err)
+		}
+	}
+	im := ociImage("{}", "layer")
+	if re, err := p.ask("PUT", "/v2/a/manifests/1", strings.NewReader(im.manifest), "Content-Type: "+typeOCIManifest); err != nil || re.status != 201 {
+		t.Fatalf("%v, %v", re, err)
+	}
+	t.Chdir(home)
+	if said, err := runOnce(t, "backup", "copy", "--data", data); err != nil {
+		t.Fatalf("backup: %v\n%s", err, said)
+	}
+	p.stop(t)
+	dest := filepath.Join(home, "copy")
+	if out, err := runOnce(t, "check", "--deep", "--data", dest); err != nil {
+		t.Errorf("check of the backup: %v\n%s", err, out)
+	}
+	// Not even a check makes it less of a backup; a server does.
+	if out, err := runOnce(t, "backup", dest, "--data", data); err != nil {
+		t.Errorf("the second backup: %v\n%s", err, out)
+	}
+	p = startProcess(t, "", "--data", dest)
+	if re, err := p.ask("GET", "/v2/a/manifests/1", nil); err != nil || re.status != 200 {
+		t.Errorf("pull from the backup: %v, %v", re, err)
+	}
+	p.stop(t)
+	if out, err := runOnce(t, "backup", dest, "--data", data); err == nil || !strings.Contains(err.Error(), "served since") {
+		t.Errorf("backup over what was served: %v\n%s", err, out)
+	}
 }

@@ -7,11 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -536,5 +539,210 @@ func TestBackupToAnotherDisk(t *testing.T) {
 	}
 	if out, err := r.backup(filepath.Join(disk, "second")); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// auditBackup checks a backup and leaves it one.
+func auditBackup(t testing.TB, dest string) {
+	t.Helper()
+	startRegistry(t, func(cfg *config) { cfg.dir = dest }).stop()
+	if left, _ := filepath.Glob(filepath.Join(dest, "*.new")); len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
+// The order of things holds while clients push and delete and the collector
+// takes whatever it may.
+func TestBackupsWhileEverythingGoesOn(t *testing.T) {
+	r := startRegistry(t, func(cfg *config) { cfg.grace, cfg.untaggedGrace = 0, time.Nanosecond })
+	c := newCrowd(r)
+	dest := filepath.Join(t.TempDir(), "backup")
+	collecting := meanwhile(t, func() error {
+		r.moved.Add(int64(time.Second / 4))
+		_, err := r.st.collectDue(context.Background())
+		return err
+	})
+	backups := meanwhile(t, func() error {
+		if said, err := r.backup(dest); err != nil {
+			return fmt.Errorf("backup: %w\n%s", err, said)
+		}
+		cfg := r.cfg.storeConfig
+		cfg.dir = dest
+		st, err := openStore(cfg)
+		if err != nil {
+			return err
+		}
+		report, err := st.check(context.Background(), true, func(int64) {})
+		if err == nil && len(report.findings)+len(report.damaged)+len(report.rubbish) > 0 {
+			err = fmt.Errorf("the backup: %v, %v, %v", report.findings, report.damaged, report.rubbish)
+		}
+		return errors.Join(err, st.close())
+	})
+	c.run(t, 6, 1000)
+	n := backups()
+	t.Logf("%d backups, %d collections", n, collecting())
+	if said, err := r.backup(dest); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	r.pass(time.Minute) // the files that waited for the backups go
+	if n, err := r.st.emptyTrash(); n != 0 || err != nil {
+		t.Errorf("%d files are still to be removed, %v", n, err)
+	}
+
+	// What can be pulled here can be pulled there.
+	copied := &crowd{r: r.serveCopy(dest), shared: c.shared}
+	names, _, err := r.st.listRepositories("", 100)
+	if err != nil || len(names) == 0 {
+		t.Fatalf("repositories %v, %v", names, err)
+	}
+	for _, name := range names {
+		tags, _, err := r.st.listTags(name, "", 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tag := range tags {
+			if gone, err := copied.pull(name, tag); gone || err != nil {
+				t.Errorf("%s:%s in the backup: gone %v, %v", name, tag, gone, err)
+			}
+		}
+	}
+}
+
+// No file goes while a backup may need it, and all go soon after.
+func TestCollectionWaitsForABackup(t *testing.T) {
+	r := startRegistry(t)
+	d := r.pushBlob("a", "layer")
+	r.st.removal.RLock() // as a backup does
+	r.want(202, "DELETE", "/v2/a/blobs/"+d.String(), nil)
+	r.pass(0)
+	if !r.hasFile(d) {
+		t.Error("the file is gone")
+	}
+	r.st.removal.RUnlock()
+	r.pass(0)
+	if r.hasFile(d) {
+		t.Error("the file is still there after the backup")
+	}
+}
+
+// A countdown is a context that ends when it has been asked so many times.
+type countdown struct {
+	context.Context
+	left atomic.Int64
+}
+
+func (c *countdown) Err() error {
+	if c.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// A backup that is stopped leaves the earlier one as it was, wherever it
+// stops, and the next goes on from there.
+func TestBackupStoppedAnywhere(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "1", "{}", "first")
+	dest := filepath.Join(t.TempDir(), "backup")
+	stop := func(after int64) error {
+		ctx := &countdown{Context: t.Context()}
+		ctx.left.Store(after)
+		return backupCommand(ctx, r.st, options{Args: []string{dest}}, newConsole(io.Discard, false))
+	}
+	for n := int64(0); ; n++ { // the very first
+		err := stop(n)
+		if err == nil {
+			break
+		}
+		if !strings.Contains(err.Error(), "no backup in "+dest+" yet") {
+			t.Fatalf("stopped at %d: %v", n, err)
+		}
+		if exists(filepath.Join(dest, "berth.db")) {
+			t.Fatalf("stopped at %d, there is a database", n)
+		}
+		cfg := r.cfg.storeConfig
+		cfg.dir = dest
+		if st, err := openStore(cfg); err == nil || !strings.Contains(err.Error(), "not finished") {
+			t.Fatalf("stopped at %d, it is served: %v, %v", n, st, err)
+		}
+	}
+	auditBackup(t, dest)
+	r.pushImage("a", "2", `{"n":2}`, "second")
+	r.want(202, "DELETE", "/v2/a/manifests/"+ociImage("{}", "first").digest.String(), nil)
+	r.want(202, "DELETE", "/v2/a/blobs/"+sum("first").String(), nil)
+	stopped := 0
+	for n := int64(0); ; n++ {
+		err := stop(n)
+		if err == nil {
+			break
+		}
+		stopped++
+		if !strings.Contains(err.Error(), "the earlier backup in "+dest+" is as it was") {
+			t.Fatalf("stopped at %d: %v", n, err)
+		}
+		facts, err := verifyDatabase(t.Context(), filepath.Join(dest, "berth.db"))
+		if err != nil || facts.tags != 1 {
+			t.Fatalf("stopped at %d: %d tags in the earlier backup, %v", n, facts.tags, err)
+		}
+		if !exists(strings.Replace(r.st.path(sum("first")), r.cfg.dir, dest, 1)) {
+			t.Fatalf("stopped at %d: a file of the earlier backup is gone", n)
+		}
+	}
+	if stopped < 3 {
+		t.Errorf("it was stopped at %d points only", stopped)
+	}
+	t.Logf("stopped at %d points", stopped)
+	auditBackup(t, dest)
+	r.serveCopy(dest).want(200, "GET", "/v2/a/manifests/2", nil)
+}
+
+// A push that puts a file anew into its place takes it away for a moment.
+func TestBackupDoesNotTakeAPushForDamage(t *testing.T) {
+	r := startRegistry(t)
+	d := r.pushBlob("a", "layer")
+	unlock := r.st.digests.lock(d.String()) // as a push does
+	if err := os.Rename(r.st.path(d), r.st.path(d)+".away"); err != nil {
+		t.Fatal(err)
+	}
+	dest := filepath.Join(t.TempDir(), "backup")
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.backup(dest)
+		done <- err
+	}()
+	for waits := false; !waits; runtime.Gosched() {
+		r.st.digests.mu.Lock()
+		waits = r.st.digests.held[d.String()].n == 2
+		r.st.digests.mu.Unlock()
+	}
+	if err := os.Rename(r.st.path(d)+".away", r.st.path(d)); err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	r.serveCopy(dest).want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("layer")
+}
+
+// A directory that is refused stays as it was.
+func TestRefusedBackupLeavesNothing(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "thesis.txt"), []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.backup(full)
+	if entries, err := os.ReadDir(full); err != nil || len(entries) != 1 {
+		t.Errorf("it has %v now, %v", entries, err)
+	}
+	// A new disk has a directory of its own.
+	disk := t.TempDir()
+	if err := os.Mkdir(filepath.Join(disk, "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := r.backup(disk); err != nil {
+		t.Errorf("backup to a new disk: %v\n%s", err, said)
 	}
 }

@@ -291,11 +291,8 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(cfg.dir, backupMark)); err == nil {
-		if err := syncDir(cfg.dir); err != nil {
-			return errors.Join(err, st.close())
-		}
-		cfg.log.Info("this was a backup, and is a registry of its own now", "data", cfg.dir)
+	if err := st.standAlone(); err != nil {
+		return errors.Join(err, st.close())
 	}
 	s := newServer(st, cfg.serverConfig)
 	listener, err := net.Listen("tcp", cfg.addr)

@@ -36,65 +36,6 @@ func (r *registry) snapshotIfDue() int {
 	return len(list)
 }
 
-func TestSnapshotIsMadeAfterChangesOnly(t *testing.T) {
-	r := startRegistry(t)
-	want := func(n int, what string) {
-		t.Helper()
-		if got := r.snapshotIfDue(); got != n {
-			t.Errorf("%s: %d snapshots, want %d", what, got, n)
-		}
-	}
-	wait := func(least, most time.Duration) {
-		t.Helper()
-		if due := r.st.snapshotDue(); due < least || due > most {
-			t.Errorf("the next is due in %v, want %v to %v", due, least, most)
-		}
-	}
-	wait(-1, -1)
-	r.pushImage("home/app", "1", "{}", "layer")
-	want(0, "at once after the first change")
-	wait(4*time.Minute, 5*time.Minute)
-	r.moved.Add(int64(5 * time.Minute))
-	want(1, "five minutes later")
-	wait(-1, -1)
-
-	r.moved.Add(int64(10 * 24 * time.Hour))
-	want(1, "after ten days of nothing")
-	r.restart()
-	r.moved.Add(int64(24 * time.Hour))
-	want(1, "after a restart and a day of nothing")
-	r.want(200, "GET", "/v2/home/app/manifests/1", nil)
-	r.want(200, "HEAD", "/v2/home/app/blobs/"+sum("layer").String(), nil)
-	want(1, "after pulls")
-	wait(-1, -1)
-
-	r.pushImage("home/app", "2", `{"n":2}`, "layer")
-	wait(4*time.Minute, 5*time.Minute) // the last one is older than a day
-	r.restart()
-	wait(4*time.Minute, 5*time.Minute)
-	r.moved.Add(int64(5 * time.Minute))
-	want(2, "after a change and a restart")
-
-	r.pushImage("home/app", "3", `{"n":3}`, "layer")
-	wait(23*time.Hour, 24*time.Hour)
-	r.moved.Add(int64(time.Hour))
-	want(2, "an hour after the last one")
-	var names []string
-	for range 4 {
-		r.pushImage("home/app", "again", time.Duration(r.moved.Load()).String(), "layer")
-		r.st.snapshotDue() // the loop notices
-		r.moved.Add(int64(25 * time.Hour))
-		r.snapshotIfDue()
-		names = append(names, filepath.Base(r.st.listSnapshots()[0].path))
-	}
-	want(generations, "after many days with changes")
-	for i, s := range r.st.listSnapshots() {
-		if want := names[len(names)-1-i]; filepath.Base(s.path) != want {
-			t.Errorf("generation %d is %s, want %s", i, filepath.Base(s.path), want)
-		}
-	}
-}
-
 // What is committed while a copy is being made may not be in it.
 func TestChangeDuringASnapshotNeedsAnother(t *testing.T) {
 	r := startRegistry(t)

@@ -218,6 +218,9 @@ func (st *store) lookForBlobs() error {
 // refuseBlobs returns an error if there are blobs, for which there is no
 // database.
 func (st *store) refuseBlobs() error {
+	if exists(filepath.Join(st.dir, backupMark)) {
+		return fmt.Errorf("%[1]s is a backup that was not finished: run `berth backup %[1]s` again on the registry it is of", st.dir)
+	}
 	blobs, err := fs.Glob(os.DirFS(st.dir), "blobs/*/*/*")
 	if err == nil && len(blobs) > 0 {
 		err = fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
