@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // otherDisk is a directory on a disk of its own.
@@ -92,5 +95,72 @@ func TestBackupThroughTheServer(t *testing.T) {
 	p.stop(t)
 	if out, err := runOnce(t, "backup", dest, "--data", data); err == nil || !strings.Contains(err.Error(), "served since") {
 		t.Errorf("backup over what was served: %v\n%s", err, out)
+	}
+}
+
+// What the snapshot does not know comes back in the same way whatever kind of
+// thing it is, and what nobody misses is not asked for.
+func TestRestoreSalvagesEveryKind(t *testing.T) {
+	r := startRegistry(t, func(cfg *config) { cfg.untaggedGrace = time.Hour })
+	r.pushImage("a", "old", "{}", "layer")
+	gone := r.pushBlob("a", "a blob that nobody uses")
+	r.pushImage("a", "untagged", `{"u":1}`, "of an image without a tag")
+	r.pushImage("a", "untagged", `{"u":2}`, "of its successor")
+	rotten := r.pushImage("a", "rotten", `{"r":1}`, "rotten")
+	spoil := r.st.path(sum("rotten"))
+	if err := os.WriteFile(spoil, []byte("ROTTEN"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.st.quarantine(sum("rotten")); err != nil {
+		t.Fatal(err)
+	}
+	abandoned := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
+	r.want(202, "PATCH", abandoned, "some bytes")
+	r.snapshotsAfter(time.Hour)
+
+	r.pass(r.cfg.grace + time.Minute) // the first three go
+	if r.hasFile(gone) {
+		t.Fatal("nothing was collected")
+	}
+	r.pushBlob("a", "rotten") // whole again
+	cache := r.pushBlob("cache", "a layer that an index lists, as buildkit does")
+	index := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, typeOCIIndex,
+		descriptorJSON("application/vnd.oci.image.layer.v1.tar+gzip", "a layer that an index lists, as buildkit does"))
+	r.want(201, "PUT", "/v2/cache/manifests/x", index, "Content-Type: "+typeOCIIndex)
+	r.pushImage("a", "old", `{"n":2}`, "layer") // moves the tag
+	r.pushImage("b", "x", "{}", "layer")        // links what is there
+	r.off()
+	db := filepath.Join(r.cfg.dir, "berth.db")
+	// Some page in the middle that no manifest is in: all of it can be read.
+	inDatabase(t, db, `CREATE TABLE ballast (x TEXT)`, `INSERT INTO ballast VALUES ('`+strings.Repeat("ballast!", 3000)+`')`)
+	body, err := os.ReadFile(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(body, []byte("ballast!ballast!"))
+	if err := overwrite(db, int64(at/4096*4096), 3); err != nil {
+		t.Fatal(err)
+	}
+	inDatabase(t, db, `PRAGMA writable_schema = 1`, `DELETE FROM sqlite_schema WHERE name = 'ballast'`) // its pages are lost
+	out, err := r.runOn("restore")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, not := range []string{"PUSH AGAIN", "LOST", "not all of it"} {
+		if strings.Contains(out, not) {
+			t.Errorf("restore says %q, and nothing is lost:\n%s", not, out)
+		}
+	}
+	r.start()
+	r.want(200, "GET", "/v2/a/manifests/old", nil).is(ociImage(`{"n":2}`, "layer").manifest)
+	r.want(200, "GET", "/v2/a/manifests/rotten", nil).is(rotten.manifest)
+	r.want(200, "GET", "/v2/a/blobs/"+sum("rotten").String(), nil).is("rotten")
+	r.want(200, "GET", "/v2/cache/manifests/x", nil).is(index)
+	r.want(200, "GET", "/v2/cache/blobs/"+cache.String(), nil)
+	r.want(200, "GET", "/v2/b/blobs/"+sum("layer").String(), nil).is("layer")
+	r.want(404, "HEAD", "/v2/a/blobs/"+gone.String(), nil)
+	r.want(404, "GET", abandoned, nil)
+	if f := r.figures(); f.Quarantined.Count != 0 || f.Uploads.Count != 0 {
+		t.Errorf("%d things in quarantine, %d uploads; want none", f.Quarantined.Count, f.Uploads.Count)
 	}
 }

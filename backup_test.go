@@ -176,7 +176,7 @@ func TestRestoreGoesBackToTheSnapshot(t *testing.T) {
 			r.want(200, "GET", "/v2/home/app/blobs/"+old.layers[0].String(), nil).is("layer")
 			r.want(404, "HEAD", "/v2/home/app/blobs/"+gone.layers[0].String(), nil)
 			if re := r.do("GET", "/v2/home/app/manifests/2", nil); re.status == 404 {
-				if !strings.Contains(out, "belong to no image that is known") {
+				if !strings.Contains(out, "without an image that is known") {
 					t.Errorf("the image that came later is lost, and restore does not say so:\n%s", out)
 				}
 			} else {
@@ -649,7 +649,7 @@ func TestBackupStoppedAnywhere(t *testing.T) {
 		ctx.left.Store(after)
 		return backupCommand(ctx, r.st, options{Args: []string{dest}}, newConsole(io.Discard, false))
 	}
-	for n := int64(0); ; n++ { // the very first
+	for n := int64(0); ; n += 1 + n/4 { // the very first
 		err := stop(n)
 		if err == nil {
 			break
@@ -671,7 +671,7 @@ func TestBackupStoppedAnywhere(t *testing.T) {
 	r.want(202, "DELETE", "/v2/a/manifests/"+ociImage("{}", "first").digest.String(), nil)
 	r.want(202, "DELETE", "/v2/a/blobs/"+sum("first").String(), nil)
 	stopped := 0
-	for n := int64(0); ; n++ {
+	for n := int64(0); ; n += 1 + n/4 {
 		err := stop(n)
 		if err == nil {
 			break
@@ -744,5 +744,107 @@ func TestRefusedBackupLeavesNothing(t *testing.T) {
 	}
 	if said, err := r.backup(disk); err != nil {
 		t.Errorf("backup to a new disk: %v\n%s", err, said)
+	}
+}
+
+// A sparse registry never had what it lacks.
+func TestRestoreOfASparseRegistry(t *testing.T) {
+	r := startRegistry(t, func(cfg *config) { cfg.sparse = true })
+	r.pushImage("a", "old", "{}", "layer")
+	r.snapshotsAfter(time.Hour)
+	absent := ociImage("{}", "not here")
+	r.want(201, "PUT", "/v2/a/manifests/x", absent.manifest, "Content-Type: "+typeOCIManifest)
+	index, _ := ociIndex(ociImage("{}", "nor here").manifest)
+	r.want(201, "PUT", "/v2/a/manifests/y", index, "Content-Type: "+typeOCIIndex)
+	r.off()
+	if err := overwrite(filepath.Join(r.cfg.dir, "berth.db"), 60, 4); err != nil { // its version
+		t.Fatal(err)
+	}
+	db := filepath.Join(r.cfg.dir, "berth.db")
+	if err := overwrite(db, 68, 4); err != nil { // not Berth's by its header, and else readable
+		t.Fatal(err)
+	}
+	out, err := r.runOn("restore") // without the flag
+	if err != nil || strings.Contains(out, "PUSH AGAIN") || strings.Contains(out, "LOST") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r.start()
+	r.want(200, "GET", "/v2/a/manifests/x", nil).is(absent.manifest)
+	r.want(200, "GET", "/v2/a/manifests/y", nil).is(index)
+}
+
+// Nothing that might tell more is removed, and no directory is made by a slip
+// of the pen.
+func TestRestoreRemovesNothing(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	r.snapshotsAfter(time.Hour)
+	r.off()
+	db := filepath.Join(r.cfg.dir, "berth.db")
+	for _, n := range []string{"1", "2"} {
+		if err := errors.Join(os.Remove(db), os.WriteFile(db+"-wal", []byte("a log "+n), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := r.runOn("restore"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if text, err := os.ReadFile(db + ".damaged-" + n + "-wal"); err != nil || string(text) != "a log "+n {
+			t.Errorf("the log that was there is %q now, %v", text, err)
+		}
+	}
+	typo := filepath.Join(t.TempDir(), "typo")
+	if _, err := runOnce(t, "restore", "--data", typo); err == nil || !strings.Contains(err.Error(), "no registry") || exists(typo) {
+		t.Errorf("restore of nothing: %v", err)
+	}
+	// No empty registry beside snapshots, even if no blob is to be seen.
+	if err := errors.Join(os.Remove(db), os.Rename(filepath.Join(r.cfg.dir, "blobs"), filepath.Join(r.cfg.dir, "unmounted"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openStore(r.cfg.storeConfig); err == nil || !strings.Contains(err.Error(), "berth restore --data "+r.cfg.dir) {
+		t.Errorf("start beside snapshots: %v", err)
+	}
+}
+
+// A restore that is stopped does not let the registry start, wherever it
+// stops, and running it again brings back as much as if it had not been.
+func TestRestoreStoppedAnywhere(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	r.snapshotsAfter(time.Hour)
+	for i := range 5 {
+		r.pushImage("a", fmt.Sprint(i), "{}", fmt.Sprint("later ", i))
+	}
+	r.off()
+	if err := overwrite(filepath.Join(r.cfg.dir, "berth.db"), 68, 4); err != nil { // not Berth's by its header
+		t.Fatal(err)
+	}
+	stopped := 0
+	for n := int64(0); ; n++ {
+		ctx := &countdown{Context: t.Context()}
+		ctx.left.Store(n)
+		if n > 20 {
+			ctx.left.Store(n * 50) // once for each shard
+		}
+		cfg := r.cfg
+		err := restore(ctx, &cfg, io.Discard)
+		if err == nil {
+			break
+		}
+		stopped++
+		if st, err := openStore(r.cfg.storeConfig); err == nil || !strings.Contains(err.Error(), "berth restore") {
+			t.Fatalf("stopped at %d, it starts: %v, %v", n, st, err)
+		}
+	}
+	if stopped < 10 {
+		t.Errorf("it was stopped at %d points only", stopped)
+	}
+	r.start()
+	r.want(200, "GET", "/v2/a/manifests/x", nil)
+	for i := range 5 {
+		r.want(200, "GET", fmt.Sprint("/v2/a/manifests/", i), nil)
+		r.want(200, "GET", "/v2/a/blobs/"+sum(fmt.Sprint("later ", i)).String(), nil)
+	}
+	if left, _ := filepath.Glob(filepath.Join(r.cfg.dir, "berth.db.damaged-*")); len(left) == 0 || exists(filepath.Join(r.cfg.dir, "berth.db.damaged-2")) {
+		t.Errorf("what was damaged is in %v, want one set", left)
 	}
 }

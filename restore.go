@@ -25,6 +25,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +49,9 @@ func (st *store) restoreHint() string {
 func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	out := newConsole(stdout, false)
 	st := &store{storeConfig: cfg.storeConfig}
+	if !exists(filepath.Join(st.dir, "berth.db")) && !exists(filepath.Join(st.dir, restoringMark)) && len(st.listSnapshots()) == 0 {
+		return fmt.Errorf("no registry in %s: there is neither a database nor a snapshot", st.dir)
+	}
 	if err := st.own(); err != nil {
 		return err
 	}
@@ -68,6 +72,8 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 		if err := st.salvage(ctx, filepath.Join(st.dir, damaged), out); err != nil {
 			return errors.Join(err, st.close())
 		}
+	} else {
+		out.printf("what was pushed since the snapshot is not known any more; push it again\n")
 	}
 	err = st.reconcile(ctx, out)
 	if err := errors.Join(err, st.close()); err != nil {
@@ -95,12 +101,16 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 	begun := err == nil
 	facts, wrong := verifyDatabase(ctx, db)
 	switch {
+	case ctx.Err() != nil: // and so nothing is known of it
+		return "", ctx.Err()
 	case wrong == nil && begun:
 		return damaged, nil
 	case wrong == nil:
 		return "", fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
 	case !exists(db):
 		out.printf("the database is missing\n")
+	case st.diskFull(wrong):
+		return "", fmt.Errorf("the database cannot be looked at because the disk is full: make some room and try again (%w)", wrong)
 	default:
 		out.printf("the database is damaged: %v\n", wrong)
 	}
@@ -112,40 +122,45 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 			continue
 		}
 		snapshot = s.path
-		out.printf("going back to the snapshot %s, made when the registry had run for %s: %s, %s\n", filepath.Base(s.path),
-			duration(s.uptime), count(f.manifests, "manifest"), count(f.tags, "tag"))
+		date := "of an unknown date"
+		if info, err := os.Stat(s.path); err == nil {
+			date = "of " + info.ModTime().Format("2006-01-02 15:04") // if the clock was right
+		}
+		out.printf("going back to the snapshot %s %s, made when the registry had run for %s: %s, %s\n", filepath.Base(s.path),
+			date, duration(s.uptime), count(f.manifests, "manifest"), count(f.tags, "tag"))
 		break
+	}
+	if ctx.Err() != nil {
+		return "", ctx.Err()
 	}
 	if snapshot == "" {
 		return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
 			filepath.Join(st.dir, "snapshots"))
 	}
-	if exists(db) {
-		for n := 1; ; n++ {
-			if damaged = fmt.Sprintf("berth.db.damaged-%d", n); !exists(filepath.Join(st.dir, damaged)) {
-				break
-			}
+	// One that was moved before this run keeps its name.
+	name := damaged
+	for n := 1; name == ""; n++ {
+		name = fmt.Sprintf("berth.db.damaged-%d", n)
+		if exists(filepath.Join(st.dir, name)) || exists(filepath.Join(st.dir, name+"-wal")) {
+			name = ""
 		}
+	}
+	if exists(db) {
+		damaged = name
 	}
 	if err := writeSynced(mark, damaged+"\n"); err != nil {
 		return "", err
 	}
 	// The database first: without it nothing starts. Its log must never meet
 	// another database.
-	aside := filepath.Join(st.dir, damaged)
 	for _, tail := range []string{"", "-wal", "-shm", "-journal"} {
 		if !exists(db + tail) {
 			continue
 		}
-		if damaged == "" { // a log without a database says nothing
-			err = os.Remove(db + tail)
-		} else {
-			err = os.Rename(db+tail, aside+tail)
+		if err := os.Rename(db+tail, filepath.Join(st.dir, name+tail)); err != nil {
+			return "", err
 		}
-		if err == nil {
-			err = syncDir(st.dir)
-		}
-		if err != nil {
+		if err := syncDir(st.dir); err != nil {
 			return "", err
 		}
 	}
@@ -251,12 +266,19 @@ func (st *store) salvage(ctx context.Context, path string, out *console) error {
 		return failed
 	}
 
+	var sparse bool
+	if err := st.get(`SELECT sparse FROM meta`, nil, &sparse); err != nil {
+		return err
+	}
 	put, adopted := 0, 0
 	for progress := true; progress; { // members before their indexes
 		progress = false
 		var rest []salvaged
 		for _, s := range missing {
-			n, err := st.putSalvaged(s)
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			n, err := st.putSalvaged(s, sparse || st.sparse)
 			switch {
 			case errors.Is(err, errManifestBlobUnknown):
 				rest = append(rest, s)
@@ -338,16 +360,20 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 
 // putSalvaged puts back a manifest with the blobs it needs, and returns how
 // many of those were adopted: on the disk, whole, and without a row. Blobs that
-// are nowhere count as damaged. The error is errManifestBlobUnknown if a member
-// of an index is missing.
-func (st *store) putSalvaged(s salvaged) (adopted int, err error) {
+// are nowhere count as damaged; if sparse, they need not be anywhere. The error
+// is errManifestBlobUnknown if a member of an index is missing.
+func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 	found := make(map[digest.Digest]int64) // sizes
-	for _, d := range s.manifest.blobs {
+	for _, d := range slices.Concat(s.manifest.blobs, s.manifest.children) {
 		if st.hasBlob(d) {
 			continue
 		}
-		if info, err := os.Stat(st.path(d)); err == nil && verifyFile(st.path(d), d) == nil {
-			found[d] = info.Size()
+		size, err := st.wholeFile(d)
+		if err != nil {
+			return 0, err
+		}
+		if size >= 0 {
+			found[d] = size
 		}
 	}
 	err = st.update(func(t *tx) error {
@@ -355,13 +381,28 @@ func (st *store) putSalvaged(s salvaged) (adopted int, err error) {
 		if err != nil {
 			return err
 		}
+		for d, size := range found {
+			if _, err := t.exec(`INSERT OR IGNORE INTO blob (digest, size) VALUES (?, ?)`, d, size); err != nil {
+				return err
+			}
+			if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
+				return err
+			}
+			if _, err := t.makeLink(repo, d); err != nil {
+				return err
+			}
+		}
 		for _, d := range s.manifest.blobs {
-			if size, ok := found[d]; ok {
-				if _, err := t.exec(`INSERT OR IGNORE INTO blob (digest, size) VALUES (?, ?)`, d, size); err != nil {
+			if _, ok := found[d]; ok {
+				continue
+			}
+			if sparse {
+				var has bool
+				if err := t.get(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest = ?)`, []any{d}, &has); err != nil {
 					return err
 				}
-				if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
-					return err
+				if !has {
+					continue
 				}
 			}
 			if _, err := t.makeLink(repo, d); err != nil {
@@ -375,30 +416,33 @@ func (st *store) putSalvaged(s salvaged) (adopted int, err error) {
 		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ?)`, []any{repo, s.manifest.digest}, &has); err != nil || has {
 			return err
 		}
-		_, err = t.insertManifest(repo, s.manifest, admission{sparse: st.sparse, damaged: true})
+		_, err = t.insertManifest(repo, s.manifest, admission{sparse: sparse, damaged: true})
 		return err
 	})
 	return len(found), err
 }
 
-// salvageTags points tags to where they pointed in a damaged database, as far
-// as that can be read and the manifest is here.
-func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]string, manifests map[int64]salvaged) (moved int, whole bool, err error) {
-	rows, err := old.QueryContext(ctx, `SELECT repository, name, manifest FROM tag`)
-	if err != nil {
-		return 0, false, nil
+// wholeFile returns the size of a blob's file that has no row, -1 if there is
+// none that is whole. It is synced: a crash may have come before that.
+func (st *store) wholeFile(d digest.Digest) (size int64, err error) {
+	path := st.path(d)
+	info, err := os.Stat(path)
+	if err != nil || verifyFile(path, d) != nil {
+		return -1, nil
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var repo, id int64
-		var tag string
-		if rows.Scan(&repo, &tag, &id) != nil {
-			continue
-		}
-		m, ok := manifests[id]
-		if _, err := parseTag(tag); err != nil || !ok || names[repo] != m.repository {
-			continue
-		}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return -1, err
+	}
+	dir := filepath.Dir(path)
+	return info.Size(), errors.Join(syncData(f), f.Close(), syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+// salvageTags points tags to where they pointed in a damaged database, as far
+// as that can be read and the manifest is here. Where a page cannot be read, it
+// goes on from the other end.
+func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]string, manifests map[int64]salvaged) (moved int, whole bool, err error) {
+	point := func(m salvaged, tag string) error {
 		changed := false
 		err := st.update(func(t *tx) error {
 			var here, there, was int64
@@ -421,13 +465,73 @@ func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]s
 			return t.settleManifest(there, m.manifest.digest)
 		})
 		if err != nil {
-			return moved, false, err
+			return err
 		}
 		if changed {
 			moved++
 		}
+		return nil
 	}
-	return moved, rows.Err() == nil, nil
+	for _, order := range []string{"", " DESC"} {
+		rows, err := old.QueryContext(ctx, `SELECT repository, name, manifest FROM tag ORDER BY repository`+order+`, name`+order)
+		if err != nil {
+			continue
+		}
+		for rows.Next() {
+			var repo, id int64
+			var tag string
+			if rows.Scan(&repo, &tag, &id) != nil {
+				continue
+			}
+			m, ok := manifests[id]
+			if _, err := parseTag(tag); err != nil || !ok || names[repo] != m.repository {
+				continue
+			}
+			if err := point(m, tag); err != nil {
+				rows.Close()
+				return moved, false, err
+			}
+		}
+		if rows.Err() == nil {
+			return moved, true, rows.Close()
+		}
+		rows.Close()
+	}
+	return moved, false, nil
+}
+
+// dropGone takes away what has gone since the snapshot and nothing misses: blobs
+// that no manifest uses, and uploads whose bytes are not here.
+func (st *store) dropGone() error {
+	return st.update(func(t *tx) error {
+		links, err := list(t, scanLoose, `SELECT l.loose, l.repository, l.blob, b.digest, r.name
+			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
+			WHERE b.damaged IS NOT NULL AND l.loose IS NOT NULL`)
+		if err != nil {
+			return err
+		}
+		for _, x := range links {
+			if _, err := t.unlinkBlob(x.repo, x.id, x.digest); err != nil {
+				return err
+			}
+			if err := t.dropRepository(x.repo); err != nil {
+				return err
+			}
+		}
+		uploads, err := list(t, scanOne[string], `SELECT id FROM upload`)
+		if err != nil {
+			return err
+		}
+		for _, id := range uploads {
+			if exists(filepath.Join(st.dir, "uploads", id)) {
+				continue
+			}
+			if _, err := t.exec(`DELETE FROM upload WHERE id = ?`, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // reconcile holds the rows against the files, and says what is not whole.
@@ -442,10 +546,12 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 			return err
 		}
 		for _, b := range rows {
-			if b.damaged || st.probe(b.digest, b.size, false) == nil {
-				continue
+			if b.damaged {
+				_, err = st.adopt(b.digest) // it may have been pushed again since
+			} else if st.probe(b.digest, b.size, false) != nil {
+				_, err = st.quarantine(b.digest)
 			}
-			if _, err := st.quarantine(b.digest); err != nil {
+			if err != nil {
 				return err
 			}
 		}
@@ -454,6 +560,9 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 			return err
 		}
 		orphans += len(strangers)
+	}
+	if err := st.dropGone(); err != nil {
+		return err
 	}
 	// Scrubbing removes files without a row: not before somebody has had the
 	// time to find that something is missing.
@@ -476,12 +585,13 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 		if st.scrubEvery > 0 {
 			left = "they go when everything is read again, in " + duration(st.scrubEvery.Round(time.Hour))
 		}
-		out.printf("%s on the disk belong to no image that is known; if you miss one, push it again (%s)\n", count(orphans, "file"), left)
+		out.printf("%s on the disk without an image that is known; if you miss one, push it again (%s)\n", count(orphans, "file"), left)
 	}
 	f, err := st.figures(ctx)
 	if err != nil {
 		return err
 	}
+	out.printf("what was deleted since the snapshot is there again, as far as its blobs are\n")
 	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", count(int(f.Repositories), "repository"),
 		count(int(f.Tags), "tag"), count(int(f.Blobs.Count), "blob"), size(f.Blobs.Bytes))
 	return nil

@@ -215,13 +215,19 @@ func (st *store) lookForBlobs() error {
 	return st.refuseBlobs()
 }
 
-// refuseBlobs returns an error if there are blobs, for which there is no
-// database.
+// refuseBlobs returns an error if there are blobs or snapshots, for which there
+// is no database.
 func (st *store) refuseBlobs() error {
 	if exists(filepath.Join(st.dir, backupMark)) {
 		return fmt.Errorf("%[1]s is a backup that was not finished: run `berth backup %[1]s` again on the registry it is of", st.dir)
 	}
 	blobs, err := fs.Glob(os.DirFS(st.dir), "blobs/*/*/*")
+	if err == nil && len(blobs) == 0 && len(st.listSnapshots()) > 0 {
+		// Its blobs are elsewhere, perhaps on a disk that is not mounted.
+		return fmt.Errorf("the database %s is missing or empty, but there are snapshots of it. "+
+			"Berth does not start an empty registry beside them. What to do: %sput berth.db back from a backup, or, "+
+			"to begin anew, move the directory %s away", filepath.Join(st.dir, "berth.db"), st.restoreHint(), filepath.Join(st.dir, "snapshots"))
+	}
 	if err == nil && len(blobs) > 0 {
 		err = fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
 			"Berth does not start an empty registry over them. What to do: %sput berth.db back from a backup, or, "+
@@ -425,8 +431,8 @@ func (st *store) recognise(db *sql.DB) (version int, err error) {
 	case id == 0 && version == 0 && tables == 0:
 		return 0, nil
 	case id != applicationID:
-		return 0, fmt.Errorf("%s is not Berth's (its application_id is %#x): move it away or name another directory with --data",
-			filepath.Join(st.dir, "berth.db"), id)
+		return 0, fmt.Errorf("%s is not Berth's (its application_id is %#x). What to do: %smove it away, or name another directory with --data",
+			filepath.Join(st.dir, "berth.db"), id, st.restoreHint())
 	case version > latestVersion:
 		return 0, fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: use a newer berth", version, latestVersion)
 	}
@@ -436,7 +442,7 @@ func (st *store) recognise(db *sql.DB) (version int, err error) {
 // damaged says why the database cannot be opened, and what to do.
 func (st *store) damaged(err error) error {
 	db := filepath.Join(st.dir, "berth.db")
-	if bytes, _, e := freeSpace(st.dir); e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err)) {
+	if st.diskFull(err) {
 		return fmt.Errorf("the database %s cannot be opened because the disk is full: make some room and start again (%w)", db, err)
 	}
 	if st.readOnlyDisk {
@@ -447,6 +453,12 @@ func (st *store) damaged(err error) error {
 	}
 	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched. What to do: %sput berth.db back from a backup "+
 		"(without berth.db-wal and berth.db-shm) and start again", db, err, st.restoreHint())
+}
+
+// diskFull reports whether SQLite failed for want of room.
+func (st *store) diskFull(err error) bool {
+	bytes, _, e := freeSpace(st.dir)
+	return e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err))
 }
 
 // close writes the uptime, moves SQLite's log into the database and lets go of
