@@ -47,6 +47,7 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 		return fmt.Errorf("moving the upload into place: %w", err)
 	}
 	st.at("placed")
+	st.promises.make(repository, d)
 	err = st.update(func(t *tx) error {
 		repo, err := t.makeRepository(repository)
 		if err != nil {
@@ -77,7 +78,6 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 		return fmt.Errorf("recording the blob: %w", err)
 	}
 	st.at("recorded")
-	st.promises.make(repository, d)
 	if had {
 		os.Remove(st.aside(d)) // if it was damaged; scrubbing removes it else
 	}
@@ -305,6 +305,7 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 		return err
 	}
 	f.Close()
+	st.promises.make(repository, d)
 	err = st.update(func(t *tx) error {
 		_, blob, err := t.findBlob(from, d)
 		if err != nil {
@@ -316,9 +317,6 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 		}
 		return t.linkBlob(repo, blob)
 	})
-	if err == nil {
-		st.promises.make(repository, d)
-	}
 	st.wakeJanitor()
 	return err
 }

@@ -41,6 +41,8 @@ type committer struct {
 	suspect error        // a commit failed on the disk: what the log holds is uncertain
 	syncs   atomic.Int64 // durable commits so far
 
+	begun, ended atomic.Int64 // durable commits, also those that failed
+
 	// begin is called with each transaction, before the first write.
 	begin func(t *tx, durable bool) error
 	// spare makes some room on a full disk, if it can.
@@ -205,6 +207,8 @@ func (c *committer) try(group []write) (results []error, err error) {
 	if durable {
 		c.cache.suspend()
 		defer c.cache.resume()
+		c.begun.Add(1)
+		defer c.ended.Add(1)
 	}
 	if err := c.exec("COMMIT"); err != nil {
 		if isIOError(err) {

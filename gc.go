@@ -352,9 +352,8 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 			return err
 		}
 		st.at("collecting")
-		// With a long grace the row itself tells of promises. With a short one,
-		// who makes a promise waits until it is seen what goes.
-		short := (g.now || grace < 2*promiseTime) && !st.noPromises
+		// Who makes a promise waits until it is seen what goes.
+		short := st.heedsPromises(g, grace)
 		if short {
 			st.promises.mu.Lock()
 		}
@@ -399,6 +398,12 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 		}
 		after = due[len(due)-1]
 	}
+}
+
+// heedsPromises reports whether promises keep what is due by g: with a long
+// grace the rows themselves tell of them.
+func (st *store) heedsPromises(g graces, grace time.Duration) bool {
+	return (g.now || grace < 2*promiseTime) && !st.noPromises
 }
 
 func (t *tx) live(query string, key ...any) (bool, error) {

@@ -302,14 +302,13 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if st.writer == nil {
 		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)
 	}
-	greet(stdout, cfg, listener.Addr())
-
 	var background sync.WaitGroup
 	backgroundCtx, stopBackground := context.WithCancel(context.Background())
 	for _, loop := range st.loops() {
 		background.Go(func() { loop(backgroundCtx) })
 	}
 	waitForCommands := serveCommands(backgroundCtx, st)
+	greet(stdout, cfg, listener.Addr())
 
 	headerTimeout := headerTimeout
 	if cfg.stallTimeout > 0 {

@@ -38,9 +38,12 @@ type planner struct {
 	total    tally
 
 	dead  map[int64]bool    // manifests, by id
+	refs  map[int64]int64   // what still refers to a manifest that has lost something that did
 	queue []plannedManifest // dead, and what that takes along still to be seen
 	links map[plannedLink]bool
+	order []plannedLink   // the keys of links, as they came
 	left  map[int64]int64 // a blob's links that stay, of those that have lost one
+	held  map[string]bool // what was promised, to count it once
 }
 
 type plannedManifest struct {
@@ -53,26 +56,39 @@ type plannedLink struct{ repo, blob int64 }
 
 // plan calls each with what a collection by g would remove now, if it kept what
 // was promised lately (or not), and returns the sum.
-func (st *store) plan(ctx context.Context, g graces, promises bool, each func(doomed) error) (tally, error) {
-	p := &planner{st: st, g: g, promises: promises, each: each,
-		dead: make(map[int64]bool), links: make(map[plannedLink]bool), left: make(map[int64]int64)}
-	err := st.look(ctx, func(s snapshot) error {
-		p.snapshot = s
-		for _, step := range []func() error{p.uploads, p.manifests, p.follow, p.looseLinks, p.trash} {
+func (st *store) plan(ctx context.Context, g graces, promises bool, each func(doomed) error) (c tally, err error) {
+	err = st.look(ctx, func(s snapshot) error {
+		p := newPlanner(st, s, g, promises, each)
+		for _, step := range []func() error{p.uploads, p.rows, p.trash} {
 			if err := step(); err != nil {
-				return err
+				return fmt.Errorf("looking for what would go: %w", err)
 			}
 		}
+		c = p.total
 		return nil
 	})
-	if err != nil {
-		err = fmt.Errorf("looking for what would go: %w", err)
+	return c, err
+}
+
+// newPlanner prepares a plan on a snapshot.
+func newPlanner(st *store, s snapshot, g graces, promises bool, each func(doomed) error) *planner {
+	return &planner{snapshot: s, st: st, g: g, promises: promises, each: each,
+		dead: make(map[int64]bool), refs: make(map[int64]int64), links: make(map[plannedLink]bool),
+		left: make(map[int64]int64), held: make(map[string]bool)}
+}
+
+// rows finds the manifests and blobs whose rows would go.
+func (p *planner) rows() error {
+	for _, step := range []func() error{p.manifests, p.follow, p.looseLinks} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	return p.total, err
+	return nil
 }
 
 func (p *planner) uploads() error {
-	return p.rows(func(rows *sql.Rows) error {
+	return p.snapshot.rows(func(rows *sql.Rows) error {
 		d := doomed{Kind: "upload"}
 		var used int64
 		if err := rows.Scan(&d.Upload, &d.Repository, &d.Bytes, &used); err != nil {
@@ -89,7 +105,7 @@ func (p *planner) manifests() error {
 	if p.g.keepUntagged {
 		return nil
 	}
-	return p.rows(func(rows *sql.Rows) error {
+	return p.snapshot.rows(func(rows *sql.Rows) error {
 		var m plannedManifest
 		var loose int64
 		if err := rows.Scan(&m.id, &m.repo, &m.size, &m.digest, &m.repository, &loose); err != nil {
@@ -116,7 +132,7 @@ func (p *planner) kill(m plannedManifest, why string) error {
 	if p.dead[m.id] {
 		return nil
 	}
-	if p.kept(m.repository, m.digest) {
+	if p.kept(m.repository, m.digest, p.g.untagged) {
 		return nil
 	}
 	p.dead[m.id] = true
@@ -128,17 +144,20 @@ func (p *planner) kill(m plannedManifest, why string) error {
 }
 
 // kept reports, and counts, whether something stays because it was promised.
-func (p *planner) kept(repository string, d digest.Digest) bool {
-	if !p.promises {
+func (p *planner) kept(repository string, d digest.Digest, grace time.Duration) bool {
+	if !p.promises || !p.st.heedsPromises(p.g, grace) {
 		return false
 	}
 	p.st.promises.mu.Lock()
 	defer p.st.promises.mu.Unlock()
-	held := p.st.promises.held(repository, d)
-	if held {
+	if !p.st.promises.held(repository, d) {
+		return false
+	}
+	if key := repository + "@" + d.String(); !p.held[key] {
+		p.held[key] = true
 		p.total.Promised++
 	}
-	return held
+	return true
 }
 
 // follow takes along what the manifests that go alone keep.
@@ -161,10 +180,9 @@ func (p *planner) follow() error {
 				return err
 			}
 			for _, c := range found {
-				if live, err := p.manifestLives(c); err != nil || live {
-					if err != nil {
-						return err
-					}
+				if lives, err := p.outlives(c); err != nil {
+					return err
+				} else if lives {
 					continue
 				}
 				if err := p.kill(c, x.why); err != nil {
@@ -179,10 +197,13 @@ func (p *planner) follow() error {
 			return err
 		}
 		for _, blob := range blobs {
-			p.links[plannedLink{m.repo, blob}] = true
+			if !p.links[plannedLink{m.repo, blob}] {
+				p.links[plannedLink{m.repo, blob}] = true
+				p.order = append(p.order, plannedLink{m.repo, blob})
+			}
 		}
 	}
-	for l := range p.links {
+	for _, l := range p.order {
 		lives, err := p.anyLives(`SELECT manifest FROM uses WHERE repository = ?1 AND blob = ?2
 			UNION ALL SELECT n.manifest FROM names n JOIN blob b ON b.id = ?2 WHERE n.repository = ?1 AND n.digest = b.digest`, l.repo, l.blob)
 		if err != nil {
@@ -198,21 +219,29 @@ func (p *planner) follow() error {
 	return nil
 }
 
-// manifestLives reports whether something that stays refers to a manifest.
-func (p *planner) manifestLives(m plannedManifest) (bool, error) {
-	var tagged bool
-	if err := p.get(`SELECT EXISTS (SELECT 1 FROM tag WHERE manifest = ?)`, []any{m.id}, &tagged); err != nil || tagged {
-		return tagged, err
+// outlives notes that one of the things that refer to a manifest goes, and
+// reports whether another stays. They are counted once: many indexes may share
+// a member.
+func (p *planner) outlives(m plannedManifest) (bool, error) {
+	if _, ok := p.refs[m.id]; !ok {
+		var n int64
+		err := p.get(`SELECT (SELECT count(*) FROM tag WHERE manifest = ?1)
+			+ (SELECT count(*) FROM names WHERE repository = ?2 AND digest = ?3)
+			+ (SELECT count(*) FROM manifest m JOIN manifest s ON s.repository = m.repository AND s.digest = m.subject WHERE m.id = ?1)`,
+			[]any{m.id, m.repo, m.digest}, &n)
+		if err != nil {
+			return false, err
+		}
+		p.refs[m.id] = n
 	}
-	return p.anyLives(`SELECT manifest FROM names WHERE repository = ?1 AND digest = ?2
-		UNION ALL SELECT s.id FROM manifest m JOIN manifest s ON s.repository = m.repository AND s.digest = m.subject
-		WHERE m.id = ?3`, m.repo, m.digest, m.id)
+	p.refs[m.id]--
+	return p.refs[m.id] > 0, nil
 }
 
 // anyLives reports whether the query finds a manifest that is not dead. It
 // looks no further than the first: a layer may have many users.
 func (p *planner) anyLives(query string, args ...any) (lives bool, err error) {
-	err = p.rows(func(rows *sql.Rows) error {
+	err = p.snapshot.rows(func(rows *sql.Rows) error {
 		id, err := scanOne[int64](rows)
 		if err == nil && !p.dead[id] {
 			lives = true
@@ -225,7 +254,7 @@ func (p *planner) anyLives(query string, args ...any) (lives bool, err error) {
 
 // looseLinks finds the links that are due by themselves.
 func (p *planner) looseLinks() error {
-	return p.rows(func(rows *sql.Rows) error {
+	return p.snapshot.rows(func(rows *sql.Rows) error {
 		var l plannedLink
 		var loose int64
 		if err := rows.Scan(&l.repo, &l.blob, &loose); err != nil {
@@ -242,7 +271,7 @@ func (p *planner) unlink(l plannedLink, why string) error {
 	var size, links int64
 	err := p.get(`SELECT b.digest, b.size, b.links, r.name FROM blob b JOIN repository r ON r.id = ? WHERE b.id = ?`,
 		[]any{l.repo, l.blob}, &d.Digest, &size, &links, &d.Repository)
-	if err != nil || p.kept(d.Repository, d.Digest) {
+	if err != nil || p.kept(d.Repository, d.Digest, p.g.blob) {
 		return err
 	}
 	if _, ok := p.left[l.blob]; !ok {
@@ -258,7 +287,7 @@ func (p *planner) unlink(l plannedLink, why string) error {
 
 // trash counts files whose rows have gone already.
 func (p *planner) trash() error {
-	return p.rows(func(rows *sql.Rows) error {
+	return p.snapshot.rows(func(rows *sql.Rows) error {
 		d := doomed{Kind: "blob", Why: "its file is about to be removed"}
 		if err := rows.Scan(&d.Digest, &d.Bytes); err != nil {
 			return err
@@ -306,15 +335,12 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 		out.printf("kept %s that a client was told of in the last half hour: a push may need it\n", count(c.Promised, "thing"))
 	}
 	if !o.Now {
-		rest, err := st.plan(ctx, graces{upload: g.upload, keepUntagged: g.keepUntagged, now: true}, false, func(doomed) error { return nil })
+		f, err := st.figures(ctx)
 		if err != nil {
 			return err
 		}
-		if o.DryRun {
-			rest.Bytes -= c.Bytes
-		}
-		if rest.Bytes > 0 {
-			out.printf("another %s will go when its grace is over, or with --now\n", size(rest.Bytes))
+		if f.InGrace.Bytes > 0 {
+			out.printf("another %s will go when its grace is over, or with --now\n", size(f.InGrace.Bytes))
 		}
 	}
 	return nil

@@ -28,12 +28,23 @@ type storedManifest struct {
 // findManifest returns the manifest that ref names in a repository, or
 // errManifestUnknown, and with promise keeps it from being collected soon (4).
 func (st *store) findManifest(repository string, ref reference, promise bool) (*storedManifest, error) {
+	m, err := st.lookUpManifest(repository, ref, promise)
+	for promise && err == nil {
+		// Only what is still there after the promise is kept by it.
+		promised := m.digest
+		st.promises.make(repository, promised)
+		if m, err = st.lookUpManifest(repository, ref, promise); err == nil && m.digest == promised {
+			break
+		}
+	}
+	return m, err
+}
+
+// lookUpManifest is findManifest for those who need no promise, or make it.
+func (st *store) lookUpManifest(repository string, ref reference, promise bool) (*storedManifest, error) {
 	key := manifestKey{repository, ref}
 	m, version := st.manifests.get(key)
 	if m != nil {
-		if promise {
-			st.promises.make(repository, m.digest)
-		}
 		return m, nil
 	}
 	m = &storedManifest{}
@@ -61,9 +72,6 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking up manifest %s in %s: %w", ref, repository, err)
-	}
-	if promise {
-		st.promises.make(repository, m.digest)
 	}
 	if loose.Valid && st.untaggedGrace > 0 && st.dueSoon(loose.Int64, st.untaggedGrace) {
 		err := st.keep(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`,

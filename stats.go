@@ -61,7 +61,8 @@ type repositoryFigures struct {
 	Unused    amount `json:"unused"`
 }
 
-// garbage is a plan's sum that holds until the next durable commit.
+// garbage is what would go if all graces were over, without what is in the
+// trash. It holds until the next durable commit.
 type garbage struct {
 	mu     sync.Mutex // guards the rest
 	known  bool
@@ -71,20 +72,30 @@ type garbage struct {
 
 // figures returns the whole registry's.
 func (st *store) figures(ctx context.Context) (f figures, err error) {
-	all, err := st.garbageNow(ctx)
-	if err != nil {
-		return f, err
-	}
-	due, err := st.plan(ctx, st.graces(), false, func(doomed) error { return nil })
-	if err != nil {
-		return f, err
-	}
-	f.Reclaimable = amount{int64(due.Blobs), due.Bytes}
-	f.InGrace = amount{max(0, int64(all.Blobs-due.Blobs)), max(0, all.Bytes-due.Bytes)}
+	commit, quiet := st.commits()
 	err = st.look(ctx, func(s snapshot) error {
+		err := s.get(`SELECT blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes, scrubbed FROM total, meta`, nil,
+			&f.Blobs.Count, &f.Blobs.Bytes, &f.Shared.Count, &f.Shared.Bytes, &f.Unused.Count, &f.Unused.Bytes, &f.Scrubbed)
+		if err != nil {
+			return err
+		}
+		if after, still := st.commits(); !still || after != commit {
+			quiet = false // the snapshot may be of either
+		}
+		all, err := st.garbageIn(s, commit, quiet)
+		if err != nil {
+			return err
+		}
+		due := newPlanner(st, s, st.graces(), false, func(doomed) error { return nil })
+		if err := due.rows(); err != nil {
+			return err
+		}
+		f.InGrace = amount{int64(all.Blobs - due.total.Blobs), all.Bytes - due.total.Bytes}
+		if err := due.trash(); err != nil {
+			return err
+		}
+		f.Reclaimable = amount{int64(due.total.Blobs), due.total.Bytes}
 		return errors.Join(
-			s.get(`SELECT blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes, uptime, scrubbed FROM total, meta`, nil,
-				&f.Blobs.Count, &f.Blobs.Bytes, &f.Shared.Count, &f.Shared.Bytes, &f.Unused.Count, &f.Unused.Bytes, &f.Uptime, &f.Scrubbed),
 			s.get(`SELECT count(*), coalesce(sum(tags), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
 				coalesce(sum(loose_manifests), 0), coalesce(sum(bytes), 0) FROM repository`, nil,
 				&f.Repositories, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged, &f.Saved),
@@ -106,20 +117,30 @@ func (st *store) figures(ctx context.Context) (f figures, err error) {
 	return f, err
 }
 
-// garbageNow is what would go if all graces were over.
-func (st *store) garbageNow(ctx context.Context) (tally, error) {
+// commits returns how many durable commits there have been, and whether none is
+// under way.
+func (st *store) commits() (n int64, quiet bool) {
+	if st.writer == nil {
+		return 0, true // none on a read-only disk
+	}
+	ended := st.writer.ended.Load()
+	return ended, st.writer.begun.Load() == ended
+}
+
+// garbageIn is the garbage in a snapshot, which is as commit has left it if
+// exact.
+func (st *store) garbageIn(s snapshot, commit int64, exact bool) (tally, error) {
 	st.garbage.mu.Lock()
 	defer st.garbage.mu.Unlock()
-	commit := int64(0) // a read-only disk has no commits
-	if st.writer != nil {
-		commit = st.writer.syncs.Load()
-	}
-	if st.garbage.known && st.garbage.commit == commit {
+	if exact && st.garbage.known && st.garbage.commit == commit {
 		return st.garbage.all, nil
 	}
-	all, err := st.plan(ctx, graces{upload: st.uploadExpiry, keepUntagged: st.untaggedGrace == 0, now: true}, false, func(doomed) error { return nil })
-	st.garbage.known, st.garbage.commit, st.garbage.all = err == nil, commit, all
-	return all, err
+	p := newPlanner(st, s, graces{keepUntagged: st.untaggedGrace == 0, now: true}, false, func(doomed) error { return nil })
+	err := p.rows()
+	if exact && err == nil {
+		st.garbage.known, st.garbage.commit, st.garbage.all = true, commit, p.total
+	}
+	return p.total, err
 }
 
 // eachRepository calls fn with the figures of every repository in order of

@@ -318,6 +318,12 @@ func (st *store) openWriter() error {
 	if err != nil {
 		return st.damaged(err)
 	}
+	defer func() {
+		if st.writer == nil {
+			conn.ExecContext(ctx, "ROLLBACK") // of what failed, if it did
+			conn.Close()
+		}
+	}()
 	if version == 0 {
 		if err := st.refuseBlobs(); err != nil {
 			return err
@@ -662,7 +668,11 @@ func (st *store) look(ctx context.Context, fn func(snapshot) error) error {
 		}
 		tx.Rollback()
 	}()
-	return fn(s)
+	err = fn(s)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 func (s snapshot) prepare(query string) (*sql.Stmt, error) {

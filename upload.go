@@ -415,6 +415,12 @@ func (st *store) knowsUpload(id string) (bool, error) {
 	if _, ok := st.sessions.brief.Load(id); ok {
 		return true, nil
 	}
+	st.sessions.mu.Lock()
+	_, open := st.sessions.open[id] // also while its file goes, after its row
+	st.sessions.mu.Unlock()
+	if open {
+		return true, nil
+	}
 	var n int
 	err := st.get(`SELECT count(*) FROM upload WHERE id = ?`, []any{id}, &n)
 	return n > 0, err
