@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -372,62 +371,6 @@ func TestBackupIsARegistry(t *testing.T) {
 	c.pass(r.cfg.grace + time.Minute)
 	c.stop()
 	r.want(200, "GET", "/v2/home/app/blobs/"+third.layers[1].String(), nil).is("third")
-}
-
-func TestBackupWhilePushesAndCollectionGoOn(t *testing.T) {
-	r := startRegistry(t)
-	var kept []image
-	for i := range 40 {
-		kept = append(kept, r.pushImage("keep", fmt.Sprint(i), "{}", noise(uint64(i), 20<<10)))
-	}
-	stop := make(chan struct{})
-	var load sync.WaitGroup
-	for worker := range 3 {
-		load.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				name := fmt.Sprint("busy", worker)
-				im := r.pushImage(name, "x", "{}", fmt.Sprint(worker, "layer", i))
-				r.want(202, "DELETE", "/v2/"+name+"/manifests/"+im.digest.String(), nil)
-				r.want(202, "DELETE", "/v2/"+name+"/blobs/"+im.layers[0].String(), nil)
-				if _, err := r.st.collect(context.Background(), r.st.graces()); err != nil {
-					t.Errorf("collect: %v", err)
-				}
-			}
-		})
-	}
-	var dests []string
-	for range 8 {
-		dest := t.TempDir()
-		if out, err := r.backup(dest); err != nil {
-			t.Errorf("backup: %v\n%s", err, out)
-		}
-		dests = append(dests, dest)
-	}
-	close(stop)
-	load.Wait()
-	for _, dest := range dests {
-		c := r.serveCopy(dest)
-		for i, im := range kept {
-			c.want(200, "GET", fmt.Sprint("/v2/keep/manifests/", i), nil).is(im.manifest)
-			c.want(200, "GET", "/v2/keep/blobs/"+im.layers[0].String(), nil).is(noise(uint64(i), 20<<10))
-		}
-		c.stop() // and check
-	}
-	// The files that had to stay meanwhile go after it.
-	r.pass(0)
-	if left, err := r.st.read(`SELECT count(*) FROM trash`); err != nil {
-		t.Error(err)
-	} else {
-		var n int
-		if err := left.QueryRow().Scan(&n); err != nil || n != 0 {
-			t.Errorf("%d files are still to be removed (%v)", n, err)
-		}
-	}
 }
 
 func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {

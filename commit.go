@@ -306,6 +306,12 @@ func isIOError(err error) bool {
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_IOERR
 }
 
+// isCorrupt reports whether SQLite has read what it could not have written.
+func isCorrupt(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CORRUPT
+}
+
 // isNoSpace reports whether err says that the disk is full, in the words of
 // the system or of SQLite.
 func isNoSpace(err error) bool {

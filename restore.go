@@ -312,8 +312,8 @@ func (st *store) hasManifest(repository string, d digest.Digest) (has bool, err 
 	return has, err
 }
 
-// maxUnreadable bounds how many rows are given up one by one.
-const maxUnreadable = 10000
+// maxUnreadable bounds how many rows in a row are given up one by one.
+const maxUnreadable = 4000
 
 // readRows calls fn, which returns the row's id, with the rows of a table that
 // can be read. Ranges that cannot are halved until the unreadable rows are
@@ -322,6 +322,9 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 	var last int64
 	whole = true
 	if err := db.QueryRowContext(ctx, `SELECT coalesce(max(id), 0) FROM `+table).Scan(&last); err != nil {
+		if !isCorrupt(err) {
+			return false // nothing there that rows could be in
+		}
 		last, whole = 1<<24, false
 	}
 	unreadable := 0
@@ -337,7 +340,7 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 				if id, err = fn(rows); err != nil {
 					break
 				}
-				seen = id
+				seen, unreadable = id, 0
 			}
 			err = errors.Join(err, rows.Err(), rows.Close())
 		}
