@@ -322,7 +322,7 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 	var last int64
 	whole = true
 	if err := db.QueryRowContext(ctx, `SELECT coalesce(max(id), 0) FROM `+table).Scan(&last); err != nil {
-		if !isCorrupt(err) {
+		if !isCorrupt(err) && !isIOError(err) {
 			return false // nothing there that rows could be in
 		}
 		last, whole = 1<<24, false
