@@ -29,7 +29,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -119,6 +118,9 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", count(b.cloned, "blob"), count(b.linked, "blob"),
 		count(b.copied, "blob"), size(b.bytes), count(b.kept, "blob"), count(b.removed, "file"))
 	out.printf("restore it with: berth --data %s\n", dest)
+	if b.cloned+b.linked > 0 {
+		out.printf("it is on the same file system as the registry, and shares its bytes: it does not help when the disk dies\n")
+	}
 	if b.damaged > 0 {
 		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", count(b.damaged, "blob"))
 	}
@@ -307,13 +309,19 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 	b.dirs[filepath.Dir(to)], b.dirs[b.dest.shardDir(row.digest)] = true, true
 	err = b.bring(ctx, to, row)
 	if errors.Is(err, errDamaged) {
-		b.damaged++
-		b.out.printf("DAMAGED: blob %s: %v\n", row.digest, err)
 		if b.st.writer != nil {
-			if _, e := b.st.quarantine(row.digest); e != nil {
+			wrong, e := b.st.quarantine(row.digest)
+			if e != nil {
 				return e
 			}
+			if wrong == nil { // pushed again meanwhile
+				if err = b.bring(ctx, to, row); !errors.Is(err, errDamaged) {
+					return err
+				}
+			}
 		}
+		b.damaged++
+		b.out.printf("DAMAGED: blob %s: %v\n", row.digest, err)
 		os.Remove(filepath.Dir(to))
 		return b.mark(ctx, row.digest, err)
 	}
@@ -355,7 +363,7 @@ func (b *backup) bring(ctx context.Context, to string, row blobRow) error {
 	defer largeBuffers.Put(buffer)
 	for at := int64(0); ; {
 		n, readErr := src.ReadAt(*buffer, at)
-		if errors.Is(readErr, syscall.EIO) {
+		if isBadSector(readErr) {
 			return fmt.Errorf("%w: %w", readErr, errDamaged)
 		}
 		if readErr != nil && readErr != io.EOF {
@@ -377,9 +385,12 @@ func (b *backup) bring(ctx context.Context, to string, row blobRow) error {
 	if sum := digest.NewDigest(row.digest.Algorithm(), hash); sum != row.digest {
 		return fmt.Errorf("its bytes have the digest %s: %w", sum, errDamaged)
 	}
+	if err := errors.Join(syncData(dst), dst.Close()); err != nil {
+		return err // and not under its name, where the next backup would trust it
+	}
 	b.copied++
 	b.bytes += row.size
-	return errors.Join(syncData(dst), dst.Close(), os.Rename(temp, to))
+	return os.Rename(temp, to)
 }
 
 // share makes the file temp from a blob's without copying it. If that cannot

@@ -528,7 +528,7 @@ func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	r.pass(time.Minute) // the files that waited for the backups go
-	if n, err := r.st.emptyTrash(); n != 0 || err != nil {
+	if n, err := r.st.emptyTrash(context.Background()); n != 0 || err != nil {
 		t.Errorf("%d files are still to be removed, %v", n, err)
 	}
 
@@ -790,4 +790,84 @@ func TestRestoreStoppedAnywhere(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(r.cfg.dir, "berth.db.damaged-*")); len(left) == 0 || exists(filepath.Join(r.cfg.dir, "berth.db.damaged-2")) {
 		t.Errorf("what was damaged is in %v, want one set", left)
 	}
+}
+
+// A dying disk may spoil the restored database too, before all is salvaged. What
+// the first damaged one still has is not forgotten over that.
+func TestRestoreOntoADyingDisk(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	r.snapshotsAfter(time.Hour)
+	later := r.pushImage("a", "y", "{}", "later")
+	r.off()
+	db := filepath.Join(r.cfg.dir, "berth.db")
+	if err := overwrite(db, 50, 8); err != nil {
+		t.Fatal(err)
+	}
+	damaged, err := os.ReadFile(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &store{storeConfig: r.cfg.storeConfig}
+	if err := st.own(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = st.goBack(t.Context(), newConsole(new(strings.Builder), false))
+	if err := errors.Join(err, st.lock.Close(), overwrite(db, 50, 8)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.runOn("restore"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	kept, err := os.ReadFile(filepath.Join(r.cfg.dir, "berth.db.damaged-1"))
+	if err != nil || !bytes.Equal(kept, damaged) {
+		t.Errorf("the damaged database was not kept (%v)", err)
+	}
+	r.start()
+	r.want(200, "GET", "/v2/a/manifests/y", nil).is(later.manifest)
+}
+
+// A database that has lost its log is older than the snapshot: its tags do not
+// take those of the snapshot back.
+func TestRestoreDoesNotMoveTagsBack(t *testing.T) {
+	r := startRegistry(t)
+	for i := range 60 {
+		r.pushImage("fill", fmt.Sprint(i), "{}", fmt.Sprint("fill ", i))
+	}
+	r.pushImage("a", "latest", "{}", "one")
+	r.restart() // all in berth.db
+	second := r.pushImage("a", "latest", "{}", "two")
+	r.snapshotsAfter(time.Hour)
+	db := filepath.Join(r.cfg.dir, "berth.db")
+	old, err := os.ReadFile(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.off()
+	at := bytes.Index(old, []byte(`"digest":"`+sum("fill 30").String()))
+	if at < 0 {
+		t.Fatal("the manifest is not to be found in the database")
+	}
+	if err := errors.Join(os.WriteFile(db, old, 0o600), overwrite(db, int64(at/4096*4096), 4096)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.runOn("restore"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r.start()
+	r.want(200, "GET", "/v2/a/manifests/latest", nil).is(second.manifest)
+}
+
+func TestRestoreRefusesANewerDatabase(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	r.snapshotsAfter(time.Hour)
+	r.inDatabase("PRAGMA user_version = 99")
+	r.off()
+	if out, err := r.runOn("restore"); err == nil || !strings.Contains(err.Error(), "use a newer berth") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	inDatabase(t, filepath.Join(r.cfg.dir, "berth.db"), "PRAGMA user_version = "+fmt.Sprint(latestVersion))
+	r.start()
+	r.want(200, "GET", "/v2/a/manifests/x", nil)
 }

@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -218,7 +217,7 @@ func (st *store) examine(d digest.Digest, size int64, spend func(int) error) err
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && st.hasShard(d):
 		return fmt.Errorf("the file is missing: %w", errDamaged)
-	case errors.Is(err, syscall.EIO):
+	case isBadSector(err):
 		return fmt.Errorf("%w: %w", err, errDamaged)
 	}
 	return err

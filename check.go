@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -135,7 +136,7 @@ func (r *report) checkManifest(x checkedManifest) error {
 		r.problemf("manifest %s: %v", where, err)
 		return nil
 	}
-	relate := func(st *store) (string, error) { return "recorded anew", st.relate(x.repo, x.id, m) }
+	relate := func(st *store) (string, error) { return "recorded anew", st.relate(x.repo, x.id, m, r.sparse) }
 	if m.subject != x.subject {
 		r.findf(relate, "manifest %s: subject %s, recorded %s", where, m.subject, x.subject)
 	}
@@ -267,6 +268,8 @@ func (r *report) checkLoose() error {
 
 // checkCounts counts what the triggers have counted.
 func (r *report) checkCounts() error {
+	// Once, however many are wrong.
+	again := sync.OnceValue(func() error { return r.st.update(func(t *tx) error { return t.script(recount) }) })
 	for _, q := range []string{
 		`SELECT 'blob ' || digest FROM blob WHERE (links, kept) IS NOT
 			(SELECT count(*), count(*) - count(loose) FROM link WHERE blob = blob.id)`,
@@ -289,10 +292,7 @@ func (r *report) checkCounts() error {
 			return err
 		}
 		for _, what := range found {
-			r.findf(func(st *store) (string, error) {
-				return "counted again", st.update(func(t *tx) error { return t.script(recount) })
-			},
-				"figures: those of %s are wrong", what)
+			r.findf(func(*store) (string, error) { return "counted again", again() }, "figures: those of %s are wrong", what)
 		}
 	}
 	return nil
@@ -360,7 +360,7 @@ func (r *report) checkFiles(ctx context.Context, read func(int64)) error {
 			}
 			r.blobs++
 			r.bytes += b.size
-			if err := r.checkFile(b); err != nil {
+			if err := r.checkFile(ctx, b); err != nil {
 				return err
 			}
 			read(b.size)
@@ -374,13 +374,13 @@ func (r *report) checkFiles(ctx context.Context, read func(int64)) error {
 	return nil
 }
 
-func (r *report) checkFile(b blobRow) error {
+func (r *report) checkFile(ctx context.Context, b blobRow) error {
 	if b.damaged {
 		return nil // and known to be
 	}
-	wrong := r.st.probe(b.digest, b.size, r.deep)
-	if wrong == nil {
-		return nil
+	wrong := r.st.probe(ctx, b.digest, b.size, r.deep)
+	if wrong == nil || ctx.Err() != nil {
+		return ctx.Err()
 	}
 	// It may have gone, or come back, since.
 	unlock := r.st.digests.lock(b.digest.String())
@@ -392,7 +392,7 @@ func (r *report) checkFile(b blobRow) error {
 	if err != nil {
 		return err
 	}
-	if wrong = r.st.probe(b.digest, b.size, r.deep); wrong != nil {
+	if wrong = r.st.probe(ctx, b.digest, b.size, r.deep); ctx.Err() == nil && wrong != nil {
 		r.findf(func(st *store) (string, error) {
 			_, err := st.quarantine(b.digest)
 			return "taken out of service; push it again", err
@@ -403,9 +403,9 @@ func (r *report) checkFile(b blobRow) error {
 
 // probe says what is wrong with a blob's file, with a look at its size or, if
 // deep, at all of it.
-func (st *store) probe(d digest.Digest, size int64, deep bool) error {
+func (st *store) probe(ctx context.Context, d digest.Digest, size int64, deep bool) error {
 	if deep {
-		return st.examine(d, size, nil)
+		return st.examine(d, size, func(int) error { return ctx.Err() })
 	}
 	f, err := openSized(st.path(d), size)
 	if err == nil {
@@ -551,7 +551,7 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 	case n > 0:
 		return fmt.Errorf("%s found wrong; `berth repair` puts in order what can be, and says what to push again", count(n, "thing"))
 	case len(r.damaged) > 0:
-		return fmt.Errorf("%s out of service; push the images again", count(len(r.damaged), "thing"))
+		return fmt.Errorf("%s out of service; push the images again, or delete them", count(len(r.damaged), "thing"))
 	case o.Deep:
 		out.printf("all is well\n")
 	default:

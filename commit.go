@@ -306,6 +306,14 @@ func isIOError(err error) bool {
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_IOERR
 }
 
+// isDamage reports whether err says that a database is not whole, as opposed to
+// that it cannot be looked at.
+func isDamage(err error) bool {
+	var e *sqlite.Error
+	return errors.Is(err, errDamaged) || isCorrupt(err) || isIOError(err) ||
+		errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_NOTADB || e.Code()&0xff == sqlite3.SQLITE_ERROR)
+}
+
 // isCorrupt reports whether SQLite has read what it could not have written.
 func isCorrupt(err error) bool {
 	var e *sqlite.Error

@@ -766,7 +766,7 @@ func TestBlobDeletedAgainWhileTheJanitorWaits(t *testing.T) {
 	})
 	<-placed
 	wg.Go(func() {
-		if _, err := r.st.emptyTrash(); err != nil {
+		if _, err := r.st.emptyTrash(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})

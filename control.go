@@ -22,6 +22,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -63,6 +64,9 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	st, err := openStore(cfg.storeConfig)
 	if err != nil {
 		return err
+	}
+	if err := st.recallGraces(cfg.given); err != nil {
+		return errors.Join(err, st.close())
 	}
 	st.promises.forget()
 	out := newConsole(stdout, cfg.TTY)
@@ -110,15 +114,17 @@ func askServer(ctx context.Context, cfg *config, stdout io.Writer) (done bool, e
 // trailerError tells how a command ended, after all it wrote.
 const trailerError = "Berth-Error"
 
-// serveCommands answers commands until ctx ends, and returns a function that
-// waits for those under way to end. Without a socket (some file systems have
-// none) the registry works all the same.
-func serveCommands(ctx context.Context, st *store) (wait func()) {
+// serveCommands answers commands until ctx ends; running counts those under way.
+// It returns a function that waits for them, but not for long. Without a socket
+// (some file systems have none) the registry works all the same.
+func serveCommands(ctx context.Context, st *store, running *atomic.Int64) (wait func()) {
 	listener, err := atSocket(st.dir, func(path string) (net.Listener, error) {
 		os.Remove(path) // of a process that died: the directory's lock is ours
 		l, err := net.Listen("unix", path)
 		if err == nil {
-			err = os.Chmod(path, 0o600)
+			if err = os.Chmod(path, 0o600); err != nil {
+				l.Close()
+			}
 		}
 		return l, err
 	})
@@ -129,18 +135,24 @@ func serveCommands(ctx context.Context, st *store) (wait func()) {
 		return func() {}
 	}
 	server := &http.Server{
-		Handler:     http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveCommand(w, r, st) }),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			running.Add(1)
+			defer running.Add(-1)
+			if ctx.Err() != nil {
+				http.Error(w, "it is stopping", http.StatusServiceUnavailable)
+				return
+			}
+			serveCommand(w, r, st)
+		}),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	var running sync.WaitGroup
-	running.Go(func() { server.Serve(listener) })
+	go server.Serve(listener) // until it is shut down
 	return func() {
 		deadline, cancel := context.WithTimeout(context.Background(), shutdownGrace)
 		defer cancel()
 		if server.Shutdown(deadline) != nil { // ctx has ended, so they end too
 			server.Close()
 		}
-		running.Wait()
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 // listen lets commands reach the registry until it is called, or the test ends.
 func (r *registry) listen() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	wait := serveCommands(ctx, r.st)
+	wait := serveCommands(ctx, r.st, &r.server.inFlight)
 	stop = sync.OnceFunc(func() { cancel(); wait() })
 	r.t.Cleanup(stop)
 	return stop
@@ -465,5 +465,22 @@ func TestProgress(t *testing.T) {
 		if err != nil || strings.Contains(out, "\x1b") != tty || !strings.Contains(out, "all is well\n") {
 			t.Errorf("check --deep, tty %v: %v\n%q", tty, err, out)
 		}
+	}
+}
+
+// Without a server, gc takes no more than the server would that was there last.
+func TestGraceOfTheServerHoldsWithoutIt(t *testing.T) {
+	r := startRegistry(t, func(c *config) { c.untaggedGrace = 0 })
+	im := r.pushImage("a", "x", "{}", "layer")
+	r.want(202, "DELETE", "/v2/a/manifests/x", nil)
+	if err := r.st.rememberGraces(); err != nil { // as serve does
+		t.Fatal(err)
+	}
+	if out, err := r.runOnStopped("gc", "--now"); err != nil || !strings.Contains(out, "removed 0 manifests, 0 blobs") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	r.want(200, "GET", "/v2/a/manifests/"+im.digest.String(), nil)
+	if out, err := r.runOnStopped("gc", "--now", "--untagged-grace", "1h"); err != nil || !strings.Contains(out, "removed 1 manifest, 2 blobs") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -12,11 +12,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -542,24 +540,6 @@ func TestReadOnlyDiskAfterACrashWithoutTheLogsIndex(t *testing.T) {
 	}
 }
 
-// tree is what is under a directory: the bytes of each file by name.
-func tree(t testing.TB, dir string) map[string]string {
-	t.Helper()
-	files := make(map[string]string)
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		files[path] = string(b)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
-
 func TestDirectoryHasOneOwner(t *testing.T) {
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
@@ -612,21 +592,6 @@ func TestClosedStoreLeavesNothingOpen(t *testing.T) {
 			t.Errorf("%v are still there", left)
 		}
 	})
-}
-
-// inDatabase runs SQL on a database file that no registry has open.
-func inDatabase(t testing.TB, path string, queries ...string) {
-	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	for _, q := range queries {
-		if _, err := db.Exec(q); err != nil {
-			t.Fatalf("%s: %v", q, err)
-		}
-	}
 }
 
 // Metadata and blobs that do not belong together are never served, and what is

@@ -118,6 +118,44 @@ func (st *store) graces() graces {
 	return graces{blob: st.grace, untagged: st.untaggedGrace, upload: st.uploadExpiry, keepUntagged: st.untaggedGrace == 0}
 }
 
+// rememberGraces has commands that come when no server runs collect no more
+// than the server would.
+func (st *store) rememberGraces() error {
+	if st.writer == nil {
+		return nil
+	}
+	var same bool
+	err := st.get(`SELECT grace IS ?1 AND untagged_grace IS ?2 AND upload_expiry IS ?3 FROM meta`,
+		[]any{int64(st.grace), int64(st.untaggedGrace), int64(st.uploadExpiry)}, &same)
+	if err != nil || same {
+		return err
+	}
+	return st.updateLazy(func(t *tx) error {
+		_, err := t.exec(`UPDATE meta SET grace = ?, untagged_grace = ?, upload_expiry = ?`,
+			int64(st.grace), int64(st.untaggedGrace), int64(st.uploadExpiry))
+		return err
+	})
+}
+
+// recallGraces takes the graces of the server that had the directory last,
+// except those that are given.
+func (st *store) recallGraces(given map[string]bool) error {
+	var grace, untagged, expiry sql.NullInt64
+	if err := st.get(`SELECT grace, untagged_grace, upload_expiry FROM meta`, nil, &grace, &untagged, &expiry); err != nil {
+		return err
+	}
+	for _, x := range []struct {
+		flag string
+		was  sql.NullInt64
+		to   *time.Duration
+	}{{"grace", grace, &st.grace}, {"untagged-grace", untagged, &st.untaggedGrace}, {"upload-expiry", expiry, &st.uploadExpiry}} {
+		if x.was.Valid && !given[x.flag] {
+			*x.to = time.Duration(x.was.Int64)
+		}
+	}
+	return nil
+}
+
 // A tally is what has been removed, or would be.
 type tally struct {
 	Uploads   int   `json:"uploads"`
@@ -146,7 +184,7 @@ func (st *store) collect(ctx context.Context, g graces) (all tally, err error) {
 		for _, step := range []func(graces, *tally) error{st.expireUploads, st.collectManifests, st.collectLinks} {
 			errs = append(errs, step(g, &c))
 		}
-		trash, err = st.emptyTrash()
+		trash, err = st.emptyTrash(ctx)
 		if err := errors.Join(append(errs, err)...); err != nil {
 			return all, err
 		}
@@ -414,7 +452,7 @@ func (t *tx) live(query string, key ...any) (bool, error) {
 
 // emptyTrash removes the files of all blobs whose row is gone. They come in the
 // order of their directories, so that those of one need one sync.
-func (st *store) emptyTrash() (n int, err error) {
+func (st *store) emptyTrash(ctx context.Context) (n int, err error) {
 	if !st.removal.TryLock() {
 		return 0, nil // a backup needs the files; it tells when it has done
 	}
@@ -433,7 +471,7 @@ func (st *store) emptyTrash() (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		for rest := due; len(rest) > 0; {
+		for rest := due; len(rest) > 0 && ctx.Err() == nil; {
 			shard := st.shardDir(rest[0])
 			k := 1
 			for k < len(rest) && st.shardDir(rest[k]) == shard {
@@ -444,7 +482,7 @@ func (st *store) emptyTrash() (n int, err error) {
 			errs = append(errs, err)
 			rest = rest[k:]
 		}
-		if len(due) < atOnce {
+		if len(due) < atOnce || ctx.Err() != nil {
 			return n, errors.Join(errs...)
 		}
 		last = due[len(due)-1]

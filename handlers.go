@@ -24,7 +24,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -295,7 +294,7 @@ func (s *server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer f.Close()
 	err = s.serveContent(w, r, "application/octet-stream", d, true, f)
-	if resp, ok := w.(*response); ok && errors.Is(resp.failed, syscall.EIO) {
+	if resp, ok := w.(*response); ok && isBadSector(resp.failed) {
 		s.st.suspect(d) // the disk failed; the client has got too few bytes, and knows
 	}
 	return err

@@ -106,7 +106,8 @@ type config struct {
 	addr string
 	storeConfig
 	serverConfig
-	log *slog.Logger
+	log   *slog.Logger
+	given map[string]bool // flags that were set, by name
 	options
 }
 
@@ -217,6 +218,8 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 		cfg.Args = append(cfg.Args, flags.Arg(0))
 		args = flags.Args()[1:]
 	}
+	cfg.given = make(map[string]bool)
+	flags.Visit(func(f *flag.Flag) { cfg.given[f.Name] = true })
 	if len(cfg.Args) > most {
 		return nil, fmt.Errorf("unexpected %q; see berth -h", cfg.Args[most])
 	}
@@ -294,6 +297,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if err := st.standAlone(); err != nil {
 		return errors.Join(err, st.close())
 	}
+	if err := st.rememberGraces(); err != nil {
+		return errors.Join(err, st.close())
+	}
 	s := newServer(st, cfg.serverConfig)
 	listener, err := net.Listen("tcp", cfg.addr)
 	if err != nil {
@@ -307,7 +313,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	for _, loop := range st.loops() {
 		background.Go(func() { loop(backgroundCtx) })
 	}
-	waitForCommands := serveCommands(backgroundCtx, st)
+	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
 	greet(stdout, cfg, listener.Addr())
 
 	headerTimeout := headerTimeout
@@ -338,10 +344,17 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	}
 	stopBackground()
 	waitForCommands()
-	background.Wait()
-	if !s.wait(5 * time.Second) {
+	ended := make(chan struct{})
+	go func() { background.Wait(); close(ended) }()
+	idle := s.wait(5 * time.Second)
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		idle = false
+	}
+	if !idle {
 		// A crash would do no more, and loses nothing.
-		cfg.log.Warn("some requests do not end; leaving without a checkpoint")
+		cfg.log.Warn("some work does not end; leaving without a checkpoint")
 		return err
 	}
 	return errors.Join(err, st.close())

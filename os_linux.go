@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -38,4 +39,10 @@ func syncAll(dir string, dirs map[string]bool) error {
 	}
 	defer f.Close()
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+}
+
+// isBadSector reports whether err says that the disk, or the file system, could
+// not read what it has written.
+func isBadSector(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG)
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"os"
+	"syscall"
 )
 
 // syncData flushes f's bytes, and what is needed to read them back, to the disk.
@@ -29,3 +30,7 @@ func syncAll(dir string, dirs map[string]bool) error {
 	}
 	return nil
 }
+
+// isBadSector reports whether err says that the disk could not read what it has
+// written.
+func isBadSector(err error) bool { return errors.Is(err, syscall.EIO) }

@@ -26,6 +26,14 @@ func syncDir(path string) error {
 	return d.Sync()
 }
 
+// keepOwner gives a file the owner of another, if this process may.
+func keepOwner(path, like string) {
+	var s unix.Stat_t
+	if unix.Stat(like, &s) == nil {
+		os.Chown(path, int(s.Uid), int(s.Gid))
+	}
+}
+
 // isDiskFull reports whether err says that a disk or a quota is used up.
 func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)

@@ -17,6 +17,9 @@ func lockFile(f *os.File) error {
 // syncDir does nothing: NTFS journals names, and Windows cannot sync a directory.
 func syncDir(path string) error { return nil }
 
+// keepOwner does nothing: files inherit who may use them from their directory.
+func keepOwner(path, like string) {}
+
 // isDiskFull reports whether err says that a disk or a quota is used up.
 func isDiskFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||

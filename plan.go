@@ -9,7 +9,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -26,6 +25,16 @@ type doomed struct {
 	Upload     string        `json:"upload,omitempty"`
 	Bytes      int64         `json:"bytes"` // that this alone takes; of a blob that is still elsewhere 0
 	Why        string        `json:"why"`
+}
+
+func (d doomed) name() string {
+	switch {
+	case d.Upload != "":
+		return d.Repository + " " + d.Upload
+	case d.Repository == "":
+		return d.Digest.String()
+	}
+	return d.Repository + "@" + d.Digest.String()
 }
 
 // A planner works out what would go.
@@ -309,11 +318,8 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	if o.DryRun {
 		verb = "would remove"
 		c, err = st.plan(ctx, g, true, func(d doomed) error {
-			if o.JSON {
-				list = append(list, d)
-				return nil
-			}
-			out.printf("%-8s  %10s  %s  %s\n", d.Kind, size(d.Bytes), cmp.Or(d.Repository+"@"+d.Digest.String()+d.Upload), d.Why)
+			// Not printed yet: the snapshot must not wait for who reads.
+			list = append(list, d)
 			return nil
 		})
 	} else if st.writer == nil {
@@ -330,9 +336,12 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 			Items []doomed `json:"items,omitempty"`
 		}{c, list})
 	}
+	for _, d := range list {
+		out.printf("%-8s  %10s  %s  %s\n", d.Kind, size(d.Bytes), d.name(), d.Why)
+	}
 	out.printf("%s %s, %s with %s, %s\n", verb, count(c.Manifests, "manifest"), count(c.Blobs, "blob"), size(c.Bytes), count(c.Uploads, "upload"))
 	if c.Promised > 0 {
-		out.printf("kept %s that a client was told of in the last half hour: a push may need it\n", count(c.Promised, "thing"))
+		out.printf("kept %s that a client was told of in the last half hour, or may have been before the start: a push may need it\n", count(c.Promised, "thing"))
 	}
 	if !o.Now {
 		f, err := st.figures(ctx)

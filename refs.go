@@ -251,8 +251,8 @@ func (st *store) damageManifest(id int64, d digest.Digest) error {
 }
 
 // relate records anew what a manifest refers to. What is not here counts as
-// damaged, so that pushing it again makes it whole.
-func (st *store) relate(repo, id int64, m *manifest) error {
+// damaged, so that pushing it again makes it whole, unless it may be absent.
+func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 	return st.update(func(t *tx) error {
 		var still bool
 		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE id = ? AND repository = ? AND digest = ?)`, []any{id, repo, m.digest}, &still); err != nil || !still {
@@ -279,6 +279,12 @@ func (st *store) relate(repo, id int64, m *manifest) error {
 			return err
 		}
 		for _, d := range m.blobs {
+			if _, _, err := t.linked(repo, d); sparse && errors.Is(err, sql.ErrNoRows) {
+				if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
+					return err
+				}
+				continue
+			}
 			blob, err := t.makeLink(repo, d)
 			if err != nil {
 				return err

@@ -99,6 +99,11 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 		return "", err
 	}
 	begun := err == nil
+	if f, err := os.OpenFile(db, os.O_RDWR, 0); err == nil {
+		f.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("the database cannot be opened, which does not mean that it is damaged: %w", err)
+	}
 	facts, wrong := verifyDatabase(ctx, db)
 	switch {
 	case ctx.Err() != nil: // and so nothing is known of it
@@ -109,8 +114,12 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 		return "", fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
 	case !exists(db):
 		out.printf("the database is missing\n")
+	case errors.Is(wrong, errNewer):
+		return "", wrong
 	case st.diskFull(wrong):
 		return "", fmt.Errorf("the database cannot be looked at because the disk is full: make some room and try again (%w)", wrong)
+	case !isDamage(wrong):
+		return "", fmt.Errorf("the database cannot be read, which does not mean that it is damaged: %w", wrong)
 	default:
 		out.printf("the database is damaged: %v\n", wrong)
 	}
@@ -137,15 +146,19 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 		return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
 			filepath.Join(st.dir, "snapshots"))
 	}
-	// One that was moved before this run keeps its name.
+	// One that was moved before this run keeps its name, also if what came into
+	// its place is damaged too.
 	name := damaged
+	if exists(db) && exists(filepath.Join(st.dir, name)) {
+		name = ""
+	}
 	for n := 1; name == ""; n++ {
 		name = fmt.Sprintf("berth.db.damaged-%d", n)
 		if exists(filepath.Join(st.dir, name)) || exists(filepath.Join(st.dir, name+"-wal")) {
 			name = ""
 		}
 	}
-	if exists(db) {
+	if exists(db) && damaged == "" {
 		damaged = name
 	}
 	if err := writeSynced(mark, damaged+"\n"); err != nil {
@@ -164,8 +177,8 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 			return "", err
 		}
 	}
-	if damaged != "" {
-		out.printf("the damaged database is kept as %s\n", damaged)
+	if exists(filepath.Join(st.dir, name)) {
+		out.printf("the damaged database is kept as %s\n", name)
 	}
 	body, err := os.Open(snapshot)
 	if err != nil {
@@ -182,6 +195,7 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 		err = syncData(f)
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
+		keepOwner(temp, st.dir) // root restores what another user serves
 		err = os.Rename(temp, db)
 	}
 	if err == nil {
@@ -445,6 +459,9 @@ func (st *store) wholeFile(d digest.Digest) (size int64, err error) {
 // as that can be read and the manifest is here. Where a page cannot be read, it
 // goes on from the other end.
 func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]string, manifests map[int64]salvaged) (moved int, whole bool, err error) {
+	// One that has lost its log may be older than the snapshot.
+	var uptime int64
+	older := old.QueryRowContext(ctx, `SELECT uptime FROM meta`).Scan(&uptime) == nil && time.Duration(uptime)*time.Second <= st.base
 	point := func(m salvaged, tag string) error {
 		changed := false
 		err := st.update(func(t *tx) error {
@@ -460,6 +477,9 @@ func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]s
 			err = t.get(`SELECT manifest FROM tag WHERE repository = ? AND name = ?`, []any{there, tag}, &was)
 			if err != nil && !errors.Is(err, sql.ErrNoRows) {
 				return err
+			}
+			if older && was != 0 {
+				return nil
 			}
 			changed = was != here
 			if err := t.setTag(there, tag, here); err != nil {
@@ -551,16 +571,16 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 		for _, b := range rows {
 			if b.damaged {
 				_, err = st.adopt(b.digest) // it may have been pushed again since
-			} else if st.probe(b.digest, b.size, false) != nil {
+			} else if st.probe(ctx, b.digest, b.size, false) != nil {
 				_, err = st.quarantine(b.digest)
 			}
-			if err != nil {
-				return err
+			if err != nil { // one file must not keep the registry from its start
+				out.printf("blob %s: %v\n", b.digest, err)
 			}
 		}
 		strangers, err := st.strangersIn(s, rows)
 		if err != nil {
-			return err
+			out.printf("%v\n", err)
 		}
 		orphans += len(strangers)
 	}
@@ -570,6 +590,9 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 	// Scrubbing removes files without a row: not before somebody has had the
 	// time to find that something is missing.
 	err := st.update(func(t *tx) error {
+		if _, err := t.exec(`DELETE FROM trash`); err != nil {
+			return err
+		}
 		_, err := t.exec(`UPDATE meta SET scrubbed = ?, scrub_place = ''`, t.clock)
 		return err
 	})

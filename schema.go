@@ -107,6 +107,10 @@ var upgrades = [...]string{
 -- Of this registry and of its copies.
 ALTER TABLE meta ADD COLUMN id TEXT NOT NULL DEFAULT '';
 UPDATE meta SET id = lower(hex(randomblob(16)));
+-- The graces of the server that had it last, in nanoseconds; NULL if none had.
+ALTER TABLE meta ADD COLUMN grace INTEGER;
+ALTER TABLE meta ADD COLUMN untagged_grace INTEGER;
+ALTER TABLE meta ADD COLUMN upload_expiry INTEGER;
 -- 1 if something has changed since the last snapshot (snapshot.go).
 ALTER TABLE meta ADD COLUMN stale INTEGER NOT NULL DEFAULT 0;
 UPDATE meta SET stale = EXISTS (SELECT 1 FROM manifest);

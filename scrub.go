@@ -1,7 +1,7 @@
 // Bytes that rot, and what crashes left: found before somebody misses them.
 //
 // Once in a while (--scrub-every, in uptime) a pass goes through everything
-// that is stored: the database and its counts, each manifest, each blob's
+// that is stored: the database, its counts and manifests at once, then each blob's
 // bytes, slowly (--scrub-rate) and only while no request is under way. Where it
 // is is remembered, so that it goes on after a restart. Between passes it reads
 // and writes nothing.
@@ -35,6 +35,7 @@ func (st *store) scrubber(ctx context.Context) {
 	if st.writer == nil {
 		return
 	}
+	st.adoptAll(ctx)
 	for ctx.Err() == nil {
 		wait, err := st.scrubDue()
 		if err == nil && wait == 0 {
@@ -49,6 +50,21 @@ func (st *store) scrubber(ctx context.Context) {
 			}
 		}
 		st.awaitScrub(ctx, wait)
+	}
+}
+
+// adoptAll puts back what is whole again: a disk may have failed for a moment.
+func (st *store) adoptAll(ctx context.Context) {
+	damaged, err := column(st, scanOne[digest.Digest], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
+	for _, d := range damaged {
+		if ctx.Err() != nil {
+			return
+		}
+		_, e := st.adopt(d)
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		st.log.Error("looking at damaged blobs", "error", err)
 	}
 }
 
@@ -203,11 +219,12 @@ func (s *scrubbing) quarantined() error {
 		var n int
 		err := s.st.get(`SELECT count(*) FROM blob WHERE digest = ? AND damaged IS NOT NULL`, []any{d}, &n)
 		if err == nil && n == 0 {
-			err = os.Remove(s.st.aside(d))
-			s.removed++
+			if err = os.Remove(s.st.aside(d)); err == nil {
+				s.removed++
+			}
 		}
 		unlock()
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -275,8 +292,16 @@ func (s *scrubbing) blob(b blobRow) error {
 	if s.ctx.Err() != nil {
 		return s.ctx.Err() // and nothing is known of this one
 	}
+	if err == nil {
+		return nil
+	}
 	if !errors.Is(err, errDamaged) {
-		return err
+		if !s.st.hasShard(b.digest) {
+			return err // the disk is missing
+		}
+		// Permissions, say: a person's affair, and no reason to stop here.
+		s.st.log.Error("a blob could not be read", "digest", b.digest, "error", err)
+		return nil
 	}
 	wrong, err := s.st.quarantine(b.digest)
 	if wrong != nil {

@@ -420,3 +420,55 @@ func TestRepair(t *testing.T) {
 		t.Errorf("check: %v\n%s", err, out)
 	}
 }
+
+// What a person has to look at does not keep a pass from the rest.
+func TestScrubGoesOnPastWhatItMayNotRead(t *testing.T) {
+	r := startRegistry(t, fastScrub)
+	d := r.pushBlob("a", "a loop of links")
+	content, err := os.ReadFile(r.st.path(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(r.st.path(d)), os.Symlink("data", r.st.path(d))); err != nil {
+		t.Skip(err)
+	}
+	r.scrub()
+	if due, err := r.st.scrubDue(); err != nil || due == 0 {
+		t.Errorf("the pass has not come to its end: %v, %v", due, err)
+	}
+	if !strings.Contains(r.log.String(), "a blob could not be read") {
+		t.Error("the log says nothing")
+	}
+	r.want(500, "GET", "/v2/a/blobs/"+d.String(), nil)
+	if err := errors.Join(os.Remove(r.st.path(d)), os.WriteFile(r.st.path(d), content, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r.want(200, "GET", "/v2/a/blobs/"+d.String(), nil)
+}
+
+// However many commands look at the database at one time, requests are answered
+// and the commands come to their end.
+func TestManyChecksLeaveRoomForRequests(t *testing.T) {
+	r := startRegistry(t)
+	im := r.pushImage("a", "x", "{}", "layer")
+	stray := filepath.Join(r.cfg.dir, "uploads", "0f0e6f4c-6f0a-4c1c-9f55-2b6c3a0f0a01") // asks for a second connection
+	if err := os.WriteFile(stray, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 20)
+	for range cap(ended) {
+		go func() {
+			_, err := r.st.check(t.Context(), false, func(int64) {})
+			ended <- err
+		}()
+	}
+	for range cap(ended) {
+		r.want(200, "GET", "/v2/a/blobs/"+im.layers[0].String(), nil)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := os.Remove(stray); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -227,11 +227,11 @@ func verifyDatabase(ctx context.Context, path string) (f databaseFacts, err erro
 	case err != nil:
 		return f, err
 	case id != applicationID:
-		return f, fmt.Errorf("%s is not a database of Berth's", path)
+		return f, fmt.Errorf("%s is not a database of Berth's: %w", path, errDamaged)
 	case version > latestVersion:
-		return f, fmt.Errorf("%s is of version %d, and this berth knows versions up to %d: use a newer berth", path, version, latestVersion)
+		return f, fmt.Errorf("%s is of version %d, and this berth knows versions up to %d: %w", path, version, latestVersion, errNewer)
 	case said != "ok":
-		return f, fmt.Errorf("%s: %s", path, oneLine(said))
+		return f, fmt.Errorf("%s: %s: %w", path, oneLine(said), errDamaged)
 	}
 	// An earlier version has no id.
 	err = db.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_info('meta') WHERE name = 'id'`).Scan(&id)

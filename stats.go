@@ -68,10 +68,16 @@ type garbage struct {
 	known  bool
 	commit int64 // of which it is
 	all    tally
+	made   time.Time
+	took   time.Duration
 }
 
 // figures returns the whole registry's.
-func (st *store) figures(ctx context.Context) (f figures, err error) {
+func (st *store) figures(ctx context.Context) (figures, error) { return st.figuresOr(ctx, 0) }
+
+// figuresOr is figures, of which InGrace may be older than the rest if it took
+// long to work out: patience times as old as that.
+func (st *store) figuresOr(ctx context.Context, patience int) (f figures, err error) {
 	commit, quiet := st.commits()
 	err = st.look(ctx, func(s snapshot) error {
 		err := s.get(`SELECT blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes, scrubbed FROM total, meta`, nil,
@@ -82,7 +88,7 @@ func (st *store) figures(ctx context.Context) (f figures, err error) {
 		if after, still := st.commits(); !still || after != commit {
 			quiet = false // the snapshot may be of either
 		}
-		all, err := st.garbageIn(s, commit, quiet)
+		all, err := st.garbageIn(s, commit, quiet, patience)
 		if err != nil {
 			return err
 		}
@@ -90,7 +96,7 @@ func (st *store) figures(ctx context.Context) (f figures, err error) {
 		if err := due.rows(); err != nil {
 			return err
 		}
-		f.InGrace = amount{int64(all.Blobs - due.total.Blobs), all.Bytes - due.total.Bytes}
+		f.InGrace = amount{max(0, int64(all.Blobs-due.total.Blobs)), max(0, all.Bytes-due.total.Bytes)}
 		if err := due.trash(); err != nil {
 			return err
 		}
@@ -129,16 +135,18 @@ func (st *store) commits() (n int64, quiet bool) {
 
 // garbageIn is the garbage in a snapshot, which is as commit has left it if
 // exact.
-func (st *store) garbageIn(s snapshot, commit int64, exact bool) (tally, error) {
+func (st *store) garbageIn(s snapshot, commit int64, exact bool, patience int) (tally, error) {
 	st.garbage.mu.Lock()
 	defer st.garbage.mu.Unlock()
-	if exact && st.garbage.known && st.garbage.commit == commit {
+	begun := time.Now()
+	if st.garbage.known && (exact && st.garbage.commit == commit || begun.Sub(st.garbage.made) < time.Duration(patience)*st.garbage.took) {
 		return st.garbage.all, nil
 	}
 	p := newPlanner(st, s, graces{keepUntagged: st.untaggedGrace == 0, now: true}, false, func(doomed) error { return nil })
 	err := p.rows()
 	if exact && err == nil {
 		st.garbage.known, st.garbage.commit, st.garbage.all = true, commit, p.total
+		st.garbage.made, st.garbage.took = begun, time.Since(begun)
 	}
 	return p.total, err
 }

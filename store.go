@@ -74,6 +74,7 @@ type store struct {
 	trashed    chan struct{} // tells the janitor that a file is to be removed
 	suspects   chan digest.Digest
 	busy       func() bool   // there are requests under way; nil if there can be none
+	looks      chan struct{} // full while as many snapshots as may be are in use
 	large      chan struct{} // full while as many bodies as may be have large buffers
 	base       time.Duration // uptime of the data directory when it was opened
 	saved      int64         // uptime last written, in seconds; used by the writer only
@@ -122,6 +123,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		changed:     make(chan struct{}, 1),
 		suspects:    make(chan digest.Digest, 100),
 		large:       make(chan struct{}, maxLarge),
+		looks:       make(chan struct{}, maxLooks),
 	}
 	if st.now == nil {
 		st.now = func() time.Duration { return time.Since(st.opened) }
@@ -400,7 +402,7 @@ func (st *store) openReaders() error {
 	st.db = db
 	// Queries are short and do not wait, so a few connections serve many
 	// requests; each costs memory.
-	n := max(4, runtime.GOMAXPROCS(0))
+	n := max(4, runtime.GOMAXPROCS(0)) + maxLooks
 	db.SetMaxOpenConns(n)
 	db.SetMaxIdleConns(n)
 	version, err := st.recognise(db)
@@ -440,10 +442,12 @@ func (st *store) recognise(db *sql.DB) (version int, err error) {
 		return 0, fmt.Errorf("%s is not Berth's (its application_id is %#x). What to do: %smove it away, or name another directory with --data",
 			filepath.Join(st.dir, "berth.db"), id, st.restoreHint())
 	case version > latestVersion:
-		return 0, fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: use a newer berth", version, latestVersion)
+		return 0, fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: %w", version, latestVersion, errNewer)
 	}
 	return version, nil
 }
+
+var errNewer = errors.New("use a newer berth")
 
 // damaged says why the database cannot be opened, and what to do.
 func (st *store) damaged(err error) error {
@@ -456,6 +460,9 @@ func (st *store) damaged(err error) error {
 			return fmt.Errorf("the database %s was not closed in order, and its disk is read-only: "+
 				"start once with the disk writable, which puts it in order (%w)", db, err)
 		}
+	}
+	if !isDamage(err) {
+		return fmt.Errorf("the database %s cannot be opened: %w; who may write in %s?", db, err, st.dir)
 	}
 	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched. What to do: %sput berth.db back from a backup "+
 		"(without berth.db-wal and berth.db-shm) and start again", db, err, st.restoreHint())
@@ -522,6 +529,7 @@ func (st *store) begin(t *tx, durable bool) error {
 			st.stale.Store(true)
 			notify(st.changed)
 		})
+		return st.saveUptime(t) // so it can be told from the snapshot by its time
 	}
 	// Riding along costs no sync, and an idle registry writes nothing.
 	if t.clock >= st.saved+60 {
@@ -654,9 +662,20 @@ type snapshot struct {
 	stmts map[string]*sql.Stmt
 }
 
+// maxLooks bounds the snapshots in use at one time.
+const maxLooks = 2
+
 // look calls fn with a snapshot that is valid until fn returns. SQLite's log
 // grows meanwhile if there are pushes, so fn should not take long.
 func (st *store) look(ctx context.Context, fn func(snapshot) error) error {
+	// Each holds a connection, and fn may need another: some are left for it,
+	// and for requests.
+	select {
+	case st.looks <- struct{}{}:
+		defer func() { <-st.looks }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	tx, err := st.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return err
