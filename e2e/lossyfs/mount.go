@@ -3,6 +3,8 @@
 package lossyfs
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // A Mount is a directory that shows a disk.
@@ -19,12 +22,33 @@ type Mount struct {
 	gone   bool
 }
 
-// Mount shows the disk at dir, an empty directory.
+// ErrNoFUSE says that this kernel lets nobody mount a FUSE file system, which
+// no package that could be installed changes.
+var ErrNoFUSE = errors.New("the kernel offers no FUSE")
+
+// device makes sure that there is /dev/fuse.
+func device() error {
+	const path = "/dev/fuse"
+	if _, err := os.Stat(path); os.IsNotExist(err) {
+		unix.Mknod(path, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 229))) // a container may lack it
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNoFUSE, err)
+	}
+	return f.Close()
+}
+
+// Mount shows the disk at dir, an empty directory. The error is ErrNoFUSE if
+// that cannot be here.
 //
 // The kernel caches pages for reading and for shared memory maps, which
 // SQLite's index of its log needs, but hands each write on at once. Locks are
 // the kernel's.
 func (d *Disk) Mount(dir string) (*Mount, error) {
+	if err := device(); err != nil {
+		return nil, err
+	}
 	server, err := fuse.NewServer(&front{RawFileSystem: fuse.NewDefaultRawFileSystem(), d: d}, dir, &fuse.MountOptions{
 		FsName: "lossyfs", Name: "lossyfs", DirectMount: true,
 		DisableXAttrs: true, DisableReadDirPlus: true,
