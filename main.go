@@ -42,6 +42,9 @@ const usage = `Berth: a container registry in one file.
   berth --data /srv/berth                from another directory
   berth version
 
+  docker tag alpine localhost:5000/alpine
+  docker push localhost:5000/alpine
+
 On the registry in --data, whether it is being served or not:
 
   berth stats [NAME] [--json]            how much is stored, and what of it is garbage
@@ -49,9 +52,6 @@ On the registry in --data, whether it is being served or not:
   berth check [--deep]                   verify what is stored; read every byte of it too
   berth repair [--deep]                  put in order what check finds
   berth backup DEST                      copy it to DEST, which is then a registry; again, only what is new
-
-  docker tag alpine localhost:5000/alpine
-  docker push localhost:5000/alpine
 
 When the server does not start, because berth.db is missing or damaged:
 
