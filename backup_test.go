@@ -283,7 +283,7 @@ func TestRestoreThatWasCutShort(t *testing.T) {
 			later := r.pushImage("a", "y", "{}", "later")
 			r.off()
 			db := filepath.Join(r.cfg.dir, "berth.db")
-			if err := errors.Join(overwrite(db, 50, 8), writeSynced(filepath.Join(r.cfg.dir, restoringMark), "berth.db.damaged-1\n"), step.do(r.cfg.dir)); err != nil {
+			if err := errors.Join(overwrite(db, 50, 8), writeSynced(filepath.Join(r.cfg.dir, restoringMark), strings.NewReader("berth.db.damaged-1\n")), step.do(r.cfg.dir)); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := openStore(r.cfg.storeConfig); err == nil || !strings.Contains(err.Error(), "berth restore") {

@@ -74,12 +74,8 @@ func (st *store) janitor(ctx context.Context) {
 // sleep waits for next (negative: for ever), or until something was added that
 // is due before that; stubborn ignores additions.
 func (st *store) sleep(ctx context.Context, next time.Duration, stubborn bool) {
-	var timer <-chan time.Time
-	if next >= 0 {
-		t := time.NewTimer(next)
-		defer t.Stop()
-		timer = t.C
-	}
+	timer, stop := alarm(next)
+	defer stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -97,6 +93,15 @@ func (st *store) sleep(ctx context.Context, next time.Duration, stubborn bool) {
 			}
 		}
 	}
+}
+
+// alarm fires after d, or never if that is negative. The caller calls stop.
+func alarm(d time.Duration) (fires <-chan time.Time, stop func()) {
+	if d < 0 {
+		return nil, func() {}
+	}
+	t := time.NewTimer(d)
+	return t.C, func() { t.Stop() }
 }
 
 func (st *store) shortestGrace() time.Duration {

@@ -258,18 +258,9 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE id = ? AND repository = ? AND digest = ?)`, []any{id, repo, m.digest}, &still); err != nil || !still {
 			return err
 		}
-		blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id)
+		blobs, named, err := t.unrelate(id)
 		if err != nil {
 			return err
-		}
-		named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
-		if err != nil {
-			return err
-		}
-		for _, query := range []string{`DELETE FROM uses WHERE manifest = ?`, `DELETE FROM names WHERE manifest = ?`} {
-			if _, err := t.exec(query, id); err != nil {
-				return err
-			}
 		}
 		var subject any
 		if m.subject != "" {
@@ -309,15 +300,8 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 				}
 			}
 		}
-		for _, blob := range blobs {
-			if err := t.settleLink(repo, blob); err != nil {
-				return err
-			}
-		}
-		for _, d := range named {
-			if err := t.settle(repo, d); err != nil {
-				return err
-			}
+		if err := t.settleAll(repo, blobs, named); err != nil {
+			return err
 		}
 		return t.settleManifest(repo, m.digest)
 	})
@@ -434,17 +418,11 @@ func (st *store) deleteManifest(repository string, d digest.Digest) error {
 // removeManifest deletes a manifest, its tags and its references, and settles
 // what it referred to.
 func (t *tx) removeManifest(repo, id int64, d digest.Digest) error {
-	blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id)
-	if err != nil {
-		return err
-	}
-	named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
+	blobs, named, err := t.unrelate(id)
 	if err != nil {
 		return err
 	}
 	for _, query := range []string{
-		`DELETE FROM uses WHERE manifest = ?`,
-		`DELETE FROM names WHERE manifest = ?`,
 		`DELETE FROM tag WHERE manifest = ?`,
 		`DELETE FROM manifest WHERE id = ?`,
 	} {
@@ -452,6 +430,31 @@ func (t *tx) removeManifest(repo, id int64, d digest.Digest) error {
 			return err
 		}
 	}
+	if err := t.settleAll(repo, blobs, named); err != nil {
+		return err
+	}
+	return t.settleReferrers(repo, d)
+}
+
+// unrelate deletes what is recorded of a manifest's references, and returns it:
+// the caller settles it.
+func (t *tx) unrelate(id int64) (blobs []int64, named []digest.Digest, err error) {
+	if blobs, err = list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id); err != nil {
+		return nil, nil, err
+	}
+	if named, err = list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id); err != nil {
+		return nil, nil, err
+	}
+	for _, query := range []string{`DELETE FROM uses WHERE manifest = ?`, `DELETE FROM names WHERE manifest = ?`} {
+		if _, err := t.exec(query, id); err != nil {
+			return nil, nil, err
+		}
+	}
+	return blobs, named, nil
+}
+
+// settleAll keeps (6) for what a manifest refers to, or did.
+func (t *tx) settleAll(repo int64, blobs []int64, named []digest.Digest) error {
 	for _, blob := range blobs {
 		if err := t.settleLink(repo, blob); err != nil {
 			return err
@@ -462,7 +465,7 @@ func (t *tx) removeManifest(repo, id int64, d digest.Digest) error {
 			return err
 		}
 	}
-	return t.settleReferrers(repo, d)
+	return nil
 }
 
 // settle keeps (6) for whatever the repository has under a digest.

@@ -89,63 +89,95 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 // and returns the name that the damaged one has now, if there was one. The
 // caller owns the directory.
 func (st *store) goBack(ctx context.Context, out *console) (damaged string, err error) {
-	db, mark := filepath.Join(st.dir, "berth.db"), filepath.Join(st.dir, restoringMark)
-	text, err := os.ReadFile(mark)
-	switch {
-	case err == nil:
-		damaged = strings.TrimSpace(string(text))
-		out.printf("going on with the restore that was cut short\n")
-	case !errors.Is(err, fs.ErrNotExist):
+	text, err := os.ReadFile(filepath.Join(st.dir, restoringMark))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
 	begun := err == nil
-	if f, err := os.OpenFile(db, os.O_RDWR, 0); err == nil {
-		f.Close()
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("the database cannot be opened, which does not mean that it is damaged: %w", err)
+	if begun {
+		damaged = strings.TrimSpace(string(text))
+		out.printf("going on with the restore that was cut short\n")
 	}
+	whole, err := st.assess(ctx, out, begun)
+	if err != nil || whole {
+		return damaged, err
+	}
+	snapshot, err := st.newestWhole(ctx, out)
+	if err != nil {
+		return "", err
+	}
+	if damaged, err = st.setAside(damaged, out); err != nil {
+		return "", err
+	}
+	body, err := os.Open(snapshot)
+	if err != nil {
+		return "", err
+	}
+	defer body.Close()
+	return damaged, writeSynced(filepath.Join(st.dir, "berth.db"), body)
+}
+
+// assess finds out whether the database is lost. It may be whole if a restore
+// was begun; else that is an error, as is whatever keeps it from being read and
+// is not damage.
+func (st *store) assess(ctx context.Context, out *console, begun bool) (whole bool, err error) {
+	db := filepath.Join(st.dir, "berth.db")
+	f, err := os.OpenFile(db, os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		out.printf("the database is missing\n")
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("the database cannot be opened, which does not mean that it is damaged: %w", err)
+	}
+	f.Close()
 	facts, wrong := verifyDatabase(ctx, db)
 	switch {
 	case ctx.Err() != nil: // and so nothing is known of it
-		return "", ctx.Err()
+		return false, ctx.Err()
 	case wrong == nil && begun:
-		return damaged, nil
+		return true, nil
 	case wrong == nil:
-		return "", fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
-	case !exists(db):
-		out.printf("the database is missing\n")
+		return false, fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
 	case errors.Is(wrong, errNewer):
-		return "", wrong
+		return false, wrong
 	case st.diskFull(wrong):
-		return "", fmt.Errorf("the database cannot be looked at because the disk is full: make some room and try again (%w)", wrong)
+		return false, fmt.Errorf("the database cannot be looked at because the disk is full: make some room and try again (%w)", wrong)
 	case !isDamage(wrong):
-		return "", fmt.Errorf("the database cannot be read, which does not mean that it is damaged: %w", wrong)
-	default:
-		out.printf("the database is damaged: %v\n", wrong)
+		return false, fmt.Errorf("the database cannot be read, which does not mean that it is damaged: %w", wrong)
 	}
-	snapshot := ""
+	out.printf("the database is damaged: %v\n", wrong)
+	return false, nil
+}
+
+// newestWhole returns the path of the newest snapshot that is whole.
+func (st *store) newestWhole(ctx context.Context, out *console) (path string, err error) {
 	for _, s := range st.listSnapshots() {
 		f, err := verifyDatabase(ctx, s.path)
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
 		if err != nil {
 			out.printf("the snapshot %s is damaged too: %v\n", filepath.Base(s.path), err)
 			continue
 		}
-		snapshot = s.path
 		date := "of an unknown date"
 		if info, err := os.Stat(s.path); err == nil {
 			date = "of " + info.ModTime().Format("2006-01-02 15:04") // if the clock was right
 		}
 		out.printf("going back to the snapshot %s %s, made when the registry had run for %s: %s, %s\n", filepath.Base(s.path),
 			date, duration(s.uptime), count(f.manifests, "manifest"), count(f.tags, "tag"))
-		break
+		return s.path, nil
 	}
-	if ctx.Err() != nil {
-		return "", ctx.Err()
-	}
-	if snapshot == "" {
-		return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
-			filepath.Join(st.dir, "snapshots"))
-	}
+	return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
+		filepath.Join(st.dir, "snapshots"))
+}
+
+// setAside marks the restore as begun and moves what there is of the database
+// away. damaged is the name that an earlier run has given it, or ""; the one it
+// has now is returned, "" if there was none.
+func (st *store) setAside(damaged string, out *console) (string, error) {
+	db := filepath.Join(st.dir, "berth.db")
 	// One that was moved before this run keeps its name, also if what came into
 	// its place is damaged too.
 	name := damaged
@@ -161,7 +193,7 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 	if exists(db) && damaged == "" {
 		damaged = name
 	}
-	if err := writeSynced(mark, damaged+"\n"); err != nil {
+	if err := writeSynced(filepath.Join(st.dir, restoringMark), strings.NewReader(damaged+"\n")); err != nil {
 		return "", err
 	}
 	// The database first: without it nothing starts. Its log must never meet
@@ -180,46 +212,30 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 	if exists(filepath.Join(st.dir, name)) {
 		out.printf("the damaged database is kept as %s\n", name)
 	}
-	body, err := os.Open(snapshot)
-	if err != nil {
-		return "", err
-	}
-	defer body.Close()
-	temp := db + ".new"
+	return damaged, nil
+}
+
+// writeSynced makes a file of body that is there whole or not at all, whenever
+// the power is cut. It belongs to whom the directory belongs: root restores what
+// another user serves.
+func writeSynced(path string, body io.Reader) error {
+	temp := path + ".new"
 	defer os.Remove(temp)
 	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if _, err = io.Copy(f, body); err == nil {
 		err = syncData(f)
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		keepOwner(temp, st.dir) // root restores what another user serves
-		err = os.Rename(temp, db)
-	}
-	if err == nil {
-		err = syncDir(st.dir)
-	}
-	return damaged, err
-}
-
-// writeSynced writes a small file that is there, whole, after a power cut.
-func writeSynced(path, text string) error {
-	f, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	if _, err = io.WriteString(f, text); err == nil {
-		err = syncData(f)
+	keepOwner(temp, filepath.Dir(path))
+	if err := os.Rename(temp, path); err != nil {
+		return err
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	return err
+	return syncDir(filepath.Dir(path))
 }
 
 // A salvaged manifest was read in a damaged database.
@@ -236,8 +252,34 @@ func (st *store) salvage(ctx context.Context, path string, out *console) error {
 		return err
 	}
 	defer old.Close()
-	names := make(map[int64]string)
-	whole := readRows(ctx, old, "repository", "id, name", func(rows *sql.Rows) (id int64, err error) {
+	names, namesRead := readNames(ctx, old)
+	known, missing, manifestsRead, err := st.readManifests(ctx, old, names)
+	if err != nil {
+		return err
+	}
+	put, adopted, lost, err := st.putBack(ctx, missing)
+	if err != nil {
+		return err
+	}
+	moved, tagsRead, err := st.salvageTags(ctx, old, names, known)
+	if err != nil {
+		return err
+	}
+	out.printf("from the damaged database: %s and %s put back, %s found on the disk\n", count(put, "manifest"), count(moved, "tag"), count(adopted, "blob"))
+	for _, s := range lost {
+		out.printf("LOST: %s@%s: members of this index could not be read\n", s.repository, s.manifest.digest)
+	}
+	if !namesRead || !manifestsRead || !tagsRead {
+		out.printf("not all of it could be read: what was pushed since the snapshot may be lost; push it again\n")
+	}
+	return nil
+}
+
+// readNames returns the names of the repositories in a damaged database, by id,
+// and whether all could be read.
+func readNames(ctx context.Context, old *sql.DB) (names map[int64]string, whole bool) {
+	names = make(map[int64]string)
+	whole = readRows(ctx, old, "repository", "id, name", func(rows *sql.Rows) (id int64, err error) {
 		var name string
 		if err := rows.Scan(&id, &name); err != nil {
 			return id, err
@@ -247,10 +289,14 @@ func (st *store) salvage(ctx context.Context, path string, out *console) error {
 		}
 		return id, nil
 	})
+	return names, whole
+}
 
-	digests := make(map[int64]salvaged) // all manifests that could be read, without their bytes
-	var missing []salvaged
-	var failed error // of this database
+// readManifests returns the manifests in a damaged database that prove
+// themselves: all by id, without their bytes, and those that are missing here;
+// and whether all could be read.
+func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64]string) (known map[int64]salvaged, missing []salvaged, whole bool, err error) {
+	known = make(map[int64]salvaged)
 	whole = readRows(ctx, old, "manifest", "id, repository, digest, media_type, body", func(rows *sql.Rows) (int64, error) {
 		var s salvaged
 		var repo int64
@@ -264,60 +310,50 @@ func (st *store) salvage(ctx context.Context, path string, out *console) error {
 		if s.repository == "" || d.Validate() != nil || examineManifest(d, body) != nil {
 			return s.id, nil
 		}
-		var err error
-		if s.manifest, err = parseManifest(body, mediaType, d); err != nil {
+		m, invalid := parseManifest(body, mediaType, d)
+		if invalid != nil {
 			return s.id, nil
 		}
-		if has, err := st.hasManifest(s.repository, d); err != nil {
-			failed = err
+		has, e := st.hasManifest(s.repository, d)
+		if e != nil {
+			err = e // of this database, not of the damaged one
 		} else if !has {
-			missing = append(missing, s)
+			missing = append(missing, salvaged{s.id, s.repository, m})
 		}
-		digests[s.id] = salvaged{s.id, s.repository, &manifest{digest: d}}
+		known[s.id] = salvaged{s.id, s.repository, &manifest{digest: d}}
 		return s.id, nil
-	}) && whole
-	if failed != nil {
-		return failed
-	}
+	})
+	return known, missing, whole, err
+}
 
+// putBack puts manifests back, members before their indexes. It returns how
+// many, how many blobs were adopted, and which manifests cannot be.
+func (st *store) putBack(ctx context.Context, missing []salvaged) (put, adopted int, lost []salvaged, err error) {
 	var sparse bool
 	if err := st.get(`SELECT sparse FROM meta`, nil, &sparse); err != nil {
-		return err
+		return 0, 0, nil, err
 	}
-	put, adopted := 0, 0
-	for progress := true; progress; { // members before their indexes
-		progress = false
-		var rest []salvaged
+	for progress := true; progress; {
+		progress, lost = false, nil
 		for _, s := range missing {
 			if ctx.Err() != nil {
-				return ctx.Err()
+				return put, adopted, nil, ctx.Err()
 			}
 			n, err := st.putSalvaged(s, sparse || st.sparse)
 			switch {
 			case errors.Is(err, errManifestBlobUnknown):
-				rest = append(rest, s)
+				lost = append(lost, s)
 			case err != nil:
-				return fmt.Errorf("putting back %s@%s: %w", s.repository, s.manifest.digest, err)
+				return put, adopted, nil, fmt.Errorf("putting back %s@%s: %w", s.repository, s.manifest.digest, err)
 			default:
 				put++
 				progress = true
 			}
 			adopted += n
 		}
-		missing = rest
+		missing = lost
 	}
-	moved, tagsRead, err := st.salvageTags(ctx, old, names, digests)
-	if err != nil {
-		return err
-	}
-	out.printf("from the damaged database: %s and %s put back, %s found on the disk\n", count(put, "manifest"), count(moved, "tag"), count(adopted, "blob"))
-	for _, s := range missing {
-		out.printf("LOST: %s@%s: members of this index could not be read\n", s.repository, s.manifest.digest)
-	}
-	if !whole || !tagsRead {
-		out.printf("not all of it could be read: what was pushed since the snapshot may be lost; push it again\n")
-	}
-	return nil
+	return put, adopted, lost, nil
 }
 
 func (st *store) hasManifest(repository string, d digest.Digest) (has bool, err error) {

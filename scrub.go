@@ -70,12 +70,8 @@ func (st *store) adoptAll(ctx context.Context) {
 
 // awaitScrub waits for d (negative: for ever), and looks at suspects meanwhile.
 func (st *store) awaitScrub(ctx context.Context, d time.Duration) {
-	var timer <-chan time.Time
-	if d >= 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		timer = t.C
-	}
+	timer, stop := alarm(d)
+	defer stop()
 	for {
 		select {
 		case <-ctx.Done():

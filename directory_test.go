@@ -1,0 +1,209 @@
+//go:build linux
+
+// The data directory: one owner, and metadata and blobs that belong together.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestDirectoryHasOneOwner(t *testing.T) {
+	r := startRegistry(t)
+	f := r.pushFixture("home/app")
+	refused := func(who string, err error, said string) {
+		t.Helper()
+		if err == nil || !strings.Contains(said, "in use by another berth process") {
+			t.Errorf("%s on a directory in use: %v, %s; want a refusal that says so", who, err, said)
+		}
+	}
+	st, err := openStore(r.cfg.storeConfig)
+	if err == nil {
+		st.close()
+	}
+	refused("a second store", err, fmt.Sprint(err))
+
+	for _, args := range [][]string{{"check", "--data", r.cfg.dir}, {"--data", r.cfg.dir, "--addr", "127.0.0.1:0"}} {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err := run(ctx, args, func(string) (string, bool) { return "", false }, io.Discard, io.Discard)
+		cancel()
+		refused(fmt.Sprint("berth ", args[0]), err, fmt.Sprint(err))
+	}
+
+	cmd := exec.Command(os.Args[0], "--data", r.cfg.dir, "--addr", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), serveVariable+"=")
+	said, err := cmd.CombinedOutput()
+	refused("another process", err, string(said))
+
+	// The first has not noticed.
+	f.pull()
+	r.pushImage("home/app", "2.0", `{"n":2}`, "layer")
+}
+
+// A disk can be unmounted when its registry has ended, even if the process goes
+// on; and then there is no log beside the database.
+func TestClosedStoreLeavesNothingOpen(t *testing.T) {
+	dir := t.TempDir()
+	r := startRegistry(t, func(cfg *config) { cfg.dir = dir })
+	r.pushFixture("home/app")
+	r.whileStopped(func() {
+		open, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range open {
+			if path, err := os.Readlink(fd); err == nil && strings.HasPrefix(path, dir) {
+				t.Errorf("%s is still open", strings.TrimPrefix(path, dir))
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(dir, "berth.db-*")); len(left) > 0 {
+			t.Errorf("%v are still there", left)
+		}
+	})
+}
+
+// Metadata and blobs that do not belong together are never served, and what is
+// there stays as it is, so that the right file can be put back.
+func TestDatabaseThatDoesNotBelongToTheBlobs(t *testing.T) {
+	write := func(content []byte) func(testing.TB, string) {
+		return func(t testing.TB, db string) {
+			if err := os.WriteFile(db, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	query := func(queries ...string) func(testing.TB, string) {
+		return func(t testing.TB, db string) { inDatabase(t, db, queries...) }
+	}
+	foreign := func(queries ...string) func(testing.TB, string) {
+		return func(t testing.TB, db string) {
+			if err := os.Remove(db); err != nil {
+				t.Fatal(err)
+			}
+			inDatabase(t, db, append([]string{"CREATE TABLE song (title TEXT)", "INSERT INTO song VALUES ('La Mer')"}, queries...)...)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(t testing.TB, db string)
+		say   string
+	}{
+		{"missing", func(t testing.TB, db string) {
+			if err := os.Remove(db); err != nil {
+				t.Fatal(err)
+			}
+		}, "put berth.db back"},
+		{"empty", write(nil), "put berth.db back"},
+		{"garbage", write([]byte(noise(70, 64<<10))), "put berth.db back"},
+		{"a short text", write([]byte("not a database\n")), "put berth.db back"},
+		{"of a newer berth", query("PRAGMA user_version = 99"), "use a newer berth"},
+		{"of another program", foreign("PRAGMA application_id = 1234", "PRAGMA user_version = 1"), "not Berth's"},
+		{"of another program that has a version only", foreign("PRAGMA user_version = 7"), "not Berth's"},
+		{"of another program that says nothing of itself", foreign(), "not Berth's"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := startRegistry(t)
+			f := r.pushFixture("home/app")
+			r.whileStopped(func() {
+				db := filepath.Join(r.cfg.dir, "berth.db")
+				b, err := os.ReadFile(db)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { // back from the backup, as the message says
+					for _, tail := range []string{"", "-wal", "-shm"} {
+						os.Remove(db + tail)
+					}
+					if err := os.WriteFile(db, b, 0o600); err != nil {
+						t.Error(err)
+					}
+				}()
+				c.spoil(t, db)
+				before := tree(t, r.cfg.dir)
+				for range 2 { // also the second time
+					st, err := openStore(r.cfg.storeConfig)
+					if err == nil {
+						st.close()
+						t.Error("it is served")
+					} else if !strings.Contains(err.Error(), c.say) {
+						t.Errorf("the refusal says %q, want %q in it", err, c.say)
+					}
+				}
+				after := tree(t, r.cfg.dir)
+				for path := range before {
+					if before[path] != after[path] {
+						t.Errorf("%s has changed", strings.TrimPrefix(path, r.cfg.dir))
+					}
+				}
+			})
+			f.pull()
+		})
+	}
+}
+
+// What a read-only disk holds is looked at as closely.
+func TestNewerDatabaseOnAReadOnlyDisk(t *testing.T) {
+	disk := mountDisk(t, "size=32m")
+	r := onDisk(t, disk)
+	f := r.pushFixture("home/app")
+	r.whileStopped(func() {
+		db := filepath.Join(r.cfg.dir, "berth.db")
+		inDatabase(t, db, "PRAGMA user_version = 99")
+		defer inDatabase(t, db, fmt.Sprint("PRAGMA user_version = ", latestVersion))
+		makeReadOnly(t, disk)
+		st, err := openStore(r.cfg.storeConfig)
+		if err == nil {
+			st.close()
+			t.Error("a database of a newer berth is served from a read-only disk")
+		} else if !strings.Contains(err.Error(), "use a newer berth") {
+			t.Errorf("the refusal says %q", err)
+		}
+		if err := unix.Mount("", disk, "", unix.MS_REMOUNT, ""); err != nil {
+			t.Fatal(err)
+		}
+	})
+	f.pull()
+}
+
+// The disk with the blobs is not mounted: an empty directory is in its place.
+func TestBlobsMissingBesideADatabase(t *testing.T) {
+	for _, what := range []string{"blobs", "blobs/sha256", "blobs/sha512"} {
+		t.Run(what, func(t *testing.T) {
+			r := startRegistry(t)
+			f := r.pushFixture("home/app")
+			r.whileStopped(func() {
+				blobs, aside := filepath.Join(r.cfg.dir, what), filepath.Join(r.cfg.dir, "aside")
+				if err := os.Rename(blobs, aside); err != nil {
+					t.Fatal(err)
+				}
+				before := tree(t, r.cfg.dir)
+				st, err := openStore(r.cfg.storeConfig)
+				if err == nil {
+					st.close()
+					t.Error("it is served")
+				} else if !strings.Contains(err.Error(), "is a disk not mounted?") {
+					t.Errorf("the refusal says %q", err)
+				}
+				if !maps.Equal(before, tree(t, r.cfg.dir)) {
+					t.Error("files have changed")
+				}
+				os.RemoveAll(blobs) // empty directories, if anything
+				if err := os.Rename(aside, blobs); err != nil {
+					t.Fatal(err)
+				}
+			})
+			f.pull()
+		})
+	}
+}
