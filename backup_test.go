@@ -87,7 +87,7 @@ func TestSnapshotsAreMadeAfterChangesOnceADay(t *testing.T) {
 func (r *registry) runOn(args ...string) (string, error) {
 	r.t.Helper()
 	var out, log strings.Builder
-	err := run(r.t.Context(), append(args, "--data", r.cfg.dir), noEnv, &out, &log)
+	err := run(r.t.Context(), append(args, "--data", r.cfg.dir), noEnv, strings.NewReader(""), &out, &log)
 	return out.String(), err
 }
 
@@ -390,7 +390,7 @@ func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	if err := run(ctx, []string{"--addr", "127.0.0.1:0", "--data", served}, noEnv, new(strings.Builder), new(strings.Builder)); err != nil {
+	if err := run(ctx, []string{"--addr", "127.0.0.1:0", "--data", served}, noEnv, strings.NewReader(""), new(strings.Builder), new(strings.Builder)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ dest, say string }{
@@ -534,7 +534,7 @@ func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 
 	// What can be pulled here can be pulled there.
 	copied := &crowd{r: r.serveCopy(dest), shared: c.shared}
-	names, _, err := r.st.listRepositories("", 100)
+	names, _, err := r.st.listRepositories("", 100, func(string) bool { return true })
 	if err != nil || len(names) == 0 {
 		t.Fatalf("repositories %v, %v", names, err)
 	}

@@ -35,6 +35,7 @@ var commands = map[string]command{
 	"gc":     gcCommand,
 	"repair": repairCommand,
 	"stats":  statsCommand,
+	"token":  tokenCommand,
 }
 
 // options are a command's own flags and arguments.
@@ -45,6 +46,9 @@ type options struct {
 	DryRun  bool
 	Deep    bool
 	JSON    bool
+	Repo    string // patterns, with commas between
+	Allow   string // actions, likewise
+	Expires string
 	TTY     bool // a person watches
 }
 

@@ -222,7 +222,7 @@ func TestCommandsWhileServersStartAndStop(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			var out strings.Builder
-			err := run(ctx, []string{name, "--data", dir}, noEnv, &out, io.Discard)
+			err := run(ctx, []string{name, "--data", dir}, noEnv, strings.NewReader(""), &out, io.Discard)
 			if ctx.Err() != nil {
 				return fmt.Errorf("berth %s hangs: %v", name, err)
 			}
@@ -267,7 +267,7 @@ func startAndStop(t *testing.T, dir string) (served bool, err error) {
 	out, in := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", dir}, noEnv, in, io.Discard)
+		ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", dir}, noEnv, strings.NewReader(""), in, io.Discard)
 		in.Close()
 	}()
 	lines := bufio.NewScanner(out)

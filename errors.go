@@ -54,6 +54,13 @@ func (e *protocolError) withf(format string, args ...any) *protocolError {
 	return e.with(fmt.Sprintf(format, args...))
 }
 
+// saying returns a copy of e with another message: docker shows no details.
+func (e *protocolError) saying(format string, args ...any) *protocolError {
+	c := *e
+	c.message = fmt.Sprintf(format, args...)
+	return &c
+}
+
 // withHeader returns a copy of e whose answer has the header key.
 func (e *protocolError) withHeader(key, value string) *protocolError {
 	c := *e
@@ -85,6 +92,14 @@ var (
 	errRangeUnsatisfiable  = &protocolError{status: 416, code: "RANGE_INVALID", message: "requested range is not in the content"}
 	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later"}
 	errBusy                = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many large manifests at once; try again later", header: http.Header{"Retry-After": {"10"}}}
+	errUnauthorized        = &protocolError{status: 401, code: "UNAUTHORIZED", message: "authentication required"}
+	errTooFast             = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests from this address; try again later"}
+	errTooManyLogins       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many failed logins; try again later"}
+	errBusyLogins          = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many logins at once; try again later", header: http.Header{"Retry-After": {"10"}}}
+	errTooManyBodies       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are arriving; try again later", header: http.Header{"Retry-After": {"5"}}}
+	errScopeInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot give a token for that"}
+	errFormInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the form of a login"}
+	errHostInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "the Host header is not a host"}
 	errUnsupported         = &protocolError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}
 	errNoSuchEndpoint      = &protocolError{status: 404, code: "UNSUPPORTED", message: "no such endpoint"}
 	errNoSpace             = &protocolError{status: 507, code: "UNKNOWN", message: "the registry's disk is full; pulls still work, and deletes make room"}

@@ -240,7 +240,7 @@ func (st *store) untilDue() (time.Duration, error) {
 
 // expireUploads ends sessions that were idle for the expiry.
 func (st *store) expireUploads(g graces, c *tally) error {
-	s, err := st.read(`SELECT id, repository FROM upload WHERE used < ? ORDER BY used LIMIT ?`)
+	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`)
 	if err != nil {
 		return err
 	}
@@ -249,16 +249,16 @@ func (st *store) expireUploads(g graces, c *tally) error {
 	if err != nil {
 		return err
 	}
-	type session struct{ id, repository string }
+	type session struct{ id, repository, owner string }
 	due, err := collect(rows, func(rows *sql.Rows) (x session, err error) {
-		err = rows.Scan(&x.id, &x.repository)
+		err = rows.Scan(&x.id, &x.repository, &x.owner)
 		return x, err
 	})
 	if err != nil {
 		return err
 	}
 	for _, x := range due {
-		u, err := st.findUpload(x.repository, x.id)
+		u, err := st.findUpload(x.repository, x.id, x.owner)
 		if errors.Is(err, errBlobUploadUnknown) {
 			continue // ended meanwhile
 		}

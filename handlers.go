@@ -39,13 +39,18 @@ type server struct {
 	uploaded *metrics.Counter // bytes of blobs received
 	sent     *metrics.Counter // bytes of bodies sent
 	inFlight atomic.Int64     // requests under way
-	large    chan struct{}    // full while as many large manifests as may be are in memory
+	arriving atomic.Int64     // bodies of uploads under way
+	gate     *gate
+	large    chan struct{} // full while as many large manifests as may be are in memory
 }
 
 type serverConfig struct {
 	readOnly     bool
 	noDelete     bool
 	stallTimeout stallTimeout
+	maxArriving  int64 // bodies of uploads at once; 0 for no limit
+	auth         authConfig
+	certificates *certificates // nil without TLS
 	log          *slog.Logger
 }
 
@@ -53,10 +58,14 @@ type serverConfig struct {
 type access int
 
 const (
-	open access = iota // anyone may
+	open    access = iota // anyone may
+	login                 // anyone may; the handler wants to know who it is
+	enter                 // whoever is known, or has a token
+	catalog               // list the repositories that one may pull from
 	pull
 	push
 	remove
+	observe // read the metrics
 )
 
 type handler func(http.ResponseWriter, *http.Request) error
@@ -71,8 +80,8 @@ func (s *server) routes() []route {
 		session   = "/v2/{name}/blobs/uploads/{session}"
 	)
 	return []route{
-		{"GET /v2/{$}", pull, s.getBase}, // end-1
-		{"GET /v2", pull, s.getBase},
+		{"GET /v2/{$}", enter, s.getBase}, // end-1
+		{"GET /v2", enter, s.getBase},
 		{"GET " + blobs, pull, s.getBlob},                            // end-2
 		{"GET " + manifests, pull, s.getManifest},                    // end-3
 		{"POST " + uploads, push, s.postUpload},                      // end-4a, 4b, 11
@@ -85,10 +94,15 @@ func (s *server) routes() []route {
 		{"DELETE " + manifests, remove, s.deleteManifest},            // end-9
 		{"DELETE " + blobs, remove, s.deleteBlob},                    // end-10
 		{"GET /v2/{name}/referrers/{digest}", pull, s.listReferrers}, // end-12a, 12b
-		{"GET /v2/_catalog", pull, s.listRepositories},               // Docker Registry HTTP API V2
+		{"GET /v2/_catalog", catalog, s.listRepositories},            // Docker Registry HTTP API V2
 		{"GET /healthz", open, s.getHealth},
 		{"GET /readyz", open, s.getReady},
-		{"GET /metrics", open, s.getMetrics},
+		{"GET /metrics", observe, s.getMetrics},
+		{"GET /token", login, s.getToken}, // Docker's token authentication
+		{"POST /token", login, s.getToken},
+		{"GET /trust", open, s.getTrust},
+		{"GET /trust.sh", open, s.getTrust},
+		{"GET /trust.crt", open, s.getTrust},
 		{"/", open, s.noEndpoint},
 	}
 }
@@ -100,14 +114,18 @@ type route struct {
 }
 
 // newServer returns the registry over st; serve its handler.
-func newServer(st *store, cfg serverConfig) *server {
-	s := &server{serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
+func newServer(st *store, cfg serverConfig) (*server, error) {
+	gate, err := openGate(st, cfg.auth, cfg.log)
+	if err != nil {
+		return nil, err
+	}
+	s := &server{gate: gate, serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
 	st.busy = func() bool { return s.inFlight.Load() > 0 }
 	s.registerMetrics()
 	for _, r := range s.routes() {
 		s.mux.Handle(r.pattern, s.serve(r))
 	}
-	return s
+	return s, nil
 }
 
 // handler is the registry with all that is around it.
@@ -121,36 +139,24 @@ func (s *server) serve(route route) http.Handler {
 			w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
 			w.Header().Set("X-Content-Type-Options", "nosniff")
 		}
-		err := s.allow(route.access)
+		resp := w.(*response)
+		resp.route = strings.TrimPrefix(route.pattern, r.Method+" ")
+		if i := strings.IndexByte(resp.route, ' '); i >= 0 {
+			resp.route = resp.route[i+1:] // HEAD by a GET pattern
+		}
+		err := s.admit(resp, r, route.access)
 		if err == nil {
 			err = route.handle(w, r)
-		}
-		resp, _ := w.(*response)
-		if resp != nil {
-			resp.route = strings.TrimPrefix(route.pattern, r.Method+" ")
-			if i := strings.IndexByte(resp.route, ' '); i >= 0 {
-				resp.route = resp.route[i+1:] // HEAD by a GET pattern
-			}
 		}
 		if err == nil {
 			return
 		}
 		e, known := asProtocolError(err)
-		if resp != nil && (!known || e == errNoSpace) {
+		if !known || e == errNoSpace {
 			resp.err = err
 		}
 		writeError(w, e)
 	})
-}
-
-func (s *server) allow(a access) error {
-	switch {
-	case s.readOnly && (a == push || a == remove):
-		return errUnsupported.with("this registry is read-only").withHeader("Allow", "GET, HEAD")
-	case s.noDelete && a == remove:
-		return errUnsupported.with("this registry does not delete").withHeader("Allow", "GET, HEAD")
-	}
-	return nil
 }
 
 // fold hides the slashes of repository names from ServeMux. The name ends at
@@ -399,9 +405,11 @@ func (s *server) putManifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.st.putManifest(name, m, tags); err != nil {
+	overwrite := w.(*response).caller.may(name)&mayOverwrite != 0
+	if err := s.st.putManifest(name, m, tags, overwrite); err != nil {
 		return err
 	}
+	s.audit(w, "push", "repository", name, "tags", tags, "digest", d)
 	h := w.Header()
 	h.Set("Location", "/v2/"+name+"/manifests/"+d.String())
 	h.Set("Docker-Content-Digest", d.String())
@@ -478,6 +486,7 @@ func (s *server) deleteManifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	s.audit(w, "delete", "repository", name, "reference", ref)
 	w.Header().Set("Content-Length", "0")
 	w.WriteHeader(http.StatusAccepted)
 	return nil
@@ -493,6 +502,7 @@ func (s *server) deleteBlob(w http.ResponseWriter, r *http.Request) error {
 	if err := s.st.deleteBlob(name, d); err != nil {
 		return err
 	}
+	s.audit(w, "delete", "repository", name, "blob", d)
 	w.Header().Set("Docker-Content-Digest", d.String())
 	w.Header().Set("Content-Length", "0")
 	w.WriteHeader(http.StatusAccepted)
@@ -549,14 +559,17 @@ func (s *server) listTags(w http.ResponseWriter, r *http.Request) error {
 	return writeBody(w, "application/json", body)
 }
 
-// listRepositories answers GET /v2/_catalog.
+// listRepositories answers GET /v2/_catalog with what the caller may pull from.
 func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	n, err := pageSize(query)
 	if err != nil {
 		return err
 	}
-	names, more, err := s.st.listRepositories(query.Get("last"), n)
+	c := w.(*response).caller
+	names, more, err := s.st.listRepositories(query.Get("last"), n, func(name string) bool {
+		return c.own(name)&mayPull != 0
+	})
 	if err != nil {
 		return err
 	}
@@ -644,4 +657,14 @@ func encodeReferrer(f referrer) ([]byte, error) {
 	e.SetEscapeHTML(false)
 	err := e.Encode(f)
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// getTrust tells how to come to trust the local CA: GET /trust.
+func (s *server) getTrust(w http.ResponseWriter, r *http.Request) error {
+	trust := s.certificates.trust()
+	if trust == nil {
+		return errNoSuchEndpoint
+	}
+	trust.ServeHTTP(w, r)
+	return nil
 }

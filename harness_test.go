@@ -45,7 +45,7 @@ func startRegistry(t testing.TB, options ...func(*config)) *registry {
 		t.Fatal(err)
 	}
 	r := &registry{t: t, cfg: *cfg, moved: new(atomic.Int64), log: new(logBuffer)}
-	r.cfg.log = slog.New(slog.NewTextHandler(r.log, nil))
+	r.cfg.log = newLog(r.log, false, slog.LevelInfo)
 	r.cfg.storeConfig.log, r.cfg.serverConfig.log = r.cfg.log, r.cfg.log
 	for _, option := range options {
 		option(&r.cfg)
@@ -64,7 +64,9 @@ func (r *registry) start() {
 		r.t.Fatal(err)
 	}
 	r.st = st
-	r.server = newServer(st, r.cfg.serverConfig)
+	if r.server, err = newServer(st, r.cfg.serverConfig); err != nil {
+		r.t.Fatal(err)
+	}
 	r.http = httptest.NewServer(r.server.handler())
 }
 

@@ -29,7 +29,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr); err != nil {
+	if err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "berth:", err)
 		os.Exit(1)
 	}
@@ -44,6 +44,15 @@ const usage = `Berth: a container registry in one file.
 
   docker tag alpine localhost:5000/alpine
   docker push localhost:5000/alpine
+
+Who may do what (without users everybody may do everything):
+
+  berth user add NAME                    the first is the administrator; also passwd, remove, list
+  berth token create NAME --repo 'ci/*' --allow push [--expires 90d]
+                                         a password for a machine; also list, revoke NAME
+  berth policy check [WHO ACTION REPOSITORY]
+                                         what the rules say, and why
+  berth trust [HOST[:PORT]] [--script]   how other machines trust the CA of --tls=auto
 
 On the registry in --data, whether it is being served or not:
 
@@ -64,6 +73,35 @@ Where
   --addr ADDR             listen on this address and port (default :5000)
   --data DIR              keep everything in this directory (default data)
 
+Who may do what
+  --htpasswd FILE         users and bcrypt hashes, as of htpasswd -B (default
+                          htpasswd in the data directory, if it is there)
+  --policy FILE           rules (default policy.toml in the data directory, if it
+                          is there; else users may do everything)
+  --anonymous-pull        everybody may pull
+
+TLS
+  --tls MODE              auto: make a local CA and certificates by it
+                          acme: fetch them from Let's Encrypt or the like, which
+                          is to accept its terms
+                          off: plain HTTP (default)
+  --tls-name NAME,...     further host names and addresses of this registry; with
+                          acme those to get a certificate for
+  --tls-cert FILE, --tls-key FILE
+                          a certificate of your own; read again when it changes
+  --client-ca FILE        believe client certificates signed by these CAs: the
+                          subject is the user
+  --acme-email ADDR, --acme-directory URL
+                          for the CA's mail, and which CA (default Let's Encrypt)
+  --http-addr ADDR        with TLS, listen here for plain HTTP too, for ACME,
+                          /trust, and to send browsers on
+
+Behind a proxy
+  --trusted-proxies ADDR,...
+                          addresses or networks whose X-Forwarded headers are true
+  --public-url URL        what clients call this registry, as https://hub.example.org
+                          (default what they say)
+
 What clients may do
   --read-only             refuse pushes and deletes
   --no-delete             refuse deletes
@@ -79,6 +117,11 @@ How long things stay, counted in the time the registry runs
 
 Limits
   --max-uploads N         open uploads; 0 is no limit (default 10000)
+  --max-concurrent-uploads N
+                          uploads whose bytes are arriving; 0 is no limit
+                          (default 0)
+  --rate-limit N          requests a second of one address, ten times as many at
+                          once; 0 is no limit (default 0)
   --max-blob-size SIZE    bytes in one blob, as 500MiB or 10GiB; 0 is no limit
                           (default 0)
   --min-free SIZE         refuse pushes that would leave less of the disk; 0 is no
@@ -106,14 +149,17 @@ type config struct {
 	addr string
 	storeConfig
 	serverConfig
-	log   *slog.Logger
-	given map[string]bool // flags that were set, by name
+	tls    tlsOptions
+	log    *slog.Logger
+	given  map[string]bool // flags that were set, by name
+	script bool            // trust shall print a script
 	options
 }
 
 // run is the program. It returns when it has done what args say, or when ctx
-// ends and the server has stopped. Logs go to stderr, everything else to stdout.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdout, stderr io.Writer) error {
+// ends and the server has stopped. Logs go to stderr, everything else to stdout;
+// passwords come from stdin.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	command := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		command, args = args[0], args[1:]
@@ -131,6 +177,12 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		return serve(ctx, cfg, stdout)
 	case "restore":
 		return restore(ctx, cfg, stdout)
+	case "user":
+		return userCommand(cfg, stdin, stdout)
+	case "policy":
+		return policyCommand(ctx, cfg, stdout)
+	case "trust":
+		return trustCommand(cfg.dir, cfg.addr, cfg.Args, cfg.script, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, "berth", version())
 		return err
@@ -139,7 +191,8 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 }
 
 // maxArgs is how many arguments a command takes, and so which commands are.
-var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "stats": 1, "backup": 1, "restore": 0}
+var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "stats": 1, "backup": 1, "restore": 0,
+	"user": 2, "policy": 4, "token": 2, "trust": 1}
 
 // textFlags are flags that mean something else than what they are.
 type textFlags struct {
@@ -149,6 +202,8 @@ type textFlags struct {
 	minFree   string
 	scrubRate string
 	stall     time.Duration
+	proxies   string
+	names     string
 }
 
 // newFlags defines every flag; the usage text describes them. Those of the
@@ -170,6 +225,21 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	flags.DurationVar(&cfg.scrubEvery, "scrub-every", 30*24*time.Hour, "")
 	flags.StringVar(&text.scrubRate, "scrub-rate", "10MiB", "")
 	flags.DurationVar(&text.stall, "stall-timeout", time.Minute, "")
+	flags.StringVar(&cfg.auth.usersFile, "htpasswd", "", "")
+	flags.StringVar(&cfg.auth.policyFile, "policy", "", "")
+	flags.BoolVar(&cfg.auth.anonymousPull, "anonymous-pull", false, "")
+	flags.StringVar(&cfg.tls.mode, "tls", "off", "")
+	flags.StringVar(&text.names, "tls-name", "", "")
+	flags.StringVar(&cfg.tls.certFile, "tls-cert", "", "")
+	flags.StringVar(&cfg.tls.keyFile, "tls-key", "", "")
+	flags.StringVar(&cfg.tls.clientCA, "client-ca", "", "")
+	flags.StringVar(&cfg.tls.acmeEmail, "acme-email", "", "")
+	flags.StringVar(&cfg.tls.acmeDirectory, "acme-directory", "", "")
+	flags.StringVar(&cfg.tls.httpAddr, "http-addr", "", "")
+	flags.StringVar(&cfg.auth.publicURL, "public-url", "", "")
+	flags.StringVar(&text.proxies, "trusted-proxies", "", "")
+	flags.IntVar(&cfg.auth.perSecond, "rate-limit", 0, "")
+	flags.Int64Var(&cfg.maxArriving, "max-concurrent-uploads", 0, "")
 	flags.TextVar(&text.level, "log-level", slog.LevelInfo, "")
 	flags.StringVar(&text.format, "log-format", "text", "")
 	switch command {
@@ -179,8 +249,15 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 		flags.BoolVar(&cfg.Now, "now", false, "")
 		flags.BoolVar(&cfg.DryRun, "dry-run", false, "")
 		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "stats":
+	case "stats", "user":
 		flags.BoolVar(&cfg.JSON, "json", false, "")
+	case "token":
+		flags.StringVar(&cfg.Repo, "repo", "", "")
+		flags.StringVar(&cfg.Allow, "allow", "", "")
+		flags.StringVar(&cfg.Expires, "expires", "90d", "")
+		flags.BoolVar(&cfg.JSON, "json", false, "")
+	case "trust":
+		flags.BoolVar(&cfg.script, "script", false, "")
 	}
 	return flags
 }
@@ -254,17 +331,45 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 			return nil, fmt.Errorf("--min-free: %w", err)
 		}
 	}
-	options := &slog.HandlerOptions{Level: text.level}
-	switch text.format {
-	case "text":
-		cfg.log = slog.New(slog.NewTextHandler(stderr, options))
-	case "json":
-		cfg.log = slog.New(slog.NewJSONHandler(stderr, options))
-	default:
+	if cfg.auth.proxies, err = parseProxies(text.proxies); err != nil {
+		return nil, fmt.Errorf("--trusted-proxies: %w", err)
+	}
+	if cfg.auth.publicURL, err = parsePublicURL(cfg.auth.publicURL); err != nil {
+		return nil, fmt.Errorf("--public-url: %w", err)
+	}
+	if cfg.auth.perSecond < 0 || cfg.maxArriving < 0 {
+		return nil, errors.New("--rate-limit and --max-concurrent-uploads: must not be negative")
+	}
+	cfg.tls.names = splitList(text.names)
+	if err := cfg.chooseTLS(); err != nil {
+		return nil, err
+	}
+	if text.format != "text" && text.format != "json" {
 		return nil, fmt.Errorf("--log-format: %q is neither text nor json", text.format)
 	}
-	cfg.storeConfig.log, cfg.serverConfig.log = cfg.log, cfg.log
+	cfg.log = newLog(stderr, text.format == "json", text.level)
+	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log
 	return cfg, nil
+}
+
+// chooseTLS works out from the flags where certificates come from.
+func (cfg *config) chooseTLS() error {
+	files := cfg.tls.certFile != "" || cfg.tls.keyFile != ""
+	switch mode := cfg.tls.mode; {
+	case mode == "auto" || mode == "acme":
+		if files {
+			return fmt.Errorf("--tls=%s makes certificates of its own: leave --tls-cert and --tls-key away, or --tls", mode)
+		}
+	case mode != "off":
+		return fmt.Errorf("--tls: %q is none of auto, acme and off", mode)
+	case files:
+		cfg.tls.mode = "files"
+	default:
+		cfg.tls.mode = ""
+	}
+	cfg.tls.dir = cfg.dir
+	cfg.auth.certificates = cfg.tls.clientCA != ""
+	return nil
 }
 
 // parseSize reads a number of bytes with an optional unit: KiB, MiB, GiB, TiB,
@@ -300,10 +405,16 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if err := st.rememberGraces(); err != nil {
 		return errors.Join(err, st.close())
 	}
-	s := newServer(st, cfg.serverConfig)
+	if cfg.certificates, err = openTLS(cfg.tls); err != nil {
+		return errors.Join(err, st.close())
+	}
+	s, err := newServer(st, cfg.serverConfig)
+	if err != nil {
+		return errors.Join(err, cfg.certificates.close(), st.close())
+	}
 	listener, err := net.Listen("tcp", cfg.addr)
 	if err != nil {
-		return errors.Join(err, st.close())
+		return errors.Join(err, cfg.certificates.close(), st.close())
 	}
 	if st.writer == nil {
 		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)
@@ -312,6 +423,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	backgroundCtx, stopBackground := context.WithCancel(context.Background())
 	for _, loop := range st.loops() {
 		background.Go(func() { loop(backgroundCtx) })
+	}
+	if s.gate.view() == nil {
+		cfg.log.Warn("whoever reaches this registry may push and delete; `berth user add NAME` makes it want a password")
 	}
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
 	greet(stdout, cfg, listener.Addr())
@@ -329,7 +443,13 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		ErrorLog:          slog.NewLogLogger(cfg.log.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() {
+		if cfg.certificates != nil {
+			served <- cfg.certificates.serve(server, listener)
+		} else {
+			served <- server.Serve(listener)
+		}
+	}()
 	select {
 	case err = <-served:
 	case <-ctx.Done():
@@ -381,9 +501,16 @@ func greet(w io.Writer, cfg *config, addr net.Addr) {
 	if err != nil {
 		dir = cfg.dir
 	}
-	fmt.Fprintf(w, "Berth %s serves %s on http://%s\n", version(), dir, address)
+	scheme := "http"
+	if cfg.certificates != nil {
+		scheme = "https"
+	}
+	fmt.Fprintf(w, "Berth %s serves %s on %s://%s\n", version(), dir, scheme, address)
 	if !cfg.readOnly {
 		fmt.Fprintf(w, "Try:  docker tag alpine %[1]s/alpine && docker push %[1]s/alpine\n", address)
+	}
+	if print := cfg.certificates.fingerprint(); print != "" {
+		fmt.Fprintf(w, "Other machines trust it by http://HOST:%s/trust, or what `berth trust` says. Its CA is\n  %s\n", port, print)
 	}
 }
 

@@ -22,7 +22,7 @@ func noEnv(string) (string, bool) { return "", false }
 func runOnce(t *testing.T, args ...string) (stdout string, err error) {
 	t.Helper()
 	var out, log strings.Builder
-	err = run(t.Context(), args, noEnv, &out, &log)
+	err = run(t.Context(), args, noEnv, strings.NewReader(""), &out, &log)
 	return out.String(), err
 }
 
@@ -33,7 +33,7 @@ func TestServeUntilStopped(t *testing.T) {
 		out, in := io.Pipe()
 		ended := make(chan error, 1)
 		go func() {
-			ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", dir}, noEnv, in, io.Discard)
+			ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", dir}, noEnv, strings.NewReader(""), in, io.Discard)
 			in.Close()
 		}()
 		lines := bufio.NewScanner(out)
@@ -121,7 +121,7 @@ func TestConfiguration(t *testing.T) {
 	} {
 		key, value, _ := strings.Cut(x.env, "=")
 		lookup := func(k string) (string, bool) { return value, k == key }
-		err := run(t.Context(), strings.Fields(x.args), lookup, io.Discard, io.Discard)
+		err := run(t.Context(), strings.Fields(x.args), lookup, strings.NewReader(""), io.Discard, io.Discard)
 		if err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("berth %s (%s): error %v, want one about %s", x.args, x.env, err, x.want)
 		}

@@ -27,6 +27,9 @@ import (
 // A response is the http.ResponseWriter that every handler gets.
 type response struct {
 	http.ResponseWriter
+	id      string
+	origin  origin
+	caller  *caller
 	control *http.ResponseController
 	stall   stallTimeout
 	status  int   // 0 until the header is written
@@ -146,10 +149,9 @@ func clientError(err error) string {
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		id := uuid.NewString()[:13]
-		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw),
-			stall: s.stallTimeout, head: r.Method == http.MethodHead}
-		w.Header().Set("X-Request-Id", id)
+		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), id: uuid.NewString()[:13],
+			origin: s.gate.proxies.origin(r), caller: anyone, stall: s.stallTimeout, head: r.Method == http.MethodHead}
+		w.Header().Set("X-Request-Id", w.id)
 		s.inFlight.Add(1)
 		defer func() {
 			defer s.inFlight.Add(-1)
@@ -171,14 +173,14 @@ func (s *server) observe(next http.Handler) http.Handler {
 			if !w.broken {
 				w.beforeRead(time.Time{})
 			}
-			s.record(w, r, id, time.Since(start))
+			s.record(w, r, time.Since(start))
 		}()
 		next.ServeHTTP(w, r)
 	})
 }
 
 // record writes the request's log line and counts it.
-func (s *server) record(w *response, r *http.Request, id string, took time.Duration) {
+func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	route := w.route
 	if route == "" {
 		route = "none"
@@ -206,13 +208,31 @@ func (s *server) record(w *response, r *http.Request, id string, took time.Durat
 		slog.Int("status", status),
 		slog.Int64("bytes", w.bytes),
 		slog.Duration("took", took.Round(time.Microsecond)),
-		slog.String("client", r.RemoteAddr),
-		slog.String("id", id),
+		slog.String("client", w.origin.client),
+		slog.String("id", w.id),
+	}
+	if w.caller.view != nil {
+		attrs = append(attrs, slog.String("user", w.caller.label()))
 	}
 	if w.err != nil {
 		attrs = append(attrs, slog.String("error", w.err.Error()))
 	}
 	s.log.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// newLog returns a logger for lines of text, or of JSON. What is for the audit
+// is written at any level.
+func newLog(w io.Writer, json bool, level slog.Level) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+		if l, ok := a.Value.Any().(slog.Level); ok && len(groups) == 0 && a.Key == slog.LevelKey && l == levelAudit {
+			return slog.String(slog.LevelKey, "AUDIT")
+		}
+		return a
+	}}
+	if json {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
 }
 
 // method is a request's method as a label: a stranger's text is not one.

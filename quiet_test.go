@@ -40,7 +40,11 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		handler := newServer(st, cfg.serverConfig).handler()
+		s, err := newServer(st, cfg.serverConfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		handler := s.handler()
 		ctx, stop := context.WithCancel(t.Context())
 		var loops sync.WaitGroup
 		for _, loop := range st.loops() {

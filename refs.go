@@ -93,8 +93,9 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 
 // putManifest stores a manifest in a repository and points the tags at it, all
 // in one transaction that checks what it refers to (3). Pushing again what is
-// there only moves the tags, and repairs it if it was damaged.
-func (st *store) putManifest(repository string, m *manifest, tags []string) error {
+// there only moves the tags, and repairs it if it was damaged. Without
+// overwrite nothing changes that clients see already: the error is errDenied.
+func (st *store) putManifest(repository string, m *manifest, tags []string, overwrite bool) error {
 	defer st.wakeJanitor()
 	st.promises.make(repository, m.digest)
 	return st.update(func(t *tx) error {
@@ -106,8 +107,12 @@ func (st *store) putManifest(repository string, m *manifest, tags []string) erro
 		err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id)
 		switch {
 		case err == nil:
-			if _, err := t.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1 AND media_type <> ?2`, id, m.mediaType); err != nil {
+			n, err := t.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1 AND media_type <> ?2`, id, m.mediaType)
+			if err != nil {
 				return err
+			}
+			if n > 0 && !overwrite {
+				return errDenied.saying("%s is there with another media type; you may push, but not overwrite", m.digest)
 			}
 			if _, err := t.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body); err != nil {
 				return err
@@ -120,7 +125,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string) erro
 			return err
 		}
 		for _, tag := range tags {
-			if err := t.setTag(repo, tag, id); err != nil {
+			if err := t.setTag(repo, tag, id, overwrite); err != nil {
 				return err
 			}
 		}
@@ -335,8 +340,9 @@ func missingError(missing []digest.Digest) error {
 	return e
 }
 
-// setTag points a tag at a manifest, and settles the one it pointed at before.
-func (t *tx) setTag(repo int64, tag string, id int64) error {
+// setTag points a tag at a manifest, and settles the one it pointed at before:
+// that there is one is errDenied without overwrite.
+func (t *tx) setTag(repo int64, tag string, id int64, overwrite bool) error {
 	var old int64
 	var oldDigest digest.Digest
 	err := t.get(`SELECT m.id, m.digest FROM tag t JOIN manifest m ON m.id = t.manifest
@@ -346,6 +352,9 @@ func (t *tx) setTag(repo int64, tag string, id int64) error {
 	}
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
+	}
+	if old != 0 && !overwrite {
+		return errDenied.saying("the tag %s is there already; you may push new tags, but not overwrite", tag)
 	}
 	if _, err := t.exec(`INSERT INTO tag (repository, name, manifest) VALUES (?1, ?2, ?3)
 		ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3`, repo, tag, id); err != nil {
@@ -536,10 +545,30 @@ func (st *store) listTags(repository, last string, n int) (tags []string, more b
 	return st.page(n, `SELECT name FROM tag WHERE repository = ? AND name > ? ORDER BY name LIMIT ?`, repo, last)
 }
 
-// listRepositories is listTags for the repositories that have a manifest.
-func (st *store) listRepositories(last string, n int) (names []string, more bool, err error) {
-	return st.page(n, `SELECT name FROM repository r WHERE name > ?
-		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY name LIMIT ?`, last)
+// listRepositories is listTags for the repositories that have a manifest and are
+// visible to the caller.
+func (st *store) listRepositories(last string, n int, visible func(name string) bool) (names []string, more bool, err error) {
+	names = []string{}
+	size := n + 1
+	for more = n > 0; more; size = max(size, 1000) {
+		var page []string
+		page, more, err = st.page(size, `SELECT name FROM repository r WHERE name > ?
+			AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY name LIMIT ?`, last)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, name := range page {
+			last = name
+			if !visible(name) {
+				continue
+			}
+			if len(names) == n {
+				return names, true, nil
+			}
+			names = append(names, name)
+		}
+	}
+	return names, false, nil
 }
 
 // page runs a query for n+1 strings, and returns n of them and whether there

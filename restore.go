@@ -518,7 +518,7 @@ func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]s
 				return nil
 			}
 			changed = was != here
-			if err := t.setTag(there, tag, here); err != nil {
+			if err := t.setTag(there, tag, here, true); err != nil {
 				return err
 			}
 			return t.settleManifest(there, m.manifest.digest)

@@ -8,6 +8,8 @@
 // repositories share is summed up by triggers, in the transaction that changes
 // it: so the figures are exact at any time and cost nothing to read, whoever
 // writes. check counts again.
+//
+// Version 3 knows who is asking: sessions have owners, and robots have tokens.
 
 package main
 
@@ -229,6 +231,23 @@ END;
 CREATE TRIGGER tag_delete AFTER DELETE ON tag BEGIN
 	UPDATE repository SET tags = tags - 1 WHERE id = OLD.repository;
 END;
+`,
+	`
+-- Whose session it is (caller.id in auth.go); '' for anybody's.
+ALTER TABLE upload ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+
+-- The tokens of robots (robots.go). Their times are those of the wall clock, as
+-- people count them, in Unix seconds.
+CREATE TABLE token (
+	id           TEXT PRIMARY KEY,
+	name         TEXT NOT NULL UNIQUE,
+	secret       BLOB NOT NULL,    -- SHA-256 of it
+	repositories TEXT NOT NULL,    -- patterns, with spaces between
+	allow        TEXT NOT NULL,    -- actions, likewise
+	created      INTEGER NOT NULL,
+	expires      INTEGER,          -- NULL for never
+	used         INTEGER NOT NULL  -- the last time, to the hour; 0 for never
+) STRICT, WITHOUT ROWID;
 `,
 }
 

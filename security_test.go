@@ -180,7 +180,7 @@ func TestSlowClientsHarmNobody(t *testing.T) {
 	out, in := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", t.TempDir(), "--stall-timeout", "500ms"}, noEnv, in, io.Discard)
+		ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", t.TempDir(), "--stall-timeout", "500ms"}, noEnv, strings.NewReader(""), in, io.Discard)
 		in.Close()
 	}()
 	lines := bufio.NewScanner(out)

@@ -68,11 +68,13 @@ type store struct {
 	digests    keyLock  // one holder per digest renames or unlinks its file
 	sessions   sessions
 	manifests  manifestCache
+	robots     robots
 	promises   promises
 	garbage    garbage
 	wake       chan struct{} // tells the janitor that something became loose
 	trashed    chan struct{} // tells the janitor that a file is to be removed
 	suspects   chan digest.Digest
+	open       func() bool   // everybody may do everything; nil if nobody serves
 	busy       func() bool   // there are requests under way; nil if there can be none
 	looks      chan struct{} // full while as many snapshots as may be are in use
 	large      chan struct{} // full while as many bodies as may be have large buffers
@@ -148,7 +150,10 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	}
 	if st.readOnlyDisk {
 		st.promises.begin(st.uptime)
-		return st, st.openReaders()
+		if err := st.openReaders(); err != nil {
+			return nil, err
+		}
+		return st, st.loadRobots()
 	}
 	if err := st.makeDirectories(); err != nil {
 		return nil, err
@@ -162,6 +167,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		return nil, err
 	}
 	st.promises.begin(st.uptime)
+	if err := st.loadRobots(); err != nil {
+		return nil, err
+	}
 	if err := st.sweepUploads(); err != nil {
 		return nil, err
 	}
@@ -479,7 +487,7 @@ func (st *store) diskFull(err error) bool {
 func (st *store) close() error {
 	var err error
 	if st.writer != nil {
-		err = st.writer.updateLazy(st.saveUptime)
+		err = errors.Join(st.saveUses(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
 	return errors.Join(err, st.closeFiles())

@@ -39,6 +39,7 @@ import (
 type upload struct {
 	id         string
 	repository string
+	owner      string // caller.id of whoever began it
 	algorithm  digest.Algorithm
 	offset     atomic.Int64  // bytes in the file that count; changed by the holder of turn
 	turn       chan struct{} // full while a request is at work on the session
@@ -54,8 +55,8 @@ type sessions struct {
 	brief sync.Map     // ids of those without a row, that end with their request
 }
 
-func newSession(id, repository string, algorithm digest.Algorithm) *upload {
-	return &upload{id: id, repository: repository, algorithm: algorithm,
+func newSession(id, repository, owner string, algorithm digest.Algorithm) *upload {
+	return &upload{id: id, repository: repository, owner: owner, algorithm: algorithm,
 		turn: make(chan struct{}, 1), hash: algorithm.Hash()}
 }
 
@@ -78,7 +79,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		mounted, err := s.mount(name, query.Get("from"), d)
+		mounted, err := s.mount(w, name, query.Get("from"), d)
 		if err != nil {
 			return err
 		}
@@ -92,7 +93,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		u := newSession(uuid.NewString(), name, d.Algorithm()) // without a row: it ends with this request
+		u := newSession(uuid.NewString(), name, owner(w), d.Algorithm()) // without a row: it ends with this request
 		s.st.sessions.brief.Store(u.id, true)
 		defer s.st.sessions.brief.Delete(u.id)
 		if err := s.receive(w, r, u); err != nil {
@@ -105,7 +106,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		s.answerBlobCreated(w, name, d)
 		return nil
 	}
-	u, err := s.st.createUpload(name, algorithm)
+	u, err := s.st.createUpload(name, owner(w), algorithm)
 	if err != nil {
 		return err
 	}
@@ -115,10 +116,14 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// owner is who makes a request, and so the owner of the session it begins.
+func owner(w http.ResponseWriter) string { return w.(*response).caller.id() }
+
 // mount links a blob of the repository from into name. It reports false if
-// that repository does not have it, or is not named, or not nameable.
-func (s *server) mount(name, from string, d digest.Digest) (bool, error) {
-	if _, err := parseName(from); err != nil {
+// that repository does not have it, or is not named, or not nameable, or not
+// for this caller.
+func (s *server) mount(w http.ResponseWriter, name, from string, d digest.Digest) (bool, error) {
+	if _, err := parseName(from); err != nil || w.(*response).caller.may(from)&mayPull == 0 {
 		return false, nil
 	}
 	err := s.st.mountBlob(name, from, d)
@@ -130,7 +135,7 @@ func (s *server) mount(name, from string, d digest.Digest) (bool, error) {
 
 // getUpload tells how far an upload has come: GET on its Location.
 func (s *server) getUpload(w http.ResponseWriter, r *http.Request) error {
-	u, err := s.st.findUpload(r.PathValue("name"), r.PathValue("session"))
+	u, err := s.st.findUpload(r.PathValue("name"), r.PathValue("session"), owner(w))
 	if err != nil {
 		return err
 	}
@@ -141,7 +146,7 @@ func (s *server) getUpload(w http.ResponseWriter, r *http.Request) error {
 
 // patchUpload appends a chunk, or a stream of unknown length.
 func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"))
+	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
 	if err != nil {
 		return err
 	}
@@ -161,7 +166,7 @@ func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
 
 // putUpload appends what the body has, if anything, and makes a blob of it all.
 func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"))
+	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
 	if err != nil {
 		return err
 	}
@@ -183,7 +188,7 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 
 // deleteUpload gives an upload up.
 func (s *server) deleteUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"))
+	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
 	if err != nil {
 		return err
 	}
@@ -254,6 +259,11 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload) erro
 	if err := s.st.room(want); err != nil {
 		return err
 	}
+	if n := s.arriving.Add(1); s.maxArriving > 0 && n > s.maxArriving {
+		s.arriving.Add(-1)
+		return errTooManyBodies
+	}
+	defer s.arriving.Add(-1)
 	body := &bodyReader{body: r.Body, response: w.(*response), left: -1}
 	if want >= 0 {
 		body.left = want
@@ -340,20 +350,20 @@ func (b *bodyReader) more() bool {
 
 // createUpload opens a session. Its row survives a crash of the process, and
 // costs no sync.
-func (st *store) createUpload(repository string, algorithm digest.Algorithm) (*upload, error) {
+func (st *store) createUpload(repository, owner string, algorithm digest.Algorithm) (*upload, error) {
 	if n := st.sessions.count.Add(1); st.maxUploads > 0 && n > st.maxUploads {
 		st.sessions.count.Add(-1)
 		return nil, errTooManyRequests.withHeader("Retry-After", "60")
 	}
-	u := newSession(uuid.NewString(), repository, algorithm)
+	u := newSession(uuid.NewString(), repository, owner, algorithm)
 	err := st.room(0)
 	if err != nil {
 		st.sessions.count.Add(-1)
 		return nil, err
 	}
 	err = st.updateLazy(func(t *tx) error {
-		_, err := t.exec(`INSERT INTO upload (id, repository, algorithm, offset, used) VALUES (?, ?, ?, 0, ?)`,
-			u.id, repository, algorithm, t.clock)
+		_, err := t.exec(`INSERT INTO upload (id, repository, owner, algorithm, offset, used) VALUES (?, ?, ?, ?, 0, ?)`,
+			u.id, repository, owner, algorithm, t.clock)
 		return err
 	})
 	if err != nil {
@@ -367,8 +377,9 @@ func (st *store) createUpload(repository string, algorithm digest.Algorithm) (*u
 	return u, nil
 }
 
-// findUpload returns a repository's session, without its turn.
-func (st *store) findUpload(repository, id string) (*upload, error) {
+// findUpload returns a repository's session, without its turn. To anybody but
+// its owner there is none.
+func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 	if _, err := parseName(repository); err != nil {
 		return nil, err
 	}
@@ -381,10 +392,10 @@ func (st *store) findUpload(repository, id string) (*upload, error) {
 	u := st.sessions.open[id]
 	if u == nil {
 		// Of an earlier process, or of none.
-		u = newSession(id, "", digest.SHA256)
+		u = newSession(id, "", "", digest.SHA256)
 		var offset int64
-		err := st.get(`SELECT repository, algorithm, offset FROM upload WHERE id = ?`,
-			[]any{id}, &u.repository, &u.algorithm, &offset)
+		err := st.get(`SELECT repository, owner, algorithm, offset FROM upload WHERE id = ?`,
+			[]any{id}, &u.repository, &u.owner, &u.algorithm, &offset)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil, unknown
 		}
@@ -404,7 +415,7 @@ func (st *store) findUpload(repository, id string) (*upload, error) {
 		u.hash = nil
 		st.sessions.open[id] = u
 	}
-	if u.repository != repository {
+	if u.repository != repository || u.owner != owner {
 		return nil, unknown
 	}
 	return u, nil
@@ -428,8 +439,8 @@ func (st *store) knowsUpload(id string) (bool, error) {
 
 // takeUpload returns a repository's session when it is the caller's turn on
 // it, which ends with release. It waits no longer than ctx.
-func (st *store) takeUpload(ctx context.Context, repository, id string) (u *upload, release func(), err error) {
-	u, err = st.findUpload(repository, id)
+func (st *store) takeUpload(ctx context.Context, repository, id, owner string) (u *upload, release func(), err error) {
+	u, err = st.findUpload(repository, id, owner)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,0 +1,519 @@
+// Who is asking, and may they?
+//
+// Each request is somebody's: a user with a password, a robot with its token, a
+// client certificate's subject, or anonymous. A token of the Docker flow
+// (tokens.go) stands for one of them and for less than all they may. What a
+// caller may do to a repository is what the rules (policy.go) allow at this
+// moment. The route table says what each endpoint needs.
+//
+// As long as there are no users, no rules and no flags about either, the registry
+// is open: everybody may do everything, as with registry:2.
+//
+// Whoever is refused is told no more than that: whether a repository exists
+// makes no difference.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// authConfig is what the flags say about who may do what.
+type authConfig struct {
+	usersFile     string // "" for the one in the data directory
+	policyFile    string // likewise
+	anonymousPull bool
+	certificates  bool   // clients may have certificates
+	publicURL     string // as clients know this registry; "" for what they call it
+	proxies       proxies
+	perSecond     int // requests of one address; 0 for no limit
+}
+
+func (a authConfig) usersPath(dir string) string {
+	return cmp.Or(a.usersFile, filepath.Join(dir, "htpasswd"))
+}
+
+func (a authConfig) policyPath(dir string) string {
+	return cmp.Or(a.policyFile, filepath.Join(dir, "policy.toml"))
+}
+
+// A gate knows who may come in.
+type gate struct {
+	authConfig
+	st       *store
+	log      *slog.Logger
+	users    watched[users]
+	policy   watched[*policy]
+	standard *policy // while there is no policy file
+	logins   *logins
+	attempts attempts
+	limiter  limiter
+	signer   *signer
+	now      func() time.Time
+	started  bool        // the files have been read once
+	warned   atomic.Bool // that passwords travel in the clear
+}
+
+// openGate reads the users and the rules. What cannot be read at start is an
+// error; later it leaves what was there before.
+func openGate(st *store, cfg authConfig, log *slog.Logger) (*gate, error) {
+	g := &gate{authConfig: cfg, st: st, log: log, now: time.Now,
+		logins:   newLogins(max(1, runtime.GOMAXPROCS(0)/2)),
+		attempts: attempts{now: st.now, failed: make(map[string]*failures)},
+		limiter:  limiter{perSecond: cfg.perSecond, of: make(map[string]*rate.Limiter)},
+	}
+	g.standard, _ = g.complete(defaultPolicy(), nil)
+	g.users = watched[users]{path: cfg.usersPath(st.dir), parse: g.parseUsers, changed: g.usersChanged}
+	g.policy = watched[*policy]{path: cfg.policyPath(st.dir), changed: g.policyChanged,
+		parse: func(text []byte) (*policy, error) { return g.complete(parsePolicy(text)) }}
+	if err := errors.Join(g.users.problem(), g.policy.problem()); err != nil {
+		return nil, err
+	}
+	g.started = true
+	if cfg.usersFile != "" && g.users.get() == nil {
+		return nil, fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s` makes it", cfg.usersFile)
+	}
+	if cfg.policyFile != "" && g.policy.get() == nil {
+		return nil, fmt.Errorf("--policy: there is no file %s", cfg.policyFile)
+	}
+	var err error
+	if g.signer, err = st.openSigner(); err != nil {
+		return nil, err
+	}
+	st.open = func() bool { return g.view() == nil }
+	return g, nil
+}
+
+// complete adds to the rules what flags say.
+func (g *gate) complete(p *policy, err error) (*policy, error) {
+	if err == nil && g.anonymousPull {
+		p = p.withAnonymousPull()
+	}
+	return p, err
+}
+
+func (g *gate) parseUsers(text []byte) (users, error) {
+	list, bad := parseUsers(text)
+	if len(bad) > 0 {
+		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them", "file", g.users.path, "lines", bad)
+	}
+	return list, nil
+}
+
+// usersChanged tells of an edit.
+func (g *gate) usersChanged(old, new *users, err error) {
+	if err != nil {
+		g.log.Error("the users' file cannot be read; whoever could log in still can", "file", g.users.path, "error", err)
+		return
+	}
+	if !g.started {
+		return
+	}
+	was := users{}
+	if old != nil {
+		was = *old
+	}
+	var added, removed, changed []string
+	for _, name := range slices.Sorted(maps.Keys(*new)) {
+		if hash, ok := was[name]; !ok {
+			added = append(added, name)
+		} else if hash != (*new)[name] {
+			changed = append(changed, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(was)) {
+		if _, ok := (*new)[name]; !ok {
+			removed = append(removed, name)
+		}
+	}
+	g.st.audit("users changed", "added", added, "removed", removed, "changed", changed)
+}
+
+// policyChanged tells of an edit.
+func (g *gate) policyChanged(old, new **policy, err error) {
+	switch {
+	case err != nil:
+		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.path, "error", err)
+	case g.started:
+		var rules []string
+		for _, r := range (*new).rules {
+			rules = append(rules, r.String())
+		}
+		g.st.audit("rules changed", "file", g.policy.path, "rules", rules)
+	}
+}
+
+// A view is what holds for one request.
+type view struct {
+	policy *policy
+	users  users
+}
+
+// view returns the users and the rules of this moment, nil if the registry is
+// open to everybody. It is not, once there are users or rules or were; a file
+// that is there and cannot be read counts as one.
+func (g *gate) view() *view {
+	list, rules := g.users.get(), g.policy.get()
+	if list == nil && rules == nil && !g.anonymousPull && !g.certificates &&
+		g.users.last.Load().err == nil && g.policy.last.Load().err == nil {
+		return nil
+	}
+	v := &view{policy: g.standard}
+	if rules != nil {
+		v.policy = *rules
+	}
+	if list != nil {
+		v.users = *list
+	}
+	return v
+}
+
+// A caller is who makes a request.
+type caller struct {
+	person
+	view        *view // nil if the registry is open
+	certificate bool  // the person is known by a client certificate
+	robot       *robot
+	scoped      bool    // a token of the Docker flow stands for the caller,
+	access      []grant // and for this much
+}
+
+// anyone is the caller of an open registry.
+var anyone = &caller{}
+
+// id names who the caller is, beyond this request; "" for anonymous.
+func (c *caller) id() string {
+	switch {
+	case c.robot != nil:
+		return "token:" + c.robot.id
+	case c.certificate:
+		return "certificate:" + c.user
+	case c.user != "":
+		return "user:" + c.user
+	}
+	return ""
+}
+
+// label names the caller for people.
+func (c *caller) label() string {
+	if c.robot != nil {
+		return "token " + c.robot.name
+	}
+	return cmp.Or(c.user, "anonymous")
+}
+
+// secret is what the caller is known by, as far as it may change.
+func (c *caller) secret() string {
+	if c.view == nil || c.robot != nil || c.certificate {
+		return ""
+	}
+	return c.view.users[c.user]
+}
+
+// own is what the caller may do to a repository, whatever stands for it.
+func (c *caller) own(repository string) rights {
+	if c.view == nil {
+		return allRights
+	}
+	r := c.view.policy.rights(c.person, repository)
+	if c.robot != nil && c.robot.repositories.has(repository) {
+		r |= c.robot.allow
+	}
+	return r
+}
+
+// may is what this request may do to a repository. What anonymous may needs no
+// scope.
+func (c *caller) may(repository string) rights {
+	r := c.own(repository)
+	if !c.scoped || c.view == nil {
+		return r
+	}
+	return r&granted(c.access, repository) | c.view.policy.rights(person{}, repository)
+}
+
+// mayList reports whether the caller may list repositories: those it may pull from.
+func (c *caller) mayList() bool {
+	return c.view == nil || c.view.policy.mayAnywhere(c.person, mayPull) || c.robot != nil && c.robot.allow&mayPull != 0
+}
+
+// identify finds out who makes a request. The error is errUnauthorized if what it
+// brings is not good; then it is not anonymous's either.
+func (s *server) identify(r *http.Request) (*caller, error) {
+	v := s.gate.view()
+	if v == nil {
+		return anyone, nil
+	}
+	sent := r.Header["Authorization"]
+	if len(sent) == 0 {
+		if name, ok := s.gate.clientName(r); ok {
+			return &caller{view: v, person: person{name}, certificate: true}, nil
+		}
+		return &caller{view: v}, nil
+	}
+	if len(sent) > 1 {
+		return nil, errUnauthorized.with("more than one Authorization header")
+	}
+	s.gate.warnOfPlainHTTP(r)
+	if token, ok := cutScheme(sent[0], "Bearer"); ok {
+		if b := s.st.robotOf(token, s.gate.now()); b != nil {
+			return s.robotCaller(v, b), nil
+		}
+		return s.tokenCaller(r, v, token)
+	}
+	user, password, ok := r.BasicAuth()
+	if !ok {
+		return nil, errUnauthorized.with("the Authorization header is neither Basic nor Bearer")
+	}
+	return s.logIn(r, v, user, password)
+}
+
+// cutScheme returns what follows an authentication scheme, whose case does not
+// matter.
+func cutScheme(header, scheme string) (rest string, ok bool) {
+	first, rest, _ := strings.Cut(header, " ")
+	return strings.TrimSpace(rest), strings.EqualFold(first, scheme)
+}
+
+func (s *server) robotCaller(v *view, b *robot) *caller {
+	s.st.noteUse(b, s.gate.now())
+	return &caller{view: v, robot: b}
+}
+
+// tokenCaller is whom a token of the Docker flow stands for, if it is still the
+// same.
+func (s *server) tokenCaller(r *http.Request, v *view, token string) (*caller, error) {
+	claims, err := s.gate.signer.verify(token)
+	if err != nil {
+		return nil, errUnauthorized.withf("the token is %s", err)
+	}
+	c := &caller{view: v, scoped: true, access: claims.Access}
+	kind, name, _ := strings.Cut(claims.Subject, ":")
+	known := false
+	switch kind {
+	case "":
+		known = true
+	case "user":
+		c.user = name
+		known = c.secret() != "" && claims.Mark == s.gate.signer.mark(c.secret())
+	case "token":
+		if c.robot = s.st.robot(name, s.gate.now()); c.robot != nil {
+			s.st.noteUse(c.robot, s.gate.now())
+			known = true
+		}
+	case "certificate":
+		c.user, c.certificate = name, true
+		shown, ok := s.gate.clientName(r)
+		known = ok && shown == name
+	}
+	if !known {
+		return nil, errUnauthorized.with("whom the token was for may not log in any more")
+	}
+	return c, nil
+}
+
+// logIn is whose password this is. A robot's goes with any user name.
+func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller, error) {
+	g := s.gate
+	if b := s.st.robotOf(password, g.now()); b != nil {
+		return s.robotCaller(v, b), nil
+	}
+	c := &caller{view: v, person: person{user}}
+	if g.logins.remembers(v.users, user, password) {
+		return c, nil
+	}
+	address := g.proxies.origin(r).key()
+	if wait := g.attempts.begin(address, user); wait > 0 {
+		return nil, errTooManyLogins.withHeader("Retry-After", seconds(wait))
+	}
+	right, err := g.logins.verify(r.Context().Done(), v.users, user, password)
+	if err != nil {
+		return nil, err
+	}
+	if !right {
+		// What is no user's name may be a password in the wrong place.
+		who := "unknown"
+		if _, ok := v.users[user]; ok {
+			who = user
+		}
+		g.st.audit("login failed", "user", who, "client", address)
+		return nil, errUnauthorized.with("wrong user or password")
+	}
+	g.attempts.succeeded(address, user)
+	return c, nil
+}
+
+// seconds writes a wait for Retry-After.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}
+
+// clientName is the subject of the client certificate, verified by TLS.
+func (g *gate) clientName(r *http.Request) (name string, ok bool) {
+	if !g.certificates || r.TLS == nil {
+		return "", false
+	}
+	return clientName(r.TLS)
+}
+
+// warnOfPlainHTTP says once that passwords can be read on their way.
+func (g *gate) warnOfPlainHTTP(r *http.Request) {
+	if g.warned.Load() {
+		return
+	}
+	if o := g.proxies.origin(r); !o.secure && !o.address.IsLoopback() && g.warned.CompareAndSwap(false, true) {
+		g.log.Warn("passwords come over plain HTTP, where others can read them; start with --tls=auto, or name the proxy that does TLS with --trusted-proxies",
+			"client", o.address)
+	}
+}
+
+// admit decides whether a request may do what its route needs. It finds out who
+// makes it.
+func (s *server) admit(w *response, r *http.Request, need access) error {
+	if need == open {
+		return nil
+	}
+	if wait := s.gate.limiter.take(w.origin.key()); wait > 0 {
+		return errTooFast.withHeader("Retry-After", seconds(wait))
+	}
+	if need == login {
+		return nil // the handler does it
+	}
+	c, err := s.identify(r)
+	if err != nil && !errors.Is(err, errUnauthorized) {
+		return err
+	}
+	if c != nil {
+		w.caller = c
+	}
+	name := ""
+	if r.PathValue("name") != "" || needed[need].named {
+		var e error
+		if name, e = parseName(r.PathValue("name")); e != nil {
+			return e
+		}
+	}
+	if err == nil {
+		err = s.allow(c, need, name)
+	}
+	var e *protocolError
+	if errors.As(err, &e) && e.Is(errUnauthorized) {
+		return s.challenge(w, e, need, name, c)
+	}
+	return err
+}
+
+// needed says what each access of the route table is.
+var needed = [...]struct {
+	rights rights
+	named  bool   // of a repository
+	scope  string // what a client asks a token for
+	word   string
+}{
+	enter:   {},
+	catalog: {},
+	pull:    {mayPull, true, "pull", "pull from"},
+	push:    {mayPush, true, "pull,push", "push to"},
+	remove:  {mayDelete, true, "delete", "delete in"},
+	observe: {rights: mayMetrics, word: "read the metrics of"},
+}
+
+// allow checks what a caller may.
+func (s *server) allow(c *caller, need access, name string) error {
+	n := needed[need]
+	switch need {
+	case enter:
+		if c.view != nil && c.id() == "" && !c.scoped {
+			return errUnauthorized
+		}
+	case catalog:
+		if c.view != nil && (!c.mayList() || c.scoped && !grantedCatalog(c.access) && !c.view.policy.mayAnywhere(person{}, mayPull)) {
+			if c.id() == "" || c.scoped && c.mayList() {
+				return errUnauthorized
+			}
+			return errDenied
+		}
+	default:
+		if c.may(name)&n.rights == n.rights {
+			break
+		}
+		// Who says who he is, or asks for more, may be able to.
+		if c.id() == "" || c.scoped && c.own(name)&n.rights == n.rights {
+			return errUnauthorized
+		}
+		return errDenied.saying("%s may not %s %s", c.label(), n.word, cmp.Or(name, "this registry"))
+	}
+	switch {
+	case s.readOnly && (need == push || need == remove):
+		return errUnsupported.with("this registry is read-only").withHeader("Allow", "GET, HEAD")
+	case s.noDelete && need == remove:
+		return errUnsupported.with("this registry does not delete").withHeader("Allow", "GET, HEAD")
+	}
+	return nil
+}
+
+// challenge adds to an error how to log in: by a token for what was asked.
+func (s *server) challenge(w *response, e *protocolError, need access, name string, c *caller) error {
+	if need == observe {
+		return challengeBasic(e)
+	}
+	base, err := s.gate.url(w.origin)
+	if err != nil {
+		return err
+	}
+	value := fmt.Sprintf(`Bearer realm="%s/token",service="%s"`, base, s.gate.signer.audience)
+	switch {
+	case need == catalog:
+		value += `,scope="registry:catalog:*"`
+	case needed[need].named:
+		value += fmt.Sprintf(`,scope="repository:%s:%s"`, name, needed[need].scope)
+	}
+	if c == nil {
+		value += `,error="invalid_token"`
+	} else if c.scoped {
+		value += `,error="insufficient_scope"`
+	}
+	return e.withHeader("WWW-Authenticate", value)
+}
+
+// challengeBasic adds to an error that a user and a password are wanted.
+func challengeBasic(e *protocolError) error {
+	return e.withHeader("WWW-Authenticate", `Basic realm="Berth", charset="UTF-8"`)
+}
+
+// url is this registry's address as the client knows it.
+func (g *gate) url(o origin) (string, error) {
+	if g.publicURL != "" {
+		return g.publicURL, nil
+	}
+	return o.url()
+}
+
+// levelAudit is the level of what is always logged.
+const levelAudit = slog.Level(100)
+
+// audit logs what somebody did, or tried to.
+func (st *store) audit(event string, attrs ...any) {
+	st.log.Log(context.Background(), levelAudit, "audit", append([]any{"event", event}, attrs...)...)
+}
+
+// audit logs what a request did.
+func (s *server) audit(w http.ResponseWriter, event string, attrs ...any) {
+	resp := w.(*response)
+	s.st.audit(event, append([]any{"user", resp.caller.label(), "client", resp.origin.client, "id", resp.id}, attrs...)...)
+}

@@ -1,0 +1,266 @@
+// What keeps strangers slow: guesses at passwords, floods of requests, and
+// headers that claim to come from a proxy.
+//
+// Everything here is in memory and bounded. Time is the process's own, so that
+// a clock that jumps neither frees nor locks anybody.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// attempts slows down who guesses passwords, by address and user, and by address
+// alone for who tries many users. A user is never locked out: not from another
+// address, not with a password that was right before, and not for longer than
+// maxDelay.
+type attempts struct {
+	now func() time.Duration
+
+	mu     sync.Mutex // guards failed
+	failed map[string]*failures
+}
+
+// failures are wrong passwords in a row.
+type failures struct {
+	count int
+	last  time.Duration
+}
+
+const (
+	freeByUser    = 5  // wrong passwords of one address for one user that cost nothing
+	freeByAddress = 30 // and for all users together
+	maxDelay      = time.Minute
+	// forgetAfter is how long a wrong password counts.
+	forgetAfter = 15 * time.Minute
+	maxFailed   = 10000
+)
+
+// begin counts an attempt as a failure, so that many at once are not many for
+// free, or returns how long to wait before the next.
+func (a *attempts) begin(address, user string) (wait time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	byUser, byAddress := a.get(address+" "+user, now), a.get(address, now)
+	wait = max(byUser.wait(now, freeByUser), byAddress.wait(now, freeByAddress))
+	if wait > 0 {
+		return wait
+	}
+	for _, f := range []*failures{byUser, byAddress} {
+		f.count++
+		f.last = now
+	}
+	return 0
+}
+
+// wait is how long the next attempt has to wait: a second, then twice as long
+// each time.
+func (f *failures) wait(now time.Duration, free int) time.Duration {
+	if f.count < free {
+		return 0
+	}
+	delay := min(maxDelay, time.Second<<min(f.count-free, 10))
+	return max(0, f.last+delay-now)
+}
+
+// succeeded takes back what begin counted. Whoever knows one password may still
+// be guessing at others.
+func (a *attempts) succeeded(address, user string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.failed, address+" "+user)
+	if f := a.failed[address]; f != nil {
+		f.count--
+	}
+}
+
+// get returns the failures under a key. a.mu is held.
+func (a *attempts) get(key string, now time.Duration) *failures {
+	f := a.failed[key]
+	if f != nil && now-f.last < forgetAfter {
+		return f
+	}
+	if f == nil && len(a.failed) >= maxFailed {
+		for other, f := range a.failed {
+			if now-f.last >= forgetAfter {
+				delete(a.failed, other)
+			}
+		}
+		for other := range a.failed {
+			if len(a.failed) < maxFailed {
+				break
+			}
+			delete(a.failed, other)
+		}
+	}
+	f = &failures{}
+	a.failed[key] = f
+	return f
+}
+
+// A limiter bounds the requests a second of each address.
+type limiter struct {
+	perSecond int
+
+	mu sync.Mutex // guards of
+	of map[string]*rate.Limiter
+}
+
+// maxLimited bounds the addresses that are kept apart.
+const maxLimited = 10000
+
+// take returns 0, or how long an address has to wait for its next request. It
+// may have ten seconds' worth at once: an image has many layers.
+func (l *limiter) take(address string) (wait time.Duration) {
+	if l.perSecond == 0 {
+		return 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	x := l.of[address]
+	if x == nil {
+		if len(l.of) >= maxLimited {
+			for other, x := range l.of {
+				if x.Tokens() >= float64(x.Burst()) {
+					delete(l.of, other) // as good as new
+				}
+			}
+			if len(l.of) >= maxLimited {
+				return time.Second
+			}
+		}
+		x = rate.NewLimiter(rate.Limit(l.perSecond), 10*l.perSecond)
+		l.of[address] = x
+	}
+	if x.Allow() {
+		return 0
+	}
+	return time.Duration((1 - x.Tokens()) / float64(l.perSecond) * float64(time.Second))
+}
+
+// proxies are the addresses whose X-Forwarded headers are believed.
+type proxies []netip.Prefix
+
+// parseProxies reads addresses and networks with commas between.
+func parseProxies(text string) (list proxies, err error) {
+	for _, word := range splitList(text) {
+		prefix, err := netip.ParsePrefix(word)
+		if err != nil {
+			addr, err := netip.ParseAddr(word)
+			if err != nil {
+				return nil, fmt.Errorf("%q is neither an address nor a network as 10.0.0.0/8", word)
+			}
+			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		list = append(list, prefix.Masked())
+	}
+	return list, nil
+}
+
+func (list proxies) have(addr netip.Addr) bool {
+	for _, p := range list {
+		if p.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// An origin is where a request comes from, and how it was addressed, as far as
+// that can be believed.
+type origin struct {
+	address netip.Addr // of the client; the zero value if it has none
+	client  string     // the same for the log, with its port if it is known
+	host    string     // what the client calls this registry
+	secure  bool       // nobody in between can read it
+}
+
+// origin works out who is at the other end. Behind a proxy that is trusted it is
+// the last address that is not one, for what stands before anyone may have
+// written.
+func (list proxies) origin(r *http.Request) origin {
+	o := origin{client: r.RemoteAddr, host: r.Host, secure: r.TLS != nil}
+	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		o.address = peer.Addr().Unmap()
+	}
+	if len(list) == 0 || !list.have(o.address) {
+		return o
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0 && list.have(o.address); i-- {
+		hop := strings.TrimSpace(hops[i])
+		addr, err := netip.ParseAddr(hop)
+		if host, _, e := net.SplitHostPort(hop); err != nil && e == nil {
+			addr, err = netip.ParseAddr(host)
+		}
+		if err != nil {
+			break
+		}
+		o.address = addr.Unmap()
+		o.client = o.address.String()
+	}
+	if proto := lastOf(r.Header.Values("X-Forwarded-Proto")); proto != "" {
+		o.secure = strings.EqualFold(proto, "https")
+	}
+	if host := lastOf(r.Header.Values("X-Forwarded-Host")); host != "" {
+		o.host = host
+	}
+	return o
+}
+
+// lastOf is the last element of a list header: what the nearest proxy says.
+func lastOf(values []string) string {
+	_, last, found := cutLast(strings.Join(values, ","), ",")
+	if !found {
+		last = strings.Join(values, ",")
+	}
+	return strings.TrimSpace(last)
+}
+
+// key is an address as it is counted: who has one IPv6 address has 2^64.
+func (o origin) key() string {
+	if o.address.Is6() {
+		if p, err := o.address.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return o.address.String()
+}
+
+// hostForm is a host with or without a port. What does not look like one is not
+// written into any answer.
+var hostForm = regexp.MustCompile(`^(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$`)
+
+// url is this registry's address as the client may use it, without a slash at
+// the end.
+func (o origin) url() (string, error) {
+	if !hostForm.MatchString(o.host) {
+		return "", errHostInvalid
+	}
+	scheme := "http"
+	if o.secure {
+		scheme = "https"
+	}
+	return scheme + "://" + o.host, nil
+}
+
+// parsePublicURL reads the address of a registry as clients know it.
+func parsePublicURL(text string) (string, error) {
+	text = strings.TrimSuffix(text, "/")
+	scheme, host, ok := strings.Cut(text, "://")
+	if text != "" && (!ok || scheme != "http" && scheme != "https" || !hostForm.MatchString(host)) {
+		return "", errors.New("use for example https://registry.example.org; clients want the registry at the root of a host")
+	}
+	return text, nil
+}

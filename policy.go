@@ -1,0 +1,443 @@
+// Who may do what, by rules.
+//
+// A rule allows some actions on some repositories to some people; what no rule
+// allows is not allowed. Rules only allow, so their order does not matter, and
+// one can be read without the others. They stand in policy.toml; without that
+// file there is one rule, by which users may do everything.
+//
+//	[groups]
+//	family = ["ann", "bob"]
+//
+//	[[rule]]
+//	who          = ["group:family"]
+//	repositories = ["home/**", "!home/secret"]
+//	allow        = ["push", "overwrite"]
+//
+// Whoever may do anything to a repository may pull from it, and what is allowed
+// to anonymous is allowed to everybody: nobody has to log out to do something.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// rights are a set of what may be done to a repository.
+type rights uint8
+
+const (
+	mayPull      rights = 1 << iota
+	mayPush             // add blobs, manifests, and tags that are new
+	mayOverwrite        // move a tag that exists
+	mayDelete
+	mayMetrics // read /metrics
+	mayAdmin
+)
+
+// allRights is what an administrator has, and everybody on an open registry.
+const allRights = mayPull | mayPush | mayOverwrite | mayDelete | mayMetrics | mayAdmin
+
+// actions are the words of rules, with what each brings along: a push begins
+// with questions, and so do deletes.
+var actions = map[string]rights{
+	"pull":      mayPull,
+	"push":      mayPush | mayPull,
+	"overwrite": mayOverwrite | mayPush | mayPull,
+	"delete":    mayDelete | mayPull,
+	"metrics":   mayMetrics,
+	"admin":     allRights,
+}
+
+// actionNames lists them in order of power.
+var actionNames = []string{"pull", "push", "overwrite", "delete", "metrics", "admin"}
+
+// parseActions reads a list of actions.
+func parseActions(words []string) (r rights, err error) {
+	if len(words) == 0 {
+		return 0, fmt.Errorf("nothing is allowed: say what, of %s", strings.Join(actionNames, ", "))
+	}
+	for _, word := range words {
+		a, ok := actions[word]
+		if !ok {
+			return 0, fmt.Errorf("%q is not an action; use %s", word, strings.Join(actionNames, ", "))
+		}
+		r |= a
+	}
+	return r, nil
+}
+
+// words names rights, the greater ones without those they bring along.
+func (r rights) words() (words []string) {
+	for _, word := range slices.Backward(actionNames) {
+		if a := actions[word]; r&a == a {
+			words = append(words, word)
+			r &^= a
+		}
+	}
+	slices.Reverse(words)
+	return words
+}
+
+// repositories is a list of patterns for names. It has a name that one of the
+// patterns matches, and none with a ! before it.
+type repositories struct {
+	text           []string
+	match, exclude []*regexp.Regexp
+	all            bool // there is the pattern **, and none with a !
+}
+
+// parseRepositories reads patterns. In one, * is anything within one part of a
+// name, ** any number of parts, ? one character.
+func parseRepositories(text []string) (*repositories, error) {
+	if len(text) == 0 {
+		return nil, errors.New(`no repositories: name some, or "**" for all`)
+	}
+	list := &repositories{text: text}
+	for _, pattern := range text {
+		word, excluded := strings.CutPrefix(pattern, "!")
+		if !patternForm.MatchString(word) {
+			return nil, fmt.Errorf("%q is not a pattern for repositories, whose names have a-z, 0-9, and . _ - / between; "+
+				"* is anything but a slash, ** anything", pattern)
+		}
+		re := regexp.MustCompile("^" + patternWords.Replace(regexp.QuoteMeta(word)) + "$")
+		if excluded {
+			list.exclude = append(list.exclude, re)
+		} else {
+			list.match = append(list.match, re)
+		}
+	}
+	if len(list.match) == 0 {
+		return nil, fmt.Errorf("%q only excludes: name what it is an exception of, perhaps \"**\"", text)
+	}
+	list.all = slices.Contains(text, "**") && len(list.exclude) == 0
+	return list, nil
+}
+
+var (
+	patternForm = regexp.MustCompile(`^[a-z0-9._/*?-]{1,255}$`)
+	// What a pattern's words are in the regular expression that quoting left of it.
+	patternWords = strings.NewReplacer(`\*\*/`, `(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`, `\?`, `[^/]`)
+)
+
+// has reports whether a repository is in the list. "" stands for the registry
+// as a whole, which only ** has.
+func (list *repositories) has(name string) bool {
+	if list.all || name == "" {
+		return list.all
+	}
+	matches := func(re *regexp.Regexp) bool { return re.MatchString(name) }
+	return slices.ContainsFunc(list.match, matches) && !slices.ContainsFunc(list.exclude, matches)
+}
+
+// A rule allows something.
+type rule struct {
+	who          []string // as written
+	repositories *repositories
+	allow        rights
+	origin       string // where it comes from
+
+	anonymous bool            // it is for everybody
+	users     bool            // it is for everybody who has logged in
+	names     map[string]bool // users that it is for
+}
+
+func (r *rule) String() string {
+	return fmt.Sprintf("%s: %s may %s in %s", r.origin, strings.Join(r.who, ", "),
+		strings.Join(r.allow.words(), ", "), strings.Join(r.repositories.text, ", "))
+}
+
+// A policy is all rules at one time.
+type policy struct {
+	rules  []*rule
+	groups map[string][]string
+}
+
+// parsePolicy reads policy.toml. A file without rules is an error: an editor
+// that is just writing it must not change who may do what.
+func parsePolicy(text []byte) (*policy, error) {
+	var file struct {
+		Groups map[string][]string `toml:"groups"`
+		Rule   []struct {
+			Who          []string `toml:"who"`
+			Repositories []string `toml:"repositories"`
+			Allow        []string `toml:"allow"`
+		} `toml:"rule"`
+	}
+	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(&file)
+	if err != nil {
+		var at toml.ParseError
+		if errors.As(err, &at) {
+			return nil, fmt.Errorf("line %d: %s", at.Position.Line, at.Message)
+		}
+		return nil, err
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return nil, fmt.Errorf("%q means nothing here; there are [groups], and [[rule]] with who, repositories and allow", unknown[0])
+	}
+	if len(file.Rule) == 0 {
+		return nil, errors.New("there is no [[rule]] in it")
+	}
+	p := &policy{groups: file.Groups}
+	for name, members := range file.Groups {
+		for _, member := range members {
+			if err := checkUserName(member); err != nil {
+				return nil, fmt.Errorf("group %s: %w", name, err)
+			}
+		}
+	}
+	for i, x := range file.Rule {
+		r := &rule{who: x.Who, origin: fmt.Sprintf("rule %d", i+1)}
+		if err := r.bind(p.groups); err != nil {
+			return nil, fmt.Errorf("rule %d: %w", i+1, err)
+		}
+		if r.repositories, err = parseRepositories(x.Repositories); err != nil {
+			return nil, fmt.Errorf("rule %d: %w", i+1, err)
+		}
+		if r.allow, err = parseActions(x.Allow); err != nil {
+			return nil, fmt.Errorf("rule %d: %w", i+1, err)
+		}
+		p.rules = append(p.rules, r)
+	}
+	return p, nil
+}
+
+// bind works out whom a rule is for.
+func (r *rule) bind(groups map[string][]string) error {
+	if len(r.who) == 0 {
+		return errors.New(`it is for nobody: say who, a user's name, "group:NAME", "users" or "anonymous"`)
+	}
+	r.names = make(map[string]bool)
+	for _, who := range r.who {
+		group, isGroup := strings.CutPrefix(who, "group:")
+		switch {
+		case who == "anonymous":
+			r.anonymous = true
+		case who == "users":
+			r.users = true
+		case isGroup:
+			members, ok := groups[group]
+			if !ok {
+				return fmt.Errorf("there is no group %q in [groups]", group)
+			}
+			for _, m := range members {
+				r.names[m] = true
+			}
+		default:
+			if err := checkUserName(who); err != nil {
+				return err
+			}
+			r.names[who] = true
+		}
+	}
+	return nil
+}
+
+// defaultPolicy holds where there is no policy.toml.
+func defaultPolicy() *policy {
+	everything, _ := parseRepositories([]string{"**"})
+	return &policy{rules: []*rule{{who: []string{"users"}, users: true, repositories: everything, allow: allRights,
+		origin: "without a policy file"}}}
+}
+
+// withAnonymousPull returns p and one rule more.
+func (p *policy) withAnonymousPull() *policy {
+	everything, _ := parseRepositories([]string{"**"})
+	return &policy{groups: p.groups, rules: append(slices.Clone(p.rules), &rule{who: []string{"anonymous"}, anonymous: true,
+		repositories: everything, allow: mayPull, origin: "--anonymous-pull"})}
+}
+
+// A person is whom rules are for: a user by name, or nobody known.
+type person struct {
+	user string // "" for anonymous and for robots
+}
+
+func (r *rule) isFor(who person) bool {
+	return r.anonymous || who.user != "" && (r.users || r.names[who.user])
+}
+
+// rights returns what a person may do to a repository; "" is the registry as a whole.
+func (p *policy) rights(who person, repository string) (all rights) {
+	for _, r := range p.rules {
+		if all&r.allow != r.allow && r.isFor(who) && r.repositories.has(repository) {
+			all |= r.allow
+		}
+	}
+	return all
+}
+
+// may reports whether a person may do something anywhere.
+func (p *policy) mayAnywhere(who person, what rights) bool {
+	return slices.ContainsFunc(p.rules, func(r *rule) bool { return r.allow&what == what && r.isFor(who) })
+}
+
+// explain returns the rules by which a person may do something to a repository,
+// or nil.
+func (p *policy) explain(who person, what rights, repository string) (because []*rule) {
+	for _, r := range p.rules {
+		if r.allow&what == what && r.isFor(who) && r.repositories.has(repository) {
+			because = append(because, r)
+		}
+	}
+	return because
+}
+
+// groupsOf returns the groups that a user is in, in order.
+func (p *policy) groupsOf(user string) (in []string) {
+	for _, name := range slices.Sorted(maps.Keys(p.groups)) {
+		if slices.Contains(p.groups[name], user) {
+			in = append(in, name)
+		}
+	}
+	return in
+}
+
+// starterPolicy is the file that comes with the first user.
+const starterPolicy = `# Who may do what to which repositories. Changes hold from the next request on;
+# a mistake keeps the old rules, and the log tells. To try an edit:
+#
+#   berth policy check               what the rules say
+#   berth policy check NAME push home/app
+#
+# who           users by name, "group:NAME", "users" (everybody with a password),
+#               "anonymous" (everybody)
+# repositories  names; * is anything but a slash, ** anything; "!NAME" excepts
+# allow         pull, push (new tags), overwrite (tags that exist), delete,
+#               metrics, admin (everything). Each but metrics includes pull.
+
+[groups]
+admins = [%q]
+
+[[rule]]
+who          = ["group:admins"]
+repositories = ["**"]
+allow        = ["admin"]
+
+[[rule]]
+who          = ["users"]
+repositories = ["**"]
+allow        = ["push", "overwrite", "delete"]
+
+# [[rule]]
+# who          = ["anonymous"]
+# repositories = ["public/**"]
+# allow        = ["pull"]
+`
+
+// policyCommand is `berth policy check`, which prints the rules or explains a
+// decision. It works on the files, whether there is a server or not.
+func policyCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
+	if len(cfg.Args) == 0 || cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
+		return errors.New("policy: say check, or check WHO ACTION REPOSITORY")
+	}
+	path := cfg.auth.policyPath(cfg.dir)
+	p := defaultPolicy()
+	text, _, err := readFile(path)
+	switch {
+	case err == nil:
+		if p, err = parsePolicy(text); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	case !errors.Is(err, fs.ErrNotExist) || cfg.auth.policyFile != "":
+		return err
+	}
+	guarded := err == nil || cfg.auth.anonymousPull || cfg.auth.certificates || exists(cfg.auth.usersPath(cfg.dir))
+	if cfg.auth.anonymousPull {
+		p = p.withAnonymousPull()
+	}
+	if !guarded {
+		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules, and everybody may do everything.")
+		return nil
+	}
+	if len(cfg.Args) == 1 {
+		for _, r := range p.rules {
+			fmt.Fprintln(stdout, r)
+		}
+		return nil
+	}
+	return p.tell(ctx, cfg, cfg.Args[1], cfg.Args[2], cfg.Args[3], stdout)
+}
+
+// tell says whether somebody may do something to a repository, and why.
+func (p *policy) tell(ctx context.Context, cfg *config, who, action, repository string, stdout io.Writer) error {
+	// What an action brings along is not asked for: who may push may pull too.
+	single := map[string]rights{"pull": mayPull, "push": mayPush, "overwrite": mayOverwrite,
+		"delete": mayDelete, "metrics": mayMetrics, "admin": mayAdmin}
+	what, ok := single[action]
+	if !ok {
+		return fmt.Errorf("%q is not an action; use %s", action, strings.Join(actionNames, ", "))
+	}
+	name := repository
+	if name == "**" {
+		name = "" // the registry as a whole
+	} else if _, err := parseName(name); err != nil {
+		return fmt.Errorf("%q is not a repository's name (\"**\" is the registry as a whole)", name)
+	}
+	var because []string
+	subject := person{who}
+	robotName, isRobot := strings.CutPrefix(who, "token:")
+	switch {
+	case isRobot:
+		subject = person{}
+		b, err := findRobot(ctx, cfg, robotName)
+		if err != nil {
+			return err
+		}
+		if list, err := parseRepositories(b.Repositories); err == nil && !b.Expired && list.has(name) {
+			if allow, err := parseActions(b.Allow); err == nil && allow&what != 0 {
+				because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.Name, strings.Join(b.Allow, ", "), strings.Join(b.Repositories, ", ")))
+			}
+		}
+	case who == "anonymous":
+		subject = person{}
+	default:
+		if text, _, err := readFile(cfg.auth.usersPath(cfg.dir)); err == nil && !cfg.auth.certificates {
+			if list, _ := parseUsers(text); list[who] == "" {
+				return fmt.Errorf("there is no user %q in %s", who, cfg.auth.usersPath(cfg.dir))
+			}
+		}
+	}
+	for _, r := range p.explain(subject, what, name) {
+		because = append(because, r.String())
+	}
+	if because == nil {
+		fmt.Fprintf(stdout, "no: %s may not %s %s; no rule allows it\n", who, action, repository)
+		return nil
+	}
+	fmt.Fprintf(stdout, "yes: %s may %s %s\n", who, action, repository)
+	for _, why := range because {
+		fmt.Fprintln(stdout, "  by", why)
+	}
+	return nil
+}
+
+// findRobot asks the registry about a robot token.
+func findRobot(ctx context.Context, cfg *config, name string) (*robotEntry, error) {
+	ask := *cfg
+	ask.options = options{Command: "token", Args: []string{"list"}, JSON: true}
+	var answer bytes.Buffer
+	if err := runCommand(ctx, &ask, &answer); err != nil {
+		return nil, err
+	}
+	var list []robotEntry
+	if err := json.Unmarshal(answer.Bytes(), &list); err != nil {
+		return nil, err
+	}
+	for _, b := range list {
+		if b.Name == name || b.ID == name {
+			return &b, nil
+		}
+	}
+	return nil, fmt.Errorf("there is no token %q", name)
+}

@@ -1,0 +1,317 @@
+// The Docker token flow: a client is told by a challenge where to get a token
+// and for what, gets it with its password or without one, and sends it along.
+//
+// A token is a JWT that this registry signs and it alone reads. It carries the
+// rights that were asked for and granted, and is good for five minutes. With
+// each request those are cut down to what the caller still may: a token of
+// somebody who was removed, or has a new password, is worth nothing at once, and
+// a changed rule holds for tokens that were made before.
+//
+// Only tokens whose header is the one written here, byte for byte, are looked at.
+// So there is nothing in it that could choose how they are verified.
+
+package main
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// tokenLife is how long a token is good for. Clients get a new one without
+	// asking a person.
+	tokenLife = 5 * time.Minute
+	// maxScopes bounds what one token is asked for.
+	maxScopes = 100
+	// maxToken bounds a token that is read, in bytes.
+	maxToken = 48 << 10
+	// clockStep is how far a board's clock may be set back without making its
+	// fresh tokens wait.
+	clockStep = 10 * time.Second
+)
+
+// claims are what a token says.
+type claims struct {
+	Audience  string  `json:"aud"` // this registry, by its id
+	Subject   string  `json:"sub"` // caller.id; "" for anonymous
+	Mark      string  `json:"mark,omitempty"`
+	Issued    int64   `json:"iat"`
+	NotBefore int64   `json:"nbf"`
+	Expires   int64   `json:"exp"`
+	Access    []grant `json:"access"`
+}
+
+// A grant is an entry of a token's access: what a client asked for in a scope,
+// as far as it was allowed.
+type grant struct {
+	Type    string   `json:"type"`
+	Name    string   `json:"name"`
+	Actions []string `json:"actions"`
+}
+
+// scopeActions are the actions of scopes. Docker has one for all that adds.
+var scopeActions = map[string]rights{
+	"pull":   mayPull,
+	"push":   mayPush | mayOverwrite,
+	"delete": mayDelete,
+}
+
+// rights is what the grants allow on a repository.
+func granted(access []grant, repository string) (r rights) {
+	for _, g := range access {
+		if g.Type == "repository" && g.Name == repository {
+			for _, a := range g.Actions {
+				r |= scopeActions[a]
+			}
+		}
+	}
+	return r
+}
+
+// grantedCatalog reports whether the grants allow to list repositories.
+func grantedCatalog(access []grant) bool {
+	return slices.ContainsFunc(access, func(g grant) bool {
+		return g.Type == "registry" && g.Name == "catalog" && slices.Contains(g.Actions, "*")
+	})
+}
+
+// parseScopes reads scopes, each TYPE:NAME:ACTION[,ACTION]. Several may stand in
+// one string with spaces between. What is not understood grants nothing.
+func parseScopes(texts []string) (asked []grant, err error) {
+	for _, text := range texts {
+		for _, scope := range strings.Fields(text) {
+			if len(asked) == maxScopes {
+				return nil, errScopeInvalid.withf("at most %d scopes", maxScopes)
+			}
+			first, last := strings.Index(scope, ":"), strings.LastIndex(scope, ":")
+			if first == last {
+				return nil, errScopeInvalid.withf("%.80q is not TYPE:NAME:ACTIONS", scope)
+			}
+			kind, _, _ := strings.Cut(scope[:first], "(") // repository(plugin)
+			asked = append(asked, grant{kind, scope[first+1 : last], strings.Split(scope[last+1:], ",")})
+		}
+	}
+	return asked, nil
+}
+
+// grant cuts what was asked for down to what a caller may.
+func (c *caller) grant(asked []grant) []grant {
+	out := []grant{}
+	for _, g := range asked {
+		var words []string
+		switch g.Type {
+		case "registry":
+			if g.Name == "catalog" && slices.Contains(g.Actions, "*") && c.mayList() {
+				words = []string{"*"}
+			}
+		case "repository":
+			if _, err := parseName(g.Name); err != nil {
+				continue
+			}
+			have := c.may(g.Name)
+			for _, word := range []string{"pull", "push", "delete"} {
+				if (slices.Contains(g.Actions, word) || slices.Contains(g.Actions, "*")) && have&scopeActions[word] != 0 {
+					words = append(words, word)
+				}
+			}
+		}
+		if words != nil {
+			out = append(out, grant{g.Type, g.Name, words})
+		}
+	}
+	return out
+}
+
+// A signer signs tokens and verifies them.
+type signer struct {
+	key      []byte
+	audience string
+	now      func() time.Time
+}
+
+// openSigner reads the key in the data directory, which it makes if need be. On
+// a read-only disk tokens are good until the process ends.
+func (st *store) openSigner() (*signer, error) {
+	s := &signer{now: time.Now}
+	if err := st.get(`SELECT id FROM meta`, nil, &s.audience); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(st.dir, "token.key")
+	key, err := os.ReadFile(path)
+	if err == nil && len(key) == sha256.Size {
+		s.key = key
+		return s, nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the key of tokens: %w", err)
+	}
+	s.key = make([]byte, sha256.Size)
+	rand.Read(s.key)
+	if st.readOnlyDisk {
+		return s, nil
+	}
+	return s, replaceFile(path, s.key)
+}
+
+// header is every token's first part.
+var header = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
+
+// sign makes a token of claims.
+func (s *signer) sign(c claims) string {
+	payload, err := json.Marshal(c)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	text := header + "." + base64.RawURLEncoding.EncodeToString(payload)
+	return text + "." + base64.RawURLEncoding.EncodeToString(s.mac(text))
+}
+
+// issue makes a token for a caller with what was granted.
+func (s *signer) issue(c *caller, access []grant) string {
+	now := s.now()
+	return s.sign(claims{Audience: s.audience, Subject: c.id(), Mark: s.mark(c.secret()), Access: access,
+		Issued: now.Unix(), NotBefore: now.Add(-clockStep).Unix(), Expires: now.Add(tokenLife).Unix()})
+}
+
+func (s *signer) mac(text string) []byte {
+	h := hmac.New(sha256.New, s.key)
+	h.Write([]byte(text))
+	return h.Sum(nil)
+}
+
+// mark stands in a token for what its owner was known by, a password's hash: it
+// tells whether that is still the same, and nothing else.
+func (s *signer) mark(secret string) string {
+	if secret == "" {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(s.mac("mark:" + secret)[:12])
+}
+
+// verify returns the claims of a token of this registry that is good now. The
+// error says why there are none.
+func (s *signer) verify(token string) (*claims, error) {
+	text, sum, ok := cutLast(token, ".")
+	if !ok || len(token) > maxToken {
+		return nil, errors.New("not a token")
+	}
+	first, payload, ok := strings.Cut(text, ".")
+	if !ok || first != header {
+		return nil, errors.New("not a token of this registry")
+	}
+	got, err := base64.RawURLEncoding.Strict().DecodeString(sum)
+	if err != nil || !hmac.Equal(got, s.mac(text)) {
+		return nil, errors.New("not signed by this registry")
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(payload)
+	if err != nil {
+		return nil, errors.New("malformed")
+	}
+	var c claims
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, errors.New("malformed")
+	}
+	now := s.now().Unix()
+	switch {
+	case c.Audience != s.audience:
+		return nil, errors.New("for another registry")
+	case now >= c.Expires:
+		return nil, errors.New("expired")
+	case now < c.NotBefore:
+		return nil, errors.New("not valid yet")
+	}
+	return &c, nil
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// getToken gives a token: GET /token with the parameters service and scope
+// (Docker's token authentication), POST /token with a form (OAuth 2). Without a
+// password it is for what anonymous may.
+func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	if r.Method == http.MethodPost {
+		r.Body = http.MaxBytesReader(w, r.Body, maxToken)
+		w.(*response).beforeRead(time.Now().Add(formTimeout))
+		if err := r.ParseForm(); err != nil {
+			return errFormInvalid.with(clientError(err))
+		}
+		query = r.PostForm
+	}
+	if service := query.Get("service"); service != "" && service != s.gate.signer.audience {
+		return errScopeInvalid.withf("the service %.80q is another registry", service)
+	}
+	asked, err := parseScopes(query["scope"])
+	if err != nil {
+		return err
+	}
+	var c *caller
+	switch kind := query.Get("grant_type"); {
+	case r.Method == http.MethodGet:
+		c, err = s.identify(r)
+	case kind == "password":
+		c, err = s.logInBy(r, query.Get("username"), query.Get("password"))
+	case kind == "refresh_token":
+		c, err = s.logInBy(r, "", query.Get("refresh_token"))
+	default:
+		return errFormInvalid.withf("grant_type %.40q is neither password nor refresh_token", kind)
+	}
+	if err == nil && c.scoped {
+		err = errUnauthorized.with("a token is not a password")
+	}
+	var e *protocolError
+	if errors.As(err, &e) && e.Is(errUnauthorized) {
+		return challengeBasic(e)
+	}
+	if err != nil {
+		return err
+	}
+	w.(*response).caller = c
+	access := c.grant(asked)
+	token := s.gate.signer.issue(c, access)
+	answer := map[string]any{"token": token, "access_token": token, "expires_in": int(tokenLife / time.Second)}
+	if r.Method == http.MethodPost {
+		var words []string
+		for _, g := range access {
+			words = append(words, g.Type+":"+g.Name+":"+strings.Join(g.Actions, ","))
+		}
+		answer["scope"], answer["token_type"] = strings.Join(words, " "), "Bearer"
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return writeBody(w, "application/json", body)
+}
+
+// logInBy is logIn by a form.
+func (s *server) logInBy(r *http.Request, user, password string) (*caller, error) {
+	v := s.gate.view()
+	if v == nil {
+		return anyone, nil
+	}
+	s.gate.warnOfPlainHTTP(r)
+	return s.logIn(r, v, user, password)
+}
+
+// formTimeout is how long the form of a login may take to arrive.
+const formTimeout = 20 * time.Second

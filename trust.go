@@ -1,0 +1,256 @@
+// How other machines come to trust the local CA of --tls=auto.
+//
+// Every program that pulls looks for CAs in a place of its own. berth trust
+// prints all of them, and /trust shows them to a browser; /trust.sh, which
+// berth trust --script prints too, does it. What comes over plain HTTP may have
+// been changed on the way, so the page has people compare the fingerprint with
+// what berth trust prints on the server.
+
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	_ "embed"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	html "html/template"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+)
+
+var (
+	//go:embed ui/trust.html
+	trustHTML string
+	//go:embed ui/trust.sh
+	trustSH string
+
+	trustPage   = html.Must(html.New("trust").Parse(trustHTML))
+	trustScript = template.Must(template.New("trust").Parse(trustSH))
+	trustSteps  = template.Must(template.New("trust").Parse(trustUsage))
+)
+
+// trustPolicy lets the page have its style and nothing else.
+var trustPolicy = func() string {
+	_, style, _ := strings.Cut(trustHTML, "<style>")
+	style, _, _ = strings.Cut(style, "</style>")
+	hash := sha256.Sum256([]byte(style))
+	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
+		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}()
+
+// trusted is what the templates are filled with.
+type trusted struct {
+	Host        string // as registryHost returns it: fit for a shell and for a path
+	Name        string // of the CA's file where others lie too
+	Fingerprint string
+	PEM         string
+	File        string // ca.crt on this machine
+	Steps       string // as berth trust prints them
+	Plain       bool   // the page comes over plain HTTP
+}
+
+func trustIn(host string, der []byte) trusted {
+	print := fingerprint(der)
+	return trusted{
+		Host:        host,
+		Name:        "berth-" + strings.ToLower(strings.ReplaceAll(print[:11], ":", "")),
+		Fingerprint: print,
+		PEM:         string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+	}
+}
+
+const trustUsage = `Docker: no restart
+  sudo mkdir -p '/etc/docker/certs.d/{{.Host}}'
+  sudo cp ca.crt '/etc/docker/certs.d/{{.Host}}/ca.crt'
+  (rootless: ~/.config/docker/certs.d; Docker Desktop: the system's store, then
+  restart it)
+
+Podman, Buildah, Skopeo: no restart
+  sudo mkdir -p '/etc/containers/certs.d/{{.Host}}'
+  sudo cp ca.crt '/etc/containers/certs.d/{{.Host}}/ca.crt'
+
+containerd: no restart
+  sudo mkdir -p '/etc/containerd/certs.d/{{.Host}}'
+  sudo cp ca.crt '/etc/containerd/certs.d/{{.Host}}/ca.crt'
+  and /etc/containerd/certs.d/{{.Host}}/hosts.toml has
+    server = "https://{{.Host}}"
+    [host."https://{{.Host}}"]
+      capabilities = ["pull", "resolve", "push"]
+      ca = "/etc/containerd/certs.d/{{.Host}}/ca.crt"
+  For Kubernetes /etc/containerd/config.toml must name the directory, once, and
+  containerd be restarted if it did not:
+    config_path = "/etc/containerd/certs.d"
+
+k3s, on every node: restart it (systemctl restart k3s, or k3s-agent)
+  sudo cp ca.crt /etc/rancher/k3s/{{.Name}}.crt
+  and /etc/rancher/k3s/registries.yaml has
+    mirrors:
+      "{{.Host}}":
+        endpoint:
+          - "https://{{.Host}}"
+    configs:
+      "{{.Host}}":
+        tls:
+          ca_file: /etc/rancher/k3s/{{.Name}}.crt
+
+BuildKit: make the builder anew, or restart buildkitd
+  /etc/buildkit/buildkitd.toml has
+    [registry."{{.Host}}"]
+      ca = ["/etc/buildkit/{{.Name}}.crt"]
+  docker buildx create --use --config /etc/buildkit/buildkitd.toml
+
+The system's store, for crane, curl, browsers and whatever else
+  Debian, Ubuntu, Alpine:
+    sudo cp ca.crt /usr/local/share/ca-certificates/{{.Name}}.crt
+    sudo update-ca-certificates
+  Fedora, RHEL:
+    sudo cp ca.crt /etc/pki/ca-trust/source/anchors/{{.Name}}.crt
+    sudo update-ca-trust
+  Arch:
+    sudo trust anchor --store ca.crt
+  macOS:
+    sudo security add-trusted-cert -d -r trustRoot -k /Library/Keychains/System.keychain ca.crt
+  Windows, as administrator:
+    certutil -addstore -f Root ca.crt
+`
+
+// trustCommand is berth trust [HOST[:PORT]] [--script]: how to trust the CA in
+// the data directory dir, for clients that call the registry HOST:PORT. It
+// needs no server. What is not given is the machine's name on its network, and
+// the port of addr.
+func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer) error {
+	file, err := filepath.Abs(filepath.Join(dir, "tls", caCert))
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no local CA in %s: start berth with --tls=auto first, or name its directory with --data", filepath.Dir(file))
+	}
+	if err != nil {
+		return err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return fmt.Errorf("%s is damaged: it has no certificate", file)
+	}
+	ca, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("%s is damaged: %w", file, err)
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("--addr: %w", err)
+	}
+	given := "localhost"
+	if hostname, err := os.Hostname(); err == nil {
+		if names := machineNames(hostname); names != nil {
+			given = names[2]
+		}
+	}
+	if len(args) > 0 {
+		given = args[0]
+	}
+	host := registryHost(given, port)
+	if host == "" {
+		return fmt.Errorf("%q is not a registry's HOST or HOST:PORT", given)
+	}
+	if name := bareHost(host); !permits(ca, name) {
+		return fmt.Errorf("the local CA cannot vouch for %s: it was made without this name. "+
+			"Use another of the machine's names or an address; or remove %s, start berth with --tls-name %[1]s, and trust the new CA everywhere", name, filepath.Dir(file))
+	}
+	t := trustIn(host, ca.Raw)
+	t.File = file
+	if script {
+		return trustScript.Execute(stdout, t)
+	}
+	return trustText(stdout, t)
+}
+
+// trustText tells a person how to trust the CA.
+func trustText(w io.Writer, t trusted) error {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `The local CA of the registry %s is %s
+SHA-256 %s
+
+On a machine that shall trust it, all at once:
+  ssh %[4]s 'berth trust %[1]s --script --data "%[5]s"' | sudo sh
+
+Or fetch ca.crt there, see that it is this one, and do what fits:
+  curl -fsSo ca.crt http://%[1]s/trust.crt
+  openssl x509 -in ca.crt -noout -fingerprint -sha256
+
+`, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)))
+	if err := trustSteps.Execute(&b, t); err != nil {
+		return err
+	}
+	_, err := b.WriteTo(w)
+	return err
+}
+
+// bareHost is a registry's host without its port.
+func bareHost(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return h
+	}
+	return strings.Trim(host, "[]")
+}
+
+// trust serves /trust, /trust.sh and /trust.crt. It is nil if there is no
+// local CA.
+func (c *certificates) trust() http.Handler {
+	if c == nil || c.authority == nil {
+		return nil
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
+			return
+		}
+		host := registryHost(r.Host, "")
+		if host == "" {
+			http.Error(w, "the Host header is not that of a registry", http.StatusBadRequest)
+			return
+		}
+		t := trustIn(host, c.authority.cert.Raw)
+		t.Plain = r.TLS == nil
+		var b bytes.Buffer
+		var err error
+		h := w.Header()
+		switch r.URL.Path {
+		case "/trust":
+			var steps strings.Builder
+			err = trustSteps.Execute(&steps, t)
+			t.Steps = steps.String()
+			err = errors.Join(err, trustPage.Execute(&b, t))
+			h.Set("Content-Security-Policy", trustPolicy)
+			h.Set("Content-Type", "text/html; charset=utf-8")
+		case "/trust.sh":
+			err = trustScript.Execute(&b, t)
+			h.Set("Content-Type", "text/x-shellscript; charset=utf-8")
+		case "/trust.crt":
+			b.WriteString(t.PEM)
+			h.Set("Content-Type", "application/x-x509-ca-cert")
+		default:
+			http.NotFound(w, r)
+			return
+		}
+		if err != nil {
+			panic(err) // the templates are ours, and so is what they are filled with
+		}
+		h.Set("Cache-Control", "no-store")
+		h.Set("X-Content-Type-Options", "nosniff")
+		b.WriteTo(w)
+	})
+}
