@@ -61,7 +61,6 @@ type gate struct {
 	policy   watched[*policy]
 	standard *policy // while there is no policy file
 	logins   *logins
-	attempts attempts
 	limiter  limiter
 	signer   *signer
 	now      func() time.Time
@@ -73,14 +72,13 @@ type gate struct {
 // error; later it leaves what was there before.
 func openGate(st *store, cfg authConfig, log *slog.Logger) (*gate, error) {
 	g := &gate{authConfig: cfg, st: st, log: log, now: time.Now,
-		logins:   newLogins(max(1, runtime.GOMAXPROCS(0)/2)),
-		attempts: attempts{now: st.now, failed: make(map[string]*failures)},
-		limiter:  limiter{perSecond: cfg.perSecond, of: make(map[string]*rate.Limiter)},
+		logins:  newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.now),
+		limiter: limiter{perSecond: cfg.perSecond, of: make(map[string]*rate.Limiter)},
 	}
 	g.standard, _ = g.complete(defaultPolicy(), nil)
-	g.users = watched[users]{path: cfg.usersPath(st.dir), parse: g.parseUsers, changed: g.usersChanged}
-	g.policy = watched[*policy]{path: cfg.policyPath(st.dir), changed: g.policyChanged,
-		parse: func(text []byte) (*policy, error) { return g.complete(parsePolicy(text)) }}
+	g.users = watched[users]{files: []string{cfg.usersPath(st.dir)}, parse: g.parseUsers, changed: g.usersChanged}
+	g.policy = watched[*policy]{files: []string{cfg.policyPath(st.dir)}, changed: g.policyChanged,
+		parse: func(texts [][]byte) (*policy, error) { return g.complete(parsePolicy(texts[0])) }}
 	if err := errors.Join(g.users.problem(), g.policy.problem()); err != nil {
 		return nil, err
 	}
@@ -107,10 +105,10 @@ func (g *gate) complete(p *policy, err error) (*policy, error) {
 	return p, err
 }
 
-func (g *gate) parseUsers(text []byte) (users, error) {
-	list, bad := parseUsers(text)
+func (g *gate) parseUsers(texts [][]byte) (users, error) {
+	list, bad := parseUsers(texts[0])
 	if len(bad) > 0 {
-		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them", "file", g.users.path, "lines", bad)
+		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them", "file", g.users.files[0], "lines", bad)
 	}
 	return list, nil
 }
@@ -118,7 +116,7 @@ func (g *gate) parseUsers(text []byte) (users, error) {
 // usersChanged tells of an edit.
 func (g *gate) usersChanged(old, new *users, err error) {
 	if err != nil {
-		g.log.Error("the users' file cannot be read; whoever could log in still can", "file", g.users.path, "error", err)
+		g.log.Error("the users' file cannot be read; whoever could log in still can", "file", g.users.files[0], "error", err)
 		return
 	}
 	if !g.started {
@@ -148,13 +146,13 @@ func (g *gate) usersChanged(old, new *users, err error) {
 func (g *gate) policyChanged(old, new **policy, err error) {
 	switch {
 	case err != nil:
-		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.path, "error", err)
+		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.files[0], "error", err)
 	case g.started:
 		var rules []string
 		for _, r := range (*new).rules {
 			rules = append(rules, r.String())
 		}
-		g.st.audit("rules changed", "file", g.policy.path, "rules", rules)
+		g.st.audit("rules changed", "file", g.policy.files[0], "rules", rules)
 	}
 }
 
@@ -334,14 +332,8 @@ func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller
 		return s.robotCaller(v, b), nil
 	}
 	c := &caller{view: v, person: person{user}}
-	if g.logins.remembers(v.users, user, password) {
-		return c, nil
-	}
 	address := g.proxies.origin(r).key()
-	if wait := g.attempts.begin(address, user); wait > 0 {
-		return nil, errTooManyLogins.withHeader("Retry-After", seconds(wait))
-	}
-	right, err := g.logins.verify(r.Context().Done(), v.users, user, password)
+	right, err := g.logins.verify(r.Context().Done(), address, v.users, user, password)
 	if err != nil {
 		return nil, err
 	}
@@ -354,7 +346,6 @@ func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller
 		g.st.audit("login failed", "user", who, "client", address)
 		return nil, errUnauthorized.with("wrong user or password")
 	}
-	g.attempts.succeeded(address, user)
 	return c, nil
 }
 

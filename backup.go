@@ -8,6 +8,7 @@
 //	the database is copied and verified   → DEST/berth.db.new
 //	files that DEST lacks                 → cloned, linked, or copied and verified
 //	everything is synced
+//	users, rules and the CA                → copied
 //	berth.db.new                          → DEST/berth.db
 //	files that no row of it needs         → removed
 //
@@ -107,6 +108,10 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	}
 	if err := b.db.Close(); err != nil {
 		return err
+	}
+	// Before the database: a copy must never be open to more people.
+	if err := b.guards(); err != nil {
+		return fmt.Errorf("copying who may do what: %w", err)
 	}
 	if err := b.finish(temp); err != nil {
 		return err
@@ -446,6 +451,42 @@ func cloneTo(path string, src *os.File) error {
 		err = syncData(dst)
 	}
 	return errors.Join(err, dst.Close())
+}
+
+// guards copies who may do what, and the CA and certificates: to where a server
+// on the copy looks for them, wherever they are here.
+func (b *backup) guards() error {
+	files := map[string]string{"htpasswd": b.st.usersFile, "policy.toml": b.st.policyFile}
+	for _, pattern := range []string{"tls/*", "tls/acme/*"} {
+		for _, dir := range []string{b.dest.dir, b.st.dir} {
+			names, err := fs.Glob(os.DirFS(dir), pattern)
+			if err != nil {
+				return err
+			}
+			for _, name := range names {
+				files[name] = filepath.Join(b.st.dir, name)
+			}
+		}
+	}
+	for name, from := range files {
+		to := filepath.Join(b.dest.dir, name)
+		text, info, err := readFile(from)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = os.Remove(to)
+			if errors.Is(err, fs.ErrNotExist) {
+				err = nil
+			}
+		case err == nil && info.Mode().IsRegular():
+			err = replaceFile(to, text)
+		case info != nil && info.IsDir():
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // finish puts the copied database into its place.

@@ -46,18 +46,29 @@ const (
 	maxFailed   = 10000
 )
 
-// begin counts an attempt as a failure, so that many at once are not many for
-// free, or returns how long to wait before the next.
-func (a *attempts) begin(address, user string) (wait time.Duration) {
+// wait is how long an address has to wait before its next attempt for a user.
+func (a *attempts) wait(address, user string) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
-	byUser, byAddress := a.get(address+" "+user, now), a.get(address, now)
-	wait = max(byUser.wait(now, freeByUser), byAddress.wait(now, freeByAddress))
-	if wait > 0 {
+	return max(a.failed[pairKey(address, user)].wait(now, freeByUser), a.failed[address].wait(now, freeByAddress))
+}
+
+// pairKey is for the failures of an address with a user, whose name a stranger chose.
+func pairKey(address, user string) string {
+	return fmt.Sprintf("%s %.64s %d", address, user, len(user))
+}
+
+// begin counts an attempt, as a failure until it has succeeded, or returns how
+// long to wait.
+func (a *attempts) begin(address, user string) (wait time.Duration) {
+	if wait := a.wait(address, user); wait > 0 {
 		return wait
 	}
-	for _, f := range []*failures{byUser, byAddress} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.now()
+	for _, f := range []*failures{a.get(pairKey(address, user), now), a.get(address, now)} {
 		f.count++
 		f.last = now
 	}
@@ -67,7 +78,7 @@ func (a *attempts) begin(address, user string) (wait time.Duration) {
 // wait is how long the next attempt has to wait: a second, then twice as long
 // each time.
 func (f *failures) wait(now time.Duration, free int) time.Duration {
-	if f.count < free {
+	if f == nil || f.count < free || now-f.last >= forgetAfter {
 		return 0
 	}
 	delay := min(maxDelay, time.Second<<min(f.count-free, 10))
@@ -79,8 +90,8 @@ func (f *failures) wait(now time.Duration, free int) time.Duration {
 func (a *attempts) succeeded(address, user string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.failed, address+" "+user)
-	if f := a.failed[address]; f != nil {
+	delete(a.failed, pairKey(address, user))
+	if f := a.failed[address]; f != nil && f.count > 0 {
 		f.count--
 	}
 }

@@ -337,6 +337,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	if cfg.auth.publicURL, err = parsePublicURL(cfg.auth.publicURL); err != nil {
 		return nil, fmt.Errorf("--public-url: %w", err)
 	}
+	cfg.usersFile, cfg.policyFile = cfg.auth.usersPath(cfg.dir), cfg.auth.policyPath(cfg.dir)
 	if cfg.auth.perSecond < 0 || cfg.maxArriving < 0 {
 		return nil, errors.New("--rate-limit and --max-concurrent-uploads: must not be negative")
 	}

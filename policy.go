@@ -78,15 +78,16 @@ func parseActions(words []string) (r rights, err error) {
 	return r, nil
 }
 
-// words names rights, the greater ones without those they bring along.
+// words names rights, without what greater ones bring along.
 func (r rights) words() (words []string) {
-	for _, word := range slices.Backward(actionNames) {
-		if a := actions[word]; r&a == a {
+	for _, word := range actionNames {
+		brought := slices.ContainsFunc(actionNames, func(other string) bool {
+			return other != word && r&actions[other] == actions[other] && actions[other]&actions[word] == actions[word]
+		})
+		if r&actions[word] == actions[word] && !brought {
 			words = append(words, word)
-			r &^= a
 		}
 	}
-	slices.Reverse(words)
 	return words
 }
 

@@ -101,6 +101,8 @@ type storeConfig struct {
 	scrubRate     int64         // bytes a second that they read; 0 for no limit
 	minFree       int64         // bytes of the disk that pushes leave; negative for a share of it
 	sparse        bool          // what a manifest refers to may be absent
+	usersFile     string        // who may log in,
+	policyFile    string        // and do what: for backups
 	log           *slog.Logger
 
 	// now is the time since the process opened the store; tests move it.

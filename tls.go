@@ -1,21 +1,9 @@
 // TLS: where certificates come from, and what a connection may speak.
 //
 // Certificates are one of three kinds. Files are the operator's, and read again
-// when they have changed. Those of ACME are fetched by autocert. With --tls=auto
-// Berth has a certificate authority of its own, in tls/ of the data directory,
-// which the machines of a home or an office are told to trust once (trust.go).
-// It keeps these rules:
-//
-//  1. The CA is made once. Whoever trusts it trusts that one, so a CA that is
-//     damaged stops the start; nothing takes its place.
-//  2. It can vouch for names and addresses of a LAN only, and for servers only:
-//     a stolen key is no key to anybody's bank. The constraints are in its
-//     certificate, so clients hold it to them.
-//  3. No clock is needed. A board without a battery comes up in 1970; the CA is
-//     valid from 2020 to 2049, and the server's certificates, which live in
-//     memory, are made anew when the clock turns out to be elsewhere.
-//
-// Nothing here has a timer: what may have changed is looked at in a handshake.
+// when they have changed. Those of ACME are fetched by autocert. And with
+// --tls=auto a local CA makes them (authority.go). But for autocert's nothing
+// here has a timer: what may have changed is looked at in a handshake.
 //
 // The first byte of a connection tells TLS from plain HTTP, which gets the way
 // to trust the CA and redirects, and nothing of the registry.
@@ -23,21 +11,12 @@
 package main
 
 import (
-	"bytes"
 	lists "container/list"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -49,13 +28,10 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
 	"golang.org/x/net/idna"
-	"golang.org/x/net/publicsuffix"
 )
 
 var errSpeakTLS = &protocolError{status: 400, code: "UNSUPPORTED", message: "this registry speaks https here"}
@@ -76,10 +52,10 @@ type tlsOptions struct {
 // certificates is what a server needs to speak TLS.
 type certificates struct {
 	tlsOptions
-	authority *authority                      // in mode auto
-	pair      *watchedFiles[*tls.Certificate] // in mode files
-	acme      *autocert.Manager               // in mode acme
-	clients   *watchedFiles[*tls.Config]      // with --client-ca
+	authority *authority                 // in mode auto
+	pair      *watched[*tls.Certificate] // in mode files
+	acme      *autocert.Manager          // in mode acme
+	clients   *watched[*tls.Config]      // with --client-ca
 	base      *tls.Config
 	open      net.Listener // on httpAddr; nil for none
 }
@@ -129,7 +105,7 @@ func openTLS(o tlsOptions) (*certificates, error) {
 	return c, nil
 }
 
-// close gives up what openTLS holds; serve does it too.
+// close gives up what openTLS holds, where serve is not called: it does that too.
 func (c *certificates) close() error {
 	if c == nil || c.open == nil {
 		return nil
@@ -187,7 +163,7 @@ func (c *certificates) clock() time.Time {
 func (c *certificates) config() *tls.Config {
 	config := c.base.Clone()
 	if c.clients != nil {
-		config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.clients.get(), nil }
+		config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return *c.clients.get(), nil }
 	}
 	return config
 }
@@ -212,7 +188,7 @@ func (c *certificates) openFiles() error {
 	if err != nil {
 		return fmt.Errorf("--tls-cert, --tls-key: %w", err)
 	}
-	c.base.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.pair.get(), nil }
+	c.base.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return *c.pair.get(), nil }
 	return nil
 }
 
@@ -232,17 +208,38 @@ func (c *certificates) openACME() error {
 		return err
 	}
 	c.acme = &autocert.Manager{
-		Prompt:     autocert.AcceptTOS,
-		Cache:      autocert.DirCache(dir),
-		HostPolicy: autocert.HostWhitelist(c.names...),
-		Email:      c.acmeEmail,
-		Client:     &acme.Client{DirectoryURL: c.acmeDirectory, UserAgent: "berth"},
+		Prompt: autocert.AcceptTOS,
+		Cache:  autocert.DirCache(dir),
+		HostPolicy: func(_ context.Context, host string) error { // that of an HTTP-01 challenge may have a port
+			if !slices.Contains(c.names, hostName(bareHost(host))) {
+				return fmt.Errorf("%q is not a --tls-name", host)
+			}
+			return nil
+		},
+		Email:  c.acmeEmail,
+		Client: &acme.Client{DirectoryURL: c.acmeDirectory, UserAgent: "berth"},
 	}
 	if c.acmeDirectory == "" {
 		c.acme.Client.DirectoryURL = autocert.DefaultACMEDirectory
 	}
 	c.base.NextProtos = append(c.base.NextProtos, acme.ALPNProto)
-	c.base.GetCertificate = c.acme.GetCertificate
+	var mu sync.Mutex // guards told
+	var told time.Time
+	c.base.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		certificate, err := c.acme.GetCertificate(hello)
+		if err == nil || !slices.Contains(c.names, hostName(hello.ServerName)) {
+			return certificate, err
+		}
+		// autocert tries again a minute later, and meanwhile every handshake
+		// has the same error.
+		mu.Lock()
+		defer mu.Unlock()
+		if c.now().Sub(told).Abs() >= time.Minute {
+			c.log.Error("there is no certificate by ACME", "name", hello.ServerName, "error", err)
+			told = c.now()
+		}
+		return nil, err
+	}
 	return nil
 }
 
@@ -274,451 +271,33 @@ func clientName(state *tls.ConnectionState) (name string, ok bool) {
 		return "", false
 	}
 	name = state.VerifiedChains[0][0].Subject.CommonName
-	if name == "" || len(name) > 255 || !utf8.ValidString(name) || strings.Contains(name, ":") ||
-		strings.ContainsFunc(name, unicode.IsControl) {
+	if checkUserName(name) != nil {
 		return "", false
 	}
 	return name, true
 }
 
-// A watched value is read from files, and again when they have changed. What
-// cannot be used is told in the log, and the value stays what it was.
-type watchedFiles[T any] struct {
-	what  string
-	files []string
-	parse func(contents [][]byte) (T, error)
-	c     *certificates
-
-	mu       sync.Mutex // guards the rest
-	value    T
-	seen     []fs.FileInfo // before contents were read
-	contents [][]byte
-	recent   bool  // a change soon after seen may not show in a file's time
-	wrong    error // why contents, or the files, are not in use
-	told     bool  // wrong is in the log
-}
-
 // watch returns the value of files, which must be right now.
-func watch[T any](c *certificates, what string, parse func([][]byte) (T, error), files ...string) (*watchedFiles[T], error) {
-	w := &watchedFiles[T]{what: what, files: files, parse: parse, c: c}
-	w.refresh()
-	return w, w.wrong
-}
-
-// get returns the value as of now.
-func (w *watchedFiles[T]) get() T {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	before := w.contents
-	w.refresh()
-	switch {
-	case w.wrong == nil && w.told:
-		w.told = false
-		fallthrough
-	case w.wrong == nil && !sameContents(before, w.contents):
-		w.c.log.Info(w.what+" was read again", "files", w.files)
-	case w.wrong != nil && !w.told && !w.recent: // it may be half written
-		w.c.log.Error(w.what+" cannot be used; the one before stays", "files", w.files, "error", w.wrong)
-		w.told = true
-	}
-	return w.value
-}
-
-// refresh reads the files if they may have changed. The caller holds the mutex.
-func (w *watchedFiles[T]) refresh() {
-	seen := make([]fs.FileInfo, len(w.files))
-	changed, recent := w.seen == nil || w.recent, false
-	for i, file := range w.files {
-		info, err := os.Stat(file)
-		if err != nil {
-			w.lose(err)
-			return
+func watch[T any](c *certificates, what string, parse func([][]byte) (T, error), files ...string) (*watched[T], error) {
+	w := &watched[T]{files: files, parse: parse, patient: true, now: c.now, changed: func(old, _ *T, err error) {
+		switch {
+		case err != nil && old != nil:
+			c.log.Error(what+" cannot be used; the one before stays", "files", files, "error", err)
+		case err == nil && old != nil:
+			c.log.Info(what+" was read again", "files", files)
 		}
-		seen[i] = info
-		// A rename, as of a symbolic link, need not bring a later time.
-		changed = changed || !os.SameFile(info, w.seen[i]) || info.Size() != w.seen[i].Size() || !info.ModTime().Equal(w.seen[i].ModTime())
-		// Two seconds is the coarsest clock of a file system (FAT).
-		recent = recent || w.c.now().Sub(info.ModTime()).Abs() < 2*time.Second
-	}
-	if !changed {
-		return
-	}
-	contents := make([][]byte, len(w.files))
-	for i, file := range w.files {
-		var err error
-		if contents[i], err = os.ReadFile(file); err != nil {
-			w.lose(err)
-			return
+	}}
+	for _, file := range files {
+		if _, err := os.Stat(file); err != nil {
+			return nil, err
 		}
 	}
-	w.seen, w.recent = seen, recent
-	if sameContents(contents, w.contents) {
-		return
-	}
-	w.contents = contents
-	value, err := w.parse(contents)
-	if err != nil {
-		w.wrong, w.told = err, false
-		return
-	}
-	w.value, w.wrong = value, nil
-}
-
-// lose notes that the files cannot be read. When they can again, they are new.
-func (w *watchedFiles[T]) lose(err error) {
-	if w.wrong == nil || w.wrong.Error() != err.Error() {
-		w.wrong, w.told = err, false
-	}
-	w.seen, w.contents, w.recent = nil, nil, false
-}
-
-func sameContents(a, b [][]byte) bool { return slices.EqualFunc(a, b, bytes.Equal) }
-
-// An authority is the local CA and the certificates it has made for this server.
-type authority struct {
-	c    *certificates
-	cert *x509.Certificate
-	key  crypto.Signer
-
-	leafKey *ecdsa.PrivateKey
-	mu      sync.Mutex                  // guards leaves
-	leaves  map[string]*tls.Certificate // by the name or address that a client asked for; "" for none
-}
-
-const (
-	caCert = "ca.crt"
-	caKey  = "ca.key"
-	caBoth = "ca.new" // holds both until each has its file
-)
-
-// openAuthority reads the CA, or makes it in a directory that never had one
-// (rule 1).
-func (c *certificates) openAuthority() error {
-	dir := filepath.Join(c.dir, "tls")
-	if err := makeAll(dir); err != nil {
-		return err
-	}
-	if err := finishCA(dir); err != nil {
-		return err
-	}
-	certPEM, certErr := os.ReadFile(filepath.Join(dir, caCert))
-	keyPEM, keyErr := os.ReadFile(filepath.Join(dir, caKey))
-	if errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
-		if err := c.makeCA(dir); err != nil {
-			return fmt.Errorf("making the local CA: %w", err)
-		}
-		certPEM, certErr = os.ReadFile(filepath.Join(dir, caCert))
-		keyPEM, keyErr = os.ReadFile(filepath.Join(dir, caKey))
-	}
-	err := errors.Join(certErr, keyErr)
-	var pair tls.Certificate
-	if err == nil {
-		pair, err = tls.X509KeyPair(certPEM, keyPEM)
-	}
-	if err == nil && !pair.Leaf.IsCA {
-		err = errors.New("the certificate is not that of a CA")
-	}
-	if err != nil {
-		return fmt.Errorf("the local CA in %s cannot be used: %w. Clients trust the one that was there: "+
-			"put %s and %s back from a backup; or remove %[1]s, and a new CA is made, which every client has to trust again (berth trust)",
-			dir, err, caCert, caKey)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	a := &authority{c: c, cert: pair.Leaf, key: pair.PrivateKey.(crypto.Signer), leafKey: key,
-		leaves: make(map[string]*tls.Certificate)}
-	for _, name := range c.names {
-		if !permits(a.cert, name) {
-			return fmt.Errorf("--tls-name %s: the local CA was made without this name and cannot vouch for it. "+
-				"Remove %s to make a new CA, and trust it again on every client (berth trust)", name, dir)
-		}
-	}
-	if !permits(a.cert, c.hostname) {
-		c.log.Warn("the local CA cannot vouch for this machine's name; use another of its names or an address, or remove the directory to make a new CA, and trust it again on every client",
-			"name", c.hostname, "directory", dir)
-	}
-	if now := c.clock(); now.After(a.cert.NotAfter) {
-		c.log.Warn("the local CA has expired, or the clock is wrong", "until", a.cert.NotAfter)
-	}
-	c.authority = a
-	c.base.GetCertificate = a.certificate
-	_, err = a.leaf("")
-	return err
-}
-
-// localDomains are not, and will not be, on the public internet.
-var localDomains = []string{"localhost", "local", "lan", "home", "home.arpa", "internal", "intranet", "private", "localdomain", "test"}
-
-// localNetworks are addresses of machines nearby.
-var localNetworks = []string{"127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10",
-	"::1/128", "fc00::/7", "fe80::/10"}
-
-// makeCA makes the CA and its files (rules 2 and 3).
-func (c *certificates) makeCA(dir string) error {
-	template := &x509.Certificate{
-		Subject:   pkix.Name{CommonName: fmt.Sprintf("Berth local CA (%.40s)", strings.ToValidUTF8(c.hostname, ""))},
-		NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC),
-		NotAfter:  time.Date(2049, 12, 31, 0, 0, 0, 0, time.UTC),
-		KeyUsage:  x509.KeyUsageCertSign,
-		// Of a CA it says what the certificates under it may be for.
-		ExtKeyUsage:                 []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		BasicConstraintsValid:       true,
-		IsCA:                        true,
-		MaxPathLenZero:              true,
-		PermittedDNSDomainsCritical: true,
-		PermittedDNSDomains:         slices.Clone(localDomains),
-	}
-	for _, network := range localNetworks {
-		_, n, err := net.ParseCIDR(network)
-		if err != nil {
-			panic(err)
-		}
-		template.PermittedIPRanges = append(template.PermittedIPRanges, n)
-	}
-	permit := func(name string) bool {
-		switch ip := net.ParseIP(name); {
-		case permits(template, name):
-		case ip != nil:
-			if four := ip.To4(); four != nil {
-				ip = four
-			}
-			template.PermittedIPRanges = append(template.PermittedIPRanges, &net.IPNet{IP: ip, Mask: net.CIDRMask(8*len(ip), 8*len(ip))})
-		default:
-			// With a name all below it is permitted. A machine may be called dev,
-			// and then the CA would vouch for half of the industry.
-			if suffix, public := publicsuffix.PublicSuffix(name); public && suffix == name {
-				return false
-			}
-			template.PermittedDNSDomains = append(template.PermittedDNSDomains, name)
-		}
-		return true
-	}
-	for _, name := range c.names {
-		if !permit(name) {
-			return fmt.Errorf("--tls-name %s: a CA for all names under .%[1]s would be a danger to whoever trusts it; use a longer name", name)
-		}
-	}
-	for _, name := range append(machineNames(c.hostname), machineAddresses()...) {
-		permit(name)
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...)
-	if err := writeSynced(filepath.Join(dir, caBoth), bytes.NewReader(both)); err != nil {
-		return err
-	}
-	c.log.Info("made the local CA; berth trust tells how clients come to trust it", "fingerprint", fingerprint(der))
-	return finishCA(dir)
-}
-
-// finishCA gives a CA that was just made, perhaps before the power was cut, its
-// two files. One file without the other is then always damage.
-func finishCA(dir string) error {
-	pending := filepath.Join(dir, caBoth)
-	both, err := os.ReadFile(pending)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	certificate, key := pem.Decode(both)
-	if certificate == nil {
-		return fmt.Errorf("%s is damaged; remove it", pending)
-	}
-	if err := writeSynced(filepath.Join(dir, caKey), bytes.NewReader(key)); err != nil {
-		return err
-	}
-	if err := writeSynced(filepath.Join(dir, caCert), bytes.NewReader(pem.EncodeToMemory(certificate))); err != nil {
-		return err
-	}
-	if err := os.Remove(pending); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// permits reports whether the constraints of a CA let it vouch for a host name
-// or an address: RFC 5280, section 4.2.1.10.
-func permits(ca *x509.Certificate, name string) bool {
-	if ip := net.ParseIP(name); ip != nil {
-		return len(ca.PermittedIPRanges) == 0 ||
-			slices.ContainsFunc(ca.PermittedIPRanges, func(n *net.IPNet) bool { return n.Contains(ip) })
-	}
-	name = hostName(name)
-	return name != "" && (len(ca.PermittedDNSDomains) == 0 ||
-		slices.ContainsFunc(ca.PermittedDNSDomains, func(domain string) bool {
-			return name == domain || strings.HasSuffix(name, "."+domain)
-		}))
-}
-
-// machineNames are what a machine may be called on its network.
-func machineNames(hostname string) []string {
-	hostname = hostName(hostname)
-	if hostname == "" {
-		return nil
-	}
-	label, _, _ := strings.Cut(hostname, ".")
-	return []string{hostname, label, label + ".local"}
-}
-
-// machineAddresses are the addresses of the machine's interfaces. Those of IPv6
-// that need a zone cannot be in a registry's name; and of a machine with very
-// many, as of a host of containers, the first must do, for they travel in every
-// handshake.
-func machineAddresses() (addresses []string) {
-	all, _ := net.InterfaceAddrs() // without them names still work
-	for _, a := range all {
-		n, ok := a.(*net.IPNet)
-		if ok && (n.IP.To4() != nil || !n.IP.IsLinkLocalUnicast()) && len(addresses) < 64 {
-			addresses = append(addresses, n.IP.String())
-		}
-	}
-	return addresses
-}
-
-// certificate returns what proves to a client that this is the server it
-// called, by whichever of the names that the CA may vouch for.
-func (a *authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	asked := hello.ServerName
-	if asked == "" {
-		// It called an address. Not all that a machine has are known when it
-		// starts: DHCP brings others.
-		if local, ok := hello.Conn.LocalAddr().(*net.TCPAddr); ok {
-			asked = local.IP.String()
-		}
-	}
-	if ip := net.ParseIP(asked); ip != nil {
-		asked = ip.String()
-	} else {
-		asked = hostName(asked)
-	}
-	if asked != "" && !permits(a.cert, asked) {
-		asked = ""
-	}
-	return a.leaf(asked)
-}
-
-const (
-	leafLife = 90 * 24 * time.Hour
-	// longLeafLife is for a server that does not know the time: the longest that
-	// Apple's systems take.
-	longLeafLife = 824 * 24 * time.Hour
-	// maxLeaves bounds what strangers' names can make us keep.
-	maxLeaves = 64
-)
-
-// leaf returns a certificate for the machine's names and one more, unless
-// that is "".
-func (a *authority) leaf(name string) (*tls.Certificate, error) {
-	now := a.c.clock()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	usual, err := a.usable("", now)
-	if err != nil || name == "" || usual.Leaf.VerifyHostname(name) == nil {
-		return usual, err
-	}
-	return a.usable(name, now)
-}
-
-// usable returns a certificate that was made before, while it has a third of
-// its life left, else a new one. The caller holds the mutex.
-func (a *authority) usable(name string, now time.Time) (*tls.Certificate, error) {
-	if have := a.leaves[name]; have != nil {
-		from, until := have.Leaf.NotBefore, have.Leaf.NotAfter
-		if now.After(from) && until.Sub(now) > until.Sub(from)/3 {
-			return have, nil
-		}
-	}
-	made, err := a.sign(name, now)
-	if err != nil {
-		return nil, fmt.Errorf("making a certificate: %w", err)
-	}
-	for old := range a.leaves {
-		if len(a.leaves) < maxLeaves {
-			break
-		}
-		if old != "" {
-			delete(a.leaves, old)
-		}
-	}
-	a.leaves[name] = made
-	return made, nil
-}
-
-// sign makes a certificate.
-func (a *authority) sign(name string, now time.Time) (*tls.Certificate, error) {
-	life := leafLife
-	if now.Equal(earliest) {
-		life = longLeafLife
-	}
-	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "Berth"},
-		NotBefore:   now.Add(-24 * time.Hour), // for clients whose clock is behind
-		NotAfter:    now.Add(life - 24*time.Hour),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	names := slices.Concat([]string{"localhost", "127.0.0.1", "::1"}, machineNames(a.c.hostname), a.c.names, machineAddresses(), []string{name})
-	slices.Sort(names)
-	for _, n := range slices.Compact(names) {
-		// One name that is not permitted, and clients refuse all of it.
-		if !permits(a.cert, n) {
-			continue
-		}
-		if ip := net.ParseIP(n); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, n)
-		}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, a.leafKey.Public(), a.key)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: a.leafKey, Leaf: leaf}, nil
-}
-
-// fingerprint is the local CA's, "" without one.
-func (c *certificates) fingerprint() string {
-	if c == nil || c.authority == nil {
-		return ""
-	}
-	return fingerprint(c.authority.cert.Raw)
-}
-
-// fingerprint is the SHA-256 of a certificate as people compare it.
-func fingerprint(der []byte) string {
-	var b strings.Builder
-	for i, x := range sha256.Sum256(der) {
-		if i > 0 {
-			b.WriteByte(':')
-		}
-		fmt.Fprintf(&b, "%02X", x)
-	}
-	return b.String()
+	return w, w.problem()
 }
 
 // serve is server.Serve for a listener whose connections speak TLS, or plain
 // HTTP. When it returns, after Shutdown or Close of server, all that it began
-// has ended.
+// has ended. It wraps the server's handler.
 func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 	defer c.close()
 	timeout := server.ReadHeaderTimeout
@@ -754,6 +333,7 @@ func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 		}
 		begin(c.open, h)
 	}
+	server.Handler = patient(server.Handler)
 	err := server.Serve(s.secure)
 	s.close()
 	for _, p := range plain {
@@ -761,6 +341,18 @@ func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 	}
 	running.Wait()
 	return err
+}
+
+// patient lets a push over HTTP/2 take its time. There net/http counts
+// WriteTimeout from the beginning of the request, and when it has passed ends
+// the stream, though the handler still reads and has nothing to write yet.
+func patient(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 {
+			http.NewResponseController(w).SetWriteDeadline(time.Time{})
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // plainHandler answers plain HTTP. Unless port is "", it is that of the

@@ -64,10 +64,9 @@ func checkUserName(name string) error {
 		return errors.New("a user's name has 1 to 255 characters")
 	case name == "anonymous" || name == "users":
 		return fmt.Errorf("%q stands for people in rules, and cannot be a user's name", name)
-	case strings.ContainsFunc(name, func(c rune) bool {
-		return c == ':' || c == '#' || unicode.IsControl(c) || unicode.IsSpace(c) || c == unicode.ReplacementChar
-	}):
-		return fmt.Errorf("%q cannot be a user's name: no spaces, colons or #", name)
+	case strings.TrimSpace(name) != name || strings.HasPrefix(name, "#") ||
+		strings.ContainsFunc(name, func(c rune) bool { return c == ':' || unicode.IsControl(c) || c == unicode.ReplacementChar }):
+		return fmt.Errorf("%q cannot be a user's name: no colons, no # or space at its ends", name)
 	}
 	return nil
 }
@@ -85,8 +84,9 @@ func (list users) decoy() string {
 
 // logins verifies passwords.
 type logins struct {
-	key     [32]byte      // of this process, for known
-	hashing chan struct{} // full while as many passwords as may be are being hashed
+	attempts attempts
+	key      [32]byte      // of this process, for known
+	hashing  chan struct{} // full while as many passwords as may be are being hashed
 
 	mu    sync.Mutex // guards known
 	known map[[sha256.Size]byte]struct{}
@@ -98,8 +98,11 @@ const hashWait = 10 * time.Second
 // maxKnown bounds the passwords that are remembered.
 const maxKnown = 4096
 
-func newLogins(hashing int) *logins {
-	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[[sha256.Size]byte]struct{})}
+// newLogins is for a process that hashes so many passwords at once, and has the
+// clock now.
+func newLogins(hashing int, now func() time.Duration) *logins {
+	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[[sha256.Size]byte]struct{}),
+		attempts: attempts{now: now, failed: make(map[string]*failures)}}
 	rand.Read(l.key[:])
 	return l
 }
@@ -127,10 +130,17 @@ func (l *logins) remembers(list users, user, password string) bool {
 	return ok
 }
 
-// verify reports whether the password is the user's. Whether there is such a
-// user makes no difference to the time it takes. The error is errBusyLogins
-// when too many passwords wait to be hashed.
-func (l *logins) verify(done <-chan struct{}, list users, user, password string) (bool, error) {
+// verify reports whether the password is the user's, for a client at an address.
+// Whether there is such a user makes no difference to the time it takes. What was
+// right before is so at once, however many guess. The error is errTooManyLogins
+// after too many wrong ones, errBusyLogins when too many wait to be hashed.
+func (l *logins) verify(done <-chan struct{}, address string, list users, user, password string) (bool, error) {
+	if l.remembers(list, user, password) {
+		return true, nil
+	}
+	if wait := l.attempts.wait(address, user); wait > 0 {
+		return false, errTooManyLogins.withHeader("Retry-After", seconds(wait))
+	}
 	select {
 	case l.hashing <- struct{}{}:
 		defer func() { <-l.hashing }()
@@ -142,6 +152,10 @@ func (l *logins) verify(done <-chan struct{}, list users, user, password string)
 	if l.remembers(list, user, password) {
 		return true, nil // another request of the same client was first
 	}
+	// Here, in turn, so that many guesses at once are not many for free.
+	if wait := l.attempts.begin(address, user); wait > 0 {
+		return false, errTooManyLogins.withHeader("Retry-After", seconds(wait))
+	}
 	hash, ok := list[user]
 	if !ok {
 		hash = list.decoy()
@@ -149,6 +163,7 @@ func (l *logins) verify(done <-chan struct{}, list users, user, password string)
 	if bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) != nil || !ok {
 		return false, nil
 	}
+	l.attempts.succeeded(address, user)
 	mark := l.mark(user, password, hash)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -391,7 +406,10 @@ func replaceFile(path string, content []byte) error {
 	keepOwner(f.Name(), like) // root edits for a server that is not root
 	_, err = f.Write(content)
 	if err == nil {
-		err = errors.Join(f.Chmod(mode), syncData(f))
+		if mode != 0o600 { // which it has, and FAT has no others
+			err = f.Chmod(mode)
+		}
+		err = errors.Join(err, syncData(f))
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)

@@ -13,97 +13,125 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// A watched file has a value of type T. get may be called from any goroutine.
+// A watched value of type T is what some files say. get may be called from any
+// goroutine.
 type watched[T any] struct {
-	path  string
-	parse func([]byte) (T, error)
+	files []string
+	parse func(texts [][]byte) (T, error)
 	// changed is told of every new value (old is nil for the first), and of
-	// every new text that is not one. It may be nil.
+	// every new text that is none.
 	changed func(old, new *T, err error)
+	// patient: files that are written one after the other are not told of
+	// before they have been left alone for a while.
+	patient bool
+	now     func() time.Time // the clock of files; nil for time.Now
 
 	last atomic.Pointer[sighting[T]]
-	mu   sync.Mutex // held while the file is read
+	mu   sync.Mutex // held while the files are read
 }
 
-// A sighting is what was found in the file the last time.
+// A sighting is what was found in the files the last time.
 type sighting[T any] struct {
-	value *T          // nil as long as there was no file
-	info  fs.FileInfo // nil if there is no file now
-	text  []byte
+	value *T            // the last good one; nil as long as there was none
+	infos []fs.FileInfo // nil if a file is not there
+	texts [][]byte
 	young bool // another edit could have left the same time and size
 	err   error
+	told  bool // changed knows
 }
 
 // maxWatched bounds what is read of a file, in bytes.
 const maxWatched = 8 << 20
 
-// young is how long after an edit another one may show the same time.
-const young = 2 * time.Second
+// youth is how long after an edit another one may show the same time: the
+// coarsest clock of a file system (FAT).
+const youth = 2 * time.Second
 
-// get returns the file's value: the last good one, nil if there never was a file.
+// get returns the last good value, nil if there never was one.
 func (w *watched[T]) get() *T {
-	seen := w.last.Load()
-	info, err := os.Stat(w.path)
-	if seen != nil && !seen.young && seen.matches(info, err) {
+	if seen := w.last.Load(); seen != nil && !seen.young && w.unchanged(seen) {
 		return seen.value
 	}
 	return w.reload().value
 }
 
-func (s *sighting[T]) matches(info fs.FileInfo, err error) bool {
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist) && s.info == nil
+// unchanged reports whether the files look as they did.
+func (w *watched[T]) unchanged(seen *sighting[T]) bool {
+	for i, file := range w.files {
+		info, err := os.Stat(file)
+		switch {
+		case err != nil:
+			return errors.Is(err, fs.ErrNotExist) && seen.infos == nil
+		case seen.infos == nil || info.Size() != seen.infos[i].Size() || !info.ModTime().Equal(seen.infos[i].ModTime()) ||
+			!os.SameFile(info, seen.infos[i]): // a rename need not bring a later time
+			return false
+		}
 	}
-	return s.info != nil && info.ModTime().Equal(s.info.ModTime()) && info.Size() == s.info.Size() && os.SameFile(info, s.info)
+	return true
 }
 
 func (w *watched[T]) reload() *sighting[T] {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	seen := w.last.Load()
-	next := &sighting[T]{}
-	if seen != nil {
-		next.value = seen.value
+	seen, next := w.last.Load(), w.read()
+	first := seen == nil
+	if first {
+		seen = &sighting[T]{}
 	}
-	next.text, next.info, next.err = readFile(w.path)
-	if errors.Is(next.err, fs.ErrNotExist) && next.value == nil {
-		next.err = nil // it was never there: that is all right
-	}
-	if next.info != nil {
-		age := time.Since(next.info.ModTime())
-		next.young = age < young && age > -young
-	}
-	same := seen != nil && (seen.info == nil) == (next.info == nil) && bytes.Equal(seen.text, next.text)
+	next.value = seen.value
+	absent := errors.Is(next.err, fs.ErrNotExist)
 	switch {
-	case same:
-		next.err = seen.err
-	case next.err == nil && next.info != nil:
+	case absent && seen.value == nil:
+		next.err, next.told = nil, true // it was never there: that is all right
+	case next.err != nil:
+		next.told = seen.told && seen.err != nil && seen.err.Error() == next.err.Error()
+	case !first && seen.infos != nil && slices.EqualFunc(seen.texts, next.texts, bytes.Equal):
+		next.err, next.told = seen.err, seen.told
+	default:
 		var value T
-		if value, next.err = w.parse(next.text); next.err == nil {
+		if value, next.err = w.parse(next.texts); next.err == nil {
 			next.value = &value
 		}
 	}
+	tell := !next.told && (next.err == nil || !w.patient || !next.young)
+	next.told = next.told || tell
 	w.last.Store(next)
-	if !same && w.changed != nil && (seen != nil || next.info != nil) {
-		var old *T
-		if seen != nil {
-			old = seen.value
-		}
-		w.changed(old, next.value, next.err)
+	if tell {
+		w.changed(seen.value, next.value, next.err)
 	}
 	return next
 }
 
-// problem says what is wrong with the file as it is now; nil if nothing is.
+// read reads all files.
+func (w *watched[T]) read() *sighting[T] {
+	now := time.Now
+	if w.now != nil {
+		now = w.now
+	}
+	next := &sighting[T]{}
+	for _, file := range w.files {
+		text, info, err := readFile(file)
+		if err != nil {
+			return &sighting[T]{err: err}
+		}
+		next.texts, next.infos = append(next.texts, text), append(next.infos, info)
+		next.young = next.young || now().Sub(info.ModTime()).Abs() < youth
+	}
+	return next
+}
+
+// problem says what is wrong with the files as they are now; nil if nothing is.
 func (w *watched[T]) problem() error {
 	w.get()
 	if err := w.last.Load().err; err != nil {
-		return fmt.Errorf("%s: %w", w.path, err)
+		return fmt.Errorf("%s: %w", strings.Join(w.files, ", "), err)
 	}
 	return nil
 }

@@ -1,0 +1,1249 @@
+// TLS: where certificates come from, and what a connection may speak. All
+// through real listeners; time is what the test says it is.
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/acme"
+)
+
+// A secureServer is a listener with certificates under test.
+type secureServer struct {
+	t     testing.TB
+	o     tlsOptions
+	c     *certificates
+	http  *http.Server
+	addr  string
+	moved *atomic.Int64 // nanoseconds that the test has moved the clock
+	log   *logBuffer
+	ended chan error
+}
+
+// newSecure is a server in a directory of its own that was not started yet.
+func newSecure(t testing.TB, o tlsOptions) *secureServer {
+	s := &secureServer{t: t, o: o, moved: new(atomic.Int64), log: new(logBuffer)}
+	if s.o.dir == "" {
+		s.o.dir = t.TempDir()
+	}
+	if s.o.hostname == "" {
+		s.o.hostname = "pi"
+	}
+	s.o.now = func() time.Time { return time.Now().Add(time.Duration(s.moved.Load())) }
+	s.o.log = slog.New(slog.NewTextHandler(s.log, nil))
+	s.http = &http.Server{ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(s.o.log.Handler(), slog.LevelDebug),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			name, _ := clientName(r.TLS)
+			fmt.Fprintf(w, "%s %s by %q", r.Proto, r.URL.Path, name)
+			if r.TLS.DidResume {
+				io.WriteString(w, " again")
+			}
+		})}
+	return s
+}
+
+// startSecure serves until the test ends.
+func startSecure(t testing.TB, o tlsOptions) *secureServer {
+	t.Helper()
+	s := newSecure(t, o)
+	s.start()
+	return s
+}
+
+func (s *secureServer) start() {
+	s.t.Helper()
+	var err error
+	if s.c, err = openTLS(s.o); err != nil {
+		s.t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.addr, s.ended = listener.Addr().String(), make(chan error, 1)
+	server, ended := s.http, s.ended
+	go func() { ended <- s.c.serve(server, listener) }()
+	s.t.Cleanup(s.stop)
+}
+
+// stop ends the server, and sees that nothing of it is left.
+func (s *secureServer) stop() {
+	s.t.Helper()
+	if s.ended == nil {
+		return
+	}
+	s.http.Close()
+	if err := <-s.ended; !errors.Is(err, http.ErrServerClosed) {
+		s.t.Errorf("serve ended with %v", err)
+	}
+	s.ended = nil
+}
+
+// refuses insists that the server does not start, and says why.
+func (s *secureServer) refuses(want string) {
+	s.t.Helper()
+	c, err := openTLS(s.o)
+	c.close()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		s.t.Errorf("openTLS: %v, want an error about %q", err, want)
+	}
+}
+
+func (s *secureServer) move(d time.Duration) { s.moved.Add(int64(d)) }
+
+// roots are what clients of the local CA trust.
+func (s *secureServer) roots() *x509.CertPool {
+	s.t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.o.dir, "tls", "ca.crt"))
+	pool := x509.NewCertPool()
+	if err != nil || !pool.AppendCertsFromPEM(text) {
+		s.t.Fatalf("ca.crt: %v", err)
+	}
+	return pool
+}
+
+// client returns a client that finds every host at this server.
+func (s *secureServer) client(config *tls.Config) *http.Client {
+	if config.Time == nil {
+		config.Time = s.o.now
+	}
+	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true,
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, s.addr)
+		}}
+	s.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: time.Minute,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// get asks by a connection of its own and returns the body.
+func (s *secureServer) get(config *tls.Config, url string) (string, error) {
+	client := s.client(config)
+	defer client.CloseIdleConnections()
+	resp, err := client.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+// leaf makes a connection and returns the server's certificate.
+func (s *secureServer) leaf(name string) *x509.Certificate {
+	s.t.Helper()
+	conn, err := tls.Dial("tcp", s.addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0]
+}
+
+// raw sends bytes to an address and returns the answer.
+func rawHTTP(t testing.TB, addr, request string) *reply {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	io.WriteString(conn, request)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatalf("%.80q: %v", request, err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	return &reply{t, request, resp.StatusCode, resp.Header, body}
+}
+
+// An issuer is somebody else's CA.
+type issuer struct {
+	t    testing.TB
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+func newIssuer(t testing.TB) *issuer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// With names of their own, or clients take one CA for another.
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "CA " + rand.Text()}, NotBefore: time.Unix(0, 0), NotAfter: time.Now().AddDate(20, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &issuer{t, cert, key}
+}
+
+func (i *issuer) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.cert.Raw})
+}
+
+func (i *issuer) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(i.cert)
+	return pool
+}
+
+// issue returns a certificate and its key as files have them. Each change may
+// change what is signed.
+func (i *issuer) issue(name string, changes ...func(*x509.Certificate)) (cert, key []byte) {
+	i.t.Helper()
+	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{"pi.lan"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, change := range changes {
+		change(template)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, i.cert, own.Public(), i.key)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(own)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+}
+
+func forClients(c *x509.Certificate) {
+	c.ExtKeyUsage, c.DNSNames = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, nil
+}
+
+// user returns the TLS configuration of a client with a certificate, which it
+// sends whatever the server asks for.
+func (i *issuer) user(name string, roots *x509.CertPool, changes ...func(*x509.Certificate)) *tls.Config {
+	i.t.Helper()
+	pair, err := tls.X509KeyPair(i.issue(name, append([]func(*x509.Certificate){forClients}, changes...)...))
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	return &tls.Config{RootCAs: roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }}
+}
+
+func writeFile(t testing.TB, path string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// withFiles starts a server whose certificate is of files.
+func withFiles(t testing.TB, ca *issuer) *secureServer {
+	t.Helper()
+	dir := t.TempDir()
+	o := tlsOptions{mode: "files", certFile: filepath.Join(dir, "tls.crt"), keyFile: filepath.Join(dir, "tls.key")}
+	s := newSecure(t, o)
+	s.replace(ca.issue("first"))
+	s.start()
+	return s
+}
+
+// replace writes the server's certificate and key, as if they were not changed
+// just now.
+func (s *secureServer) replace(cert, key []byte) {
+	s.t.Helper()
+	writeFile(s.t, s.o.certFile, cert)
+	writeFile(s.t, s.o.keyFile, key)
+	s.move(time.Minute)
+}
+
+func TestCertificateIsRenewedWhileClientsPull(t *testing.T) {
+	r := startRegistry(t)
+	d := r.pushBlob("a", "content")
+	ca := newIssuer(t)
+	s := newSecure(t, tlsOptions{})
+	s.http.Handler = r.server.handler()
+	dir := filepath.Join(s.o.dir, "mounted")
+	// As Kubernetes does it: the files are links into a directory behind a link
+	// that is replaced.
+	publish := func(name string) {
+		cert, key := ca.issue(name)
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(dir, name, "tls.crt"), cert)
+		writeFile(t, filepath.Join(dir, name, "tls.key"), key)
+		link := filepath.Join(dir, "..data")
+		if err := errors.Join(os.Symlink(name, link+".new"), os.Rename(link+".new", link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish("first")
+	s.o.mode, s.o.certFile, s.o.keyFile = "files", filepath.Join(dir, "..data", "tls.crt"), filepath.Join(dir, "..data", "tls.key")
+	s.start()
+
+	var stops []func() int
+	for range 4 {
+		kept := s.client(&tls.Config{RootCAs: ca.pool()})
+		pull := func(client *http.Client) error {
+			resp, err := client.Get("https://pi.lan/v2/a/blobs/" + d.String())
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "content" {
+				return fmt.Errorf("%q, %v", body, err)
+			}
+			return nil
+		}
+		stops = append(stops, meanwhile(t, func() error { return pull(kept) }), meanwhile(t, func() error {
+			fresh := s.client(&tls.Config{RootCAs: ca.pool()})
+			defer fresh.CloseIdleConnections()
+			return pull(fresh)
+		}))
+	}
+	for i := range 20 {
+		name := fmt.Sprint("renewed", i)
+		publish(name)
+		if got := s.leaf("pi.lan").Subject.CommonName; got != name {
+			t.Errorf("after a renewal the certificate is %s, want %s", got, name)
+		}
+	}
+	for _, stop := range stops {
+		if stop() == 0 {
+			t.Error("a client has pulled nothing")
+		}
+	}
+	if strings.Contains(s.log.String(), "ERROR") {
+		t.Errorf("log:\n%s", s.log)
+	}
+}
+
+func TestBrokenCertificateDoesNotReplaceGoodOne(t *testing.T) {
+	ca := newIssuer(t)
+	s := withFiles(t, ca)
+	is := func(want string, errors int) {
+		t.Helper()
+		for range 3 {
+			if got := s.leaf("pi.lan").Subject.CommonName; got != want {
+				t.Errorf("the certificate is %s, want %s", got, want)
+			}
+		}
+		if n := strings.Count(s.log.String(), "level=ERROR"); n != errors {
+			t.Errorf("%d errors in the log, want %d:\n%s", n, errors, s.log)
+		}
+	}
+	is("first", 0)
+	cert, key := ca.issue("second")
+	s.replace(cert[:len(cert)/2], key)
+	is("first", 1)
+	s.replace(cert, []byte("nonsense"))
+	is("first", 2)
+	_, other := ca.issue("other")
+	s.replace(cert, other)
+	is("first", 3)
+	s.replace(cert, key)
+	is("second", 3)
+	if err := os.Remove(s.o.keyFile); err != nil {
+		t.Fatal(err)
+	}
+	is("second", 4)
+	s.replace(cert, key)
+	is("second", 4)
+
+	// Between the two halves of a renewal nobody needs to hear of it.
+	s.moved.Store(0)
+	cert, key = ca.issue("third")
+	writeFile(t, s.o.certFile, cert)
+	is("second", 4)
+	writeFile(t, s.o.keyFile, key)
+	is("third", 4)
+
+	cert, key = ca.issue("expired", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+	s.replace(cert, key)
+	is("expired", 4)
+	if n := strings.Count(s.log.String(), "not valid now"); n != 1 {
+		t.Errorf("%d warnings of an expired certificate, want 1:\n%s", n, s.log)
+	}
+}
+
+// Many a file system counts time in steps, of which one may hide a change.
+func TestCertificateOfSameSizeAndTimeIsSeen(t *testing.T) {
+	ca := newIssuer(t)
+	s := withFiles(t, ca)
+	s.moved.Store(0)
+	now := time.Now()
+	for i := range 5 {
+		cert, key := ca.issue(fmt.Sprint("number", i))
+		for path, content := range map[string][]byte{s.o.certFile: cert, s.o.keyFile: key} {
+			content = append(content, bytes.Repeat([]byte("\n"), 1000-len(content))...)
+			writeFile(t, path, content)
+			if err := os.Chtimes(path, now, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, want := s.leaf("pi.lan").Subject.CommonName, fmt.Sprint("number", i); got != want {
+			t.Errorf("the certificate is %s, want %s", got, want)
+		}
+	}
+}
+
+func TestLocalCAVouchesForTheLANOnly(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "auto", names: []string{"Registry.Example.com", "203.0.113.7"}, hostname: "Pi.office.example"})
+	for _, name := range []string{"localhost", "pi.lan", "pi", "pi.local", "pi.office.example", "a.b.internal", "registry.example.com", "203.0.113.7"} {
+		if body, err := s.get(&tls.Config{RootCAs: s.roots(), ServerName: name}, "https://"+name+"/x"); err != nil || !strings.Contains(body, "/x") {
+			t.Errorf("https://%s: %q, %v", name, body, err)
+		}
+	}
+
+	// A thief of the key can sign what he likes; clients must not take it.
+	a := s.c.authority
+	for _, x := range []struct {
+		name  string
+		usage x509.ExtKeyUsage
+		ok    bool
+	}{
+		{"pi.lan", x509.ExtKeyUsageServerAuth, true},
+		{"192.168.178.20", x509.ExtKeyUsageServerAuth, true},
+		{"fd00::1", x509.ExtKeyUsageServerAuth, true},
+		{"fe80::1", x509.ExtKeyUsageServerAuth, true},
+		{"100.100.1.1", x509.ExtKeyUsageServerAuth, true},
+		{"pi.lan", x509.ExtKeyUsageClientAuth, false},
+		{"pi.lan", x509.ExtKeyUsageCodeSigning, false},
+		{"google.com", x509.ExtKeyUsageServerAuth, false},
+		{"evillan", x509.ExtKeyUsageServerAuth, false},
+		{"example.com", x509.ExtKeyUsageServerAuth, false},
+		{"office.example", x509.ExtKeyUsageServerAuth, false},
+		{"8.8.8.8", x509.ExtKeyUsageServerAuth, false},
+		{"203.0.113.8", x509.ExtKeyUsageServerAuth, false},
+		{"172.32.0.1", x509.ExtKeyUsageServerAuth, false},
+		{"2001:4860:4860::8888", x509.ExtKeyUsageServerAuth, false},
+	} {
+		stolen := &issuer{t, a.cert, a.key}
+		cert, _ := stolen.issue("", func(c *x509.Certificate) {
+			c.ExtKeyUsage, c.DNSNames = []x509.ExtKeyUsage{x.usage}, nil
+			if ip := net.ParseIP(x.name); ip != nil {
+				c.IPAddresses = []net.IP{ip}
+			} else {
+				c.DNSNames = []string{x.name}
+			}
+		})
+		block, _ := pem.Decode(cert)
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = leaf.Verify(x509.VerifyOptions{Roots: s.roots(), DNSName: x.name, KeyUsages: []x509.ExtKeyUsage{x.usage}})
+		if (err == nil) != x.ok {
+			t.Errorf("a certificate for %s by the local CA (usage %d): %v", x.name, x.usage, err)
+		}
+		if permits(a.cert, x.name) != (x.ok || x.usage != x509.ExtKeyUsageServerAuth) {
+			t.Errorf("permits(%s) = %v", x.name, !x.ok)
+		}
+	}
+
+	if !a.cert.MaxPathLenZero || a.cert.Subject.CommonName != "Berth local CA (Pi.office.example)" {
+		t.Errorf("the CA is %s, path %d", a.cert.Subject, a.cert.MaxPathLen)
+	}
+	critical := map[string]bool{}
+	for _, e := range a.cert.Extensions {
+		critical[e.Id.String()] = e.Critical
+	}
+	for what, id := range map[string]string{"basic constraints": "2.5.29.19", "key usage": "2.5.29.15", "name constraints": "2.5.29.30"} {
+		if !critical[id] {
+			t.Errorf("the CA's %s are not critical", what)
+		}
+	}
+	if runtime.GOOS != "windows" {
+		for path, want := range map[string]os.FileMode{"tls": 0o700, "tls/ca.key": 0o600} {
+			if info, err := os.Stat(filepath.Join(s.o.dir, path)); err != nil || info.Mode().Perm() != want {
+				t.Errorf("%s: %v, %v, want mode %v", path, info.Mode(), err, want)
+			}
+		}
+	}
+}
+
+// A machine that is called dev must not make a CA for all of .dev.
+func TestLocalCADoesNotVouchForATopLevelDomain(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "auto", hostname: "dev"})
+	for name, want := range map[string]bool{"dev": false, "bank.dev": false, "dev.local": true, "dev.lan": true} {
+		if permits(s.c.authority.cert, name) != want {
+			t.Errorf("permits(%s) = %v", name, !want)
+		}
+	}
+	if !strings.Contains(s.log.String(), "cannot vouch for this machine's name") {
+		t.Errorf("no warning:\n%s", s.log)
+	}
+	newSecure(t, tlsOptions{mode: "auto", names: []string{"co.uk"}}).refuses("--tls-name co.uk")
+}
+
+func TestLocalCAIsMadeOnce(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "auto"})
+	roots, print := s.roots(), s.c.fingerprint()
+	if sum := sha256.Sum256(s.c.authority.cert.Raw); strings.ReplaceAll(print, ":", "") != fmt.Sprintf("%X", sum) {
+		t.Errorf("the fingerprint is %s", print)
+	}
+	restart := func() {
+		t.Helper()
+		s.stop()
+		old := s
+		s = newSecure(t, s.o)
+		s.log = old.log
+		s.o.log = old.o.log
+		s.start()
+		if s.c.fingerprint() != print {
+			t.Error("another start, another CA")
+		}
+		if _, err := s.get(&tls.Config{RootCAs: roots}, "https://pi.lan/"); err != nil {
+			t.Error(err)
+		}
+	}
+	restart()
+
+	// It may have a new host name, and is only told what that means; but what
+	// the operator asks for has to work.
+	s.o.hostname = "other"
+	restart()
+	if !strings.Contains(s.log.String(), "cannot vouch for this machine's name") {
+		t.Errorf("no warning of a new host name:\n%s", s.log)
+	}
+	s.o.names = []string{"other.lan"}
+	restart()
+	s.o.names = []string{"registry.example.com"}
+	s.refuses("Remove " + filepath.Join(s.o.dir, "tls"))
+	s.o.names = nil
+
+	cert, key := filepath.Join(s.o.dir, "tls", "ca.crt"), filepath.Join(s.o.dir, "tls", "ca.key")
+	content := tree(t, filepath.Join(s.o.dir, "tls"))
+	_, otherKey := newIssuer(t).issue("other")
+	for _, damage := range []map[string]string{
+		{cert: ""},
+		{key: ""},
+		{cert: content[cert]},
+		{key: content[key]},
+		{cert: content[cert][:100], key: content[key]},
+		{cert: content[cert], key: string(otherKey)},
+	} {
+		damaged := maps.Clone(damage)
+		for path := range content {
+			os.Remove(path)
+			if c, ok := damage[path]; ok {
+				writeFile(t, path, []byte(c))
+			}
+		}
+		s.refuses("put ca.crt and ca.key back from a backup")
+		if !maps.Equal(tree(t, filepath.Join(s.o.dir, "tls")), damaged) {
+			t.Error("a refused start has changed files")
+		}
+	}
+
+	// The power was cut while it was made.
+	os.Remove(cert)
+	os.Remove(key)
+	writeFile(t, filepath.Join(s.o.dir, "tls", "ca.new"), []byte(content[cert]+content[key]))
+	writeFile(t, key, []byte(content[key]))
+	restart()
+	if !maps.Equal(tree(t, filepath.Join(s.o.dir, "tls")), content) {
+		t.Error("what was begun is not completed")
+	}
+}
+
+func TestClockThatLies(t *testing.T) {
+	s := newSecure(t, tlsOptions{mode: "auto"})
+	at := func(year int) { s.moved.Store(int64(time.Until(time.Date(year, 5, 1, 0, 0, 0, 0, time.UTC)))) }
+	at(1970)
+	s.start()
+	client := func(year int) *tls.Config {
+		return &tls.Config{RootCAs: s.roots(), Time: func() time.Time { return time.Date(year, 5, 1, 0, 0, 0, 0, time.UTC) }}
+	}
+	works := func(year int) {
+		t.Helper()
+		if _, err := s.get(client(year), "https://pi.lan/"); err != nil {
+			t.Error(err)
+		}
+	}
+	works(2026) // clients know better
+	works(2027)
+	at(2028)
+	works(2028)
+	at(1970)
+	works(2026)
+	at(2045)
+	works(2045)
+	if life := s.leaf("pi.lan"); life.NotAfter.Sub(life.NotBefore) != 90*24*time.Hour {
+		t.Errorf("a certificate from %v to %v", life.NotBefore, life.NotAfter)
+	}
+
+	at(2030)
+	first := s.leaf("pi.lan")
+	s.move(58 * 24 * time.Hour)
+	if !s.leaf("pi.lan").Equal(first) {
+		t.Error("made anew with more than a third of its life left")
+	}
+	s.move(2 * 24 * time.Hour)
+	if s.leaf("pi.lan").Equal(first) {
+		t.Error("not made anew with less than a third of its life left")
+	}
+}
+
+func TestNamesOfStrangersAreBounded(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "auto"})
+	usual := s.leaf("pi.local")
+	for _, name := range []string{"google.com", "nonsense!", "*.lan", strings.Repeat("x", 64) + ".lan", "pi"} {
+		if !s.leaf(name).Equal(usual) {
+			t.Errorf("%s has a certificate of its own", name)
+		}
+	}
+	if err := s.leaf("Other.LAN").VerifyHostname("other.lan"); err != nil {
+		t.Error(err)
+	}
+	together(t, 8, func(i int) error {
+		for n := range 3 * maxLeaves / 8 {
+			name := fmt.Sprintf("n%d-%d.lan", i, n)
+			if _, err := s.get(&tls.Config{RootCAs: s.roots()}, "https://"+name+"/"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	s.c.authority.mu.Lock()
+	n := len(s.c.authority.leaves)
+	s.c.authority.mu.Unlock()
+	if n > maxLeaves {
+		t.Errorf("%d certificates are kept, want at most %d", n, maxLeaves)
+	}
+	if !s.leaf("pi.local").Equal(usual) {
+		t.Error("the usual certificate was lost")
+	}
+}
+
+// An address that came after the start, as by DHCP, works at once.
+func TestAddressThatWasCalledIsInCertificate(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has more than one loopback address")
+	}
+	s := newSecure(t, tlsOptions{mode: "auto"})
+	var err error
+	if s.c, err = openTLS(s.o); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	s.addr, s.ended = "127.0.0.77:"+port, make(chan error, 1)
+	go func() { s.ended <- s.c.serve(s.http, listener) }()
+	defer s.stop()
+	if _, err := s.get(&tls.Config{RootCAs: s.roots()}, "https://127.0.0.77/"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProtocols(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "auto"})
+	for _, x := range []struct {
+		config *tls.Config
+		want   string
+	}{
+		{&tls.Config{NextProtos: []string{"h2", "http/1.1"}}, "HTTP/2.0"},
+		{&tls.Config{NextProtos: []string{"h2"}, MaxVersion: tls.VersionTLS12}, "HTTP/2.0"},
+		{&tls.Config{NextProtos: []string{"http/1.1"}}, "HTTP/1.1"},
+		{&tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, ""},
+	} {
+		x.config.RootCAs = s.roots()
+		client := s.client(x.config)
+		client.Transport.(*http.Transport).ForceAttemptHTTP2 = slices.Contains(x.config.NextProtos, "h2")
+		resp, err := client.Get("https://pi.lan/")
+		if x.want == "" {
+			if err == nil {
+				t.Error("TLS 1.1 was accepted")
+			}
+			continue
+		}
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.Proto != x.want || !strings.HasPrefix(string(body), x.want) || len(resp.TLS.PeerCertificates) != 2 {
+			t.Errorf("%s, %q, %d certificates; want %s, and the CA too", resp.Proto, body, len(resp.TLS.PeerCertificates), x.want)
+		}
+	}
+}
+
+// steadily reads evenly, for as long as d.
+type steadily struct {
+	io.Reader
+	size, read int
+	begun      time.Time
+	d          time.Duration
+}
+
+func (s *steadily) Read(p []byte) (int, error) {
+	if s.begun.IsZero() {
+		s.begun = time.Now()
+	}
+	for {
+		due := int(float64(s.size) * min(1, float64(time.Since(s.begun))/float64(s.d)))
+		n := len(p)
+		if due < s.size {
+			n = min(n, due-s.read)
+		}
+		if n > 0 {
+			n, err := s.Reader.Read(p[:n])
+			s.read += n
+			return n, err
+		}
+		runtime.Gosched()
+	}
+}
+
+// HTTP/2 has ideas of its own on timeouts.
+func TestTransfersLongerThanTheStallTimeout(t *testing.T) {
+	const stall = 200 * time.Millisecond
+	r := startRegistry(t, func(cfg *config) { cfg.stallTimeout = stallTimeout(stall) })
+	content := noise(1, 16<<20)
+	for _, proto := range []string{"h2", "http/1.1"} {
+		s := newSecure(t, tlsOptions{mode: "auto"})
+		s.http.Handler, s.http.WriteTimeout = r.server.handler(), stall
+		s.start()
+		client := s.client(&tls.Config{RootCAs: s.roots(), NextProtos: []string{proto}})
+		client.Transport.(*http.Transport).ForceAttemptHTTP2 = proto == "h2"
+		content := proto + content
+		slow := &steadily{Reader: strings.NewReader(content), size: len(content), d: 3 * stall}
+		resp, err := client.Post("https://pi.lan/v2/a/blobs/uploads/?digest="+sum(content).String(), "application/octet-stream", slow)
+		if err != nil {
+			t.Errorf("a long push by %s: %v", proto, err)
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 201 {
+			t.Errorf("a long push by %s = %d, want 201", resp.Proto, resp.StatusCode)
+		}
+		if resp, err = client.Get("https://pi.lan/v2/a/blobs/" + sum(content).String()); err != nil {
+			t.Errorf("a long pull by %s: %v", proto, err)
+			continue
+		}
+		body, err := io.ReadAll(&steadily{Reader: resp.Body, size: len(content), d: 3 * stall})
+		resp.Body.Close()
+		if string(body) != content {
+			t.Errorf("a long pull by %s: %d bytes, %v", resp.Proto, len(body), err)
+		}
+		// But who stalls is dropped.
+		never, end := io.Pipe()
+		resp, err = client.Post("https://pi.lan/v2/a/blobs/uploads/?digest="+sum("x").String(), "application/octet-stream", never)
+		end.Close()
+		if err == nil {
+			if resp.Body.Close(); resp.StatusCode != 400 {
+				t.Errorf("a push that stalls by %s = %d, want 400", resp.Proto, resp.StatusCode)
+			}
+		}
+	}
+}
+
+func TestPlainHTTPOnTheSamePort(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "auto"})
+	for _, x := range []struct {
+		request, host string
+		status        int
+		location      string
+	}{
+		{"GET /v2/", s.addr, 400, ""},
+		{"PUT /v2/a/manifests/x", s.addr, 400, ""},
+		{"GET /token?service=x", s.addr, 400, ""},
+		{"GET /v2/", "evil host", 400, ""},
+		{"GET /", s.addr, 308, "https://" + s.addr + "/"},
+		{"HEAD /a%2Fb/c?d=%20e", s.addr, 308, "https://" + s.addr + "/a%2Fb/c?d=%20e"},
+		{"GET /v2x", "pi.lan", 308, "https://pi.lan/v2x"},
+		{"GET /", "Pi.LAN:443", 308, "https://pi.lan/"},
+		{"GET /", "[::1]:5000", 308, "https://[::1]:5000/"},
+		{"POST /", s.addr, 400, ""},
+		{"OPTIONS /", s.addr, 400, ""},
+		{"GET //evil.example/x", s.addr, 308, "https://" + s.addr + "//evil.example/x"},
+		{`GET /\evil.example`, s.addr, 308, "https://" + s.addr + "/%5Cevil.example"},
+		{`GET /\/evil.example/..`, s.addr, 308, "https://" + s.addr + "/%5C/evil.example/.."},
+		{"GET /%0d%0aX:y", s.addr, 308, "https://" + s.addr + "/%0d%0aX:y"},
+		{"GET /", "user@evil.example", 400, ""},
+		{"GET /", `evil.example\.pi.lan`, 400, ""},
+		{"GET /", "evil.example/.pi.lan", 400, ""},
+		{"GET /", "pi.lan:99999", 400, ""},
+		{"GET /", "pi.lan:", 308, "https://pi.lan/"},
+		{"GET /", "..", 400, ""},
+		{"GET /", "", 400, ""},
+		{"GET /", strings.Repeat("x.", 127) + "lan", 400, ""},
+	} {
+		re := rawHTTP(t, s.addr, x.request+" HTTP/1.1\r\nHost: "+x.host+"\r\nConnection: close\r\n\r\n")
+		if re.status != x.status || re.location() != x.location {
+			t.Errorf("%s of host %q = %d to %q, want %d to %q", x.request, x.host, re.status, re.location(), x.status, x.location)
+		}
+		if x.host != "evil host" && (strings.Contains(x.request, "/v2/") || strings.Contains(x.request, "/token")) {
+			re.code("UNSUPPORTED")
+		}
+	}
+}
+
+func TestPlainHTTPOnAPortOfItsOwn(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "auto", httpAddr: "127.0.0.1:0"})
+	addr := s.c.open.Addr().String()
+	_, port, _ := net.SplitHostPort(s.addr)
+	ask := func(request string) *reply {
+		return rawHTTP(t, addr, request+" HTTP/1.1\r\nHost: pi.lan\r\nConnection: close\r\n\r\n")
+	}
+	ask("GET /x").has("Location", "https://pi.lan:"+port+"/x")
+	ask("GET /v2/").code("UNSUPPORTED")
+	if re := ask("GET /trust"); re.status != 200 || !strings.Contains(string(re.body), "pi.lan:"+port) {
+		t.Errorf("GET /trust = %d\n%s", re.status, re.body)
+	}
+	other := newSecure(t, tlsOptions{mode: "auto", httpAddr: addr})
+	other.refuses("--http-addr")
+}
+
+// Who says nothing, or stops in the middle of a handshake, holds up nobody.
+func TestSilentConnectionsAreDropped(t *testing.T) {
+	s := newSecure(t, tlsOptions{mode: "auto"})
+	s.http.ReadHeaderTimeout = 50 * time.Millisecond
+	s.start()
+	for _, said := range []string{"", "\x16", "\x16\x03\x01\x02\x00\x01", "GET / HTTP/1.1\r\n"} {
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(conn, said)
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := io.Copy(io.Discard, conn); err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("after %q: %v", said, err)
+		}
+	}
+	s.stop()
+
+	s = newSecure(t, s.o)
+	s.start()
+	var first net.Conn
+	for i := range maxSilent + 20 {
+		conn, err := net.Dial("tcp", s.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if i == 0 {
+			first = conn
+		}
+	}
+	if _, err := s.get(&tls.Config{RootCAs: s.roots()}, "https://pi.lan/"); err != nil {
+		t.Errorf("among silent connections: %v", err)
+	}
+	first.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := first.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the oldest of too many silent connections is still open")
+	}
+}
+
+func TestServeEndsWithItsServer(t *testing.T) {
+	for name, end := range map[string]func(*http.Server){
+		"Shutdown": func(s *http.Server) {
+			if err := s.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+		},
+		"Close": func(s *http.Server) { s.Close() },
+	} {
+		s := startSecure(t, tlsOptions{mode: "auto", httpAddr: "127.0.0.1:0"})
+		var held []net.Conn
+		for _, addr := range []string{s.addr, s.addr, s.c.open.Addr().String()} {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			held = append(held, conn)
+		}
+		io.WriteString(held[1], "GET / HTTP/1.1\r\nHost: x\r\n\r\n") // and stays open
+		if _, err := http.ReadResponse(bufio.NewReader(held[1]), nil); err != nil {
+			t.Error(err)
+		}
+		end(s.http)
+		if err := <-s.ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("after %s serve returned %v", name, err)
+		}
+		s.ended = nil
+		stacks := make([]byte, 1<<20)
+		if stacks = stacks[:runtime.Stack(stacks, true)]; bytes.Contains(stacks, []byte("splitter")) || bytes.Contains(stacks, []byte("(*certificates).serve")) {
+			t.Errorf("after %s something still runs:\n%s", name, stacks)
+		}
+		for _, addr := range []string{s.addr, s.c.open.Addr().String()} {
+			if conn, err := net.Dial("tcp", addr); err == nil {
+				conn.Close()
+				t.Errorf("after %s %s is still open", name, addr)
+			}
+		}
+		for _, conn := range held {
+			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("after %s a connection is still open: %v", name, err)
+			}
+		}
+	}
+}
+
+func TestClientCertificates(t *testing.T) {
+	ours, theirs := newIssuer(t), newIssuer(t)
+	file := filepath.Join(t.TempDir(), "clients.crt")
+	writeFile(t, file, append(ours.pem(), theirs.pem()...))
+	s := startSecure(t, tlsOptions{mode: "auto", clientCA: file})
+	s.move(time.Minute)
+	by := func(config *tls.Config) string {
+		t.Helper()
+		body, err := s.get(config, "https://pi.lan/")
+		if err != nil {
+			return "refused"
+		}
+		_, name, _ := strings.Cut(body, " by ")
+		return name
+	}
+	roots := s.roots()
+	for want, config := range map[string]*tls.Config{
+		`""`:                                {RootCAs: roots},
+		`"ci"`:                              ours.user("ci", roots),
+		`"Jo Do"`:                           theirs.user("Jo Do", roots),
+		"refused":                           newIssuer(t).user("ci", roots),
+		`"` + strings.Repeat("x", 64) + `"`: ours.user(strings.Repeat("x", 64), roots),
+	} {
+		if got := by(config); got != want {
+			t.Errorf("by %s, want %s", got, want)
+		}
+	}
+	for _, name := range []string{"a:b", "a\nb", "a\x7fb", ""} {
+		if got := by(ours.user(name, roots)); got != `""` {
+			t.Errorf("by %s, want nobody: %q is not a user's name", got, name)
+		}
+	}
+	for what, change := range map[string]func(*x509.Certificate){
+		"for servers": func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} },
+		"expired":     func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) },
+	} {
+		if got := by(ours.user("ci", roots, change)); got != "refused" {
+			t.Errorf("a certificate %s was taken: by %s", what, got)
+		}
+	}
+
+	// Sessions must not outlive the trust in the CA.
+	jo := theirs.user("jo", roots)
+	jo.ClientSessionCache = tls.NewLRUClientSessionCache(10)
+	old := theirs.user("jo", roots)
+	old.ClientSessionCache, old.MaxVersion = tls.NewLRUClientSessionCache(10), tls.VersionTLS12
+	for range 2 {
+		if a, b := by(jo), by(old); a != `"jo"` || b != `"jo"` {
+			t.Errorf("by %s and %s", a, b)
+		}
+	}
+	kept := s.client(ours.user("ci", roots))
+	ask := func() error {
+		resp, err := kept.Get("https://pi.lan/")
+		if err == nil {
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		return err
+	}
+	if err := ask(); err != nil {
+		t.Error(err)
+	}
+	writeFile(t, file, ours.pem())
+	s.move(time.Minute)
+	if a, b := by(jo), by(old); a != "refused" || b != "refused" {
+		t.Errorf("by %s and %s after their CA was removed, want them refused", a, b)
+	}
+	if got := by(ours.user("ci", roots)); got != `"ci"` {
+		t.Errorf("by %s", got)
+	}
+	writeFile(t, file, []byte("half"))
+	s.move(time.Minute)
+	if got := by(ours.user("ci", roots)); got != `"ci"` || strings.Count(s.log.String(), "level=ERROR") != 1 {
+		t.Errorf("by %s while the file is broken; log:\n%s", got, s.log)
+	}
+	if err := ask(); err != nil {
+		t.Errorf("a connection was dropped: %v", err)
+	}
+}
+
+func TestClientNameNeedsAProof(t *testing.T) {
+	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "jo"}}
+	for want, state := range map[string]*tls.ConnectionState{
+		"":   {PeerCertificates: []*x509.Certificate{cert}},
+		"jo": {VerifiedChains: [][]*x509.Certificate{{cert}}},
+	} {
+		if name, ok := clientName(state); name != want || ok != (want != "") {
+			t.Errorf("clientName = %q, %v, want %q", name, ok, want)
+		}
+	}
+	if name, ok := clientName(nil); ok {
+		t.Errorf("without TLS it is %q", name)
+	}
+	long := &x509.Certificate{Subject: pkix.Name{CommonName: strings.Repeat("x", 256)}}
+	if _, ok := clientName(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{long}}}); ok {
+		t.Error("a name of 256 bytes was taken")
+	}
+}
+
+func TestTLSOptionsThatCannotWork(t *testing.T) {
+	none := filepath.Join(t.TempDir(), "none")
+	for want, o := range map[string]tlsOptions{
+		"none of auto":                 {mode: "on"},
+		"go together":                  {mode: "files", certFile: none},
+		"no such file":                 {mode: "files", certFile: none, keyFile: none},
+		"--client-ca: ":                {mode: "auto", clientCA: none},
+		"need TLS":                     {clientCA: none},
+		"--tls=acme needs --tls-name":  {mode: "acme"},
+		"cannot have a certificate by": {mode: "acme", names: []string{"192.0.2.1"}},
+		"neither a host name":          {mode: "auto", names: []string{"*.lan"}},
+	} {
+		newSecure(t, o).refuses(want)
+	}
+	if c, err := openTLS(tlsOptions{}); c != nil || err != nil {
+		t.Errorf("without TLS: %v, %v", c, err)
+	}
+}
+
+// acmeCA is a CA that speaks ACME (RFC 8555) as far as a client needs, and
+// validates by TLS-ALPN-01, or by HTTP-01, at the addresses given.
+func acmeCA(t testing.TB, ca *issuer, challenge, addr string) *httptest.Server {
+	var mu sync.Mutex // guards the rest
+	var issued []byte
+	var thumbprint, name string
+	valid := false
+	mux := http.NewServeMux()
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	reply := func(w http.ResponseWriter, status int, v any) {
+		w.Header().Set("Replay-Nonce", rand.Text())
+		w.WriteHeader(status)
+		json.NewEncoder(w).Encode(v)
+	}
+	order := func() map[string]any {
+		status := "pending"
+		if valid {
+			status = "ready"
+		}
+		o := map[string]any{"status": status, "authorizations": []string{server.URL + "/authorization"}, "finalize": server.URL + "/finalize",
+			"identifiers": []any{map[string]string{"type": "dns", "value": name}}}
+		if issued != nil {
+			o["status"], o["certificate"] = "valid", server.URL+"/certificate"
+		}
+		return o
+	}
+	validate := func() error {
+		const token = "token"
+		if challenge == "http-01" {
+			req, _ := http.NewRequest("GET", "http://"+addr+"/.well-known/acme-challenge/"+token, nil)
+			req.Host = name + ":80" // as some do
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if body, _ := io.ReadAll(resp.Body); string(body) != token+"."+thumbprint {
+				return fmt.Errorf("the challenge is %q", body)
+			}
+			return nil
+		}
+		conn, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, NextProtos: []string{acme.ALPNProto}, InsecureSkipVerify: true})
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		want := sha256.Sum256([]byte(token + "." + thumbprint))
+		for _, e := range conn.ConnectionState().PeerCertificates[0].Extensions {
+			var got []byte
+			if e.Id.Equal(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 31}) {
+				asn1.Unmarshal(e.Value, &got)
+			}
+			if bytes.Equal(got, want[:]) {
+				return nil
+			}
+		}
+		return errors.New("the certificate does not answer the challenge")
+	}
+	mux.HandleFunc("GET /directory", func(w http.ResponseWriter, r *http.Request) {
+		if agent := r.UserAgent(); !strings.HasPrefix(agent, "berth") {
+			t.Errorf("User-Agent %q", agent)
+		}
+		reply(w, 200, map[string]string{"newNonce": server.URL + "/nonce", "newAccount": server.URL + "/account", "newOrder": server.URL + "/order"})
+	})
+	mux.HandleFunc("HEAD /nonce", func(w http.ResponseWriter, r *http.Request) { reply(w, 200, nil) })
+	mux.HandleFunc("POST /{what}", func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		var jws struct{ Protected, Payload string }
+		json.NewDecoder(r.Body).Decode(&jws)
+		protected, _ := base64.RawURLEncoding.DecodeString(jws.Protected)
+		payload, _ := base64.RawURLEncoding.DecodeString(jws.Payload)
+		switch r.PathValue("what") {
+		case "account":
+			var p struct{ JWK map[string]string }
+			json.Unmarshal(protected, &p)
+			key, _ := json.Marshal(p.JWK) // in the order of RFC 7638
+			sum := sha256.Sum256(key)
+			thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
+			if !bytes.Contains(payload, []byte("me@example.com")) {
+				t.Errorf("an account without the address: %s", payload)
+			}
+			w.Header().Set("Location", server.URL+"/account/1")
+			reply(w, 201, map[string]any{"status": "valid"})
+		case "order":
+			var p struct{ Identifiers []struct{ Value string } }
+			json.Unmarshal(payload, &p)
+			name = p.Identifiers[0].Value
+			w.Header().Set("Location", server.URL+"/order-1")
+			reply(w, 201, order())
+		case "order-1":
+			w.Header().Set("Location", server.URL+"/order-1")
+			reply(w, 200, order())
+		case "authorization", "challenge":
+			status := "pending"
+			if r.PathValue("what") == "challenge" {
+				if err := validate(); err != nil {
+					t.Errorf("%s: %v", challenge, err)
+				}
+				valid = true
+			}
+			if valid {
+				status = "valid"
+			}
+			c := map[string]string{"type": challenge, "url": server.URL + "/challenge", "token": "token", "status": status}
+			if r.PathValue("what") == "challenge" {
+				reply(w, 200, c)
+				return
+			}
+			reply(w, 200, map[string]any{"status": status, "challenges": []any{c},
+				"identifier": map[string]string{"type": "dns", "value": name}})
+		case "finalize":
+			var p struct{ CSR string }
+			json.Unmarshal(payload, &p)
+			der, _ := base64.RawURLEncoding.DecodeString(p.CSR)
+			csr, err := x509.ParseCertificateRequest(der)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{DNSNames: csr.DNSNames, NotBefore: time.Now().Add(-time.Hour),
+				NotAfter: time.Now().AddDate(0, 3, 0)}, ca.cert, csr.PublicKey, ca.key)
+			if err != nil {
+				t.Error(err)
+			}
+			issued = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf})
+			w.Header().Set("Location", server.URL+"/order-1")
+			reply(w, 200, order())
+		case "certificate":
+			w.Header().Set("Replay-Nonce", rand.Text())
+			w.Header().Set("Content-Type", "application/pem-certificate-chain")
+			w.Write(append(issued, ca.pem()...))
+		}
+	})
+	return server
+}
+
+func TestACMEThatFailsIsTold(t *testing.T) {
+	s := startSecure(t, tlsOptions{mode: "acme", names: []string{"registry.example.com"}, acmeDirectory: "http://127.0.0.1:1/directory"})
+	for range 3 {
+		for _, name := range []string{"registry.example.com", "other.example.com"} {
+			if _, err := s.get(&tls.Config{}, "https://"+name+"/"); err == nil {
+				t.Errorf("%s has a certificate", name)
+			}
+		}
+	}
+	if n := strings.Count(s.log.String(), "level=ERROR"); n != 1 {
+		t.Errorf("%d errors in the log, want 1:\n%s", n, s.log)
+	}
+}
+
+func TestCertificateByACME(t *testing.T) {
+	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
+		t.Run(challenge, func(t *testing.T) {
+			ca := newIssuer(t)
+			s := newSecure(t, tlsOptions{mode: "acme", names: []string{"registry.example.com"}, acmeEmail: "me@example.com"})
+			// Both know the other's address.
+			front := httptest.NewUnstartedServer(nil)
+			s.o.acmeDirectory = "http://" + front.Listener.Addr().String() + "/directory"
+			if challenge == "http-01" {
+				s.o.httpAddr = "127.0.0.1:0"
+			}
+			s.start()
+			addr := s.addr
+			if challenge == "http-01" {
+				addr = s.c.open.Addr().String()
+			}
+			authority := acmeCA(t, ca, challenge, addr)
+			front.Config.Handler = authority.Config.Handler
+			front.Start()
+			defer front.Close()
+
+			config := &tls.Config{RootCAs: ca.pool()}
+			if body, err := s.get(config, "https://registry.example.com/x"); err != nil || !strings.HasPrefix(body, "HTTP/2.0 /x") {
+				t.Errorf("%q, %v", body, err)
+			}
+			if _, err := s.get(config, "https://other.example.com/x"); err == nil {
+				t.Error("there is a certificate for a name that was not asked for")
+			}
+			if s.c.trust() != nil || s.c.fingerprint() != "" {
+				t.Error("there is a local CA")
+			}
+			re := rawHTTP(t, addr, "GET /trust HTTP/1.1\r\nHost: registry.example.com\r\nConnection: close\r\n\r\n")
+			if re.status != 308 {
+				t.Errorf("GET /trust = %d, want a redirect", re.status)
+			}
+
+			// The certificate is kept.
+			s.stop()
+			front.Close()
+			authority.Close()
+			s = newSecure(t, s.o)
+			s.start()
+			if _, err := s.get(config, "https://registry.example.com/x"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
