@@ -72,7 +72,7 @@ type gate struct {
 // error; later it leaves what was there before.
 func openGate(st *store, cfg authConfig, log *slog.Logger) (*gate, error) {
 	g := &gate{authConfig: cfg, st: st, log: log, now: time.Now,
-		logins:  newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.now),
+		logins:  newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.uptime),
 		limiter: limiter{perSecond: cfg.perSecond, of: make(map[string]*rate.Limiter)},
 	}
 	g.standard, _ = g.complete(defaultPolicy(), nil)
@@ -332,8 +332,8 @@ func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller
 		return s.robotCaller(v, b), nil
 	}
 	c := &caller{view: v, person: person{user}}
-	address := g.proxies.origin(r).key()
-	right, err := g.logins.verify(r.Context().Done(), address, v.users, user, password)
+	from := g.proxies.origin(r)
+	right, err := g.logins.verify(r.Context().Done(), from.key(), v.users, user, password)
 	if err != nil {
 		return nil, err
 	}
@@ -343,7 +343,7 @@ func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller
 		if _, ok := v.users[user]; ok {
 			who = user
 		}
-		g.st.audit("login failed", "user", who, "client", address)
+		g.st.audit("login failed", "user", who, "client", from.client)
 		return nil, errUnauthorized.with("wrong user or password")
 	}
 	return c, nil

@@ -94,6 +94,15 @@ func (r *registry) revokeRobot(name string) {
 	}
 }
 
+// pushAs pushes an image of no layers as somebody.
+func (r *registry) pushAs(by, repo, tag, config string) image {
+	r.t.Helper()
+	im := ociImage(config)
+	r.want(201, "POST", "/v2/"+repo+"/blobs/uploads/?digest="+im.config.String(), config, by)
+	r.want(201, "PUT", "/v2/"+repo+"/manifests/"+tag, im.manifest, "Content-Type: "+typeOCIManifest, by)
+	return im
+}
+
 const matrixRules = `
 [groups]
 admins = ["admin", "removed"]
