@@ -295,20 +295,20 @@ func (s *server) robotCaller(v *view, b *robot) *caller {
 
 // tokenCaller is whom a token of the Docker flow stands for, if it is still the
 // same.
-func (s *server) tokenCaller(r *http.Request, v *view, token string) (*caller, error) {
-	claims, err := s.gate.signer.verify(token)
+func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, error) {
+	t, err := s.gate.signer.verify(text)
 	if err != nil {
 		return nil, errUnauthorized.withf("the token is %s", err)
 	}
-	c := &caller{view: v, scoped: true, access: claims.Access}
-	kind, name, _ := strings.Cut(claims.Subject, ":")
+	c := &caller{view: v, scoped: true, access: t.Access}
+	kind, name, _ := strings.Cut(t.Subject, ":")
 	known := false
 	switch kind {
 	case "":
 		known = true
 	case "user":
 		c.user = name
-		known = c.secret() != "" && claims.Mark == s.gate.signer.mark(c.secret())
+		known = s.gate.signer.marks(t, c.secret())
 	case "token":
 		if c.robot = s.st.robot(name, s.gate.now()); c.robot != nil {
 			s.st.noteUse(c.robot, s.gate.now())

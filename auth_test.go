@@ -255,14 +255,13 @@ func (m *matrix) credentials(anonymousPull bool) []credential {
 	const all = "repository:ci/app:pull,push,delete"
 	const pull, push, remove, list = "repository:ci/app:pull", "repository:ci/app:pull,push", "repository:ci/app:delete", "registry:catalog:*"
 	removedToken := m.bearer(as("removed"), all, list)
-	signer := m.server.gate.signer
-	signer.now = func() time.Time { return time.Now().Add(-tokenLife - time.Second) }
+	here := m.server.gate.signer
+	here.now = func() time.Time { return time.Now().Add(-tokenLife - time.Second) }
 	oldToken := m.bearer(as("admin"), all, list)
-	signer.now = func() time.Time { return time.Now().Add(time.Hour) }
+	here.now = func() time.Time { return time.Now().Add(time.Hour) }
 	earlyToken := m.bearer(as("admin"), all, list)
-	signer.now = time.Now
-	other := *signer
-	other.key = slices.Repeat([]byte{1}, 32)
+	here.now = time.Now
+	other := &signer{key: slices.Repeat([]byte{1}, 32), audience: here.audience, now: time.Now}
 	forged := "Authorization: Bearer " + other.issue(&caller{view: m.server.gate.view(), person: person{"admin"}}, []grant{{"repository", "ci/app", []string{"pull", "push", "delete"}}})
 
 	// The user goes, and so does what was got with his password.

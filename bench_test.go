@@ -314,7 +314,7 @@ func BenchmarkManifest(b *testing.B) {
 								if by == "tag" {
 									reference = fmt.Sprintf("v%05d", i)
 								}
-								return conn.ask(method, "/v2/bench/manifests/"+reference)
+								return conn.ask(method, "/v2/bench/manifests/"+reference, "")
 							})
 						}
 					}
@@ -548,9 +548,10 @@ func dialBare(addr string) (*bareConn, error) {
 	return &bareConn{conn, bufio.NewReader(conn)}, nil
 }
 
-// ask reads a reply of status 200 that has a Content-Length.
-func (c *bareConn) ask(method, path string) error {
-	if _, err := io.WriteString(c, method+" "+path+" HTTP/1.1\r\nHost: bench\r\n\r\n"); err != nil {
+// ask reads a reply of status 200 that has a Content-Length. header is a line, or
+// nothing.
+func (c *bareConn) ask(method, path, header string) error {
+	if _, err := io.WriteString(c, method+" "+path+" HTTP/1.1\r\nHost: bench\r\n"+header+"\r\n"); err != nil {
 		return err
 	}
 	var length int

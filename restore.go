@@ -654,6 +654,13 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 		return err
 	}
 	out.printf("what was deleted since the snapshot is there again, as far as its blobs are\n")
+	var tokens int
+	if err := st.get(`SELECT count(*) FROM token`, nil, &tokens); err != nil {
+		return err
+	}
+	if tokens > 0 {
+		out.printf("%s for robots: what was revoked since the snapshot is good again; see berth token list\n", count(tokens, "token"))
+	}
 	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", count(int(f.Repositories), "repository"),
 		count(int(f.Tags), "tag"), count(int(f.Blobs.Count), "blob"), size(f.Blobs.Bytes))
 	return nil

@@ -26,6 +26,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -134,17 +136,29 @@ func (c *caller) grant(asked []grant) []grant {
 	return out
 }
 
-// A signer signs tokens and verifies them.
+// A signer signs tokens and verifies them, each once.
 type signer struct {
 	key      []byte
 	audience string
 	now      func() time.Time
+
+	mu       sync.RWMutex // guards verified
+	verified map[string]*signedToken
 }
+
+// A signedToken is one that this registry has signed.
+type signedToken struct {
+	claims
+	of atomic.Pointer[string] // a secret that the mark was found to stand for
+}
+
+// maxVerified bounds the tokens that are remembered.
+const maxVerified = 1000
 
 // openSigner reads the key in the data directory, which it makes if need be. On
 // a read-only disk tokens are good until the process ends.
 func (st *store) openSigner() (*signer, error) {
-	s := &signer{now: time.Now}
+	s := &signer{now: time.Now, verified: make(map[string]*signedToken)}
 	if err := st.get(`SELECT id FROM meta`, nil, &s.audience); err != nil {
 		return nil, err
 	}
@@ -200,11 +214,46 @@ func (s *signer) mark(secret string) string {
 	return base64.RawURLEncoding.EncodeToString(s.mac("mark:" + secret)[:12])
 }
 
-// verify returns the claims of a token of this registry that is good now. The
-// error says why there are none.
-func (s *signer) verify(token string) (*claims, error) {
-	text, sum, ok := cutLast(token, ".")
-	if !ok || len(token) > maxToken {
+// marks reports whether the token was made for this secret.
+func (s *signer) marks(t *signedToken, secret string) bool {
+	if of := t.of.Load(); of != nil && *of == secret {
+		return true
+	}
+	if secret == "" || t.Mark != s.mark(secret) {
+		return false
+	}
+	t.of.Store(&secret)
+	return true
+}
+
+// verify returns a token of this registry that is good now. The error says why
+// there is none.
+func (s *signer) verify(text string) (*signedToken, error) {
+	s.mu.RLock()
+	t := s.verified[text]
+	s.mu.RUnlock()
+	if t == nil {
+		var err error
+		if t, err = s.parse(text); err != nil {
+			return nil, err
+		}
+	}
+	now := s.now().Unix()
+	switch {
+	case t.Audience != s.audience:
+		return nil, errors.New("for another registry")
+	case now >= t.Expires:
+		return nil, errors.New("expired")
+	case now < t.NotBefore:
+		return nil, errors.New("not valid yet")
+	}
+	return t, nil
+}
+
+// parse verifies a token's signature, and remembers it.
+func (s *signer) parse(whole string) (*signedToken, error) {
+	text, sum, ok := cutLast(whole, ".")
+	if !ok || len(whole) > maxToken {
 		return nil, errors.New("not a token")
 	}
 	first, payload, ok := strings.Cut(text, ".")
@@ -219,20 +268,20 @@ func (s *signer) verify(token string) (*claims, error) {
 	if err != nil {
 		return nil, errors.New("malformed")
 	}
-	var c claims
-	if err := json.Unmarshal(b, &c); err != nil {
+	t := new(signedToken)
+	if err := json.Unmarshal(b, &t.claims); err != nil {
 		return nil, errors.New("malformed")
 	}
-	now := s.now().Unix()
-	switch {
-	case c.Audience != s.audience:
-		return nil, errors.New("for another registry")
-	case now >= c.Expires:
-		return nil, errors.New("expired")
-	case now < c.NotBefore:
-		return nil, errors.New("not valid yet")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.verified) >= maxVerified {
+		for other := range s.verified { // any: it is verified again if need be
+			delete(s.verified, other)
+			break
+		}
 	}
-	return &c, nil
+	s.verified[strings.Clone(whole)] = t
+	return t, nil
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -286,8 +335,8 @@ func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.(*response).caller = c
 	access := c.grant(asked)
-	token := s.gate.signer.issue(c, access)
-	answer := map[string]any{"token": token, "access_token": token, "expires_in": int(tokenLife / time.Second)}
+	text := s.gate.signer.issue(c, access)
+	answer := map[string]any{"token": text, "access_token": text, "expires_in": int(tokenLife / time.Second)}
 	if r.Method == http.MethodPost {
 		var words []string
 		for _, g := range access {

@@ -20,9 +20,15 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// toVersion1 makes the database in dir, which no registry has open, one of
-// version 1 with the same content, as far as version 1 knows of it.
+// toVersion1 is toVersion for the first.
 func toVersion1(t testing.TB, dir string, more ...string) {
+	t.Helper()
+	toVersion(t, dir, 1, more...)
+}
+
+// toVersion makes the database in dir, which no registry has open, one of an
+// earlier version with the same content, as far as that knows of it.
+func toVersion(t testing.TB, dir string, version int, more ...string) {
 	t.Helper()
 	path := filepath.Join(dir, "berth.db")
 	newer := path + ".newer"
@@ -41,9 +47,27 @@ func toVersion1(t testing.TB, dir string, more ...string) {
 			t.Fatalf("%s: %v", query, err)
 		}
 	}
-	do(fmt.Sprintf("PRAGMA journal_mode=WAL;%sPRAGMA application_id=%d;PRAGMA user_version=1;DELETE FROM meta", schema, applicationID))
+	do(fmt.Sprintf("PRAGMA journal_mode=WAL;%sPRAGMA application_id=%d;PRAGMA user_version=%d", schema, applicationID, version))
+	for _, upgrade := range upgrades[:version-1] {
+		do(upgrade)
+	}
+	// What is copied is counted already.
+	rows, err := db.Query(`SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	triggers, err := collect(rows, func(rows *sql.Rows) (trigger [2]string, err error) {
+		err = rows.Scan(&trigger[0], &trigger[1])
+		return trigger, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, trigger := range triggers {
+		do("DROP TRIGGER " + trigger[0])
+	}
 	do("ATTACH '" + newer + "' AS newer")
-	rows, err := db.Query(`SELECT t.name, group_concat(c.name) FROM main.sqlite_schema t, pragma_table_info(t.name, 'main') c
+	rows, err = db.Query(`SELECT t.name, group_concat(c.name) FROM main.sqlite_schema t, pragma_table_info(t.name, 'main') c
 		WHERE t.type = 'table' GROUP BY t.name`)
 	if err != nil {
 		t.Fatal(err)
@@ -56,9 +80,13 @@ func toVersion1(t testing.TB, dir string, more ...string) {
 		t.Fatalf("the tables of version 1: %v (%v)", tables, err)
 	}
 	for _, x := range tables {
+		do("DELETE FROM main." + x[0])
 		do(fmt.Sprintf("INSERT INTO main.%s (%s) SELECT %[2]s FROM newer.%[1]s", x[0], x[1]))
 	}
 	do("DETACH newer")
+	for _, trigger := range triggers {
+		do(trigger[1])
+	}
 	for _, query := range more {
 		do(query)
 	}
@@ -154,15 +182,21 @@ func (l *lived) serves() {
 	l.check()
 }
 
-func TestUpgradeFromVersion1(t *testing.T) {
+func TestUpgrade(t *testing.T) {
+	for version := 1; version < latestVersion; version++ {
+		t.Run(fmt.Sprint("from version ", version), func(t *testing.T) { upgradeFrom(t, version) })
+	}
+}
+
+func upgradeFrom(t *testing.T, version int) {
 	r := startRegistry(t)
 	l := liveWith(r)
 	before := r.figures()
 	r.stop()
-	toVersion1(t, r.cfg.dir)
+	toVersion(t, r.cfg.dir, version)
 	readDatabase(t, r.cfg.dir, func(db *sql.DB) {
-		if v := versionOf(t, db); v != 1 {
-			t.Fatalf("the database is of version %d, want 1: nothing is tested", v)
+		if v := versionOf(t, db); v != version {
+			t.Fatalf("the database is of version %d, want %d: nothing is tested", v, version)
 		}
 	})
 	r.moved.Store(0)
@@ -180,6 +214,9 @@ func TestUpgradeFromVersion1(t *testing.T) {
 	}
 	r.freeze()
 	l.serves()
+	secret := r.newRobot("ci", "**", "pull")
+	guarded("", "ann")(&r.cfg)
+	r.want(200, "GET", "/v2/home/app/manifests/1.0", nil, basic("x", secret))
 	r.restart() // the second start upgrades nothing
 	if v := versionOf(t, r.st.db); v != latestVersion {
 		t.Errorf("the database is of version %d, want %d", v, latestVersion)
