@@ -298,7 +298,7 @@ func (s *server) robotCaller(v *view, b *robot) *caller {
 func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, error) {
 	t, err := s.gate.signer.verify(text)
 	if err != nil {
-		return nil, errUnauthorized.withf("the token is %s", err)
+		return nil, errUnauthorized.saying("authentication required: the token is %s", err)
 	}
 	c := &caller{view: v, scoped: true, access: t.Access}
 	kind, name, _ := strings.Cut(t.Subject, ":")
@@ -320,7 +320,7 @@ func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, er
 		known = ok && shown == name
 	}
 	if !known {
-		return nil, errUnauthorized.with("whom the token was for may not log in any more")
+		return nil, errUnauthorized.saying("whom the token was for may not log in any more")
 	}
 	return c, nil
 }
@@ -344,7 +344,7 @@ func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller
 			who = user
 		}
 		g.st.audit("login failed", "user", who, "client", from.client)
-		return nil, errUnauthorized.with("wrong user or password")
+		return nil, errUnauthorized.saying("wrong user or password")
 	}
 	return c, nil
 }

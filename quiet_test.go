@@ -33,6 +33,7 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		}
 		cfg.storeConfig.log = slog.New(slog.DiscardHandler)
 		cfg.serverConfig.log = cfg.storeConfig.log
+		guarded("", "ann")(cfg)
 		opened := time.Now()
 		var wakes atomic.Int64 // whoever wakes asks for the uptime
 		cfg.now = func() time.Duration { wakes.Add(1); return time.Since(opened) }
@@ -54,6 +55,7 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 			t.Helper()
 			req := httptest.NewRequest(method, path, bytes.NewReader([]byte(body)))
 			req.Header.Set("Content-Type", typeOCIManifest)
+			req.SetBasicAuth("ann", "ann-secret")
 			re := httptest.NewRecorder()
 			handler.ServeHTTP(re, req)
 			if re.Code != want {
