@@ -71,17 +71,31 @@ func buildAndRun(m *testing.M) int {
 type berth struct {
 	t      *testing.T
 	addr   string // 127.0.0.1:PORT, known after the first start
+	scheme string // http, or https
 	data   string
 	args   []string
+	env    []string // beside the plain one
+	client *http.Client
 	log    output
 	cmd    *exec.Cmd     // nil while stopped
 	exited chan struct{} // closed when cmd has ended
+
+	user, password string // what get logs in with; "" for not
 }
 
 // startBerth starts a server with the given extra flags and waits until it is ready.
 func startBerth(t *testing.T, args ...string) *berth {
 	t.Helper()
-	b := &berth{t: t, addr: "127.0.0.1:0", data: filepath.Join(tempDir(t), "data"), args: args}
+	b := newBerth(t, args...)
+	b.start()
+	return b
+}
+
+// newBerth is startBerth for what has to be said before the start.
+func newBerth(t *testing.T, args ...string) *berth {
+	t.Helper()
+	b := &berth{t: t, addr: "127.0.0.1:0", data: filepath.Join(tempDir(t), "data"), args: args,
+		client: &http.Client{Timeout: 30 * time.Second}}
 	if err := os.Mkdir(b.data, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +106,6 @@ func startBerth(t *testing.T, args ...string) *berth {
 			t.Logf("berth's log ends with:\n%s", b.log.tail(60))
 		}
 	})
-	b.start()
 	return b
 }
 
@@ -101,7 +114,7 @@ func (b *berth) start() {
 	b.t.Helper()
 	var stdout output
 	cmd := exec.Command(berthBinary, append([]string{"--addr", b.addr, "--data", b.data}, b.args...)...)
-	cmd.Env = plainEnv(tempDir(b.t))
+	cmd.Env = append(plainEnv(tempDir(b.t)), b.env...)
 	cmd.Stdout, cmd.Stderr = &stdout, &b.log
 	exited, err := startGroup(cmd)
 	if err != nil {
@@ -109,22 +122,29 @@ func (b *berth) start() {
 	}
 	b.cmd, b.exited = cmd, exited
 
-	announced := regexp.MustCompile(`http://(127\.0\.0\.1:\d+)`)
+	announced := regexp.MustCompile(`(https?)://(\d+\.\d+\.\d+\.\d+:\d+)\n`)
 	await(b.t, b.exited, &b.log, "berth to print its address", func() bool {
 		m := announced.FindStringSubmatch(stdout.String())
 		if m != nil {
-			b.addr = m[1]
+			b.scheme, b.addr = m[1], m[2]
 		}
 		return m != nil
 	})
-	await(b.t, b.exited, &b.log, "/readyz to answer 200", func() bool {
-		resp, err := http.Get("http://" + b.addr + "/readyz")
+	// Where TLS is spoken, plain HTTP is sent on to it, and that will do: there may be no certificate yet.
+	want := map[string]int{"http": http.StatusOK, "https": http.StatusPermanentRedirect}[b.scheme]
+	await(b.t, b.exited, &b.log, fmt.Sprintf("/readyz to answer %d", want), func() bool {
+		resp, err := noRedirects.Get("http://" + b.addr + "/readyz")
 		if err != nil {
 			return false
 		}
 		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
+		return resp.StatusCode == want
 	})
+}
+
+var noRedirects = &http.Client{
+	Timeout:       30 * time.Second,
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
 // stop ends the server as an operator does: SIGTERM, and exit status 0 within ten seconds.
@@ -171,11 +191,14 @@ func (b *berth) ref(name string) string { return b.addr + "/" + name }
 // get requests a path of the API and returns the status, the headers and the body.
 func (b *berth) get(method, path string) (int, http.Header, []byte) {
 	b.t.Helper()
-	req, err := http.NewRequest(method, "http://"+b.addr+path, nil)
+	req, err := http.NewRequest(method, b.scheme+"://"+b.addr+path, nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	resp, err := (&http.Client{Timeout: 30 * time.Second}).Do(req)
+	if b.user != "" {
+		req.SetBasicAuth(b.user, b.password)
+	}
+	resp, err := b.client.Do(req)
 	if err != nil {
 		b.t.Fatal(err)
 	}

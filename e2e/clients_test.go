@@ -28,12 +28,16 @@ var goClients = map[string]struct{ pkg, version string }{
 	"oras":        {"oras.land/oras/cmd/oras", "v1.3.6"},
 	"helm":        {"helm.sh/helm/v3/cmd/helm", "v3.22.0"},
 	"conformance": {"github.com/opencontainers/distribution-spec/conformance", "v0.0.0-20260831232431-97274622c111"},
+
+	"pebble":              {"github.com/letsencrypt/pebble/v2/cmd/pebble", "v2.10.1"},
+	"pebble-challtestsrv": {"github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv", "v2.10.1"},
 }
 
 // debianPackages says where the clients that are not built come from.
 var debianPackages = map[string]string{
 	"dockerd": "docker.io", "docker": "docker.io", "containerd": "containerd", "ctr": "containerd",
 	"podman": "podman", "buildah": "buildah", "skopeo": "skopeo",
+	"nginx": "nginx", "caddy": "caddy",
 }
 
 // A client runs one program with the arguments that every command of its needs.
@@ -95,6 +99,13 @@ func (c *client) fails(args ...string) string {
 		c.t.Errorf("%s %s should have failed", filepath.Base(c.path), strings.Join(args, " "))
 	}
 	return all
+}
+
+// attempt is run for what may fail: it returns all that the client said.
+func (c *client) attempt(stdin string, args ...string) (said string, err error) {
+	c.t.Helper()
+	_, said, err = c.exec(stdin, args)
+	return said, err
 }
 
 // try is run for a goroutine of the test, which must not end it.

@@ -20,12 +20,13 @@ import (
 type exchange struct {
 	method, path, query string
 	rangeHeader         string // the request's Range
+	scheme              string // of its Authorization
 	status              int
 	sent                int64 // bytes of the request's body
 }
 
 func (e exchange) String() string {
-	return fmt.Sprintf("%s %s?%s Range:%s sent %d: %d", e.method, e.path, e.query, e.rangeHeader, e.sent, e.status)
+	return fmt.Sprintf("%s %s?%s Range:%s %s sent %d: %d", e.method, e.path, e.query, e.rangeHeader, e.scheme, e.sent, e.status)
 }
 
 type tap struct {
@@ -51,6 +52,7 @@ func tapInto(t *testing.T, b *berth) *tap {
 		tap.inFlight.Add(1)
 		defer tap.inFlight.Done()
 		e := exchange{method: r.Method, path: r.URL.EscapedPath(), query: r.URL.RawQuery, rangeHeader: r.Header.Get("Range")}
+		e.scheme, _, _ = strings.Cut(r.Header.Get("Authorization"), " ")
 		body := &countingBody{ReadCloser: r.Body}
 		r.Body = body
 		status := &statusWriter{ResponseWriter: w}
