@@ -10,10 +10,15 @@
 //	berth_test.go        the registry: build, start, stop, kill, check
 //	clients_test.go      the clients: pinned, installed, run, stopped
 //	images_test.go       images made from nothing
+//	tools_test.go        the clients behind one face, for what all of them do
 //	tap_test.go          a proxy that remembers what a client asked
 //	conformance_test.go  the official suite
 //	powercut_test.go     what a power cut may not take, on the file system of lossyfs/
 //	docker_test.go …     one file for each family of clients
+//	login_test.go        who may push and pull, and how clients log in
+//	tls_test.go          the local CA, and certificates that are renewed
+//	acme_test.go         certificates from a CA that speaks ACME
+//	proxy_test.go        behind nginx, caddy and Traefik
 //
 // The Go clients are built at pinned versions into Go's build cache; the rest comes from the
 // distribution's packages (.ci/run lists them). A client that is missing skips its tests, unless CI is
