@@ -38,7 +38,7 @@ type authConfig struct {
 	usersFile     string // "" for the one in the data directory
 	policyFile    string // likewise
 	anonymousPull bool
-	certificates  bool   // clients may have certificates
+	byCertificate bool   // clients may have certificates
 	publicURL     string // as clients know this registry; "" for what they call it
 	proxies       proxies
 	perSecond     int // requests of one address; 0 for no limit
@@ -55,23 +55,24 @@ func (a authConfig) policyPath(dir string) string {
 // A gate knows who may come in.
 type gate struct {
 	authConfig
-	st       *store
-	log      *slog.Logger
-	users    watched[users]
-	policy   watched[*policy]
-	standard *policy // while there is no policy file
-	logins   *logins
-	limiter  limiter
-	signer   *signer
-	now      func() time.Time
-	started  bool        // the files have been read once
-	warned   atomic.Bool // that passwords travel in the clear
+	certificates *certificates // nil without TLS
+	st           *store
+	log          *slog.Logger
+	users        watched[users]
+	policy       watched[*policy]
+	standard     *policy // while there is no policy file
+	logins       *logins
+	limiter      limiter
+	signer       *signer
+	now          func() time.Time
+	started      bool        // the files have been read once
+	warned       atomic.Bool // that passwords travel in the clear
 }
 
 // openGate reads the users and the rules. What cannot be read at start is an
 // error; later it leaves what was there before.
-func openGate(st *store, cfg authConfig, log *slog.Logger) (*gate, error) {
-	g := &gate{authConfig: cfg, st: st, log: log, now: time.Now,
+func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.Logger) (*gate, error) {
+	g := &gate{authConfig: cfg, certificates: certificates, st: st, log: log, now: time.Now,
 		logins:  newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.uptime),
 		limiter: limiter{perSecond: cfg.perSecond, of: make(map[string]*rate.Limiter)},
 	}
@@ -167,7 +168,7 @@ type view struct {
 // that is there and cannot be read counts as one.
 func (g *gate) view() *view {
 	list, rules := g.users.get(), g.policy.get()
-	if list == nil && rules == nil && !g.anonymousPull && !g.certificates &&
+	if list == nil && rules == nil && !g.anonymousPull && !g.byCertificate &&
 		g.users.last.Load().err == nil && g.policy.last.Load().err == nil {
 		return nil
 	}
@@ -356,10 +357,7 @@ func seconds(d time.Duration) string {
 
 // clientName is the subject of the client certificate, verified by TLS.
 func (g *gate) clientName(r *http.Request) (name string, ok bool) {
-	if !g.certificates || r.TLS == nil {
-		return "", false
-	}
-	return clientName(r.TLS)
+	return g.certificates.clientName(r.TLS)
 }
 
 // warnOfPlainHTTP says once that passwords can be read on their way.

@@ -115,7 +115,7 @@ type route struct {
 
 // newServer returns the registry over st; serve its handler.
 func newServer(st *store, cfg serverConfig) (*server, error) {
-	gate, err := openGate(st, cfg.auth, cfg.log)
+	gate, err := openGate(st, cfg.auth, cfg.certificates, cfg.log)
 	if err != nil {
 		return nil, err
 	}

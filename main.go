@@ -369,7 +369,7 @@ func (cfg *config) chooseTLS() error {
 		cfg.tls.mode = ""
 	}
 	cfg.tls.dir = cfg.dir
-	cfg.auth.certificates = cfg.tls.clientCA != ""
+	cfg.auth.byCertificate = cfg.tls.clientCA != ""
 	return nil
 }
 

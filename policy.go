@@ -353,7 +353,7 @@ func policyCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	case !errors.Is(err, fs.ErrNotExist) || cfg.auth.policyFile != "":
 		return err
 	}
-	guarded := err == nil || cfg.auth.anonymousPull || cfg.auth.certificates || exists(cfg.auth.usersPath(cfg.dir))
+	guarded := err == nil || cfg.auth.anonymousPull || cfg.auth.byCertificate || exists(cfg.auth.usersPath(cfg.dir))
 	if cfg.auth.anonymousPull {
 		p = p.withAnonymousPull()
 	}
@@ -403,7 +403,7 @@ func (p *policy) tell(ctx context.Context, cfg *config, who, action, repository 
 	case who == "anonymous":
 		subject = person{}
 	default:
-		if text, _, err := readFile(cfg.auth.usersPath(cfg.dir)); err == nil && !cfg.auth.certificates {
+		if text, _, err := readFile(cfg.auth.usersPath(cfg.dir)); err == nil && !cfg.auth.byCertificate {
 			if list, _ := parseUsers(text); list[who] == "" {
 				return fmt.Errorf("there is no user %q in %s", who, cfg.auth.usersPath(cfg.dir))
 			}

@@ -15,6 +15,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,7 +56,7 @@ type certificates struct {
 	authority *authority                 // in mode auto
 	pair      *watched[*tls.Certificate] // in mode files
 	acme      *autocert.Manager          // in mode acme
-	clients   *watched[*tls.Config]      // with --client-ca
+	clients   *watched[*clientCAs]       // with --client-ca
 	base      *tls.Config
 	open      net.Listener // on httpAddr; nil for none
 }
@@ -163,7 +164,7 @@ func (c *certificates) clock() time.Time {
 func (c *certificates) config() *tls.Config {
 	config := c.base.Clone()
 	if c.clients != nil {
-		config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return *c.clients.get(), nil }
+		config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return (*c.clients.get()).config, nil }
 	}
 	return config
 }
@@ -243,20 +244,32 @@ func (c *certificates) openACME() error {
 	return nil
 }
 
+// clientCAs are who may sign clients' certificates.
+type clientCAs struct {
+	config *tls.Config
+	roots  map[string]bool // the certificates themselves
+}
+
 // openClientCA asks clients for a certificate. A client may have none, but one
 // by another CA ends the handshake.
 func (c *certificates) openClientCA() error {
 	var err error
-	c.clients, err = watch(c, "the CAs of clients", func(files [][]byte) (*tls.Config, error) {
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(files[0]) {
+	c.clients, err = watch(c, "the CAs of clients", func(files [][]byte) (*clientCAs, error) {
+		pool, roots := x509.NewCertPool(), make(map[string]bool)
+		for block, rest := pem.Decode(files[0]); block != nil; block, rest = pem.Decode(rest) {
+			if cert, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
+				pool.AddCert(cert)
+				roots[string(cert.Raw)] = true
+			}
+		}
+		if len(roots) == 0 {
 			return nil, errors.New("there is no certificate in it")
 		}
 		config := c.base.Clone()
 		config.ClientAuth, config.ClientCAs = tls.VerifyClientCertIfGiven, pool
 		// A session that is resumed would bring back a client whose CA has gone.
 		config.SessionTicketsDisabled = true
-		return config, nil
+		return &clientCAs{config, roots}, nil
 	}, c.clientCA)
 	if err != nil {
 		return fmt.Errorf("--client-ca: %w", err)
@@ -265,9 +278,16 @@ func (c *certificates) openClientCA() error {
 }
 
 // clientName returns the common name of the certificate that a client has
-// proved to own, if it is fit for a user's name.
-func clientName(state *tls.ConnectionState) (name string, ok bool) {
-	if state == nil || len(state.VerifiedChains) == 0 {
+// proved to own, if it is fit for a user's name. A connection may be older than
+// the file of CAs, so it is held against that again.
+func (c *certificates) clientName(state *tls.ConnectionState) (name string, ok bool) {
+	if c == nil || c.clients == nil || state == nil || len(state.VerifiedChains) == 0 {
+		return "", false
+	}
+	roots := (*c.clients.get()).roots
+	if c.clock().After(state.VerifiedChains[0][0].NotAfter) || !slices.ContainsFunc(state.VerifiedChains, func(chain []*x509.Certificate) bool {
+		return roots[string(chain[len(chain)-1].Raw)]
+	}) {
 		return "", false
 	}
 	name = state.VerifiedChains[0][0].Subject.CommonName

@@ -65,7 +65,7 @@ func newSecure(t testing.TB, o tlsOptions) *secureServer {
 	s.o.log = slog.New(slog.NewTextHandler(s.log, nil))
 	s.http = &http.Server{ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(s.o.log.Handler(), slog.LevelDebug),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			name, _ := clientName(r.TLS)
+			name, _ := s.c.clientName(r.TLS)
 			fmt.Fprintf(w, "%s %s by %q", r.Proto, r.URL.Path, name)
 			if r.TLS.DidResume {
 				io.WriteString(w, " again")
@@ -1010,22 +1010,103 @@ func TestClientCertificates(t *testing.T) {
 }
 
 func TestClientNameNeedsAProof(t *testing.T) {
-	cert := &x509.Certificate{Subject: pkix.Name{CommonName: "jo"}}
-	for want, state := range map[string]*tls.ConnectionState{
-		"":   {PeerCertificates: []*x509.Certificate{cert}},
-		"jo": {VerifiedChains: [][]*x509.Certificate{{cert}}},
+	ours := newIssuer(t)
+	file := filepath.Join(t.TempDir(), "clients.crt")
+	writeFile(t, file, ours.pem())
+	c := startSecure(t, tlsOptions{mode: "auto", clientCA: file}).c
+	ca, err := x509.ParseCertificate(ours.cert.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := func(name string) *x509.Certificate {
+		return &x509.Certificate{Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
+	}
+	other := newIssuer(t).cert
+	for _, x := range []struct {
+		want  string
+		state *tls.ConnectionState
+	}{
+		{"", nil},
+		{"", &tls.ConnectionState{PeerCertificates: []*x509.Certificate{named("jo"), ca}}},
+		{"jo", &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{named("jo"), ca}}}},
+		{"", &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{named("jo"), other}}}},
+		{"", &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{named("users"), ca}}}},
+		{"", &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{named(strings.Repeat("x", 256)), ca}}}},
+		{"", &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{&x509.Certificate{Subject: pkix.Name{CommonName: "jo"}}, ca}}}}, // expired
 	} {
-		if name, ok := clientName(state); name != want || ok != (want != "") {
-			t.Errorf("clientName = %q, %v, want %q", name, ok, want)
+		if name, ok := c.clientName(x.state); name != x.want || ok != (x.want != "") {
+			t.Errorf("clientName = %q, %v, want %q", name, ok, x.want)
 		}
 	}
-	if name, ok := clientName(nil); ok {
-		t.Errorf("without TLS it is %q", name)
+	if name, ok := (*certificates)(nil).clientName(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{named("jo"), ca}}}); ok {
+		t.Errorf("without client CAs it is %q", name)
 	}
-	long := &x509.Certificate{Subject: pkix.Name{CommonName: strings.Repeat("x", 256)}}
-	if _, ok := clientName(&tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{long}}}); ok {
-		t.Error("a name of 256 bytes was taken")
+}
+
+// The subject of a client's certificate is a user: for rules, for tokens, and for
+// as long as its CA is one of ours.
+func TestCertificatesAreUsers(t *testing.T) {
+	ours := newIssuer(t)
+	file := filepath.Join(t.TempDir(), "clients.crt")
+	writeFile(t, file, ours.pem())
+	r := startRegistry(t, func(c *config) {
+		writeRules(c.dir, "[[rule]]\nwho = [\"Kim Smith\"]\nrepositories = [\"kim/**\"]\nallow = [\"push\"]\n")
+		c.auth.byCertificate = true
+	})
+	s := newSecure(t, tlsOptions{mode: "auto", clientCA: file})
+	s.http.Handler = r.server.handler()
+	s.start()
+	r.server.certificates, r.server.gate.certificates = s.c, s.c
+	roots := s.roots()
+	kim, jo, none := s.client(ours.user("Kim Smith", roots)), s.client(ours.user("jo", roots)), s.client(&tls.Config{RootCAs: roots})
+	ask := func(want int, c *http.Client, method, path, header string) *http.Response {
+		t.Helper()
+		req, err := http.NewRequest(method, "https://pi.lan"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key, value, ok := strings.Cut(header, ": "); ok {
+			req.Header.Set(key, value)
+		}
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatalf("%s %s: %v", method, path, err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		resp.Body = io.NopCloser(bytes.NewReader(body))
+		if resp.StatusCode != want {
+			t.Errorf("%s %s = %d, want %d: %s", method, path, resp.StatusCode, want, body)
+		}
+		return resp
 	}
+	const uploads = "/blobs/uploads/"
+	ask(200, kim, "GET", "/v2/", "")
+	ask(200, jo, "GET", "/v2/", "")
+	ask(202, kim, "POST", "/v2/kim/app"+uploads, "")
+	ask(403, kim, "POST", "/v2/app"+uploads, "")
+	ask(403, jo, "POST", "/v2/kim/app"+uploads, "")
+	resp := ask(401, none, "POST", "/v2/kim/app"+uploads, "")
+	if got := resp.Header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer realm="https://pi.lan/token"`) {
+		t.Errorf("the challenge is %s", got)
+	}
+	ask(401, kim, "GET", "/v2/", "Authorization: Basic bm86bm8=") // what one says counts more than what one has
+	// A token that was got with a certificate is worth nothing without it.
+	var answer struct{ Token string }
+	if err := json.NewDecoder(ask(200, kim, "GET", "/token?scope=repository:kim/app:pull,push", "").Body).Decode(&answer); err != nil {
+		t.Fatal(err)
+	}
+	ask(202, kim, "POST", "/v2/kim/app"+uploads, "Authorization: Bearer "+answer.Token)
+	ask(401, jo, "POST", "/v2/kim/app"+uploads, "Authorization: Bearer "+answer.Token)
+	ask(401, none, "POST", "/v2/kim/app"+uploads, "Authorization: Bearer "+answer.Token)
+	if log := r.log.String(); !strings.Contains(log, `user="Kim Smith"`) {
+		t.Error("the log does not name her")
+	}
+	// The connections are kept; the trust is not.
+	writeFile(t, file, newIssuer(t).pem())
+	s.move(time.Minute)
+	ask(401, kim, "POST", "/v2/kim/app"+uploads, "")
+	ask(401, kim, "POST", "/v2/kim/app"+uploads, "Authorization: Bearer "+answer.Token)
 }
 
 func TestTLSOptionsThatCannotWork(t *testing.T) {
