@@ -3,12 +3,15 @@
 package main
 
 import (
+	"crypto/tls"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -94,4 +97,50 @@ func BenchmarkLogin(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkPullOverTLS pulls 256 MiB over TLS. The limit is net/http's file
+// server with the same certificate, likewise.
+func BenchmarkPullOverTLS(b *testing.B) {
+	r := startRegistry(b, logToNowhere)
+	content := randomBytes(benchLarge)
+	d := digest.FromBytes(content)
+	if err := newBenchClient(1).pushBlob(r.http.URL, content, true); err != nil {
+		b.Fatal(err)
+	}
+	path := r.st.path(d)
+	for _, proto := range []string{"HTTP/1.1", "HTTP/2"} {
+		for _, connections := range []int{1, 8} {
+			b.Run(fmt.Sprintf("%s/connections=%d", proto, connections), func(b *testing.B) {
+				start := func(h http.Handler) func(n int) error {
+					s := newSecure(b, tlsOptions{mode: "auto"})
+					s.http.Handler = h
+					s.start()
+					var clients []*benchClient
+					for range connections {
+						c := &benchClient{s.client(&tls.Config{RootCAs: s.roots()}).Transport.(*http.Transport)}
+						if proto == "HTTP/1.1" {
+							c.transport.ForceAttemptHTTP2 = false
+							c.transport.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+						}
+						clients = append(clients, c)
+					}
+					next := make(chan *benchClient, connections)
+					for _, c := range clients {
+						next <- c
+					}
+					return func(n int) error {
+						return share(connections, n, func(int) error {
+							c := <-next
+							defer func() { next <- c }()
+							return c.send("GET", "https://pi.lan/v2/bench/blobs/"+d.String(), nil, nil, 200)
+						})
+					}
+				}
+				limit := start(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { http.ServeFile(w, req, path) }))
+				b.SetBytes(benchLarge)
+				against(b, "file-server", 2*connections, nil, limit, start(r.server.handler()))
+			})
+		}
+	}
 }

@@ -85,8 +85,8 @@ func TestLogin(t *testing.T) {
 		// Those who begin with HEAD get no more than the status.
 		tool.refused("push with a token for elsewhere", tool.push, "other/app", "1.0.0", "token ci may not push to other/app", "403")
 		reg.admin("", "token", "revoke", "ci")
-		tool.refused("push with a token that was revoked", tool.push, "ci/app", "2.0.0", unauthorized...)
-		tool.refused("pull with a token that was revoked", tool.pull, "ci/app", "1.0.0", unauthorized...)
+		tool.refused("push with a token that was revoked", tool.push, "ci/app", "2.0.0", wrongPassword...)
+		tool.refused("pull with a token that was revoked", tool.pull, "ci/app", "1.0.0", wrongPassword...)
 
 		for _, repo := range []string{"lib/app", "drafts/app", "ci/app"} {
 			if !reg.has(repo, "1.0.0") {
@@ -172,7 +172,7 @@ func TestNewPassword(t *testing.T) {
 	tool.mustLogin("kim", kimsPassword)
 	tool.able("push", tool.push, "lib/app", "1.0.0")
 	reg.admin("another secret\n", "user", "passwd", "kim")
-	tool.refused("pull with the old password", tool.pull, "lib/app", "1.0.0", unauthorized...)
+	tool.refused("pull with the old password", tool.pull, "lib/app", "1.0.0", wrongPassword...)
 	tool.mustLogin("kim", "another secret")
 	tool.able("pull with the new one", tool.pull, "lib/app", "1.0.0")
 	reg.password = "another secret"
