@@ -790,6 +790,54 @@ func TestTokensOfAnotherRegistry(t *testing.T) {
 	}
 }
 
+// Nobody has a password before somebody was given one.
+func TestNoPasswordIsBuiltIn(t *testing.T) {
+	r := startRegistry(t, guarded(""))
+	for _, user := range []string{"", "admin", "root", "berth", "anonymous", "users", "test", "#"} {
+		for _, password := range []string{"", user, "admin", "password", "Harbor12345", "changeme", "berth"} {
+			clear(r.server.gate.logins.attempts.failed)
+			r.want(401, "GET", "/v2/", nil, basic(user, password))
+		}
+	}
+}
+
+// Whatever way a path is written, the rules see the name that the handler sees.
+func TestPathsDoNotGetAroundRules(t *testing.T) {
+	r := startRegistry(t, guarded(`
+[[rule]]
+who = ["admin"]
+repositories = ["**"]
+allow = ["admin"]
+[[rule]]
+who = ["ann", "anonymous"]
+repositories = ["public/**"]
+allow = ["admin"]
+`, "admin", "ann"))
+	for _, repo := range []string{"secret", "secret/manifests/x", "public/app", "blobs/uploads", "manifests"} {
+		r.pushAs(as("admin"), repo, "x", "{}")
+	}
+	d := sum("{}").String()
+	for _, path := range []string{
+		"/v2/public/../secret/manifests/x", "/v2/public/..%2fsecret/manifests/x", "/v2/public%2f..%2Fsecret/manifests/x", "/v2/public/%2e%2e/secret/manifests/x",
+		"/v2//secret/manifests/x", "/v2/./secret/manifests/x", "/v2/%2fsecret/manifests/x", "/v2/secret%2f/manifests/x", "/v2/SECRET/manifests/x", "/v2/secret%00public/manifests/x",
+		"/v2/public\\..\\secret/manifests/x", "/v2/secret;public/manifests/x", "/v2/secret%3fpublic/manifests/x", "/v2/secret/manifests/x/", "/v2/secret/manifests/../manifests/x",
+		"/v2/secret/manifests/x/manifests/x", "/v2/secret%2fmanifests%2fx/manifests/x", "/v2/secret/manifests/x/blobs/" + d, "/v2/manifests/manifests/x", "/v2/blobs/uploads/manifests/x",
+		"/v2/secret/blobs/" + d + "/manifests/x", "/V2/secret/manifests/x", "/v2/secret/tags/list", "/v2/secret/referrers/" + d, "//v2/secret/manifests/x", "/v2/public/app/../../secret/manifests/x",
+	} {
+		for _, method := range []string{"GET", "HEAD", "PUT", "DELETE"} {
+			for _, headers := range [][]string{nil, {as("ann")}} {
+				if re := r.do(method, path, nil, headers...); re.status < 400 || re.status >= 500 || re.header.Get("Docker-Content-Digest") != "" {
+					t.Errorf("%s %s (%v) = %d", method, path, headers, re.status)
+				}
+			}
+		}
+	}
+	r.want(200, "GET", "/v2/public/app/manifests/x", nil)
+	r.want(200, "GET", "/v2/public%2Fapp/manifests/x", nil, as("ann"))
+	r.want(200, "GET", "/v2/secret/manifests/x/manifests/x", nil, as("admin"))
+	r.want(200, "GET", "/v2/blobs/uploads/manifests/x", nil, as("admin"))
+}
+
 func TestReadOnlyAndNoDeleteAreForEverybody(t *testing.T) {
 	for _, flag := range []string{"read-only", "no-delete"} {
 		r := startRegistry(t, guarded("", "ann"))

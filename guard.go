@@ -102,22 +102,24 @@ func (a *attempts) get(key string, now time.Duration) *failures {
 	if f != nil && now-f.last < forgetAfter {
 		return f
 	}
-	if f == nil && len(a.failed) >= maxFailed {
-		for other, f := range a.failed {
-			if now-f.last >= forgetAfter {
-				delete(a.failed, other)
-			}
-		}
-		for other := range a.failed {
-			if len(a.failed) < maxFailed {
-				break
-			}
-			delete(a.failed, other)
-		}
+	if f == nil {
+		makeRoom(a.failed, maxFailed)
 	}
 	f = &failures{}
 	a.failed[key] = f
 	return f
+}
+
+// makeRoom lets go of any entry of a map that has reached its bound. Whoever
+// floods it forgets at random, which costs little and locks nobody out.
+func makeRoom[K comparable, V any](m map[K]V, most int) {
+	if len(m) < most {
+		return
+	}
+	for key := range m {
+		delete(m, key)
+		return
+	}
 }
 
 // A limiter bounds the requests a second of each address.
@@ -141,16 +143,7 @@ func (l *limiter) take(address string) (wait time.Duration) {
 	defer l.mu.Unlock()
 	x := l.of[address]
 	if x == nil {
-		if len(l.of) >= maxLimited {
-			for other, x := range l.of {
-				if x.Tokens() >= float64(x.Burst()) {
-					delete(l.of, other) // as good as new
-				}
-			}
-			if len(l.of) >= maxLimited {
-				return time.Second
-			}
-		}
+		makeRoom(l.of, maxLimited)
 		x = rate.NewLimiter(rate.Limit(l.perSecond), 10*l.perSecond)
 		l.of[address] = x
 	}

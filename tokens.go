@@ -152,8 +152,11 @@ type signedToken struct {
 	of atomic.Pointer[string] // a secret that the mark was found to stand for
 }
 
-// maxVerified bounds the tokens that are remembered.
-const maxVerified = 1000
+// What is remembered is bounded: so many tokens, each of so many bytes at most.
+const (
+	maxVerified  = 1000
+	longVerified = 2 << 10
+)
 
 // openSigner reads the key in the data directory, which it makes if need be. On
 // a read-only disk tokens are good until the process ends.
@@ -272,15 +275,12 @@ func (s *signer) parse(whole string) (*signedToken, error) {
 	if err := json.Unmarshal(b, &t.claims); err != nil {
 		return nil, errors.New("malformed")
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.verified) >= maxVerified {
-		for other := range s.verified { // any: it is verified again if need be
-			delete(s.verified, other)
-			break
-		}
+	if len(whole) <= longVerified {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		makeRoom(s.verified, maxVerified)
+		s.verified[strings.Clone(whole)] = t
 	}
-	s.verified[strings.Clone(whole)] = t
 	return t, nil
 }
 

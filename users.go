@@ -167,12 +167,7 @@ func (l *logins) verify(done <-chan struct{}, address string, list users, user, 
 	mark := l.mark(user, password, hash)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.known) >= maxKnown {
-		for other := range l.known {
-			delete(l.known, other)
-			break
-		}
-	}
+	makeRoom(l.known, maxKnown)
 	l.known[mark] = struct{}{}
 	return true, nil
 }
