@@ -46,15 +46,7 @@ func BenchmarkAuthenticatedManifest(b *testing.B) {
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			ask := func(r *registry, header string) func(n int) error {
-				conns := make(chan *bareConn, connections)
-				for range connections {
-					conn, err := dialBare(r.http.Listener.Addr().String())
-					if err != nil {
-						b.Fatal(err)
-					}
-					b.Cleanup(func() { conn.Close() })
-					conns <- conn
-				}
+				conns := bareConns(b, r.http, connections)
 				return func(n int) error {
 					return share(connections, n, func(int) error {
 						conn := <-conns

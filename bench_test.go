@@ -296,15 +296,7 @@ func BenchmarkManifest(b *testing.B) {
 			for _, by := range []string{"tag", "digest"} {
 				b.Run(fmt.Sprintf("%s/by=%s/among=%d", method, by, among), func(b *testing.B) {
 					ask := func(server *httptest.Server) func(n int) error {
-						conns := make(chan *bareConn, connections)
-						for range connections {
-							conn, err := dialBare(server.Listener.Addr().String())
-							if err != nil {
-								b.Fatal(err)
-							}
-							b.Cleanup(func() { conn.Close() })
-							conns <- conn
-						}
+						conns := bareConns(b, server, connections)
 						return func(n int) error {
 							return share(connections, n, func(int) error {
 								conn := <-conns
@@ -546,6 +538,21 @@ func dialBare(addr string) (*bareConn, error) {
 		return nil, err
 	}
 	return &bareConn{conn, bufio.NewReader(conn)}, nil
+}
+
+// bareConns are so many of them.
+func bareConns(b *testing.B, server *httptest.Server, n int) chan *bareConn {
+	b.Helper()
+	conns := make(chan *bareConn, n)
+	for range n {
+		conn, err := dialBare(server.Listener.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { conn.Close() })
+		conns <- conn
+	}
+	return conns
 }
 
 // ask reads a reply of status 200 that has a Content-Length. header is a line, or
