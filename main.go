@@ -462,6 +462,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 			server.Close()
 		}
 		cancel()
+		<-served
 	}
 	stopBackground()
 	waitForCommands()
