@@ -30,6 +30,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/time/rate"
 )
 
@@ -44,12 +45,18 @@ type authConfig struct {
 	perSecond     int // requests of one address; 0 for no limit
 }
 
+// The files in the data directory, where no flag names others.
+const (
+	usersFile  = "htpasswd"
+	policyFile = "policy.toml"
+)
+
 func (a authConfig) usersPath(dir string) string {
-	return cmp.Or(a.usersFile, filepath.Join(dir, "htpasswd"))
+	return cmp.Or(a.usersFile, filepath.Join(dir, usersFile))
 }
 
 func (a authConfig) policyPath(dir string) string {
-	return cmp.Or(a.policyFile, filepath.Join(dir, "policy.toml"))
+	return cmp.Or(a.policyFile, filepath.Join(dir, policyFile))
 }
 
 // A gate knows who may come in.
@@ -85,7 +92,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	}
 	g.started = true
 	if cfg.usersFile != "" && g.users.get() == nil {
-		return nil, fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s` makes it", cfg.usersFile)
+		return nil, fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s --data %[2]s` makes it", cfg.usersFile, st.dir)
 	}
 	if cfg.policyFile != "" && g.policy.get() == nil {
 		return nil, fmt.Errorf("--policy: there is no file %s", cfg.policyFile)
@@ -95,7 +102,23 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		return nil, err
 	}
 	st.open = func() bool { return g.view() == nil }
+	st.guards = func() map[string][]byte {
+		return map[string][]byte{usersFile: g.users.text(), policyFile: g.policy.text()}
+	}
 	return g, nil
+}
+
+// announce tells at start who may do what.
+func (g *gate) announce() {
+	v := g.view()
+	if v == nil {
+		g.log.Warn("whoever reaches this registry may push and delete; `berth user add NAME` makes it want a password")
+		return
+	}
+	g.log.Info("who may do what", "users", len(v.users), "rules", v.policy.lines())
+	if len(v.users) == 0 && !g.byCertificate && len(g.st.listRobots()) == 0 {
+		g.log.Warn("there are no users, so nobody can log in; `berth user add NAME` makes one")
+	}
 }
 
 // complete adds to the rules what flags say.
@@ -110,6 +133,11 @@ func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	list, bad := parseUsers(texts[0])
 	if len(bad) > 0 {
 		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them", "file", g.users.files[0], "lines", bad)
+	}
+	for name, hash := range list {
+		if cost, _ := bcrypt.Cost([]byte(hash)); cost > maxCost {
+			g.log.Warn("the hash of a password is so dear that logins keep others waiting; `berth user passwd` makes another", "user", name, "cost", cost)
+		}
 	}
 	return list, nil
 }
@@ -149,11 +177,7 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 	case err != nil:
 		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.files[0], "error", err)
 	case g.started:
-		var rules []string
-		for _, r := range (*new).rules {
-			rules = append(rules, r.String())
-		}
-		g.st.audit("rules changed", "file", g.policy.files[0], "rules", rules)
+		g.st.audit("rules changed", "file", g.policy.files[0], "rules", (*new).lines())
 	}
 }
 
@@ -211,7 +235,7 @@ func (c *caller) id() string {
 // label names the caller for people.
 func (c *caller) label() string {
 	if c.robot != nil {
-		return "token " + c.robot.name
+		return "token:" + c.robot.name // which is no user's name
 	}
 	return cmp.Or(c.user, "anonymous")
 }
@@ -249,6 +273,15 @@ func (c *caller) may(repository string) rights {
 // mayList reports whether the caller may list repositories: those it may pull from.
 func (c *caller) mayList() bool {
 	return c.view == nil || c.view.policy.mayAnywhere(c.person, mayPull) || c.robot != nil && c.robot.allow&mayPull != 0
+}
+
+// sees reports whether a repository is in lists for the caller. A token without
+// the scope for lists sees what everybody does.
+func (c *caller) sees(name string) bool {
+	if c.scoped && c.view != nil && !grantedCatalog(c.access) {
+		return c.view.policy.rights(person{}, name)&mayPull != 0
+	}
+	return c.own(name)&mayPull != 0
 }
 
 // identify finds out who makes a request. The error is errUnauthorized if what it
@@ -360,12 +393,19 @@ func (g *gate) clientName(r *http.Request) (name string, ok bool) {
 	return g.certificates.clientName(r.TLS)
 }
 
-// warnOfPlainHTTP says once that passwords can be read on their way.
+// warnOfPlainHTTP says once that passwords can be read on their way, or that
+// clients are about to be sent a way on which they can.
 func (g *gate) warnOfPlainHTTP(r *http.Request) {
 	if g.warned.Load() {
 		return
 	}
-	if o := g.proxies.origin(r); !o.secure && !o.address.IsLoopback() && g.warned.CompareAndSwap(false, true) {
+	o := g.proxies.origin(r)
+	if !o.secure && g.publicURL == "" && r.Header.Get("X-Forwarded-Proto") != "" && !g.proxies.have(o.address) && g.warned.CompareAndSwap(false, true) {
+		g.log.Warn("there seems to be a proxy in front, which is not believed: clients are told http, and all are one client; name it with --trusted-proxies",
+			"proxy", o.address)
+		return
+	}
+	if !o.secure && !o.address.IsLoopback() && g.warned.CompareAndSwap(false, true) {
 		g.log.Warn("passwords come over plain HTTP, where others can read them; start with --tls=auto, or name the proxy that does TLS with --trusted-proxies",
 			"client", o.address)
 	}

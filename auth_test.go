@@ -491,6 +491,7 @@ allow = ["pull"]
 		{as("ann"), "?n=1&last=b/2", `["c/2"]`, ""},
 		{as("ann"), "?n=0", `[]`, ""},
 		{as("bob"), "", `["c/2"]`, ""},
+		{r.bearer(as("admin"), "repository:a/0:pull"), "", `["c/2"]`, ""}, // as everybody
 		{r.bearer(as("ann"), "registry:catalog:*"), "", `["b/0","b/2","c/2"]`, ""},
 		{"X-None: 1", "", `["c/2"]`, ""},
 	} {
@@ -551,6 +552,30 @@ func TestUnreadableUsersAreNotNoUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start()
+}
+
+// A link to a disk that is not there is not no file either.
+func TestLinksToNowhere(t *testing.T) {
+	for _, name := range []string{"htpasswd", "policy.toml"} {
+		r := startRegistry(t)
+		r.stop()
+		path := filepath.Join(r.cfg.dir, name)
+		if err := os.Symlink(filepath.Join(r.cfg.dir, "disk", name), path); err != nil {
+			t.Skip("SKIPPED, NOT TESTED: ", err)
+		}
+		if _, err := runOnce(t, "--data", r.cfg.dir, "--addr", "127.0.0.1:0"); err == nil || !strings.Contains(err.Error(), "link to what is not there") {
+			t.Errorf("a start with a dangling %s: %v", name, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+	}
+	for _, flag := range []string{"--htpasswd", "--policy", "--client-ca"} {
+		if _, err := runOnce(t, "--data", t.TempDir(), flag, ""); err == nil || !strings.Contains(err.Error(), flag) {
+			t.Errorf("an empty %s: %v", flag, err)
+		}
+	}
 }
 
 // An edit holds from the next request on; a mistake changes nothing.

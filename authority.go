@@ -154,7 +154,8 @@ func (c *certificates) makeCA(dir string) error {
 		default:
 			// With a name all below it is permitted. A machine may be called dev,
 			// and then the CA would vouch for half of the industry.
-			if suffix, public := publicsuffix.PublicSuffix(name); public && suffix == name {
+			// The list's own rule for all others is that of one word: pi, lan.
+			if suffix, public := publicsuffix.PublicSuffix(name); suffix == name && (public || strings.Contains(name, ".")) {
 				return false
 			}
 			template.PermittedDNSDomains = append(template.PermittedDNSDomains, name)

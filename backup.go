@@ -100,7 +100,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	b.db.SetMaxOpenConns(1)
 	// Sessions are of this server, and so are what it has still to remove and
 	// its snapshots.
-	if _, err := b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash; UPDATE meta SET stale = 1`); err != nil {
+	if _, err := b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash; UPDATE meta SET stale = 1, users_file = NULL, policy_file = NULL`); err != nil {
 		return err
 	}
 	if err := b.files(ctx); err != nil {
@@ -454,36 +454,47 @@ func cloneTo(path string, src *os.File) error {
 }
 
 // guards copies who may do what, and the CA and certificates: to where a server
-// on the copy looks for them, wherever they are here.
+// on the copy looks for them, wherever they are here. What is not here stays
+// there: a copy is rather closed to too many than open to them.
 func (b *backup) guards() error {
-	files := map[string]string{"htpasswd": b.st.usersFile, "policy.toml": b.st.policyFile}
-	for _, pattern := range []string{"tls/*", "tls/acme/*"} {
-		for _, dir := range []string{b.dest.dir, b.st.dir} {
-			names, err := fs.Glob(os.DirFS(dir), pattern)
-			if err != nil {
-				return err
+	put := func(name string, text []byte) error {
+		return replaceFile(filepath.Join(b.dest.dir, name), text)
+	}
+	// Rules first: without them users may do more.
+	for _, x := range []struct{ name, from string }{{policyFile, b.st.policyFile}, {usersFile, b.st.usersFile}} {
+		var text []byte
+		var err error
+		if b.st.guards != nil {
+			text = b.st.guards()[x.name] // what holds, also if the file has gone
+		} else if text, _, err = readFile(x.from); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if text == nil {
+			if exists(filepath.Join(b.dest.dir, x.name)) {
+				b.out.printf("%s stays as it was in the backup: there is none here any more\n", x.name)
 			}
-			for _, name := range names {
-				files[name] = filepath.Join(b.st.dir, name)
-			}
+			continue
+		}
+		if err := put(x.name, text); err != nil {
+			return err
 		}
 	}
-	for name, from := range files {
-		to := filepath.Join(b.dest.dir, name)
-		text, info, err := readFile(from)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			err = os.Remove(to)
-			if errors.Is(err, fs.ErrNotExist) {
-				err = nil
-			}
-		case err == nil && info.Mode().IsRegular():
-			err = replaceFile(to, text)
-		case info != nil && info.IsDir():
-			err = nil
-		}
+	for _, pattern := range []string{"tls/*", "tls/acme/*"} {
+		names, err := fs.Glob(os.DirFS(b.st.dir), pattern)
 		if err != nil {
 			return err
+		}
+		for _, name := range names {
+			text, info, err := readFile(filepath.Join(b.st.dir, name))
+			if info != nil && info.IsDir() {
+				continue
+			}
+			if err == nil {
+				err = put(name, text)
+			}
+			if err != nil && !errors.Is(err, fs.ErrNotExist) { // renewed meanwhile
+				return err
+			}
 		}
 	}
 	return nil

@@ -24,9 +24,11 @@ func TestGuessesAreSlowed(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann", "bob"), trustLoopback)
 	r.freeze()
 	from := func(address string) string { return "X-Forwarded-For: " + address }
+	guesses := 0
 	guess := func(status int, address string) *reply {
 		t.Helper()
-		return r.want(status, "GET", "/v2/", nil, basic("ann", "guess"), from(address))
+		guesses++
+		return r.want(status, "GET", "/v2/", nil, basic("ann", fmt.Sprint("guess", guesses)), from(address))
 	}
 	for range freeByUser {
 		guess(401, "192.0.2.1")
@@ -93,6 +95,31 @@ func TestGuessesAtOnce(t *testing.T) {
 	}
 }
 
+// A node starts anew and asks for twelve images at once; a container goes on with
+// the password before the last: neither is somebody who guesses.
+func TestMachinesAreNotGuessers(t *testing.T) {
+	r := startRegistry(t, guarded("", "ann"), func(c *config) {})
+	r.freeze()
+	var clients sync.WaitGroup
+	for range 3 * freeByUser {
+		clients.Go(func() {
+			if re, err := r.try("GET", "/token", nil, as("ann")); err != nil || re.status != 200 {
+				t.Errorf("one of many first logins: %v %v", re, err)
+			}
+		})
+	}
+	clients.Wait()
+	for range 3 * freeByAddress {
+		r.want(401, "GET", "/v2/", nil, basic("ann", "before"))
+	}
+	r.restart()
+	r.freeze()
+	for range 3 * freeByAddress {
+		r.want(401, "GET", "/v2/", nil, basic("ann", "before"))
+	}
+	r.want(200, "GET", "/v2/", nil, as("ann"))
+}
+
 // What is remembered of strangers is bounded.
 func TestManyStrangersInLittleMemory(t *testing.T) {
 	now := time.Duration(0)
@@ -137,12 +164,17 @@ func TestManyStrangersInLittleMemory(t *testing.T) {
 // Whether there is such a user shows neither in the answer nor in the work.
 func TestUnknownUsersCostWhatWrongPasswordsDo(t *testing.T) {
 	list := users{"ann": hashOf("p"), "bob": "$2y$11$" + strings.Repeat("a", 53)}
-	cost, err := bcrypt.Cost([]byte(list.decoy()))
-	if err != nil || cost != 11 {
-		t.Errorf("an unknown user costs %d (%v), want 11 as the dearest user", cost, err)
+	decoy, cost := list.decoy()
+	if got, err := bcrypt.Cost([]byte(decoy)); err != nil || cost != 11 || got != cost {
+		t.Errorf("an unknown user costs %d and %d (%v), want 11 as the dearest user", got, cost, err)
+	}
+	list["eve"] = "$2y$20$" + strings.Repeat("a", 53)
+	if _, cost := list.decoy(); cost != maxCost {
+		t.Errorf("beside a hash that is too dear an unknown user costs %d, want %d", cost, maxCost)
 	}
 	// All of the hash is worked out: it fails by comparing, not by its form.
-	if err := bcrypt.CompareHashAndPassword([]byte(users{"ann": hashOf("p")}.decoy()), []byte("p")); err != bcrypt.ErrMismatchedHashAndPassword {
+	decoy, _ = users{"ann": hashOf("p")}.decoy()
+	if err := bcrypt.CompareHashAndPassword([]byte(decoy), []byte("p")); err != bcrypt.ErrMismatchedHashAndPassword {
 		t.Errorf("the password of nobody: %v", err)
 	}
 	r := startRegistry(t, guarded("", "ann"))
@@ -344,6 +376,31 @@ func TestPlainHTTPIsWarnedOf(t *testing.T) {
 	if n := warnings(); n != 1 {
 		t.Errorf("%d warnings, want 1", n)
 	}
+}
+
+// A proxy that nobody has named is told of: its clients would be sent to http.
+func TestUnknownProxyIsToldOf(t *testing.T) {
+	r := startRegistry(t, guarded("", "ann"))
+	for range 3 {
+		r.want(200, "GET", "/v2/", nil, as("ann"), "X-Forwarded-Proto: https")
+	}
+	if n := strings.Count(r.log.String(), "--trusted-proxies"); n != 1 {
+		t.Errorf("%d lines about a proxy, want 1:\n%s", n, r.log)
+	}
+}
+
+// A page of another site cannot have a browser push.
+func TestCrossSiteRequests(t *testing.T) {
+	r := startRegistry(t)
+	push := func(want int, headers ...string) *reply {
+		t.Helper()
+		return r.want(want, "POST", "/v2/a/blobs/uploads/?digest="+sum("x").String(), "x", headers...)
+	}
+	push(403, "Sec-Fetch-Site: cross-site", "Origin: https://evil.example").code("DENIED")
+	push(403, "Origin: https://evil.example").code("DENIED")
+	push(201)
+	push(201, "Sec-Fetch-Site: same-origin")
+	r.want(200, "GET", "/v2/a/blobs/"+sum("x").String(), nil, "Sec-Fetch-Site: cross-site", "Origin: https://evil.example")
 }
 
 // The origin of a request without an address of its own, as over a socket.

@@ -128,8 +128,16 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	return s, nil
 }
 
-// handler is the registry with all that is around it.
-func (s *server) handler() http.Handler { return s.observe(fold(s.mux)) }
+// handler is the registry with all that is around it. A page of another site
+// cannot have a browser push or delete, with a password or certificate that
+// the browser remembers.
+func (s *server) handler() http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, errDenied.with("the request comes from a page of another site"))
+	}))
+	return s.observe(protection.Handler(fold(s.mux)))
+}
 
 // serve makes a route an http.Handler: it checks the access, calls the handler
 // and writes its error.
@@ -567,9 +575,7 @@ func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	c := w.(*response).caller
-	names, more, err := s.st.listRepositories(query.Get("last"), n, func(name string) bool {
-		return c.own(name)&mayPull != 0
-	})
+	names, more, err := s.st.listRepositories(query.Get("last"), n, c.sees)
 	if err != nil {
 		return err
 	}

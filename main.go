@@ -331,6 +331,11 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 			return nil, fmt.Errorf("--min-free: %w", err)
 		}
 	}
+	for name, file := range map[string]string{"htpasswd": cfg.auth.usersFile, "policy": cfg.auth.policyFile, "client-ca": cfg.tls.clientCA} {
+		if cfg.given[name] && file == "" { // a variable that is not set, say
+			return nil, fmt.Errorf("--%s: name a file", name)
+		}
+	}
 	if cfg.auth.proxies, err = parseProxies(text.proxies); err != nil {
 		return nil, fmt.Errorf("--trusted-proxies: %w", err)
 	}
@@ -363,6 +368,8 @@ func (cfg *config) chooseTLS() error {
 		}
 	case mode != "off":
 		return fmt.Errorf("--tls: %q is none of auto, acme and off", mode)
+	case files && cfg.given["tls"]:
+		return errors.New("--tls=off does not go with --tls-cert and --tls-key: leave one of them away")
 	case files:
 		cfg.tls.mode = "files"
 	default:
@@ -403,7 +410,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if err := st.standAlone(); err != nil {
 		return errors.Join(err, st.close())
 	}
-	if err := st.rememberGraces(); err != nil {
+	if err := st.rememberFlags(); err != nil {
 		return errors.Join(err, st.close())
 	}
 	if cfg.certificates, err = openTLS(cfg.tls); err != nil {
@@ -425,9 +432,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	for _, loop := range st.loops() {
 		background.Go(func() { loop(backgroundCtx) })
 	}
-	if s.gate.view() == nil {
-		cfg.log.Warn("whoever reaches this registry may push and delete; `berth user add NAME` makes it want a password")
-	}
+	s.gate.announce()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
 	greet(stdout, cfg, listener.Addr())
 

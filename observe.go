@@ -73,7 +73,8 @@ const sendAtOnce = 512 << 10
 func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 	from, ok := w.ResponseWriter.(io.ReaderFrom)
 	if !ok {
-		return io.Copy(struct{ io.Writer }{w}, src)
+		n, w.failed = io.Copy(struct{ io.Writer }{w}, src) // over HTTP/2
+		return n, w.failed
 	}
 	if w.status == 0 {
 		w.status = http.StatusOK

@@ -165,6 +165,14 @@ type policy struct {
 	groups map[string][]string
 }
 
+// lines are the rules for people.
+func (p *policy) lines() (lines []string) {
+	for _, r := range p.rules {
+		lines = append(lines, r.String())
+	}
+	return lines
+}
+
 // parsePolicy reads policy.toml. A file without rules is an error: an editor
 // that is just writing it must not change who may do what.
 func parsePolicy(text []byte) (*policy, error) {
@@ -342,6 +350,7 @@ func policyCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if len(cfg.Args) == 0 || cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
 		return errors.New("policy: say check, or check WHO ACTION REPOSITORY")
 	}
+	cfg.auth = cfg.recallFiles()
 	path := cfg.auth.policyPath(cfg.dir)
 	p := defaultPolicy()
 	text, _, err := readFile(path)

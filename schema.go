@@ -233,8 +233,12 @@ CREATE TRIGGER tag_delete AFTER DELETE ON tag BEGIN
 END;
 `,
 	`
--- Whose session it is (caller.id in auth.go); '' for anybody's.
+-- Whose session it is (caller.id in auth.go); '' for anonymous's.
 ALTER TABLE upload ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+-- Where the server that had it last found its users and rules; NULL for the
+-- files in the data directory.
+ALTER TABLE meta ADD COLUMN users_file TEXT;
+ALTER TABLE meta ADD COLUMN policy_file TEXT;
 
 -- The tokens of robots (robots.go). Their times are those of the wall clock, as
 -- people count them, in Unix seconds.

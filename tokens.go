@@ -90,7 +90,7 @@ func grantedCatalog(access []grant) bool {
 }
 
 // parseScopes reads scopes, each TYPE:NAME:ACTION[,ACTION]. Several may stand in
-// one string with spaces between. What is not understood grants nothing.
+// one string with spaces between. A type that is not known grants nothing.
 func parseScopes(texts []string) (asked []grant, err error) {
 	for _, text := range texts {
 		for _, scope := range strings.Fields(text) {

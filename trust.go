@@ -51,18 +51,24 @@ var trustPolicy = func() string {
 // trusted is what the templates are filled with.
 type trusted struct {
 	Host        string // as registryHost returns it: fit for a shell and for a path
+	Full        string // the same with its port, also where that is 443
 	Name        string // of the CA's file where others lie too
 	Fingerprint string
 	PEM         string
 	File        string // ca.crt on this machine
 	Steps       string // as berth trust prints them
-	Plain       bool   // the page comes over plain HTTP
+	Insecure    bool   // the page comes over plain HTTP
 }
 
 func trustIn(host string, der []byte) trusted {
 	print := fingerprint(der)
+	full := host
+	if bare := strings.Trim(host, "[]"); net.ParseIP(bare) != nil || !strings.Contains(host, ":") {
+		full = host + ":443"
+	}
 	return trusted{
 		Host:        host,
+		Full:        full,
 		Name:        "berth-" + strings.ToLower(strings.ReplaceAll(print[:11], ":", "")),
 		Fingerprint: print,
 		PEM:         string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
@@ -184,13 +190,13 @@ func trustText(w io.Writer, t trusted) error {
 SHA-256 %s
 
 On a machine that shall trust it, all at once:
-  ssh %[4]s 'berth trust %[1]s --script --data "%[5]s"' | sudo sh
+  ssh %[4]s 'berth trust %[6]s --script --data "%[5]s"' | sudo sh
 
 Or fetch ca.crt there, see that it is this one, and do what fits:
-  curl -fsSo ca.crt http://%[1]s/trust.crt
+  curl -fsSo ca.crt http://%[6]s/trust.crt
   openssl x509 -in ca.crt -noout -fingerprint -sha256
 
-`, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)))
+`, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)), t.Full)
 	if err := trustSteps.Execute(&b, t); err != nil {
 		return err
 	}
@@ -224,7 +230,7 @@ func (c *certificates) trust() http.Handler {
 			return
 		}
 		t := trustIn(host, c.authority.cert.Raw)
-		t.Plain = r.TLS == nil
+		t.Insecure = r.TLS == nil
 		var b bytes.Buffer
 		var err error
 		h := w.Header()

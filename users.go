@@ -13,9 +13,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -71,108 +73,140 @@ func checkUserName(name string) error {
 	return nil
 }
 
-// decoy returns a hash that no password has and that costs what a user's does.
-func (list users) decoy() string {
-	cost := bcrypt.DefaultCost
+// maxCost is the greatest bcrypt cost that is reasonable: half a second on a
+// small board.
+const maxCost = 12
+
+// decoy returns a hash that no password has, of the cost of the dearest user.
+func (list users) decoy() (hash string, cost int) {
+	cost = bcrypt.DefaultCost
 	for _, hash := range list {
 		if c, err := bcrypt.Cost([]byte(hash)); err == nil {
-			cost = max(cost, c)
+			cost = max(cost, min(c, maxCost))
 		}
 	}
-	return fmt.Sprintf("$2a$%02d$%s", cost, strings.Repeat(".", 53))
+	return fmt.Sprintf("$2a$%02d$%s", cost, strings.Repeat(".", 53)), cost
 }
 
 // logins verifies passwords.
 type logins struct {
 	attempts attempts
-	key      [32]byte      // of this process, for known
+	key      [32]byte      // of this process, for marks
 	hashing  chan struct{} // full while as many passwords as may be are being hashed
 
-	mu    sync.Mutex // guards known
-	known map[[sha256.Size]byte]struct{}
+	mu    sync.Mutex // guards the rest
+	known map[mark]bool
+	turns map[mark]chan struct{} // closed when that password has been hashed
 }
+
+// A mark is what is remembered of a user, a password and the hash it was held
+// against.
+type mark [sha256.Size]byte
 
 // hashWait is how long a login waits for its turn to be hashed.
 const hashWait = 10 * time.Second
 
-// maxKnown bounds the passwords that are remembered.
+// maxKnown bounds the passwords that are remembered, right ones and wrong ones.
 const maxKnown = 4096
 
 // newLogins is for a process that hashes so many passwords at once, and has the
 // clock now.
 func newLogins(hashing int, now func() time.Duration) *logins {
-	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[[sha256.Size]byte]struct{}),
+	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[mark]bool), turns: make(map[mark]chan struct{}),
 		attempts: attempts{now: now, failed: make(map[string]*failures)}}
 	rand.Read(l.key[:])
 	return l
 }
 
-// mark is what is remembered of a password that was right.
-func (l *logins) mark(user, password, hash string) (sum [sha256.Size]byte) {
+func (l *logins) mark(user, password, hash string) (m mark) {
 	h := hmac.New(sha256.New, l.key[:])
 	for _, s := range []string{user, hash, password} {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
-	h.Sum(sum[:0])
-	return sum
-}
-
-// remembers reports whether the password was found right before.
-func (l *logins) remembers(list users, user, password string) bool {
-	hash, ok := list[user]
-	if !ok {
-		return false
-	}
-	mark := l.mark(user, password, hash)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, ok = l.known[mark]
-	return ok
+	h.Sum(m[:0])
+	return m
 }
 
 // verify reports whether the password is the user's, for a client at an address.
-// Whether there is such a user makes no difference to the time it takes. What was
-// right before is so at once, however many guess. The error is errTooManyLogins
-// after too many wrong ones, errBusyLogins when too many wait to be hashed.
-func (l *logins) verify(done <-chan struct{}, address string, list users, user, password string) (bool, error) {
-	if l.remembers(list, user, password) {
-		return true, nil
+// Whether there is such a user makes no difference to the time it takes.
+//
+// What was held against the hash once is not again: right, it is let in however
+// many guess; wrong, it counts as one guess however often it comes, for that is
+// a machine with an old password. The error is errTooManyLogins after too many
+// wrong ones, errBusyLogins when too many wait to be hashed.
+func (l *logins) verify(done <-chan struct{}, address string, list users, user, password string) (right bool, err error) {
+	hash := list[user]
+	m := l.mark(user, password, hash)
+	late := time.NewTimer(hashWait)
+	defer late.Stop()
+	for {
+		l.mu.Lock()
+		right, ok := l.known[m]
+		turn, taken := l.turns[m]
+		if !ok && !taken {
+			l.turns[m] = make(chan struct{})
+		}
+		l.mu.Unlock()
+		if ok {
+			return right, nil
+		}
+		if !taken {
+			break
+		}
+		select { // another request has the same
+		case <-turn:
+		case <-late.C:
+			return false, errBusyLogins
+		case <-done:
+			return false, errBusyLogins
+		}
 	}
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err == nil {
+			makeRoom(l.known, maxKnown)
+			l.known[m] = right
+		}
+		close(l.turns[m])
+		delete(l.turns, m)
+	}()
 	if wait := l.attempts.wait(address, user); wait > 0 {
 		return false, errTooManyLogins.withHeader("Retry-After", seconds(wait))
 	}
 	select {
 	case l.hashing <- struct{}{}:
 		defer func() { <-l.hashing }()
-	case <-time.After(hashWait):
+	case <-late.C:
 		return false, errBusyLogins
 	case <-done:
 		return false, errBusyLogins
-	}
-	if l.remembers(list, user, password) {
-		return true, nil // another request of the same client was first
 	}
 	// Here, in turn, so that many guesses at once are not many for free.
 	if wait := l.attempts.begin(address, user); wait > 0 {
 		return false, errTooManyLogins.withHeader("Retry-After", seconds(wait))
 	}
-	hash, ok := list[user]
-	if !ok {
-		hash = list.decoy()
+	if right = list.compare(hash, password); right {
+		l.attempts.succeeded(address, user)
 	}
-	if bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) != nil || !ok {
-		return false, nil
-	}
-	l.attempts.succeeded(address, user)
-	mark := l.mark(user, password, hash)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	makeRoom(l.known, maxKnown)
-	l.known[mark] = struct{}{}
-	return true, nil
+	return right, nil
 }
 
-// userCommand is `berth user add|passwd|remove NAME` and `berth user list`.
+// compare holds a password against a hash, "" for none. What is wrong costs as
+// much as the dearest of the users, or a little more.
+func (list users) compare(hash, password string) bool {
+	if hash != "" && bcrypt.CompareHashAndPassword([]byte(hash), []byte(password)) == nil {
+		return true
+	}
+	decoy, dearest := list.decoy()
+	if cost, err := bcrypt.Cost([]byte(hash)); err != nil || cost < dearest {
+		bcrypt.CompareHashAndPassword([]byte(decoy), []byte(password))
+	}
+	return false
+}
+
+// userCommand is `berth user add|passwd|remove NAME` and `berth user list`. It
+// works on the file, whether there is a server or not.
 func userCommand(cfg *config, stdin io.Reader, stdout io.Writer) error {
 	if len(cfg.Args) == 0 {
 		return errors.New("user: say add, passwd, remove or list")
@@ -181,21 +215,61 @@ func userCommand(cfg *config, stdin io.Reader, stdout io.Writer) error {
 	if want := map[string]int{"add": 1, "passwd": 1, "remove": 1, "list": 0}; len(names) != want[verb] {
 		return fmt.Errorf("user %s: name one user", verb)
 	}
-	file := &userFile{path: cfg.auth.usersPath(cfg.dir), policy: cfg.auth.policyPath(cfg.dir)}
+	auth := cfg.recallFiles()
+	file := &userFile{path: auth.usersPath(cfg.dir), policy: auth.policyPath(cfg.dir)}
 	if err := file.read(); err != nil {
 		return err
 	}
+	known := len(names) > 0 && file.users[names[0]] != ""
 	switch verb {
 	case "list":
 		return file.list(stdout, cfg.JSON)
 	case "add":
-		return file.add(names[0], stdin, stdout)
-	case "passwd":
-		return file.change(names[0], stdin, stdout)
-	case "remove":
+		if err := checkUserName(names[0]); err != nil {
+			return err
+		}
+		if known {
+			return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` gives a new password", names[0])
+		}
+		// A policy is begun only where the server will look for it.
+		starter := cfg.auth.usersFile == "" || cfg.auth.policyFile != "" || cfg.given["data"]
+		if err := file.add(names[0], starter, stdin, stdout); err != nil {
+			return err
+		}
+		if !exists(filepath.Join(cfg.dir, "berth.db")) {
+			fmt.Fprintf(stdout, "There is no registry in %s yet; berth --data %[1]s begins one.\n", cfg.dir)
+		}
+		return nil
+	case "passwd", "remove":
+		if !known {
+			return fmt.Errorf("there is no user %q in %s", names[0], file.path)
+		}
+		if verb == "passwd" {
+			return file.change(names[0], stdin, stdout)
+		}
 		return file.remove(names[0], stdout)
 	}
 	return fmt.Errorf("user: %q is not add, passwd, remove or list", verb)
+}
+
+// recallFiles is where the users and rules are: as the flags say, else as those
+// of the server did that had the directory last.
+func (cfg *config) recallFiles() authConfig {
+	auth := cfg.auth
+	path := filepath.Join(cfg.dir, "berth.db")
+	if !exists(path) {
+		return auth
+	}
+	db, err := openToLook(path)
+	if err != nil {
+		return auth
+	}
+	defer db.Close()
+	var users, policy sql.NullString
+	if db.QueryRow(`SELECT users_file, policy_file FROM meta`).Scan(&users, &policy) == nil { // else it is an older one
+		auth.usersFile, auth.policyFile = cmp.Or(auth.usersFile, users.String), cmp.Or(auth.policyFile, policy.String)
+	}
+	return auth
 }
 
 // A userFile is the htpasswd file as a text that is edited by lines, so that
@@ -208,6 +282,7 @@ type userFile struct {
 }
 
 func (f *userFile) read() error {
+	*f = userFile{path: f.path, policy: f.policy}
 	text, _, err := readFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -224,41 +299,42 @@ func (f *userFile) read() error {
 	return nil
 }
 
-// set gives a user a password's hash; "" takes the user away.
+// set gives a user a password's hash; "" takes the user away. It reads the file
+// again: a password takes its time to type.
 func (f *userFile) set(name, hash string) error {
-	f.lines = slices.DeleteFunc(f.lines, func(line string) bool {
-		other, _, _ := strings.Cut(strings.TrimSpace(line), ":")
-		return other == name && hash == ""
-	})
-	found := false
-	for i, line := range f.lines {
-		if other, _, _ := strings.Cut(strings.TrimSpace(line), ":"); other == name {
-			f.lines[i], found = name+":"+hash, true
-		}
+	if err := f.read(); err != nil {
+		return err
 	}
-	if !found && hash != "" {
+	isTheirs := func(line string) bool {
+		other, _, _ := strings.Cut(strings.TrimSpace(line), ":")
+		return other == name
+	}
+	switch at := slices.IndexFunc(f.lines, isTheirs); {
+	case hash == "":
+		f.lines = slices.DeleteFunc(f.lines, isTheirs)
+	case at >= 0:
+		f.lines[at] = name + ":" + hash
+	default:
 		f.lines = append(f.lines, name+":"+hash)
 	}
 	text := strings.Join(f.lines, "\n")
 	if text != "" {
 		text += "\n"
 	}
-	return replaceFile(f.path, []byte(text))
-}
-
-func (f *userFile) add(name string, stdin io.Reader, stdout io.Writer) error {
-	if err := checkUserName(name); err != nil {
+	if err := replaceFile(f.path, []byte(text)); err != nil {
 		return err
 	}
-	if _, ok := f.users[name]; ok {
-		return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` gives a new password", name)
-	}
+	f.users, _ = parseUsers([]byte(text))
+	return nil
+}
+
+func (f *userFile) add(name string, starter bool, stdin io.Reader, stdout io.Writer) error {
 	hash, err := askPassword(name, stdin, stdout)
 	if err != nil {
 		return err
 	}
 	first := !f.exists
-	if first && !exists(f.policy) {
+	if _, _, err := readFile(f.policy); first && starter && errors.Is(err, fs.ErrNotExist) {
 		// Before the users, so that the first is never less than what is promised.
 		if err := replaceFile(f.policy, fmt.Appendf(nil, starterPolicy, name)); err != nil {
 			return err
@@ -272,16 +348,50 @@ func (f *userFile) add(name string, stdin io.Reader, stdout io.Writer) error {
 		fmt.Fprintf(stdout, "From now on this registry wants a password: docker login -u %s HOST:PORT\n", name)
 	}
 	fmt.Fprintf(stdout, "user %s added\n", name)
+	return f.findAdministrator(stdout)
+}
+
+// findAdministrator tells if nobody is one.
+func (f *userFile) findAdministrator(stdout io.Writer) error {
+	p, err := f.rules()
+	if err != nil {
+		return err
+	}
+	for name := range f.users {
+		if p.rights(person{name}, "")&mayAdmin != 0 {
+			return nil
+		}
+	}
+	fmt.Fprintf(stdout, "None of the users is an administrator; %s says who may do what.\n", f.policy)
 	return nil
 }
 
-func (f *userFile) change(name string, stdin io.Reader, stdout io.Writer) error {
-	if _, ok := f.users[name]; !ok {
-		return f.unknown(name)
+// rules are those in force.
+func (f *userFile) rules() (*policy, error) {
+	text, _, err := readFile(f.policy)
+	if errors.Is(err, fs.ErrNotExist) {
+		return defaultPolicy(), nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := parsePolicy(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.policy, err)
+	}
+	return p, nil
+}
+
+func (f *userFile) change(name string, stdin io.Reader, stdout io.Writer) error {
 	hash, err := askPassword(name, stdin, stdout)
 	if err != nil {
 		return err
+	}
+	if err := f.read(); err != nil {
+		return err
+	}
+	if _, ok := f.users[name]; !ok {
+		return fmt.Errorf("user %s was removed meanwhile", name)
 	}
 	if err := f.set(name, hash); err != nil {
 		return err
@@ -291,29 +401,21 @@ func (f *userFile) change(name string, stdin io.Reader, stdout io.Writer) error 
 }
 
 func (f *userFile) remove(name string, stdout io.Writer) error {
-	if _, ok := f.users[name]; !ok {
-		return f.unknown(name)
-	}
 	if err := f.set(name, ""); err != nil {
 		return err
 	}
 	fmt.Fprintf(stdout, "user %s removed\n", name)
-	if len(f.users) == 1 {
-		fmt.Fprintf(stdout, "Now nobody can log in. (To have a registry that is open to everybody, remove %s and restart.)\n", f.path)
+	if len(f.users) == 0 {
+		fmt.Fprintf(stdout, "Now nobody can log in. (To have a registry that is open to everybody, remove %s and %s, and restart.)\n", f.path, f.policy)
+		return nil
 	}
-	return nil
-}
-
-func (f *userFile) unknown(name string) error {
-	return fmt.Errorf("there is no user %q in %s", name, f.path)
+	return f.findAdministrator(stdout)
 }
 
 func (f *userFile) list(stdout io.Writer, asJSON bool) error {
-	p := defaultPolicy()
-	if text, _, err := readFile(f.policy); err == nil {
-		if p, err = parsePolicy(text); err != nil {
-			return fmt.Errorf("%s: %w", f.policy, err)
-		}
+	p, err := f.rules()
+	if err != nil {
+		return err
 	}
 	type entry struct {
 		Name          string   `json:"name"`

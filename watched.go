@@ -42,7 +42,8 @@ type sighting[T any] struct {
 	value *T            // the last good one; nil as long as there was none
 	infos []fs.FileInfo // nil if a file is not there
 	texts [][]byte
-	young bool // another edit could have left the same time and size
+	good  []byte // the first file, as value has it
+	young bool   // another edit could have left the same time and size
 	err   error
 	told  bool // changed knows
 }
@@ -85,7 +86,7 @@ func (w *watched[T]) reload() *sighting[T] {
 	if first {
 		seen = &sighting[T]{}
 	}
-	next.value = seen.value
+	next.value, next.good = seen.value, seen.good
 	absent := errors.Is(next.err, fs.ErrNotExist)
 	switch {
 	case absent && seen.value == nil:
@@ -97,7 +98,7 @@ func (w *watched[T]) reload() *sighting[T] {
 	default:
 		var value T
 		if value, next.err = w.parse(next.texts); next.err == nil {
-			next.value = &value
+			next.value, next.good = &value, next.texts[0]
 		}
 	}
 	tell := !next.told && (next.err == nil || !w.patient || !next.young)
@@ -127,6 +128,13 @@ func (w *watched[T]) read() *sighting[T] {
 	return next
 }
 
+// text returns what the last good value was made from; of the first file, if
+// there are several. It is nil if there never was one.
+func (w *watched[T]) text() []byte {
+	w.get()
+	return w.last.Load().good
+}
+
 // problem says what is wrong with the files as they are now; nil if nothing is.
 func (w *watched[T]) problem() error {
 	w.get()
@@ -140,6 +148,10 @@ func (w *watched[T]) problem() error {
 func readFile(path string) (text []byte, info fs.FileInfo, err error) {
 	f, err := os.Open(path)
 	if err != nil {
+		if _, e := os.Lstat(path); e == nil && errors.Is(err, fs.ErrNotExist) {
+			// A link to a disk that is not there yet, say: that is not no file.
+			err = fmt.Errorf("%s is a link to what is not there", path)
+		}
 		return nil, nil, err
 	}
 	defer f.Close()
