@@ -242,14 +242,17 @@ func (o origin) key() string {
 	return o.address.String()
 }
 
+// maxHost bounds a host and its port, in bytes.
+const maxHost = 255 + len(":65535")
+
 // hostForm is a host with or without a port. What does not look like one is not
 // written into any answer.
-var hostForm = regexp.MustCompile(`^(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$`)
+var hostForm = regexp.MustCompile(`^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?$`)
 
 // url is this registry's address as the client may use it, without a slash at
 // the end.
 func (o origin) url() (string, error) {
-	if !hostForm.MatchString(o.host) {
+	if len(o.host) > maxHost || !hostForm.MatchString(o.host) {
 		return "", errHostInvalid
 	}
 	scheme := "http"

@@ -108,7 +108,7 @@ func parseRepositories(text []string) (*repositories, error) {
 	list := &repositories{text: text}
 	for _, pattern := range text {
 		word, excluded := strings.CutPrefix(pattern, "!")
-		if !patternForm.MatchString(word) {
+		if len(word) > maxName || !patternForm.MatchString(word) {
 			return nil, fmt.Errorf("%q is not a pattern for repositories, whose names have a-z, 0-9, and . _ - / between; "+
 				"* is anything but a slash, ** anything", pattern)
 		}
@@ -127,7 +127,7 @@ func parseRepositories(text []string) (*repositories, error) {
 }
 
 var (
-	patternForm = regexp.MustCompile(`^[a-z0-9._/*?-]{1,255}$`)
+	patternForm = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
 	// What a pattern's words are in the regular expression that quoting left of it.
 	patternWords = strings.NewReplacer(`\*\*/`, `(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`, `\?`, `[^/]`)
 )

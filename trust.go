@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"text/template"
 )
 
@@ -34,19 +35,20 @@ var (
 	//go:embed ui/trust.sh
 	trustSH string
 
-	trustPage   = html.Must(html.New("trust").Parse(trustHTML))
-	trustScript = template.Must(template.New("trust").Parse(trustSH))
-	trustSteps  = template.Must(template.New("trust").Parse(trustUsage))
+	// Parsed when they are wanted: most registries never do.
+	trustPage   = sync.OnceValue(func() *html.Template { return html.Must(html.New("trust").Parse(trustHTML)) })
+	trustScript = sync.OnceValue(func() *template.Template { return template.Must(template.New("trust").Parse(trustSH)) })
+	trustSteps  = sync.OnceValue(func() *template.Template { return template.Must(template.New("trust").Parse(trustUsage)) })
 )
 
 // trustPolicy lets the page have its style and nothing else.
-var trustPolicy = func() string {
+var trustPolicy = sync.OnceValue(func() string {
 	_, style, _ := strings.Cut(trustHTML, "<style>")
 	style, _, _ = strings.Cut(style, "</style>")
 	hash := sha256.Sum256([]byte(style))
 	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
 		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-}()
+})
 
 // trusted is what the templates are filled with.
 type trusted struct {
@@ -178,7 +180,7 @@ func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer
 	t := trustIn(host, ca.Raw)
 	t.File = file
 	if script {
-		return trustScript.Execute(stdout, t)
+		return trustScript().Execute(stdout, t)
 	}
 	return trustText(stdout, t)
 }
@@ -197,7 +199,7 @@ Or fetch ca.crt there, see that it is this one, and do what fits:
   openssl x509 -in ca.crt -noout -fingerprint -sha256
 
 `, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)), t.Full)
-	if err := trustSteps.Execute(&b, t); err != nil {
+	if err := trustSteps().Execute(&b, t); err != nil {
 		return err
 	}
 	_, err := b.WriteTo(w)
@@ -237,13 +239,13 @@ func (c *certificates) trust() http.Handler {
 		switch r.URL.Path {
 		case "/trust":
 			var steps strings.Builder
-			err = trustSteps.Execute(&steps, t)
+			err = trustSteps().Execute(&steps, t)
 			t.Steps = steps.String()
-			err = errors.Join(err, trustPage.Execute(&b, t))
-			h.Set("Content-Security-Policy", trustPolicy)
+			err = errors.Join(err, trustPage().Execute(&b, t))
+			h.Set("Content-Security-Policy", trustPolicy())
 			h.Set("Content-Type", "text/html; charset=utf-8")
 		case "/trust.sh":
-			err = trustScript.Execute(&b, t)
+			err = trustScript().Execute(&b, t)
 			h.Set("Content-Type", "text/x-shellscript; charset=utf-8")
 		case "/trust.crt":
 			b.WriteString(t.PEM)
