@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -125,6 +126,74 @@ func FuzzRequest(f *testing.F) {
 		if w.Code == 301 || w.Code == 307 {
 			if strings.HasPrefix(req.URL.Path, "/v2/") {
 				t.Fatalf("%s %s redirects to %s", method, target, w.Header().Get("Location"))
+			}
+		}
+	})
+}
+
+// Whatever anonymous and a user without rights ask for, in whatever way, they see
+// nothing of a repository that is not theirs, and change nothing in it.
+func FuzzGuardedRequest(f *testing.F) {
+	const secret = "top secret layer"
+	for _, s := range [][4]string{
+		{"GET", "/v2/secret/manifests/x", "", ""},
+		{"GET", "/v2/public/../secret/manifests/x", "Authorization", "Basic "},
+		{"GET", "/v2/public%2f..%2fsecret/blobs/" + sum(secret).String(), "Authorization", "Bearer a.b.c"},
+		{"POST", "/v2/public/blobs/uploads/?from=secret&mount=" + sum(secret).String(), "X-Forwarded-For", "127.0.0.1"},
+		{"PUT", "/v2/secret/manifests/x?tag=y", "Content-Type", typeOCIManifest},
+		{"DELETE", "/v2/secret/manifests/x", "X-HTTP-Method-Override", "GET"},
+		{"GET", "/token?scope=repository:secret:*&service=x", "Authorization", "Basic YW5uOmFubi1zZWNyZXQ="},
+		{"POST", "/token", "Content-Type", "application/x-www-form-urlencoded"},
+		{"GET", "/v2/_catalog?last=rom", "", ""},
+		{"GET", "/metrics", "", ""},
+		{"GET", "/trust.sh", "Host", "x';id'"},
+	} {
+		f.Add(s[0], s[1], s[2], s[3], "grant_type=password&username=ann&password=ann-secret&scope=repository:secret:pull")
+	}
+	r := startRegistry(f, guarded(`
+[[rule]]
+who = ["admin"]
+repositories = ["**"]
+allow = ["admin"]
+[[rule]]
+who = ["anonymous"]
+repositories = ["public/**", "public"]
+allow = ["push"]
+`, "admin", "ann"))
+	for _, content := range []string{secret, "{}"} {
+		r.want(201, "POST", "/v2/secret/blobs/uploads/?digest="+sum(content).String(), content, as("admin"))
+	}
+	im := ociImage("{}", secret)
+	r.want(201, "PUT", "/v2/secret/manifests/x", im.manifest, "Content-Type: "+typeOCIManifest, as("admin"))
+	handler := r.server.handler()
+	f.Fuzz(func(t *testing.T, method, target, key, value, body string) {
+		for _, user := range []string{"", "ann"} {
+			req, err := http.NewRequest(method, "http://localhost"+target, strings.NewReader(body))
+			if err != nil || !strings.HasPrefix(target, "/") {
+				return
+			}
+			if user != "" {
+				req.SetBasicAuth(user, user+"-secret")
+			}
+			req.Header.Set(key, value)
+			if name, password, _ := req.BasicAuth(); name == "admin" && password == "admin-secret" {
+				return
+			}
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, req)
+			if w.Code >= 500 {
+				t.Fatalf("%s %s = %d\n%s", method, target, w.Code, w.Body)
+			}
+			answer := w.Body.String()
+			if strings.Contains(answer, secret) || strings.Contains(answer, im.digest.Encoded()) && !strings.Contains(target+body, im.digest.Encoded()) ||
+				strings.Contains(answer, `"secret"`) && w.Code < 400 {
+				t.Fatalf("%s %s = %d shows\n%s", method, target, w.Code, answer)
+			}
+			if tags, _, err := r.st.listTags("secret", "", 10); err != nil || !slices.Equal(tags, []string{"x"}) {
+				t.Fatalf("%s %s = %d left the tags %v (%v)", method, target, w.Code, tags, err)
+			}
+			if m, err := r.st.lookUpManifest("secret", reference{tag: "x"}, false); err != nil || m.digest != im.digest {
+				t.Fatalf("%s %s = %d left the manifest %v (%v)", method, target, w.Code, m, err)
 			}
 		}
 	})
