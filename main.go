@@ -178,7 +178,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	case "restore":
 		return restore(ctx, cfg, stdout)
 	case "user":
-		return userCommand(cfg, stdin, stdout)
+		return userCommand(ctx, cfg, stdin, stdout)
 	case "policy":
 		return policyCommand(ctx, cfg, stdout)
 	case "trust":

@@ -14,6 +14,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -207,7 +208,7 @@ func (list users) compare(hash, password string) bool {
 
 // userCommand is `berth user add|passwd|remove NAME` and `berth user list`. It
 // works on the file, whether there is a server or not.
-func userCommand(cfg *config, stdin io.Reader, stdout io.Writer) error {
+func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error {
 	if len(cfg.Args) == 0 {
 		return errors.New("user: say add, passwd, remove or list")
 	}
@@ -233,7 +234,7 @@ func userCommand(cfg *config, stdin io.Reader, stdout io.Writer) error {
 		}
 		// A policy is begun only where the server will look for it.
 		starter := cfg.auth.usersFile == "" || cfg.auth.policyFile != "" || cfg.given["data"]
-		if err := file.add(names[0], starter, stdin, stdout); err != nil {
+		if err := file.add(ctx, names[0], starter, stdin, stdout); err != nil {
 			return err
 		}
 		if !exists(filepath.Join(cfg.dir, "berth.db")) {
@@ -245,7 +246,7 @@ func userCommand(cfg *config, stdin io.Reader, stdout io.Writer) error {
 			return fmt.Errorf("there is no user %q in %s", names[0], file.path)
 		}
 		if verb == "passwd" {
-			return file.change(names[0], stdin, stdout)
+			return file.change(ctx, names[0], stdin, stdout)
 		}
 		return file.remove(names[0], stdout)
 	}
@@ -328,8 +329,8 @@ func (f *userFile) set(name, hash string) error {
 	return nil
 }
 
-func (f *userFile) add(name string, starter bool, stdin io.Reader, stdout io.Writer) error {
-	hash, err := askPassword(name, stdin, stdout)
+func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.Reader, stdout io.Writer) error {
+	hash, err := askPassword(ctx, name, stdin, stdout)
 	if err != nil {
 		return err
 	}
@@ -382,8 +383,8 @@ func (f *userFile) rules() (*policy, error) {
 	return p, nil
 }
 
-func (f *userFile) change(name string, stdin io.Reader, stdout io.Writer) error {
-	hash, err := askPassword(name, stdin, stdout)
+func (f *userFile) change(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) error {
+	hash, err := askPassword(ctx, name, stdin, stdout)
 	if err != nil {
 		return err
 	}
@@ -444,14 +445,14 @@ func (f *userFile) list(stdout io.Writer, asJSON bool) error {
 
 // askPassword gets a new password, from a terminal without showing it, and twice,
 // or as the first line of stdin; and returns its hash.
-func askPassword(name string, stdin io.Reader, stdout io.Writer) (hash string, err error) {
+func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (hash string, err error) {
 	var password string
 	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		ask := func(prompt string) (string, error) {
 			fmt.Fprint(stdout, prompt)
-			typed, err := term.ReadPassword(int(f.Fd()))
+			typed, err := readPassword(ctx, int(f.Fd()))
 			fmt.Fprintln(stdout)
-			return string(typed), err
+			return typed, err
 		}
 		if password, err = ask("Password for " + name + ": "); err != nil {
 			return "", err
@@ -478,6 +479,30 @@ func askPassword(name string, stdin io.Reader, stdout io.Writer) (hash string, e
 	}
 	b, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
 	return string(b), err
+}
+
+// readPassword reads a line from a terminal without showing it. When ctx ends, by
+// a ctrl-C as a rule, the terminal is as it was.
+func readPassword(ctx context.Context, fd int) (string, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	type line struct {
+		text []byte
+		err  error
+	}
+	typed := make(chan line, 1)
+	go func() { // ends with the process, if nobody types any more
+		text, err := term.ReadPassword(fd)
+		typed <- line{text, err}
+	}()
+	select {
+	case l := <-typed:
+		return string(l.text), l.err
+	case <-ctx.Done():
+		return "", errors.Join(errors.New("given up"), term.Restore(fd, before))
+	}
 }
 
 // replaceFile writes a file so that it is there as a whole, old or new, whatever
