@@ -81,7 +81,7 @@ type gate struct {
 func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.Logger) (*gate, error) {
 	g := &gate{authConfig: cfg, certificates: certificates, st: st, log: log, now: time.Now,
 		logins:  newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.uptime),
-		limiter: limiter{perSecond: cfg.perSecond, of: make(map[string]*rate.Limiter)},
+		limiter: limiter{perSecond: cfg.perSecond, now: st.uptime, of: make(map[string]*rate.Limiter)},
 	}
 	g.standard, _ = g.complete(defaultPolicy(), nil)
 	g.users = watched[users]{files: []string{cfg.usersPath(st.dir)}, parse: g.parseUsers, changed: g.usersChanged}
@@ -102,8 +102,10 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		return nil, err
 	}
 	st.open = func() bool { return g.view() == nil }
-	st.guards = func() map[string][]byte {
-		return map[string][]byte{usersFile: g.users.text(), policyFile: g.policy.text()}
+	st.guards = func() (map[string][]byte, error) {
+		list, err := g.users.text()
+		rules, e := g.policy.text()
+		return map[string][]byte{usersFile: list, policyFile: rules}, errors.Join(err, e)
 	}
 	return g, nil
 }
@@ -286,7 +288,7 @@ func (c *caller) sees(name string) bool {
 
 // identify finds out who makes a request. The error is errUnauthorized if what it
 // brings is not good; then it is not anonymous's either.
-func (s *server) identify(r *http.Request) (*caller, error) {
+func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 	v := s.gate.view()
 	if v == nil {
 		return anyone, nil
@@ -301,7 +303,7 @@ func (s *server) identify(r *http.Request) (*caller, error) {
 	if len(sent) > 1 {
 		return nil, errUnauthorized.with("more than one Authorization header")
 	}
-	s.gate.warnOfPlainHTTP(r)
+	s.gate.warnOfPlainHTTP(w.origin, r)
 	if token, ok := cutScheme(sent[0], "Bearer"); ok {
 		if b := s.st.robotOf(token, s.gate.now()); b != nil {
 			return s.robotCaller(v, b), nil
@@ -312,7 +314,7 @@ func (s *server) identify(r *http.Request) (*caller, error) {
 	if !ok {
 		return nil, errUnauthorized.with("the Authorization header is neither Basic nor Bearer")
 	}
-	return s.logIn(r, v, user, password)
+	return s.logIn(w, r, v, user, password)
 }
 
 // cutScheme returns what follows an authentication scheme, whose case does not
@@ -360,14 +362,13 @@ func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, er
 }
 
 // logIn is whose password this is. A robot's goes with any user name.
-func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller, error) {
+func (s *server) logIn(w *response, r *http.Request, v *view, user, password string) (*caller, error) {
 	g := s.gate
 	if b := s.st.robotOf(password, g.now()); b != nil {
 		return s.robotCaller(v, b), nil
 	}
 	c := &caller{view: v, person: person{user}}
-	from := g.proxies.origin(r)
-	right, err := g.logins.verify(r.Context().Done(), from.key(), v.users, user, password)
+	right, err := g.logins.verify(r.Context().Done(), w.origin.key(), v.users, user, password)
 	if err != nil {
 		return nil, err
 	}
@@ -377,7 +378,7 @@ func (s *server) logIn(r *http.Request, v *view, user, password string) (*caller
 		if _, ok := v.users[user]; ok {
 			who = user
 		}
-		g.st.audit("login failed", "user", who, "client", from.client)
+		g.st.audit("login failed", "user", who, "client", w.origin.client)
 		return nil, errUnauthorized.saying("wrong user or password")
 	}
 	return c, nil
@@ -395,17 +396,16 @@ func (g *gate) clientName(r *http.Request) (name string, ok bool) {
 
 // warnOfPlainHTTP says once that passwords can be read on their way, or that
 // clients are about to be sent a way on which they can.
-func (g *gate) warnOfPlainHTTP(r *http.Request) {
-	if g.warned.Load() {
+func (g *gate) warnOfPlainHTTP(o origin, r *http.Request) {
+	if o.secure || g.warned.Load() {
 		return
 	}
-	o := g.proxies.origin(r)
-	if !o.secure && g.publicURL == "" && r.Header.Get("X-Forwarded-Proto") != "" && !g.proxies.have(o.address) && g.warned.CompareAndSwap(false, true) {
+	if !o.proxied && g.publicURL == "" && r.Header.Get("X-Forwarded-Proto") != "" && g.warned.CompareAndSwap(false, true) {
 		g.log.Warn("there seems to be a proxy in front, which is not believed: clients are told http, and all are one client; name it with --trusted-proxies",
 			"proxy", o.address)
 		return
 	}
-	if !o.secure && !o.address.IsLoopback() && g.warned.CompareAndSwap(false, true) {
+	if !o.address.IsLoopback() && g.warned.CompareAndSwap(false, true) {
 		g.log.Warn("passwords come over plain HTTP, where others can read them; start with --tls=auto, or name the proxy that does TLS with --trusted-proxies",
 			"client", o.address)
 	}
@@ -423,7 +423,7 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	if need == login {
 		return nil // the handler does it
 	}
-	c, err := s.identify(r)
+	c, err := s.identify(w, r)
 	if err != nil && !errors.Is(err, errUnauthorized) {
 		return err
 	}
@@ -431,7 +431,7 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 		w.caller = c
 	}
 	name := ""
-	if r.PathValue("name") != "" || needed[need].named {
+	if needed[need].named {
 		var e error
 		if name, e = parseName(r.PathValue("name")); e != nil {
 			return e

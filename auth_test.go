@@ -544,12 +544,26 @@ func TestUnreadableUsersAreNotNoUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.want(401, "GET", "/v2/", nil)
-	r.stop()
-	if _, err := runOnce(t, "--data", r.cfg.dir, "--addr", "127.0.0.1:0"); err == nil || !strings.Contains(err.Error(), "htpasswd") {
-		t.Errorf("a start with users that cannot be read: %v", err)
+	// Nor may a copy be open, which could not have them.
+	if err := backupCommand(t.Context(), r.st, options{Args: []string{filepath.Join(t.TempDir(), "copy")}}, newConsole(new(strings.Builder), false)); err == nil || !strings.Contains(err.Error(), "htpasswd") {
+		t.Errorf("a backup with users that cannot be read: %v", err)
 	}
-	if err := os.Remove(filepath.Join(r.cfg.dir, "htpasswd")); err != nil {
-		t.Fatal(err)
+	r.refusesToStart("htpasswd", "htpasswd")
+}
+
+// refusesToStart insists that a file keeps the registry from its start, and goes on
+// without it.
+func (r *registry) refusesToStart(file, want string) {
+	r.t.Helper()
+	if r.st != nil {
+		r.stop()
+	}
+	err := run(r.t.Context(), []string{"--data", r.cfg.dir, "--addr", "127.0.0.1:0"}, noEnv, strings.NewReader(""), new(strings.Builder), new(strings.Builder))
+	if err == nil || !strings.Contains(err.Error(), want) {
+		r.t.Errorf("a start with this %s: %v, want an error about %q", file, err, want)
+	}
+	if err := os.Remove(filepath.Join(r.cfg.dir, file)); err != nil {
+		r.t.Fatal(err)
 	}
 	r.start()
 }
@@ -563,13 +577,7 @@ func TestLinksToNowhere(t *testing.T) {
 		if err := os.Symlink(filepath.Join(r.cfg.dir, "disk", name), path); err != nil {
 			t.Skip("SKIPPED, NOT TESTED: ", err)
 		}
-		if _, err := runOnce(t, "--data", r.cfg.dir, "--addr", "127.0.0.1:0"); err == nil || !strings.Contains(err.Error(), "link to what is not there") {
-			t.Errorf("a start with a dangling %s: %v", name, err)
-		}
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		r.start()
+		r.refusesToStart(name, "link to what is not there")
 	}
 	for _, flag := range []string{"--htpasswd", "--policy", "--client-ca"} {
 		if _, err := runOnce(t, "--data", t.TempDir(), flag, ""); err == nil || !strings.Contains(err.Error(), flag) {
@@ -614,40 +622,29 @@ func TestRulesAreReadAgain(t *testing.T) {
 	if !strings.Contains(log, `level=AUDIT msg=audit event="rules changed"`) {
 		t.Error("no audit line for a change of rules")
 	}
-	r.stop()
-	if _, err := runOnce(t, "--data", r.cfg.dir, "--addr", "127.0.0.1:0"); err == nil || !strings.Contains(err.Error(), "policy.toml") {
-		t.Errorf("a start with broken rules: %v", err)
-	}
-	if err := os.Remove(filepath.Join(r.cfg.dir, "policy.toml")); err != nil {
-		t.Fatal(err)
-	}
-	r.start()
+	r.refusesToStart("policy.toml", "policy.toml")
 }
 
 // Many clients with one password have it hashed once.
 func TestPasswordsAreHashedOnce(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"))
-	// So dear that a second one would be seen: it would not end in time.
-	hash, err := bcrypt.GenerateFromPassword([]byte("dear"), 12)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(r.cfg.dir, "htpasswd"), []byte("ann:"+string(hash)+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	var clients sync.WaitGroup
 	for range 8 {
 		clients.Go(func() {
 			for range 200 {
-				if re, err := r.try("GET", "/v2/", nil, basic("ann", "dear")); err != nil || re.status != 200 {
+				if re, err := r.try("GET", "/v2/", nil, as("ann")); err != nil || re.status != 200 {
 					t.Errorf("%v %v", re, err)
 				}
 			}
 		})
 	}
 	clients.Wait()
-	if n := len(r.server.gate.logins.known); n != 1 {
-		t.Errorf("%d passwords are remembered, want 1", n)
+	for range 10 {
+		r.want(401, "GET", "/v2/", nil, basic("ann", "wrong"))
+		r.want(401, "GET", "/v2/", nil, basic("stranger", "wrong"))
+	}
+	if n := r.server.gate.logins.hashed.Load(); n != 3 {
+		t.Errorf("%d passwords were hashed, want 3", n)
 	}
 }
 

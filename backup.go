@@ -460,14 +460,21 @@ func (b *backup) guards() error {
 	put := func(name string, text []byte) error {
 		return replaceFile(filepath.Join(b.dest.dir, name), text)
 	}
+	var held map[string][]byte
+	if b.st.guards != nil {
+		var err error
+		if held, err = b.st.guards(); err != nil {
+			return err
+		}
+	}
 	// Rules first: without them users may do more.
 	for _, x := range []struct{ name, from string }{{policyFile, b.st.policyFile}, {usersFile, b.st.usersFile}} {
-		var text []byte
-		var err error
-		if b.st.guards != nil {
-			text = b.st.guards()[x.name] // what holds, also if the file has gone
-		} else if text, _, err = readFile(x.from); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		text := held[x.name] // also if the file has gone
+		if held == nil {
+			var err error
+			if text, _, err = readFile(x.from); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 		if text == nil {
 			if exists(filepath.Join(b.dest.dir, x.name)) {

@@ -50,7 +50,11 @@ const (
 func (a *attempts) wait(address, user string) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	now := a.now()
+	return a.due(address, user, a.now())
+}
+
+// due is wait at a time. a.mu is held.
+func (a *attempts) due(address, user string, now time.Duration) time.Duration {
 	return max(a.failed[pairKey(address, user)].wait(now, freeByUser), a.failed[address].wait(now, freeByAddress))
 }
 
@@ -62,12 +66,12 @@ func pairKey(address, user string) string {
 // begin counts an attempt, as a failure until it has succeeded, or returns how
 // long to wait.
 func (a *attempts) begin(address, user string) (wait time.Duration) {
-	if wait := a.wait(address, user); wait > 0 {
-		return wait
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
+	if wait := a.due(address, user, now); wait > 0 {
+		return wait
+	}
 	for _, f := range []*failures{a.get(pairKey(address, user), now), a.get(address, now)} {
 		f.count++
 		f.last = now
@@ -125,6 +129,7 @@ func makeRoom[K comparable, V any](m map[K]V, most int) {
 // A limiter bounds the requests a second of each address.
 type limiter struct {
 	perSecond int
+	now       func() time.Duration
 
 	mu sync.Mutex // guards of
 	of map[string]*rate.Limiter
@@ -147,10 +152,11 @@ func (l *limiter) take(address string) (wait time.Duration) {
 		x = rate.NewLimiter(rate.Limit(l.perSecond), 10*l.perSecond)
 		l.of[address] = x
 	}
-	if x.Allow() {
+	now := time.Unix(0, 0).Add(l.now())
+	if x.AllowN(now, 1) {
 		return 0
 	}
-	return time.Duration((1 - x.Tokens()) / float64(l.perSecond) * float64(time.Second))
+	return time.Duration((1 - x.TokensAt(now)) / float64(l.perSecond) * float64(time.Second))
 }
 
 // proxies are the addresses whose X-Forwarded headers are believed.
@@ -188,6 +194,7 @@ type origin struct {
 	client  string     // the same for the log, with its port if it is known
 	host    string     // what the client calls this registry
 	secure  bool       // nobody in between can read it
+	proxied bool       // a proxy that is trusted says so
 }
 
 // origin works out who is at the other end. Behind a proxy that is trusted it is
@@ -201,6 +208,7 @@ func (list proxies) origin(r *http.Request) origin {
 	if len(list) == 0 || !list.have(o.address) {
 		return o
 	}
+	o.proxied = true
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(hops) - 1; i >= 0 && list.have(o.address); i-- {
 		hop := strings.TrimSpace(hops[i])

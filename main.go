@@ -300,62 +300,75 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	if len(cfg.Args) > most {
 		return nil, fmt.Errorf("unexpected %q; see berth -h", cfg.Args[most])
 	}
+	if err := cfg.read(&text); err != nil {
+		return nil, err
+	}
+	cfg.log = newLog(stderr, text.format == "json", text.level)
+	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log
+	return cfg, nil
+}
+
+// read checks flags, and works out those that are text.
+func (cfg *config) read(text *textFlags) error {
 	for name, d := range map[string]time.Duration{"grace": cfg.grace, "untagged-grace": cfg.untaggedGrace,
 		"upload-expiry": cfg.uploadExpiry, "scrub-every": cfg.scrubEvery, "stall-timeout": text.stall} {
 		if d < 0 {
-			return nil, fmt.Errorf("--%s: must not be negative", name)
+			return fmt.Errorf("--%s: must not be negative", name)
 		}
 	}
-	if command == "backup" {
+	if cfg.Command == "backup" {
 		if len(cfg.Args) == 0 {
-			return nil, errors.New("backup: name the directory to back up to")
+			return errors.New("backup: name the directory to back up to")
 		}
 		// A server has another working directory.
 		dest, err := filepath.Abs(cfg.Args[0])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		cfg.Args[0] = dest
 	}
 	cfg.stallTimeout = stallTimeout(text.stall)
 	var err error
 	if cfg.maxBlob, err = parseSize(text.maxBlob); err != nil {
-		return nil, fmt.Errorf("--max-blob-size: %w", err)
+		return fmt.Errorf("--max-blob-size: %w", err)
 	}
 	if cfg.scrubRate, err = parseSize(text.scrubRate); err != nil {
-		return nil, fmt.Errorf("--scrub-rate: %w", err)
+		return fmt.Errorf("--scrub-rate: %w", err)
 	}
 	cfg.minFree = -1
 	if text.minFree != "" {
 		if cfg.minFree, err = parseSize(text.minFree); err != nil {
-			return nil, fmt.Errorf("--min-free: %w", err)
+			return fmt.Errorf("--min-free: %w", err)
 		}
 	}
+	if err := cfg.readAccess(text); err != nil {
+		return err
+	}
+	if text.format != "text" && text.format != "json" {
+		return fmt.Errorf("--log-format: %q is neither text nor json", text.format)
+	}
+	return nil
+}
+
+// readAccess is read for who may do what, and by which way.
+func (cfg *config) readAccess(text *textFlags) (err error) {
 	for name, file := range map[string]string{"htpasswd": cfg.auth.usersFile, "policy": cfg.auth.policyFile, "client-ca": cfg.tls.clientCA} {
 		if cfg.given[name] && file == "" { // a variable that is not set, say
-			return nil, fmt.Errorf("--%s: name a file", name)
+			return fmt.Errorf("--%s: name a file", name)
 		}
 	}
 	if cfg.auth.proxies, err = parseProxies(text.proxies); err != nil {
-		return nil, fmt.Errorf("--trusted-proxies: %w", err)
+		return fmt.Errorf("--trusted-proxies: %w", err)
 	}
 	if cfg.auth.publicURL, err = parsePublicURL(cfg.auth.publicURL); err != nil {
-		return nil, fmt.Errorf("--public-url: %w", err)
+		return fmt.Errorf("--public-url: %w", err)
 	}
 	cfg.usersFile, cfg.policyFile = cfg.auth.usersPath(cfg.dir), cfg.auth.policyPath(cfg.dir)
 	if cfg.auth.perSecond < 0 || cfg.maxArriving < 0 {
-		return nil, errors.New("--rate-limit and --max-concurrent-uploads: must not be negative")
+		return errors.New("--rate-limit and --max-concurrent-uploads: must not be negative")
 	}
 	cfg.tls.names = splitList(text.names)
-	if err := cfg.chooseTLS(); err != nil {
-		return nil, err
-	}
-	if text.format != "text" && text.format != "json" {
-		return nil, fmt.Errorf("--log-format: %q is neither text nor json", text.format)
-	}
-	cfg.log = newLog(stderr, text.format == "json", text.level)
-	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log
-	return cfg, nil
+	return cfg.chooseTLS()
 }
 
 // chooseTLS works out from the flags where certificates come from.
@@ -436,39 +449,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
 	greet(stdout, cfg, listener.Addr())
 
-	headerTimeout := headerTimeout
-	if cfg.stallTimeout > 0 {
-		headerTimeout = min(headerTimeout, time.Duration(cfg.stallTimeout))
-	}
-	server := &http.Server{
-		Handler:           s.handler(),
-		ReadHeaderTimeout: headerTimeout,
-		IdleTimeout:       2 * time.Minute,
-		WriteTimeout:      time.Duration(cfg.stallTimeout), // begins anew with every write
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(cfg.log.Handler(), slog.LevelDebug),
-	}
-	served := make(chan error, 1)
-	go func() {
-		if cfg.certificates != nil {
-			served <- cfg.certificates.serve(server, listener)
-		} else {
-			served <- server.Serve(listener)
-		}
-	}()
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-		err = nil
-		cfg.log.Info("stopping", "grace", shutdownGrace)
-		deadline, cancel := context.WithTimeout(context.Background(), shutdownGrace)
-		if server.Shutdown(deadline) != nil {
-			cfg.log.Warn("closing connections that did not end")
-			server.Close()
-		}
-		cancel()
-		<-served
-	}
+	err = s.answer(ctx, listener)
 	stopBackground()
 	waitForCommands()
 	ended := make(chan struct{})
@@ -485,6 +466,44 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return err
 	}
 	return errors.Join(err, st.close())
+}
+
+// answer takes requests until ctx ends, and finishes those under way.
+func (s *server) answer(ctx context.Context, listener net.Listener) error {
+	headerTimeout := headerTimeout
+	if s.stallTimeout > 0 {
+		headerTimeout = min(headerTimeout, time.Duration(s.stallTimeout))
+	}
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       2 * time.Minute,
+		WriteTimeout:      time.Duration(s.stallTimeout), // begins anew with every write
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() {
+		if s.certificates != nil {
+			served <- s.certificates.serve(server, listener)
+		} else {
+			served <- server.Serve(listener)
+		}
+	}()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	s.log.Info("stopping", "grace", shutdownGrace)
+	deadline, cancel := context.WithTimeout(context.Background(), shutdownGrace)
+	defer cancel()
+	if server.Shutdown(deadline) != nil {
+		s.log.Warn("closing connections that did not end")
+		server.Close()
+	}
+	<-served
+	return nil
 }
 
 // wait returns true when no request is under way any more, false after d.

@@ -153,6 +153,11 @@ func (s *server) observe(next http.Handler) http.Handler {
 		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), id: uuid.NewString()[:13],
 			origin: s.gate.proxies.origin(r), caller: anyone, stall: s.stallTimeout, head: r.Method == http.MethodHead}
 		w.Header().Set("X-Request-Id", w.id)
+		if r.ProtoMajor == 2 {
+			// There net/http counts WriteTimeout from the request's beginning, and
+			// then ends the stream, though a long push is still being read.
+			w.control.SetWriteDeadline(time.Time{})
+		}
 		s.inFlight.Add(1)
 		defer func() {
 			defer s.inFlight.Add(-1)
@@ -225,7 +230,10 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 // is written at any level.
 func newLog(w io.Writer, json bool, level slog.Level) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if l, ok := a.Value.Any().(slog.Level); ok && len(groups) == 0 && a.Key == slog.LevelKey && l == levelAudit {
+		if a.Key != slog.LevelKey || len(groups) > 0 {
+			return a
+		}
+		if level, ok := a.Value.Any().(slog.Level); ok && level == levelAudit {
 			return slog.String(slog.LevelKey, "AUDIT")
 		}
 		return a
@@ -254,6 +262,7 @@ func (s *server) registerMetrics() {
 		s.metrics.NewGauge(name, func() float64 { return float64(value()) })
 	}
 	gauge("berth_http_requests_in_flight", s.inFlight.Load)
+	gauge("berth_passwords_hashed_total", s.gate.logins.hashed.Load)
 	gauge("berth_uploads_open", s.st.sessions.count.Load)
 	gauge("berth_collected_blobs_total", s.st.collectedBlobs.Load)
 	gauge("berth_collected_bytes_total", s.st.collectedBytes.Load)

@@ -74,17 +74,17 @@ type store struct {
 	wake       chan struct{} // tells the janitor that something became loose
 	trashed    chan struct{} // tells the janitor that a file is to be removed
 	suspects   chan digest.Digest
-	open       func() bool              // everybody may do everything; nil if nobody serves
-	guards     func() map[string][]byte // the texts of users and rules that hold; nil likewise
-	busy       func() bool              // there are requests under way; nil if there can be none
-	looks      chan struct{}            // full while as many snapshots as may be are in use
-	large      chan struct{}            // full while as many bodies as may be have large buffers
-	base       time.Duration            // uptime of the data directory when it was opened
-	saved      int64                    // uptime last written, in seconds; used by the writer only
-	stale      atomic.Bool              // something has changed since the last snapshot
-	staleSince atomic.Int64             // uptime when snapshots noticed that; 0 if they have not
-	changed    chan struct{}            // tells that it has become so
-	removal    sync.RWMutex             // held for writing while files of blobs go, for reading by backups
+	open       func() bool                       // everybody may do everything; nil if nobody serves
+	guards     func() (map[string][]byte, error) // the texts of users and rules that hold; nil likewise
+	busy       func() bool                       // there are requests under way; nil if there can be none
+	looks      chan struct{}                     // full while as many snapshots as may be are in use
+	large      chan struct{}                     // full while as many bodies as may be have large buffers
+	base       time.Duration                     // uptime of the data directory when it was opened
+	saved      int64                             // uptime last written, in seconds; used by the writer only
+	stale      atomic.Bool                       // something has changed since the last snapshot
+	staleSince atomic.Int64                      // uptime when snapshots noticed that; 0 if they have not
+	changed    chan struct{}                     // tells that it has become so
+	removal    sync.RWMutex                      // held for writing while files of blobs go, for reading by backups
 	opened     time.Time
 	fileSyncs  atomic.Int64 // syncs of files and directories, for the metrics
 

@@ -317,7 +317,7 @@ func watch[T any](c *certificates, what string, parse func([][]byte) (T, error),
 
 // serve is server.Serve for a listener whose connections speak TLS, or plain
 // HTTP. When it returns, after Shutdown or Close of server, all that it began
-// has ended. It wraps the server's handler.
+// has ended.
 func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 	defer c.close()
 	timeout := server.ReadHeaderTimeout
@@ -353,7 +353,6 @@ func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 		}
 		begin(c.open, h)
 	}
-	server.Handler = patient(server.Handler)
 	err := server.Serve(s.secure)
 	s.close()
 	for _, p := range plain {
@@ -361,18 +360,6 @@ func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 	}
 	running.Wait()
 	return err
-}
-
-// patient lets a push over HTTP/2 take its time. There net/http counts
-// WriteTimeout from the beginning of the request, and when it has passed ends
-// the stream, though the handler still reads and has nothing to write yet.
-func patient(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor == 2 {
-			http.NewResponseController(w).SetWriteDeadline(time.Time{})
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // plainHandler answers plain HTTP. Unless port is "", it is that of the

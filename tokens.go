@@ -296,11 +296,14 @@ func cutLast(s, sep string) (before, after string, found bool) {
 // (Docker's token authentication), POST /token with a form (OAuth 2). Without a
 // password it is for what anonymous may.
 func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
+	resp := w.(*response)
 	query := r.URL.Query()
 	if r.Method == http.MethodPost {
 		r.Body = http.MaxBytesReader(w, r.Body, maxToken)
-		w.(*response).beforeRead(time.Now().Add(formTimeout))
-		if err := r.ParseForm(); err != nil {
+		resp.beforeRead(time.Now().Add(formTimeout))
+		err := r.ParseForm()
+		resp.afterRead(err)
+		if err != nil {
 			return errFormInvalid.with(clientError(err))
 		}
 		query = r.PostForm
@@ -315,11 +318,11 @@ func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
 	var c *caller
 	switch kind := query.Get("grant_type"); {
 	case r.Method == http.MethodGet:
-		c, err = s.identify(r)
+		c, err = s.identify(resp, r)
 	case kind == "password":
-		c, err = s.logInBy(r, query.Get("username"), query.Get("password"))
+		c, err = s.logInBy(resp, r, query.Get("username"), query.Get("password"))
 	case kind == "refresh_token":
-		c, err = s.logInBy(r, "", query.Get("refresh_token"))
+		c, err = s.logInBy(resp, r, "", query.Get("refresh_token"))
 	default:
 		return errFormInvalid.withf("grant_type %.40q is neither password nor refresh_token", kind)
 	}
@@ -333,7 +336,7 @@ func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.(*response).caller = c
+	resp.caller = c
 	access := c.grant(asked)
 	text := s.gate.signer.issue(c, access)
 	answer := map[string]any{"token": text, "access_token": text, "expires_in": int(tokenLife / time.Second)}
@@ -353,13 +356,13 @@ func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
 }
 
 // logInBy is logIn by a form.
-func (s *server) logInBy(r *http.Request, user, password string) (*caller, error) {
+func (s *server) logInBy(w *response, r *http.Request, user, password string) (*caller, error) {
 	v := s.gate.view()
 	if v == nil {
 		return anyone, nil
 	}
-	s.gate.warnOfPlainHTTP(r)
-	return s.logIn(r, v, user, password)
+	s.gate.warnOfPlainHTTP(w.origin, r)
+	return s.logIn(w, r, v, user, password)
 }
 
 // formTimeout is how long the form of a login may take to arrive.

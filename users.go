@@ -4,9 +4,9 @@
 // can be used on it. `berth user` edits it too; whoever edits it, a change
 // holds from the next request on.
 //
-// bcrypt is slow on purpose, 100 ms and more on a small board. So what has once
-// proved right is remembered, as a keyed hash, until the password changes: a
-// client pays for its first request, not for each.
+// bcrypt is slow on purpose, 100 ms and more on a small board. So what was tried
+// once is remembered, as a keyed hash, until the password changes: a client pays
+// for its first request, not for each.
 
 package main
 
@@ -29,6 +29,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -94,6 +95,7 @@ type logins struct {
 	attempts attempts
 	key      [32]byte      // of this process, for marks
 	hashing  chan struct{} // full while as many passwords as may be are being hashed
+	hashed   atomic.Int64  // passwords so far, for the metrics
 
 	mu    sync.Mutex // guards the rest
 	known map[mark]bool
@@ -187,6 +189,7 @@ func (l *logins) verify(done <-chan struct{}, address string, list users, user, 
 	if wait := l.attempts.begin(address, user); wait > 0 {
 		return false, errTooManyLogins.withHeader("Retry-After", seconds(wait))
 	}
+	l.hashed.Add(1)
 	if right = list.compare(hash, password); right {
 		l.attempts.succeeded(address, user)
 	}

@@ -129,10 +129,14 @@ func (w *watched[T]) read() *sighting[T] {
 }
 
 // text returns what the last good value was made from; of the first file, if
-// there are several. It is nil if there never was one.
-func (w *watched[T]) text() []byte {
-	w.get()
-	return w.last.Load().good
+// there are several. It is nil if there is no file and never was; if there is
+// one, and it was never good, that is an error.
+func (w *watched[T]) text() ([]byte, error) {
+	err := w.problem()
+	if good := w.last.Load().good; good != nil {
+		return good, nil
+	}
+	return nil, err
 }
 
 // problem says what is wrong with the files as they are now; nil if nothing is.

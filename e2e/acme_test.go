@@ -108,14 +108,7 @@ func startPebble(t *testing.T, ca *ca, directory, tlsAddr, httpAddr string) *x50
 		"-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "")
 	cmd.Env = names.env
 	log, exited := launch(t, cmd)
-	await(t, exited, log, "the name server", func() bool {
-		conn, err := net.Dial("tcp", dns)
-		if err != nil {
-			return false
-		}
-		conn.Close()
-		return true
-	})
+	await(t, exited, log, "the name server", listens("tcp", dns))
 
 	cert, key := certificateFiles(t, ca)
 	listen := strings.TrimSuffix(strings.TrimPrefix(directory, "https://"), "/dir")

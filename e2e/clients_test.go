@@ -9,6 +9,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -322,6 +323,18 @@ func await(t *testing.T, exited chan struct{}, log *output, what string, ready f
 		if time.Now().After(deadline) {
 			t.Fatalf("waited thirty seconds for %s\n%s", what, log.tail(20))
 		}
+	}
+}
+
+// listens asks whether anything takes connections at an address.
+func listens(network, address string) (ready func() bool) {
+	return func() bool {
+		conn, err := net.Dial(network, address)
+		if err != nil {
+			return false
+		}
+		conn.Close()
+		return true
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,14 +99,7 @@ func startContainerd(t *testing.T) *client {
 		"--root", filepath.Join(daemon.dir, "data"), "--state", filepath.Join(daemon.dir, "state"))
 	cmd.Env = daemon.env
 	log, exited := launch(t, cmd)
-	await(t, exited, log, "containerd", func() bool {
-		conn, err := net.Dial("unix", socket)
-		if err != nil {
-			return false
-		}
-		conn.Close()
-		return true
-	})
+	await(t, exited, log, "containerd", listens("unix", socket))
 	return newClient(t, "ctr", "--address", socket)
 }
 

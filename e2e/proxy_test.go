@@ -207,14 +207,7 @@ func launchProxy(t *testing.T, proxy *client, addr string, args ...string) {
 	cmd := exec.Command(proxy.path, args...)
 	cmd.Env, cmd.Dir = proxy.env, proxy.dir
 	log, exited := launch(t, cmd)
-	await(t, exited, log, "the proxy", func() bool {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			return false
-		}
-		conn.Close()
-		return true
-	})
+	await(t, exited, log, "the proxy", listens("tcp", addr))
 }
 
 // certificateFiles are those of a server on the loopback network.
