@@ -86,7 +86,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	g.standard, _ = g.complete(defaultPolicy(), nil)
 	g.users = watched[users]{files: []string{cfg.usersPath(st.dir)}, parse: g.parseUsers, changed: g.usersChanged}
 	g.policy = watched[*policy]{files: []string{cfg.policyPath(st.dir)}, changed: g.policyChanged,
-		parse: func(texts [][]byte) (*policy, error) { return g.complete(parsePolicy(texts[0])) }}
+		parse: func(texts [][]byte) (*policy, error) { return g.complete(g.parsePolicy(texts[0])) }}
 	if err := errors.Join(g.users.problem(), g.policy.problem()); err != nil {
 		return nil, err
 	}
@@ -102,6 +102,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		return nil, err
 	}
 	st.open = func() bool { return g.view() == nil }
+	st.tagRules = func() (*tagRules, error) { return g.tagRules(), nil }
 	st.guards = func() (map[string][]byte, error) {
 		list, err := g.users.text()
 		rules, e := g.policy.text()
@@ -115,12 +116,33 @@ func (g *gate) announce() {
 	v := g.view()
 	if v == nil {
 		g.log.Warn("whoever reaches this registry may push and delete; `berth user add NAME` makes it want a password")
+		if lines := g.tagRules().lines(); lines != nil {
+			g.log.Info("rules about tags", "rules", lines)
+		}
 		return
 	}
 	g.log.Info("who may do what", "users", len(v.users), "rules", v.policy.lines())
 	if len(v.users) == 0 && !g.byCertificate && len(g.st.listRobots()) == 0 {
 		g.log.Warn("there are no users, so nobody can log in; `berth user add NAME` makes one")
 	}
+}
+
+// parsePolicy reads the rules. A file from which those about people have gone
+// must not let users do everything before a restart.
+func (g *gate) parsePolicy(text []byte) (*policy, error) {
+	p, err := parsePolicy(text)
+	if seen := g.policy.last.Load(); err == nil && !p.people && seen != nil && seen.value != nil && (*seen.value).people {
+		return nil, errors.New("there is no [[rule]] in it any more; if users may do everything, restart, or say so by a rule")
+	}
+	return p, err
+}
+
+// tagRules are those that hold at this moment.
+func (g *gate) tagRules() *tagRules {
+	if p := g.policy.get(); p != nil {
+		return (*p).tags
+	}
+	return g.standard.tags
 }
 
 // complete adds to the rules what flags say.
@@ -181,6 +203,7 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 	case g.started:
 		g.st.audit("rules changed", "file", g.policy.files[0], "rules", (*new).lines())
 	}
+	notify(g.st.rulesChanged)
 }
 
 // A view is what holds for one request.
@@ -190,11 +213,11 @@ type view struct {
 }
 
 // view returns the users and the rules of this moment, nil if the registry is
-// open to everybody. It is not, once there are users or rules or were; a file
+// open to everybody. It is not, once there are users or rules about people or were; a file
 // that is there and cannot be read counts as one.
 func (g *gate) view() *view {
 	list, rules := g.users.get(), g.policy.get()
-	if list == nil && rules == nil && !g.anonymousPull && !g.byCertificate &&
+	if list == nil && (rules == nil || !(*rules).people) && !g.anonymousPull && !g.byCertificate &&
 		g.users.last.Load().err == nil && g.policy.last.Load().err == nil {
 		return nil
 	}
@@ -459,6 +482,7 @@ var needed = [...]struct {
 	pull:    {mayPull, true, "pull", "pull from"},
 	push:    {mayPush, true, "pull,push", "push to"},
 	remove:  {mayDelete, true, "delete", "delete in"},
+	review:  {mayDelete, true, "delete", "see the history of"},
 	observe: {rights: mayMetrics, word: "read the metrics of"},
 }
 

@@ -198,6 +198,20 @@ func (m *matrix) rows() []matrixRow {
 		{"DELETE /v2/{name}/blobs/{digest}", mayDelete, 202, func(m *matrix) (string, string, any, []string) {
 			return "DELETE", repo + "/blobs/" + sum(m.blob).String(), nil, nil
 		}},
+		{"GET /v2/{name}/_berth/retention", mayPull, 200, get(repo + "/_berth/retention")},
+		{"GET /v2/{name}/_berth/history", mayDelete, 200, get(repo + "/_berth/history")},
+		{"POST /v2/{name}/_berth/undo", mayDelete, 200, func(m *matrix) (string, string, any, []string) {
+			m.want(201, "PUT", repo+"/manifests/undone", m.old.manifest, "Content-Type: "+typeOCIManifest, as("admin"))
+			m.want(202, "DELETE", repo+"/manifests/undone", nil, as("admin"))
+			number, err := m.st.lastChangeOf("ci/app", reference{tag: "undone"})
+			if err != nil {
+				m.t.Error(err)
+			}
+			return "POST", fmt.Sprint(repo, "/_berth/undo?change=", number), nil, nil
+		}},
+		{"DELETE /v2/{name}/_berth/repository", mayDelete, 202, func(*matrix) (string, string, any, []string) {
+			return "DELETE", repo + "/_berth/repository", nil, nil
+		}},
 		{"GET /metrics", mayMetrics, 200, get("/metrics")},
 		{"GET /healthz", toAnybody, 200, get("/healthz")},
 		{"GET /readyz", toAnybody, 200, get("/readyz")},
@@ -219,13 +233,14 @@ func (m *matrix) reset() {
 	}
 	m.want(201, "PUT", "/v2/ci/app/manifests/old", m.old.manifest, "Content-Type: "+typeOCIManifest, admin)
 	m.do("DELETE", "/v2/ci/app/manifests/fresh", nil, admin)
+	m.do("DELETE", "/v2/ci/app/manifests/undone", nil, admin)
 	m.do("DELETE", "/v2/ci/app/manifests/"+m.new.digest.String(), nil, admin)
 }
 
 // content is what clients see of the repository.
 func (m *matrix) content() string {
 	m.t.Helper()
-	seen := string(m.want(200, "GET", "/v2/ci/app/tags/list", nil, as("admin")).body)
+	seen := string(m.do("GET", "/v2/ci/app/tags/list", nil, as("admin")).body)
 	for _, path := range []string{"manifests/old", "manifests/" + m.new.digest.String(), "blobs/" + sum(m.blob).String(), "blobs/" + sum("whole").String()} {
 		re := m.do("GET", "/v2/ci/app/"+path, nil, as("admin"))
 		seen += fmt.Sprint(path, re.status, re.header.Get("Docker-Content-Digest"))

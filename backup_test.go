@@ -151,6 +151,7 @@ func TestRestoreGoesBackToTheSnapshot(t *testing.T) {
 			r.snapshotsAfter(time.Hour)
 			later := r.pushImage("home/app", "2", "{}", "later")
 			r.want(202, "DELETE", "/v2/home/app/manifests/"+gone.digest.String(), nil)
+			r.pass(r.cfg.untaggedGrace + time.Minute)
 			r.pass(r.cfg.grace + time.Minute)
 			r.off()
 			if err := loss.do(filepath.Join(r.cfg.dir, "berth.db")); err != nil {
@@ -349,6 +350,7 @@ func TestBackupIsARegistry(t *testing.T) {
 	}
 	// Only what is new is brought the second time, and what is gone goes.
 	r.want(202, "DELETE", "/v2/home/app/manifests/"+old.digest.String(), nil)
+	r.pass(r.cfg.untaggedGrace + time.Minute)
 	r.pass(r.cfg.grace + time.Minute)
 	third := r.pushImage("home/app", "3", "{}", "shared", "third")
 	out, err = r.backup(dest)

@@ -58,7 +58,7 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 		if err != nil {
 			return err
 		}
-		if err := t.linkBlob(repo, blob); err != nil {
+		if err := t.linkBlob(repo.id, blob); err != nil {
 			return err
 		}
 		if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
@@ -314,7 +314,7 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 		if err != nil {
 			return err
 		}
-		return t.linkBlob(repo, blob)
+		return t.linkBlob(repo.id, blob)
 	})
 	st.wakeJanitor()
 	return err
@@ -330,12 +330,23 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 		}
 		var user string
 		err = t.get(`SELECT m.digest FROM uses u JOIN manifest m ON m.id = u.manifest
-			WHERE u.repository = ? AND u.blob = ? LIMIT 1`, []any{repo, blob}, &user)
+			WHERE u.repository = ? AND u.blob = ? AND m.deleted IS NULL LIMIT 1`, []any{repo, blob}, &user)
 		if err == nil {
 			return errDenied.withf("manifest %s refers to this blob; delete that first", user)
 		}
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
+		}
+		// Who deletes an image and then its blobs does not want it back.
+		deleted, err := list(t, scanDeleted, `SELECT m.id, m.digest FROM uses u JOIN manifest m ON m.id = u.manifest
+			WHERE u.repository = ? AND u.blob = ?`, repo, blob)
+		if err != nil {
+			return err
+		}
+		for _, m := range deleted {
+			if err := t.removeManifest(repo, m.id, m.digest); err != nil {
+				return err
+			}
 		}
 		if _, err := t.unlinkBlob(repo, blob, d); err != nil {
 			return err
@@ -346,6 +357,11 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 		notify(st.trashed)
 	}
 	return err
+}
+
+func scanDeleted(rows *sql.Rows) (m target, err error) {
+	err = rows.Scan(&m.id, &m.digest)
+	return m, err
 }
 
 // findBlob returns the ids of a repository and of a blob that it has;

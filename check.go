@@ -101,7 +101,7 @@ func (r *report) checkDatabase() error {
 func (r *report) checkManifests() error {
 	return r.rows(func(rows *sql.Rows) error {
 		var x checkedManifest
-		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.body, &x.damaged); err != nil {
+		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.body, &x.damaged, &x.deleted, &x.made); err != nil {
 			return err
 		}
 		r.manifests++
@@ -109,7 +109,7 @@ func (r *report) checkManifests() error {
 			return nil // its bytes cannot tell
 		}
 		return r.checkManifest(x)
-	}, `SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body, m.damaged IS NOT NULL
+	}, `SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body, m.damaged IS NOT NULL, m.deleted IS NOT NULL, m.made
 		FROM manifest m JOIN repository r ON r.id = m.repository`)
 }
 
@@ -120,6 +120,7 @@ type checkedManifest struct {
 	digest, subject digest.Digest
 	body            []byte
 	damaged         bool
+	deleted, made   bool
 }
 
 func (r *report) checkManifest(x checkedManifest) error {
@@ -171,12 +172,17 @@ func (r *report) checkManifest(x checkedManifest) error {
 			r.findf(relate, "manifest %s: %s is recorded as named and is not", where, d)
 		}
 	}
+	if x.made {
+		if _, err := parseIndex(x.body); err != nil {
+			r.problemf("index %s: is not of the registry's making: %v", where, err)
+		}
+	}
 	for _, d := range m.children {
-		if r.sparse {
+		if r.sparse || x.deleted {
 			break
 		}
 		var found bool
-		err := r.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2)
+		err := r.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2 AND deleted IS NULL)
 			OR EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2)`, []any{x.repo, d}, &found)
 		if err != nil {
 			return err
@@ -199,10 +205,10 @@ func (r *report) checkTags() error {
 		var tag string
 		err := rows.Scan(&repo, &tag)
 		r.findf(sqlRepair("tag removed", `DELETE FROM tag WHERE repository = ? AND name = ?
-			AND (SELECT repository FROM manifest WHERE id = tag.manifest) <> repository`, repo, tag),
-			"tag %s points into another repository (5)", tag)
+			AND (SELECT repository <> tag.repository OR deleted IS NOT NULL FROM manifest WHERE id = tag.manifest)`, repo, tag),
+			"tag %s points into another repository, or at what was deleted (5)", tag)
 		return err
-	}, `SELECT t.repository, t.name FROM tag t JOIN manifest m ON m.id = t.manifest WHERE m.repository <> t.repository`)
+	}, `SELECT t.repository, t.name FROM tag t JOIN manifest m ON m.id = t.manifest WHERE m.repository <> t.repository OR m.deleted IS NOT NULL`)
 }
 
 // sqlRepair is a repair in one statement.
@@ -244,6 +250,14 @@ func (r *report) checkLoose() error {
 			func(x row) func(*tx) error {
 				return func(t *tx) error {
 					_, err := t.exec(`DELETE FROM trash WHERE digest IN (SELECT digest FROM blob)`)
+					return err
+				}
+			}},
+		{`SELECT name, id, 0 FROM repository WHERE (deleted IS NULL) <> (instr(name, '#') = 0)`,
+			"repository %s: deleted, and named as if it were not, or the other way (6)",
+			func(x row) func(*tx) error {
+				return func(t *tx) error {
+					_, err := t.exec(`UPDATE repository SET deleted = iif(instr(name, '#') = 0, NULL, ?2) WHERE id = ?1`, x.repo, t.clock)
 					return err
 				}
 			}},

@@ -40,6 +40,7 @@ type committer struct {
 	relaxed bool         // the connection is at synchronous=NORMAL
 	suspect error        // a commit failed on the disk: what the log holds is uncertain
 	syncs   atomic.Int64 // durable commits so far
+	tight   atomic.Bool  // the disk was full: the log must not take what room there is
 
 	begun, ended atomic.Int64 // durable commits, also those that failed
 
@@ -137,10 +138,17 @@ func (c *committer) commit(group []write) {
 	if isNoSpace(err) && c.checkpoint() == nil {
 		// The log had no room to grow. Now it is empty, and most of what it
 		// held took none in the database.
+		c.tight.Store(true)
 		results, err = c.try(group)
 	}
 	if isNoSpace(err) && c.spare() {
+		c.tight.Store(true)
 		results, err = c.try(group)
+	}
+	if err == nil && c.tight.Load() {
+		// Else the log would take all that is left, and then the database could
+		// not take over what it holds.
+		c.checkpoint()
 	}
 	if err != nil && len(group) > 1 && c.suspect == nil {
 		// Something broke the transaction as a whole: find out for whom.

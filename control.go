@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -33,9 +34,15 @@ var commands = map[string]command{
 	"backup": backupCommand,
 	"check":  checkCommand,
 	"gc":     gcCommand,
+	"log":    logCommand,
+	"ls":     listCommand,
 	"repair": repairCommand,
+	"retain": retainCommand,
+	"rm":     removeCommand,
 	"stats":  statsCommand,
+	"tag":    tagCommand,
 	"token":  tokenCommand,
+	"undo":   undoCommand,
 }
 
 // options are a command's own flags and arguments.
@@ -49,7 +56,11 @@ type options struct {
 	Repo    string // patterns, with commas between
 	Allow   string // actions, likewise
 	Expires string
-	TTY     bool // a person watches
+	Explain bool
+	Force   bool
+	As      string
+	Who     string // the account
+	TTY     bool   // a person watches
 }
 
 // runCommand runs a command on the store in cfg.dir.
@@ -60,6 +71,9 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	}
 	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
 		return fmt.Errorf("no registry there: %w", err)
+	}
+	if account, err := user.Current(); err == nil {
+		cfg.Who = account.Username
 	}
 	done, err := askServer(ctx, cfg, stdout)
 	if done {
@@ -73,8 +87,24 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return errors.Join(err, st.close())
 	}
 	st.promises.forget()
+	st.tagRules = sync.OnceValues(st.readTagRules)
 	out := newConsole(stdout, cfg.TTY)
 	return errors.Join(commands[cfg.Command](ctx, st, cfg.options, out), st.close())
+}
+
+// readTagRules reads the rules about tags where no server does.
+func (st *store) readTagRules() (*tagRules, error) {
+	text, _, err := readFile(st.policyFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &tagRules{}, nil
+	}
+	if err == nil {
+		var p *policy
+		if p, err = parsePolicy(text); err == nil {
+			return p.tags, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: %w", st.policyFile, err)
 }
 
 // askServer has the server that owns the directory run the command. It reports

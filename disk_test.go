@@ -331,6 +331,7 @@ func TestDiskFilledByOthersCanBeEmptiedByDeletes(t *testing.T) {
 	for i, im := range images[1:] {
 		r.want(202, "DELETE", fmt.Sprintf("/v2/a%d/manifests/%s", i+1, im.digest), nil)
 	}
+	r.pass(r.cfg.untaggedGrace + time.Minute)
 	r.pass(r.cfg.grace + time.Minute)
 	if n := r.files(); n != 2 {
 		t.Errorf("%d files are left, want those of one image", n)

@@ -67,7 +67,9 @@ type storedThing struct {
 	tags         int
 	refers       []digest.Digest // to blobs and members
 	subject      digest.Digest
-	live, needed bool // a tag leads here; anything refers to it
+	live, needed bool          // a tag leads here; anything refers to it
+	deleted      bool          // by a client
+	hidden       sql.NullInt64 // when its repository was
 }
 
 // key is the name of a thing in a repository.
@@ -95,11 +97,11 @@ func (r *registry) inventory() *inventory {
 			r.t.Fatal(err)
 		}
 	}
-	query(`SELECT r.name, m.digest, m.body, m.loose, (SELECT count(*) FROM tag WHERE manifest = m.id)
+	query(`SELECT r.name, m.digest, m.body, m.loose, (SELECT count(*) FROM tag WHERE manifest = m.id), m.deleted IS NOT NULL, r.deleted
 		FROM manifest m JOIN repository r ON r.id = m.repository`, func(rows *sql.Rows) error {
 		var body []byte
 		m := &storedThing{}
-		if err := rows.Scan(&m.repository, &m.digest, &body, &m.loose, &m.tags); err != nil {
+		if err := rows.Scan(&m.repository, &m.digest, &body, &m.loose, &m.tags, &m.deleted, &m.hidden); err != nil {
 			return err
 		}
 		m.size = int64(len(body))
@@ -118,9 +120,9 @@ func (r *registry) inventory() *inventory {
 		c.manifests[key(m.repository, m.digest)] = m
 		return nil
 	})
-	query(`SELECT r.name, b.digest, b.size, l.loose FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository`, func(rows *sql.Rows) error {
+	query(`SELECT r.name, b.digest, b.size, l.loose, r.deleted FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository`, func(rows *sql.Rows) error {
 		l := &storedThing{}
-		err := rows.Scan(&l.repository, &l.digest, &l.size, &l.loose)
+		err := rows.Scan(&l.repository, &l.digest, &l.size, &l.loose, &l.hidden)
 		c.links[key(l.repository, l.digest)] = l
 		return err
 	})
@@ -139,22 +141,28 @@ func (r *registry) inventory() *inventory {
 	})
 	c.files = blobFiles(r.t, r.cfg.dir)
 
-	// Mark from the tags, until nothing is added.
+	// Mark from the tags, until nothing is added. What was deleted refers to its
+	// blobs only.
 	for _, m := range c.manifests {
-		m.live = m.tags > 0
-		m.needed = m.needed || m.live || c.manifests[key(m.repository, m.subject)] != nil
+		m.live = m.tags > 0 && !m.hidden.Valid
+		s := c.manifests[key(m.repository, m.subject)]
+		m.needed = m.needed || m.tags > 0 || s != nil && !s.deleted
 		for _, d := range m.refers {
-			for _, x := range []*storedThing{c.manifests[key(m.repository, d)], c.links[key(m.repository, d)]} {
-				if x != nil {
-					x.needed = true
-				}
+			if x := c.manifests[key(m.repository, d)]; x != nil && !m.deleted {
+				x.needed = true
+			}
+			if x := c.links[key(m.repository, d)]; x != nil {
+				x.needed = true
 			}
 		}
+	}
+	for _, m := range c.manifests {
+		m.needed = m.needed && !m.deleted
 	}
 	for again := true; again; {
 		again = false
 		mark := func(x *storedThing) {
-			if x != nil && !x.live {
+			if x != nil && !x.live && !x.deleted {
 				x.live, again = true, true
 			}
 		}
@@ -233,9 +241,13 @@ func (c *inventory) figures(due func(*storedThing) bool) (f figures, list []repo
 		add(&r.Manifests, m.size)
 		add(&f.Manifests, m.size)
 		r.Tags += int64(m.tags)
-		f.Tags += int64(m.tags)
+		if !m.hidden.Valid {
+			f.Tags += int64(m.tags)
+		}
 		if !m.needed {
 			r.Untagged++
+		}
+		if !m.needed || m.hidden.Valid {
 			f.Untagged++
 		}
 	}
@@ -266,6 +278,7 @@ func (c *inventory) figures(due func(*storedThing) bool) (f figures, list []repo
 			f.Saved += int64(len(links)-1) * size
 		}
 	}
+	maps.DeleteFunc(repositories, func(name string, _ *repositoryFigures) bool { return strings.Contains(name, "#") })
 	f.Repositories = int64(len(repositories))
 	f.Uploads = c.uploads
 	now, _ := c.dead(due)
@@ -317,7 +330,7 @@ func (h *history) push(repo, body, mediaType string) {
 func (h *history) step() (did string) {
 	r, repo, content := h.r, h.repo(), h.content()
 	d := sum(content).String()
-	switch n := h.rng.IntN(20); n {
+	switch n := h.rng.IntN(22); n {
 	case 0, 1:
 		r.pushBlob(repo, content)
 		return "pushed a blob to " + repo
@@ -378,6 +391,15 @@ func (h *history) step() (did string) {
 	case 16:
 		r.want(202, "PATCH", r.want(202, "POST", "/v2/"+repo+"/blobs/uploads/", nil).location(), content)
 		return "began an upload in " + repo
+	case 17:
+		if h.rng.IntN(3) > 0 {
+			return "nothing"
+		}
+		r.do("DELETE", "/v2/"+repo+"/_berth/repository", nil)
+		return "deleted the repository " + repo
+	case 18:
+		r.st.undo(int64(1+h.rng.IntN(1+len(h.did))), "", author{overwrite: true}) // which may be in the way of something
+		return "undid something"
 	default:
 		d := time.Duration(h.rng.Int64N(int64(r.cfg.grace)))
 		r.moved.Add(int64(d))
@@ -394,6 +416,9 @@ func (h *history) verify() error {
 		grace := r.cfg.grace
 		if c.manifests[key(x.repository, x.digest)] == x {
 			grace = r.cfg.untaggedGrace
+		}
+		if x.hidden.Valid && x.hidden.Int64 < cutoff(grace) && grace == r.cfg.untaggedGrace {
+			return true
 		}
 		return x.loose.Valid && x.loose.Int64 < cutoff(grace)
 	}

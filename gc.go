@@ -7,6 +7,7 @@
 //
 //	session idle for the expiry   → row, then file
 //	manifest loose for its grace  → row; what it referred to becomes loose
+//	repository deleted, likewise  → its manifests, then the same
 //	link loose for its grace      → row; with the last link the blob's row,
 //	                                and a trash row in the same transaction
 //	trash                         → under the digest's lock: if the blob's row
@@ -115,13 +116,20 @@ func (st *store) shortestGrace() time.Duration {
 // graces say when what nothing refers to is due.
 type graces struct {
 	blob, untagged, upload time.Duration
-	keepUntagged           bool // manifests without a tag stay, however old
-	now                    bool // whatever is loose is due
+	deleted                time.Duration // of what a client has deleted, which can be restored till then
+	keepUntagged           bool          // manifests without a tag stay, however old
+	now                    bool          // whatever is loose is due
 }
 
 func (st *store) graces() graces {
-	return graces{blob: st.grace, untagged: st.untaggedGrace, upload: st.uploadExpiry, keepUntagged: st.untaggedGrace == 0}
+	g := graces{blob: st.grace, untagged: st.untaggedGrace, deleted: st.untaggedGrace, upload: st.uploadExpiry}
+	if st.untaggedGrace == 0 {
+		g.keepUntagged, g.deleted = true, defaultUntaggedGrace
+	}
+	return g
 }
+
+const defaultUntaggedGrace = 7 * 24 * time.Hour
 
 // rememberFlags has commands that come when no server runs collect no more than
 // the server would, and know where its users and rules are.
@@ -200,7 +208,7 @@ func (st *store) collect(ctx context.Context, g graces) (all tally, err error) {
 		var c tally
 		var errs []error // one that cannot be removed must not keep the others
 		trash := 0
-		for _, step := range []func(graces, *tally) error{st.expireUploads, st.collectManifests, st.collectLinks} {
+		for _, step := range []func(graces, *tally) error{st.expireUploads, st.collectRepositories, st.collectManifests, st.collectLinks} {
 			errs = append(errs, step(g, &c))
 		}
 		trash, err = st.emptyTrash(ctx)
@@ -228,20 +236,21 @@ func (st *store) cutoff(grace time.Duration) int64 {
 // is loose.
 func (st *store) untilDue() (time.Duration, error) {
 	next := time.Duration(-1)
+	g := st.graces()
 	for _, q := range []struct {
 		query string
 		grace time.Duration
-		keep  bool
 	}{
-		{`SELECT min(used) FROM upload`, st.uploadExpiry, false},
-		{`SELECT min(loose) FROM link WHERE loose IS NOT NULL`, st.grace, false},
-		{`SELECT min(loose) FROM manifest WHERE loose IS NOT NULL`, st.untaggedGrace, st.untaggedGrace == 0},
+		{`SELECT min(used) FROM upload`, g.upload},
+		{`SELECT min(loose) FROM link WHERE loose IS NOT NULL`, g.blob},
+		{`SELECT min(loose) FROM manifest m WHERE loose IS NOT NULL` + g.onlyDeleted(), g.deleted},
+		{`SELECT min(deleted) FROM repository r WHERE deleted IS NOT NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id)`, g.deleted},
 	} {
 		var since sql.NullInt64
 		if err := st.get(q.query, nil, &since); err != nil {
 			return 0, fmt.Errorf("looking for what is due: %w", err)
 		}
-		if !since.Valid || q.keep {
+		if !since.Valid {
 			continue
 		}
 		due := max(0, time.Duration(since.Int64+1)*time.Second+q.grace-st.uptime())
@@ -333,22 +342,70 @@ type looseRow struct {
 	loose, repo, id int64 // id is the manifest's or the blob's
 	digest          digest.Digest
 	repository      string
+	deleted         bool  // by a client: no promise keeps it
 	freed           int64 // bytes of the blob, if its last link has gone; else -1
 }
 
 func scanLoose(rows *sql.Rows) (x looseRow, err error) {
-	err = rows.Scan(&x.loose, &x.repo, &x.id, &x.digest, &x.repository)
+	err = rows.Scan(&x.loose, &x.repo, &x.id, &x.digest, &x.repository, &x.deleted)
 	return x, err
+}
+
+// onlyDeleted is a condition, in SQL over a row m of manifest, that keeps those
+// that no client has deleted, if that is what g says.
+func (g graces) onlyDeleted() string {
+	if g.keepUntagged {
+		return ` AND m.deleted IS NOT NULL`
+	}
+	return ""
+}
+
+// collectRepositories empties the repositories that were deleted long enough ago;
+// their blobs go like all others.
+func (st *store) collectRepositories(g graces, c *tally) error {
+	cutoff := st.cutoff(g.deleted)
+	if g.now {
+		cutoff = math.MaxInt64
+	}
+	const query = `SELECT 0, m.repository, m.id, m.digest, r.name, 1 FROM repository r JOIN manifest m ON m.repository = r.id
+		WHERE r.deleted < ? ORDER BY r.deleted, m.id LIMIT ?`
+	for {
+		due, err := column(st, scanLoose, query, cutoff, atOnce)
+		if err != nil || len(due) == 0 {
+			return err
+		}
+		n := 0
+		err = st.update(func(t *tx) error {
+			due, err := list(t, scanLoose, query, cutoff, atOnce)
+			if err != nil {
+				return err
+			}
+			n = len(due)
+			for _, x := range due {
+				if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {
+					return err
+				}
+			}
+			for _, x := range due {
+				if err := t.dropRepository(x.repo); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		c.Manifests += n
+		st.log.Info("manifests of a deleted repository collected", "repository", due[0].repository, "manifests", n)
+	}
 }
 
 // collectManifests removes the manifests that are due.
 func (st *store) collectManifests(g graces, c *tally) error {
-	if g.keepUntagged {
-		return nil
-	}
-	return st.collectLoose(g, g.untagged, c,
-		`SELECT m.loose, m.repository, m.id, m.digest, r.name FROM manifest m JOIN repository r ON r.id = m.repository
-			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL ORDER BY m.loose, m.id LIMIT ?5`,
+	return st.collectLoose(g, g.deleted, c,
+		`SELECT m.loose, m.repository, m.id, m.digest, r.name, m.deleted IS NOT NULL FROM manifest m JOIN repository r ON r.id = m.repository
+			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL`+g.onlyDeleted()+` ORDER BY m.loose, m.id LIMIT ?5`,
 		`UPDATE manifest SET loose = ?3 WHERE repository = ?1 AND id = ?2`,
 		func(t *tx, x *looseRow) (gone bool, err error) {
 			live, err := t.live(`SELECT `+manifestLive+` FROM manifest WHERE id = ?`, x.id)
@@ -359,7 +416,7 @@ func (st *store) collectManifests(g graces, c *tally) error {
 		},
 		func(x looseRow) {
 			c.Manifests++
-			st.log.Info("untagged manifest collected", "repository", x.repository, "digest", x.digest)
+			st.log.Info("manifest collected", "repository", x.repository, "digest", x.digest)
 		})
 }
 
@@ -367,7 +424,7 @@ func (st *store) collectManifests(g graces, c *tally) error {
 // no other.
 func (st *store) collectLinks(g graces, c *tally) error {
 	return st.collectLoose(g, g.blob, c,
-		`SELECT l.loose, l.repository, l.blob, b.digest, r.name
+		`SELECT l.loose, l.repository, l.blob, b.digest, r.name, 0
 			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
 			WHERE l.loose < ?1 AND (l.loose, l.repository, l.blob) > (?2, ?3, ?4)
 			ORDER BY l.loose, l.repository, l.blob LIMIT ?5`,
@@ -423,7 +480,7 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 				return err
 			}
 			for _, x := range due {
-				if short && st.promises.held(x.repository, x.digest) {
+				if short && !x.deleted && st.promises.held(x.repository, x.digest) {
 					promised++
 					if !g.now {
 						_, err = t.exec(extend, x.repo, x.id, t.clock+int64((promiseTime-grace)/time.Second))

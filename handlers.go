@@ -65,6 +65,7 @@ const (
 	pull
 	push
 	remove
+	review  // see what was done, and by whom
 	observe // read the metrics
 )
 
@@ -78,23 +79,28 @@ func (s *server) routes() []route {
 		blobs     = "/v2/{name}/blobs/{digest}"
 		uploads   = "/v2/{name}/blobs/uploads/{$}"
 		session   = "/v2/{name}/blobs/uploads/{session}"
+		ours      = "/v2/{name}/_berth/"
 	)
 	return []route{
 		{"GET /v2/{$}", enter, s.getBase}, // end-1
 		{"GET /v2", enter, s.getBase},
-		{"GET " + blobs, pull, s.getBlob},                            // end-2
-		{"GET " + manifests, pull, s.getManifest},                    // end-3
-		{"POST " + uploads, push, s.postUpload},                      // end-4a, 4b, 11
-		{"GET " + session, push, s.getUpload},                        // end-13
-		{"PATCH " + session, push, s.patchUpload},                    // end-5
-		{"PUT " + session, push, s.putUpload},                        // end-6
-		{"DELETE " + session, push, s.deleteUpload},                  // end-14
-		{"PUT " + manifests, push, s.putManifest},                    // end-7
-		{"GET /v2/{name}/tags/list", pull, s.listTags},               // end-8a, 8b
-		{"DELETE " + manifests, remove, s.deleteManifest},            // end-9
-		{"DELETE " + blobs, remove, s.deleteBlob},                    // end-10
-		{"GET /v2/{name}/referrers/{digest}", pull, s.listReferrers}, // end-12a, 12b
-		{"GET /v2/_catalog", catalog, s.listRepositories},            // Docker Registry HTTP API V2
+		{"GET " + blobs, pull, s.getBlob},                             // end-2
+		{"GET " + manifests, pull, s.getManifest},                     // end-3
+		{"POST " + uploads, push, s.postUpload},                       // end-4a, 4b, 11
+		{"GET " + session, push, s.getUpload},                         // end-13
+		{"PATCH " + session, push, s.patchUpload},                     // end-5
+		{"PUT " + session, push, s.putUpload},                         // end-6
+		{"DELETE " + session, push, s.deleteUpload},                   // end-14
+		{"PUT " + manifests, push, s.putManifest},                     // end-7
+		{"GET /v2/{name}/tags/list", pull, s.listTags},                // end-8a, 8b
+		{"DELETE " + manifests, remove, s.deleteManifest},             // end-9
+		{"DELETE " + blobs, remove, s.deleteBlob},                     // end-10
+		{"GET /v2/{name}/referrers/{digest}", pull, s.listReferrers},  // end-12a, 12b
+		{"GET /v2/_catalog", catalog, s.listRepositories},             // Docker Registry HTTP API V2
+		{"DELETE " + ours + "repository", remove, s.deleteRepository}, // Berth's own, from here on
+		{"GET " + ours + "retention", pull, s.getRetention},
+		{"GET " + ours + "history", review, s.getHistory},
+		{"POST " + ours + "undo", remove, s.postUndo},
 		{"GET /healthz", open, s.getHealth},
 		{"GET /readyz", open, s.getReady},
 		{"GET /metrics", observe, s.getMetrics},
@@ -168,7 +174,7 @@ func (s *server) serve(route route) http.Handler {
 }
 
 // fold hides the slashes of repository names from ServeMux. The name ends at
-// the last of the four words, so that a repository may be named by them too.
+// the last of the words, so that a repository may be named by them too.
 // What follows the word is one segment, except uploads/<session>.
 func fold(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -176,7 +182,7 @@ func fold(next http.Handler) http.Handler {
 		folded, plain := escaped, r.URL.Path
 		rest, isV2 := strings.CutPrefix(escaped, "/v2/")
 		at, word := -1, ""
-		for _, x := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/"} {
+		for _, x := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/", "/_berth/"} {
 			if i := strings.LastIndex(rest, x); isV2 && i > at {
 				at, word = i, x
 			}
@@ -289,9 +295,13 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	m, err := s.st.findManifest(name, ref, r.Method == http.MethodHead)
+	if err == nil {
+		m, err = s.negotiate(w, r, name, m)
+	}
 	if err != nil {
 		return err
 	}
+	s.st.notePull(m, r.Method, ref.tag != "")
 	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", bytes.NewReader(m.body))
 }
 
@@ -413,8 +423,7 @@ func (s *server) putManifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	overwrite := w.(*response).caller.may(name)&mayOverwrite != 0
-	if err := s.st.putManifest(name, m, tags, overwrite); err != nil {
+	if err := s.st.putManifest(name, m, tags, w.(*response).author(name)); err != nil {
 		return err
 	}
 	s.audit(w, "push", "repository", name, "tags", tags, "digest", d)
@@ -487,9 +496,9 @@ func (s *server) deleteManifest(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if ref.tag != "" {
-		err = s.st.deleteTag(name, ref.tag)
+		err = s.st.deleteTag(name, ref.tag, w.(*response).author(name))
 	} else {
-		err = s.st.deleteManifest(name, ref.digest)
+		err = s.st.deleteManifest(name, ref.digest, w.(*response).author(name))
 	}
 	if err != nil {
 		return err
@@ -557,14 +566,10 @@ func (s *server) listTags(w http.ResponseWriter, r *http.Request) error {
 	if more {
 		linkNext(w, "/v2/"+name+"/tags/list", url.Values{"n": {strconv.Itoa(n)}, "last": {tags[n-1]}})
 	}
-	body, err := json.Marshal(struct {
+	return writeJSON(w, struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
 	}{name, tags})
-	if err != nil {
-		return err
-	}
-	return writeBody(w, "application/json", body)
 }
 
 // listRepositories answers GET /v2/_catalog with what the caller may pull from.
@@ -582,13 +587,9 @@ func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error 
 	if more {
 		linkNext(w, "/v2/_catalog", url.Values{"n": {strconv.Itoa(n)}, "last": {names[n-1]}})
 	}
-	body, err := json.Marshal(struct {
+	return writeJSON(w, struct {
 		Repositories []string `json:"repositories"`
 	}{names})
-	if err != nil {
-		return err
-	}
-	return writeBody(w, "application/json", body)
 }
 
 // listReferrers answers GET /v2/<name>/referrers/<digest> ("Listing

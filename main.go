@@ -54,10 +54,19 @@ Who may do what (without users everybody may do everything):
                                          what the rules say, and why
   berth trust [HOST[:PORT]] [--script]   how other machines trust the CA of --tls=auto
 
-On the registry in --data, whether it is being served or not:
+On the registry in --data, whether it is being served or not (all take --json but check,
+repair and backup):
 
-  berth stats [NAME] [--json]            how much is stored, and what of it is garbage
-  berth gc [--now] [--dry-run] [--json]  remove what is due; what is not due too; only say what and why
+  berth ls [NAME[:TAG]]                  what is there; the tags of a repository
+  berth tag NAME:OLD NEW                 give an image another tag
+  berth rm NAME:TAG|NAME@DIGEST|NAME...  remove a tag, an image, a whole repository
+  berth log [NAME[:TAG]]                 what was done, by whom, when and from where
+  berth undo CHANGE|NAME[:TAG] [--as NAME]
+                                         put back what was before it
+  berth retain [NAME] [--explain]        apply the rules of retention now; only say what and why
+
+  berth stats [NAME]                     how much is stored, and what of it is garbage
+  berth gc [--now] [--dry-run]           remove what is due; what is not due too; only say what and why
   berth check [--deep]                   verify what is stored; read every byte of it too
   berth repair [--deep]                  put in order what check finds
   berth backup DEST                      copy it to DEST, which is then a registry; again, only what is new
@@ -76,8 +85,9 @@ Where
 Who may do what
   --htpasswd FILE         users and bcrypt hashes, as of htpasswd -B (default
                           htpasswd in the data directory, if it is there)
-  --policy FILE           rules (default policy.toml in the data directory, if it
-                          is there; else users may do everything)
+  --policy FILE           rules about people and tags (default policy.toml in the
+                          data directory, if it is there; without rules about
+                          people users may do everything)
   --anonymous-pull        everybody may pull
 
 TLS
@@ -110,8 +120,9 @@ What clients may do
 How long things stay, counted in the time the registry runs
   --grace DURATION        a blob that no manifest refers to (default 24h)
   --untagged-grace DURATION
-                          a manifest without tag, index or subject; 0 keeps it
-                          for ever (default 168h)
+                          a manifest without tag, index or subject, and what was
+                          deleted and can be restored; 0 keeps the former for
+                          ever, the latter for 168h (default 168h)
   --upload-expiry DURATION
                           an upload that nobody continues (default 24h)
 
@@ -191,7 +202,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 }
 
 // maxArgs is how many arguments a command takes, and so which commands are.
-var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "stats": 1, "backup": 1, "restore": 0,
+var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "log": 1, "ls": 1, "retain": 1, "rm": 100, "stats": 1, "tag": 2, "undo": 1, "backup": 1, "restore": 0,
 	"user": 2, "policy": 4, "token": 2, "trust": 1}
 
 // textFlags are flags that mean something else than what they are.
@@ -217,7 +228,7 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	flags.BoolVar(&cfg.noDelete, "no-delete", false, "")
 	flags.BoolVar(&cfg.sparse, "sparse-manifests", false, "")
 	flags.DurationVar(&cfg.grace, "grace", 24*time.Hour, "")
-	flags.DurationVar(&cfg.untaggedGrace, "untagged-grace", 7*24*time.Hour, "")
+	flags.DurationVar(&cfg.untaggedGrace, "untagged-grace", defaultUntaggedGrace, "")
 	flags.DurationVar(&cfg.uploadExpiry, "upload-expiry", 24*time.Hour, "")
 	flags.Int64Var(&cfg.maxUploads, "max-uploads", 10000, "")
 	flags.StringVar(&text.maxBlob, "max-blob-size", "0", "")
@@ -249,8 +260,17 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 		flags.BoolVar(&cfg.Now, "now", false, "")
 		flags.BoolVar(&cfg.DryRun, "dry-run", false, "")
 		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "stats", "user":
+	case "log", "ls", "stats", "user":
 		flags.BoolVar(&cfg.JSON, "json", false, "")
+	case "retain":
+		flags.BoolVar(&cfg.Explain, "explain", false, "")
+		flags.BoolVar(&cfg.JSON, "json", false, "")
+	case "rm", "tag", "undo":
+		flags.BoolVar(&cfg.Force, "force", false, "")
+		flags.BoolVar(&cfg.JSON, "json", false, "")
+		if command == "undo" {
+			flags.StringVar(&cfg.As, "as", "", "")
+		}
 	case "token":
 		flags.StringVar(&cfg.Repo, "repo", "", "")
 		flags.StringVar(&cfg.Allow, "allow", "", "")

@@ -27,6 +27,8 @@ const (
 	typeOCIArtifact    = "application/vnd.oci.artifact.manifest.v1+json" // withdrawn, still about
 	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	typeOCIConfig      = "application/vnd.oci.image.config.v1+json"
+	typeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 	typeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+json"
 	typeDockerSigned1  = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
@@ -42,6 +44,7 @@ type manifest struct {
 	artifactType string          // as the referrers list shows it; may be empty
 	annotations  json.RawMessage // an object, compact; nil if there are none
 	subject      digest.Digest   // empty if there is none
+	config       descriptor      // of an image; zero if there is none
 	blobs        []digest.Digest // config, layers: blobs that must be there
 	children     []digest.Digest // members of an index: manifests (or blobs) that must be there
 	foreign      []digest.Digest // layers kept elsewhere, which may be absent
@@ -158,7 +161,7 @@ func (m *manifest) parseReferences(doc map[string]json.RawMessage) (configType s
 		if err != nil {
 			return "", errManifestInvalid.withf("config: %v", err)
 		}
-		configType = d.mediaType
+		configType, m.config = d.mediaType, d
 		m.blobs = append(m.blobs, d.digest)
 	}
 	for _, key := range []string{"layers", "blobs"} {

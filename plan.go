@@ -59,6 +59,7 @@ type plannedManifest struct {
 	id, repo, size int64
 	digest         digest.Digest
 	repository     string
+	deleted        bool // by a client: it refers to no manifest any more, and no promise keeps it
 }
 
 type plannedLink struct{ repo, blob int64 }
@@ -88,7 +89,7 @@ func newPlanner(st *store, s snapshot, g graces, promises bool, each func(doomed
 
 // rows finds the manifests and blobs whose rows would go.
 func (p *planner) rows() error {
-	for _, step := range []func() error{p.manifests, p.follow, p.looseLinks} {
+	for _, step := range []func() error{p.repositories, p.manifests, p.follow, p.looseLinks} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -109,20 +110,34 @@ func (p *planner) uploads() error {
 	}, `SELECT id, repository, offset, used FROM upload WHERE used < ?`, p.st.cutoff(p.g.upload))
 }
 
+// repositories finds the manifests of those that were deleted.
+func (p *planner) repositories() error {
+	return p.snapshot.rows(func(rows *sql.Rows) error {
+		m := plannedManifest{deleted: true}
+		var deleted int64
+		if err := rows.Scan(&m.id, &m.repo, &m.size, &m.digest, &m.repository, &deleted); err != nil {
+			return err
+		}
+		return p.kill(m, "its repository was deleted "+p.ago(deleted)+" ago")
+	}, `SELECT m.id, m.repository, length(m.body), m.digest, r.name, r.deleted
+		FROM repository r JOIN manifest m ON m.repository = r.id WHERE r.deleted < ? ORDER BY r.deleted`, p.cutoff(p.g.deleted))
+}
+
 // manifests finds those that are due by themselves.
 func (p *planner) manifests() error {
-	if p.g.keepUntagged {
-		return nil
-	}
 	return p.snapshot.rows(func(rows *sql.Rows) error {
 		var m plannedManifest
 		var loose int64
-		if err := rows.Scan(&m.id, &m.repo, &m.size, &m.digest, &m.repository, &loose); err != nil {
+		if err := rows.Scan(&m.id, &m.repo, &m.size, &m.digest, &m.repository, &m.deleted, &loose); err != nil {
 			return err
 		}
+		if m.deleted {
+			return p.kill(m, "deleted "+p.ago(loose)+" ago")
+		}
 		return p.kill(m, "no tag, index or subject for "+p.ago(loose))
-	}, `SELECT m.id, m.repository, length(m.body), m.digest, r.name, m.loose FROM manifest m JOIN repository r ON r.id = m.repository
-		WHERE m.loose < ? ORDER BY m.loose`, p.cutoff(p.g.untagged))
+	}, `SELECT m.id, m.repository, length(m.body), m.digest, r.name, m.deleted IS NOT NULL, m.loose
+		FROM manifest m JOIN repository r ON r.id = m.repository
+		WHERE m.loose < ?`+p.g.onlyDeleted()+` ORDER BY m.loose`, p.cutoff(p.g.deleted))
 }
 
 func (p *planner) cutoff(grace time.Duration) int64 {
@@ -141,7 +156,7 @@ func (p *planner) kill(m plannedManifest, why string) error {
 	if p.dead[m.id] {
 		return nil
 	}
-	if p.kept(m.repository, m.digest, p.g.untagged) {
+	if !m.deleted && p.kept(m.repository, m.digest, p.g.deleted) {
 		return nil
 	}
 	p.dead[m.id] = true
@@ -180,6 +195,9 @@ func (p *planner) follow() error {
 			{`SELECT m.id, m.repository, length(m.body), m.digest FROM manifest s
 				JOIN manifest m ON m.repository = s.repository AND m.subject = s.digest WHERE s.id = ?1`, "its subject goes"},
 		} {
+			if m.deleted {
+				break
+			}
 			found, err := listed(p.snapshot, func(rows *sql.Rows) (c plannedManifest, err error) {
 				err = rows.Scan(&c.id, &c.repo, &c.size, &c.digest)
 				c.repository = m.repository
@@ -212,13 +230,16 @@ func (p *planner) follow() error {
 			}
 		}
 	}
-	for _, l := range p.order {
+	order := p.order
+	p.order = nil
+	for _, l := range order {
 		lives, err := p.anyLives(`SELECT manifest FROM uses WHERE repository = ?1 AND blob = ?2
 			UNION ALL SELECT n.manifest FROM names n JOIN blob b ON b.id = ?2 WHERE n.repository = ?1 AND n.digest = b.digest`, l.repo, l.blob)
 		if err != nil {
 			return err
 		}
 		if lives {
+			delete(p.links, l) // till something else goes that uses it
 			continue
 		}
 		if err := p.unlink(l, "only what goes uses it"); err != nil {
@@ -235,8 +256,8 @@ func (p *planner) outlives(m plannedManifest) (bool, error) {
 	if _, ok := p.refs[m.id]; !ok {
 		var n int64
 		err := p.get(`SELECT (SELECT count(*) FROM tag WHERE manifest = ?1)
-			+ (SELECT count(*) FROM names WHERE repository = ?2 AND digest = ?3)
-			+ (SELECT count(*) FROM manifest m JOIN manifest s ON s.repository = m.repository AND s.digest = m.subject WHERE m.id = ?1)`,
+			+ (SELECT count(*) FROM names n JOIN manifest p ON p.id = n.manifest AND p.deleted IS NULL WHERE n.repository = ?2 AND n.digest = ?3)
+			+ (SELECT count(*) FROM manifest m JOIN manifest s ON s.repository = m.repository AND s.digest = m.subject AND s.deleted IS NULL WHERE m.id = ?1)`,
 			[]any{m.id, m.repo, m.digest}, &n)
 		if err != nil {
 			return false, err

@@ -91,9 +91,9 @@ func (r rights) words() (words []string) {
 	return words
 }
 
-// repositories is a list of patterns for names. It has a name that one of the
-// patterns matches, and none with a ! before it.
-type repositories struct {
+// patterns are a list of them for the names of repositories, or of tags. It has a
+// name that one of them matches, and none with a ! before it.
+type patterns struct {
 	text           []string
 	match, exclude []*regexp.Regexp
 	all            bool // there is the pattern **, and none with a !
@@ -101,16 +101,30 @@ type repositories struct {
 
 // parseRepositories reads patterns. In one, * is anything within one part of a
 // name, ** any number of parts, ? one character.
-func parseRepositories(text []string) (*repositories, error) {
+func parseRepositories(text []string) (*patterns, error) {
 	if len(text) == 0 {
 		return nil, errors.New(`no repositories: name some, or "**" for all`)
 	}
-	list := &repositories{text: text}
+	return parsePatterns(text, "**", maxName, patternForm,
+		"repositories, whose names have a-z, 0-9, and . _ - / between; * is anything but a slash, ** anything")
+}
+
+// parseTags reads patterns for tags, in which * is anything and ? one character;
+// none are all tags.
+func parseTags(text []string) (*patterns, error) {
+	if len(text) == 0 {
+		text = []string{"*"}
+	}
+	return parsePatterns(text, "*", maxTag, tagPatternForm, "tags, which have A-Z, a-z, 0-9, and . _ -; * is anything")
+}
+
+// parsePatterns reads a list of them; whole is the one for everything.
+func parsePatterns(text []string, whole string, longest int, form *regexp.Regexp, what string) (*patterns, error) {
+	list := &patterns{text: text}
 	for _, pattern := range text {
 		word, excluded := strings.CutPrefix(pattern, "!")
-		if len(word) > maxName || !patternForm.MatchString(word) {
-			return nil, fmt.Errorf("%q is not a pattern for repositories, whose names have a-z, 0-9, and . _ - / between; "+
-				"* is anything but a slash, ** anything", pattern)
+		if len(word) > longest || !form.MatchString(word) {
+			return nil, fmt.Errorf("%q is not a pattern for %s", pattern, what)
 		}
 		re := regexp.MustCompile("^" + patternWords.Replace(regexp.QuoteMeta(word)) + "$")
 		if excluded {
@@ -120,21 +134,22 @@ func parseRepositories(text []string) (*repositories, error) {
 		}
 	}
 	if len(list.match) == 0 {
-		return nil, fmt.Errorf("%q only excludes: name what it is an exception of, perhaps \"**\"", text)
+		return nil, fmt.Errorf("%q only excludes: name what it is an exception of, perhaps %q", text, whole)
 	}
-	list.all = slices.Contains(text, "**") && len(list.exclude) == 0
+	list.all = slices.Contains(text, whole) && len(list.exclude) == 0
 	return list, nil
 }
 
 var (
-	patternForm = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
+	patternForm    = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
+	tagPatternForm = regexp.MustCompile(`^[A-Za-z0-9._*?-]+$`)
 	// What a pattern's words are in the regular expression that quoting left of it.
 	patternWords = strings.NewReplacer(`\*\*/`, `(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`, `\?`, `[^/]`)
 )
 
-// has reports whether a repository is in the list. "" stands for the registry
-// as a whole, which only ** has.
-func (list *repositories) has(name string) bool {
+// has reports whether a name is in the list. "" stands for the registry as a
+// whole, which only ** has.
+func (list *patterns) has(name string) bool {
 	if list.all || name == "" {
 		return list.all
 	}
@@ -145,7 +160,7 @@ func (list *repositories) has(name string) bool {
 // A rule allows something.
 type rule struct {
 	who          []string // as written
-	repositories *repositories
+	repositories *patterns
 	allow        rights
 	origin       string // where it comes from
 
@@ -162,7 +177,9 @@ func (r *rule) String() string {
 // A policy is all rules at one time.
 type policy struct {
 	rules  []*rule
+	people bool // the file has rules about people; else users may do everything
 	groups map[string][]string
+	tags   *tagRules
 }
 
 // lines are the rules for people.
@@ -170,11 +187,12 @@ func (p *policy) lines() (lines []string) {
 	for _, r := range p.rules {
 		lines = append(lines, r.String())
 	}
-	return lines
+	return append(lines, p.tags.lines()...)
 }
 
-// parsePolicy reads policy.toml. A file without rules is an error: an editor
-// that is just writing it must not change who may do what.
+// parsePolicy reads policy.toml. A file without any rule is an error: an editor
+// that is just writing it must not change who may do what. One with rules about
+// tags alone says nothing about people.
 func parsePolicy(text []byte) (*policy, error) {
 	var file struct {
 		Groups map[string][]string `toml:"groups"`
@@ -183,6 +201,7 @@ func parsePolicy(text []byte) (*policy, error) {
 			Repositories []string `toml:"repositories"`
 			Allow        []string `toml:"allow"`
 		} `toml:"rule"`
+		tagTables
 	}
 	meta, err := toml.NewDecoder(bytes.NewReader(text)).Decode(&file)
 	if err != nil {
@@ -193,12 +212,19 @@ func parsePolicy(text []byte) (*policy, error) {
 		return nil, err
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return nil, fmt.Errorf("%q means nothing here; there are [groups], and [[rule]] with who, repositories and allow", unknown[0])
+		return nil, fmt.Errorf("%q means nothing here; there are [groups], [[rule]] with who, repositories and allow, "+
+			"and [[immutable]], [[index]] and [[retain]] with repositories and tags", unknown[0])
 	}
-	if len(file.Rule) == 0 {
+	p := &policy{groups: file.Groups, people: len(file.Rule) > 0}
+	if p.tags, err = file.tagTables.parse(); err != nil {
+		return nil, err
+	}
+	if !p.people && p.tags.empty() {
 		return nil, errors.New("there is no [[rule]] in it")
 	}
-	p := &policy{groups: file.Groups}
+	if !p.people {
+		p.rules = defaultPolicy().rules
+	}
 	for name, members := range file.Groups {
 		for _, member := range members {
 			if err := checkUserName(member); err != nil {
@@ -257,13 +283,13 @@ func (r *rule) bind(groups map[string][]string) error {
 func defaultPolicy() *policy {
 	everything, _ := parseRepositories([]string{"**"})
 	return &policy{rules: []*rule{{who: []string{"users"}, users: true, repositories: everything, allow: allRights,
-		origin: "without a policy file"}}}
+		origin: "the default"}}, tags: &tagRules{}}
 }
 
 // withAnonymousPull returns p and one rule more.
 func (p *policy) withAnonymousPull() *policy {
 	everything, _ := parseRepositories([]string{"**"})
-	return &policy{groups: p.groups, rules: append(slices.Clone(p.rules), &rule{who: []string{"anonymous"}, anonymous: true,
+	return &policy{groups: p.groups, people: p.people, tags: p.tags, rules: append(slices.Clone(p.rules), &rule{who: []string{"anonymous"}, anonymous: true,
 		repositories: everything, allow: mayPull, origin: "--anonymous-pull"})}
 }
 
@@ -362,17 +388,22 @@ func policyCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	case !errors.Is(err, fs.ErrNotExist) || cfg.auth.policyFile != "":
 		return err
 	}
-	guarded := err == nil || cfg.auth.anonymousPull || cfg.auth.byCertificate || exists(cfg.auth.usersPath(cfg.dir))
+	guarded := err == nil && p.people || cfg.auth.anonymousPull || cfg.auth.byCertificate || exists(cfg.auth.usersPath(cfg.dir))
 	if cfg.auth.anonymousPull {
 		p = p.withAnonymousPull()
 	}
 	if !guarded {
-		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules, and everybody may do everything.")
+		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules about them, and everybody may do everything.")
+		if len(cfg.Args) == 1 {
+			for _, line := range p.tags.lines() {
+				fmt.Fprintln(stdout, line)
+			}
+		}
 		return nil
 	}
 	if len(cfg.Args) == 1 {
-		for _, r := range p.rules {
-			fmt.Fprintln(stdout, r)
+		for _, line := range p.lines() {
+			fmt.Fprintln(stdout, line)
 		}
 		return nil
 	}

@@ -282,7 +282,7 @@ func TestPolicyCheckExplains(t *testing.T) {
 		t.Errorf("policy check of an open registry: %s", got)
 	}
 	guarded("", "ann")(&r.cfg)
-	if got := check("ann", "admin", "**"); got != "yes: ann may admin **\n  by without a policy file: users may admin in **\n" {
+	if got := check("ann", "admin", "**"); got != "yes: ann may admin **\n  by the default: users may admin in **\n" {
 		t.Errorf("policy check without rules: %s", got)
 	}
 	writeRules(r.cfg.dir, `

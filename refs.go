@@ -14,15 +14,21 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
 // A stored manifest is one row of the manifest table.
 type storedManifest struct {
+	id        int64
 	digest    digest.Digest
 	mediaType string
 	body      []byte
+	made      bool         // the tag it was found by is on an index of the registry's
+	pushed    int64        // uptime when the tag that it was found by was pushed
+	noted     atomic.Int64 // uptime when a pull of it was last noted, in hours and one
 }
 
 // findManifest returns the manifest that ref names in a repository, or
@@ -48,24 +54,23 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 		return m, nil
 	}
 	m = &storedManifest{}
-	var id int64
 	var loose sql.NullInt64
 	var err error
 	if ref.tag != "" {
 		err = st.get(`
-			SELECT m.id, m.digest, m.media_type, m.loose, m.body
+			SELECT m.id, m.digest, m.media_type, m.loose, m.body, t.made, t.pushed
 			FROM repository r
 			JOIN tag t ON t.repository = r.id AND t.name = ?
 			JOIN manifest m ON m.id = t.manifest AND m.damaged IS NULL
 			WHERE r.name = ?`,
-			[]any{ref.tag, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
+			[]any{ref.tag, repository}, &m.id, &m.digest, &m.mediaType, &loose, &m.body, &m.made, &m.pushed)
 	} else {
 		err = st.get(`
 			SELECT m.id, m.digest, m.media_type, m.loose, m.body
 			FROM repository r
-			JOIN manifest m ON m.repository = r.id AND m.digest = ? AND m.damaged IS NULL
+			JOIN manifest m ON m.repository = r.id AND m.digest = ? AND m.damaged IS NULL AND m.deleted IS NULL
 			WHERE r.name = ?`,
-			[]any{ref.digest, repository}, &id, &m.digest, &m.mediaType, &loose, &m.body)
+			[]any{ref.digest, repository}, &m.id, &m.digest, &m.mediaType, &loose, &m.body)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errManifestUnknown.with(map[string]string{"name": repository, "reference": ref.String()})
@@ -75,7 +80,7 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 	}
 	if loose.Valid && st.untaggedGrace > 0 && st.dueSoon(loose.Int64, st.untaggedGrace) {
 		err := st.keep(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`,
-			`SELECT count(*) FROM manifest WHERE id = ?`, id)
+			`SELECT count(*) FROM manifest WHERE id = ? AND deleted IS NULL`, m.id)
 		switch {
 		case errors.Is(err, errGone):
 			return nil, errManifestUnknown
@@ -93,55 +98,82 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 
 // putManifest stores a manifest in a repository and points the tags at it, all
 // in one transaction that checks what it refers to (3). Pushing again what is
-// there only moves the tags, and repairs it if it was damaged. Without
-// overwrite nothing changes that clients see already: the error is errDenied.
-func (st *store) putManifest(repository string, m *manifest, tags []string, overwrite bool) error {
+// there only moves the tags, and repairs it if it was damaged. What the author or
+// the rules do not allow is errDenied, and then nothing changes. A tag may come to
+// point at an index that has the manifest for its platform (platforms.go).
+func (st *store) putManifest(repository string, m *manifest, tags []string, by author) error {
 	defer st.wakeJanitor()
+	rules, err := st.rulesNow()
+	if err != nil {
+		return err
+	}
+	platform, err := st.platformOf(m)
+	if err != nil {
+		return err
+	}
 	st.promises.make(repository, m.digest)
-	return st.update(func(t *tx) error {
+	err = st.updateKnowing(func(t *tx) error {
 		repo, err := t.makeRepository(repository)
 		if err != nil {
 			return err
 		}
-		var id int64
-		err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id)
-		switch {
-		case err == nil:
-			n, err := t.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1 AND media_type <> ?2`, id, m.mediaType)
-			if err != nil {
-				return err
-			}
-			if n > 0 && !overwrite {
-				return errDenied.saying("%s is there with another media type; you may push, but not overwrite", m.digest)
-			}
-			if _, err := t.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body); err != nil {
-				return err
-			}
-		case errors.Is(err, sql.ErrNoRows):
-			if id, err = t.insertManifest(repo, m, admission{sparse: st.sparse}); err != nil {
-				return err
-			}
-		default:
+		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo,
+			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: sql.NullString{String: platform, Valid: true}}}
+		if p.it.id, err = st.storeManifest(t, repo.id, m, platform, by.overwrite); err != nil {
 			return err
 		}
 		for _, tag := range tags {
-			if err := t.setTag(repo, tag, id, overwrite); err != nil {
+			if err := p.tag(tag); err != nil {
 				return err
 			}
 		}
 		if len(tags) == 0 {
 			// Nothing may refer to it yet; its grace counts from now (4).
-			_, err = t.exec(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`, t.clock, id)
+			_, err = t.exec(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`, t.clock, p.it.id)
 			return err
 		}
-		return t.settleManifest(repo, m.digest)
+		return t.settleManifest(repo.id, m.digest)
 	})
+	if err == nil && len(tags) > 0 {
+		notify(st.tagged)
+	}
+	return err
+}
+
+// storeManifest makes sure that a repository has a manifest, as a client pushes
+// it, and returns its id.
+func (st *store) storeManifest(t *tx, repo int64, m *manifest, platform string, overwrite bool) (id int64, err error) {
+	var deleted bool
+	err = t.get(`SELECT id, deleted IS NOT NULL FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id, &deleted)
+	switch {
+	case err == nil && deleted: // it comes back like any other
+		if err := t.removeManifest(repo, id, m.digest); err != nil {
+			return 0, err
+		}
+	case err == nil:
+		n, err := t.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1 AND media_type <> ?2`, id, m.mediaType)
+		if err != nil {
+			return 0, err
+		}
+		if n > 0 && !overwrite {
+			return 0, errDenied.saying("%s is there with another media type; you may push, but not overwrite", m.digest)
+		}
+		_, err = t.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body)
+		return id, err
+	case !errors.Is(err, sql.ErrNoRows):
+		return 0, err
+	}
+	if id, err = t.insertManifest(repo, m, admission{sparse: st.sparse}); err != nil {
+		return 0, err
+	}
+	_, err = t.exec(`UPDATE manifest SET platform = ? WHERE id = ?`, platform, id)
+	return id, err
 }
 
 // An admission says what a manifest that is added may lack.
 type admission struct {
 	sparse  bool // all that it refers to
-	damaged bool // the bytes of blobs that have rows
+	damaged bool // the bytes of what has rows
 }
 
 // insertManifest adds a manifest and its references. The error is
@@ -170,7 +202,7 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 		// list layers, which are blobs.
 		names = append(names, d)
 		var one int
-		err := t.get(`SELECT 1 FROM manifest WHERE repository = ? AND digest = ? AND damaged IS NULL`, []any{repo, d}, &one)
+		err := t.get(`SELECT 1 FROM manifest WHERE repository = ? AND digest = ? AND deleted IS NULL AND (damaged IS NULL OR ?)`, []any{repo, d, may.damaged}, &one)
 		if errors.Is(err, sql.ErrNoRows) {
 			var blob int64
 			var sound bool
@@ -340,88 +372,230 @@ func missingError(missing []digest.Digest) error {
 	return e
 }
 
-// setTag points a tag at a manifest, and settles the one it pointed at before:
-// that there is one is errDenied without overwrite.
-func (t *tx) setTag(repo int64, tag string, id int64, overwrite bool) error {
-	var old int64
-	var oldDigest digest.Digest
-	err := t.get(`SELECT m.id, m.digest FROM tag t JOIN manifest m ON m.id = t.manifest
-		WHERE t.repository = ? AND t.name = ?`, []any{repo, tag}, &old, &oldDigest)
-	if err == nil && old == id {
-		return nil
-	}
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return err
-	}
-	if old != 0 && !overwrite {
-		return errDenied.saying("the tag %s is there already; you may push new tags, but not overwrite", tag)
-	}
-	if _, err := t.exec(`INSERT INTO tag (repository, name, manifest) VALUES (?1, ?2, ?3)
-		ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3`, repo, tag, id); err != nil {
-		return err
-	}
-	if old == 0 {
-		return nil
-	}
-	return t.settleManifest(repo, oldDigest)
+// A target is what a tag points at, or shall.
+type target struct {
+	id        int64 // of the manifest; 0 if there is no such tag
+	digest    digest.Digest
+	mediaType string
+	size      int
+	platform  sql.NullString // as in the schema
+	made      bool           // the registry has put the tag there
 }
 
-// deleteTag removes a tag and leaves its manifest, for its grace at least.
-func (st *store) deleteTag(repository, tag string) error {
-	err := st.update(func(t *tx) error {
-		var repo int64
-		var d digest.Digest
-		err := t.get(`
-			SELECT r.id, m.digest FROM repository r
-			JOIN tag t ON t.repository = r.id AND t.name = ?
-			JOIN manifest m ON m.id = t.manifest
-			WHERE r.name = ?`, []any{tag, repository}, &repo, &d)
-		if errors.Is(err, sql.ErrNoRows) {
-			return errManifestUnknown.with(map[string]string{"name": repository, "reference": tag})
+const targetColumns = `m.id, m.digest, m.media_type, length(m.body), m.platform`
+
+// findTag returns what a tag points at; the zero target if there is no such tag.
+func (t *tx) findTag(repo int64, tag string) (is target, err error) {
+	err = t.get(`SELECT `+targetColumns+`, t.made FROM tag t JOIN manifest m ON m.id = t.manifest WHERE t.repository = ? AND t.name = ?`,
+		[]any{repo, tag}, &is.id, &is.digest, &is.mediaType, &is.size, &is.platform, &is.made)
+	if errors.Is(err, sql.ErrNoRows) {
+		return target{}, nil
+	}
+	return is, err
+}
+
+// findTarget returns a manifest to point a tag at; sql.ErrNoRows if there is none.
+func (t *tx) findTarget(repo int64, d digest.Digest) (to target, err error) {
+	err = t.get(`SELECT `+targetColumns+` FROM manifest m WHERE m.repository = ? AND m.digest = ? AND m.deleted IS NULL`,
+		[]any{repo, d}, &to.id, &to.digest, &to.mediaType, &to.size, &to.platform)
+	return to, err
+}
+
+// moveTag points a tag at a manifest, or takes it away if that is the zero target;
+// it settles both ends and records it. The caller has asked the rules.
+func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) error {
+	if to.id == was.id && to.made == was.made {
+		_, err := t.exec(`UPDATE tag SET pushed = ?3, time = ?4 WHERE repository = ?1 AND name = ?2`, repo.id, tag, t.clock, time.Now().Unix())
+		return err
+	}
+	s := step{repository: repo.name, tag: tag, old: was.digest.String(), new: to.digest.String()}
+	if was.made {
+		s.made |= 1
+	}
+	if to.made {
+		s.made |= 2
+	}
+	if to.id != was.id {
+		if err := t.record(c, s); err != nil {
+			return err
 		}
+	}
+	if to.id == 0 {
+		if _, err := t.exec(`DELETE FROM tag WHERE repository = ? AND name = ?`, repo.id, tag); err != nil {
+			return err
+		}
+	} else {
+		if _, err := t.exec(`INSERT INTO tag (repository, name, manifest, pushed, time, change, made) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+			ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3, pushed = ?4, time = ?5, change = max(change, ?6), made = ?7, spared = 0`,
+			repo.id, tag, to.id, t.clock, time.Now().Unix(), c.number, to.made); err != nil {
+			return err
+		}
+		if err := t.settleManifest(repo.id, to.digest); err != nil {
+			return err
+		}
+	}
+	if was.id == 0 || was.id == to.id {
+		return nil
+	}
+	return t.settleManifest(repo.id, was.digest)
+}
+
+// deleteTag removes a tag and leaves its manifest, for its grace at least. An index
+// of the registry's loses what was in it by the tag.
+func (st *store) deleteTag(repository, tag string, by author) error {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return err
+	}
+	err = st.updateKnowing(func(t *tx) error {
+		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
+		unknown := errManifestUnknown.with(map[string]string{"name": repository, "reference": tag})
+		if p.repo, err = t.findRepository(repository); errors.Is(err, errNameUnknown) {
+			return unknown
+		} else if err != nil {
+			return err
+		}
+		was, err := t.findTag(p.repo.id, tag)
 		if err != nil {
 			return err
 		}
-		if _, err := t.exec(`DELETE FROM tag WHERE repository = ? AND name = ?`, repo, tag); err != nil {
-			return err
+		if was.id == 0 {
+			return unknown
 		}
-		return t.settleManifest(repo, d)
+		return p.untag(tag, was)
 	})
 	st.wakeJanitor()
 	return err
 }
 
-// deleteManifest removes a manifest and its tags. A member of an index stays,
-// and the error is errDenied (3).
-func (st *store) deleteManifest(repository string, d digest.Digest) error {
-	err := st.update(func(t *tx) error {
-		var repo, id int64
-		err := t.get(`
-			SELECT r.id, m.id FROM repository r
-			JOIN manifest m ON m.repository = r.id AND m.digest = ?
-			WHERE r.name = ?`, []any{d, repository}, &repo, &id)
+// deleteManifest hides a manifest, with its tags, until its grace is over. It goes
+// from indexes that the registry has made. A member of any other stays, and the
+// error is errDenied (3).
+func (st *store) deleteManifest(repository string, d digest.Digest, by author) error {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return err
+	}
+	err = st.updateKnowing(func(t *tx) error {
+		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
+		unknown := errManifestUnknown.with(map[string]string{"name": repository, "reference": d.String()})
+		if p.repo, err = t.findRepository(repository); errors.Is(err, errNameUnknown) {
+			return unknown
+		} else if err != nil {
+			return err
+		}
+		it, err := t.findTarget(p.repo.id, d)
 		if errors.Is(err, sql.ErrNoRows) {
-			return errManifestUnknown.with(map[string]string{"name": repository, "reference": d.String()})
+			return unknown
 		}
 		if err != nil {
 			return err
 		}
-		var parent string
-		err = t.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest
-			WHERE n.repository = ? AND n.digest = ? LIMIT 1`, []any{repo, d}, &parent)
-		if err == nil && !st.sparse {
-			return errDenied.withf("the index %s has this manifest as a member; delete that first", parent)
-		}
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		if err := p.leaveIndexes(it, st.sparse); err != nil {
 			return err
 		}
-		if err := t.removeManifest(repo, id, d); err != nil {
+		tags, err := list(t, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, it.id)
+		if err != nil {
 			return err
 		}
-		return t.dropRepository(repo)
+		for _, tag := range tags {
+			was, err := t.findTag(p.repo.id, tag)
+			if err != nil {
+				return err
+			}
+			if err := p.untag(tag, was); err != nil {
+				return err
+			}
+		}
+		return t.hideManifest(p.c, p.repo, it.id, d)
 	})
 	st.wakeJanitor()
 	return err
+}
+
+// hideManifest takes a manifest that has no tags out of sight. It keeps its blobs,
+// and can be shown again as long as its grace lasts.
+func (t *tx) hideManifest(c *change, repo repository, id int64, d digest.Digest) error {
+	if _, err := t.exec(`UPDATE manifest SET deleted = ?2, loose = ?2 WHERE id = ?1`, id, t.clock); err != nil {
+		return err
+	}
+	if err := t.settleAround(repo.id, id, d); err != nil {
+		return err
+	}
+	return t.record(c, step{repository: repo.name, old: d.String()})
+}
+
+// showManifest brings a hidden manifest back.
+func (t *tx) showManifest(c *change, repo repository, id int64, d digest.Digest) error {
+	if _, err := t.exec(`UPDATE manifest SET deleted = NULL, loose = ?2 WHERE id = ?1`, id, t.clock); err != nil {
+		return err
+	}
+	if err := t.settleManifest(repo.id, d); err != nil {
+		return err
+	}
+	if err := t.settleAround(repo.id, id, d); err != nil {
+		return err
+	}
+	return t.record(c, step{repository: repo.name, new: d.String()})
+}
+
+// settleAround keeps (6) for the manifests that one refers to, and for its
+// referrers. Its blobs do not mind whether it is hidden.
+func (t *tx) settleAround(repo, id int64, d digest.Digest) error {
+	named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	for _, member := range named {
+		if err := t.settleManifest(repo, member); err != nil {
+			return err
+		}
+	}
+	return t.settleReferrers(repo, d)
+}
+
+// deleteRepository takes a repository out of sight, at once and however much is in
+// it, until its grace is over.
+func (st *store) deleteRepository(name string, by author) error {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return err
+	}
+	err = st.update(func(t *tx) error {
+		repo, err := t.findRepository(name)
+		if err != nil {
+			return err
+		}
+		if !by.force && len(rules.immutable) > 0 {
+			tags, err := list(t, scanOne[string], `SELECT name FROM tag WHERE repository = ?`, repo.id)
+			if err != nil {
+				return err
+			}
+			for _, tag := range tags {
+				if rule := rules.immutableBy(name, tag); rule != nil {
+					return immutableError(name, tag, rule)
+				}
+			}
+		}
+		_, err = t.hideRepository(by.change("delete", ""), repo)
+		return err
+	})
+	st.wakeJanitor()
+	return err
+}
+
+// hideRepository gives a repository a name that nobody can ask for.
+func (t *tx) hideRepository(c *change, repo repository) (hidden string, err error) {
+	if c.number == 0 {
+		if c.number, err = t.nextChange(); err != nil {
+			return "", err
+		}
+	}
+	hidden = fmt.Sprintf("%s#%d", repo.name, c.number)
+	if _, err := t.exec(`UPDATE repository SET name = ?, deleted = ? WHERE id = ?`, hidden, t.clock, repo.id); err != nil {
+		return "", err
+	}
+	return hidden, t.record(c, step{repository: repo.name, old: repo.name, new: hidden})
 }
 
 // removeManifest deletes a manifest, its tags and its references, and settles
@@ -524,10 +698,12 @@ const (
 		OR EXISTS (SELECT 1 FROM names n WHERE n.repository = link.repository
 			AND n.digest = (SELECT b.digest FROM blob b WHERE b.id = link.blob))`
 	manifestLive = `
+		manifest.deleted IS NULL AND (
 		EXISTS (SELECT 1 FROM tag t WHERE t.manifest = manifest.id)
-		OR EXISTS (SELECT 1 FROM names n WHERE n.repository = manifest.repository AND n.digest = manifest.digest)
+		OR EXISTS (SELECT 1 FROM names n JOIN manifest p ON p.id = n.manifest
+			WHERE n.repository = manifest.repository AND n.digest = manifest.digest AND p.deleted IS NULL)
 		OR manifest.subject IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
-			WHERE s.repository = manifest.repository AND s.digest = manifest.subject)`
+			WHERE s.repository = manifest.repository AND s.digest = manifest.subject AND s.deleted IS NULL))`
 )
 
 // listTags returns at most n tags of a repository after last, in byte order,
@@ -553,7 +729,7 @@ func (st *store) listRepositories(last string, n int, visible func(name string) 
 	for more = n > 0; more; size = max(size, 1000) {
 		var page []string
 		page, more, err = st.page(size, `SELECT name FROM repository r WHERE name > ?
-			AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id) ORDER BY name LIMIT ?`, last)
+			AND r.deleted IS NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL) ORDER BY name LIMIT ?`, last)
 		if err != nil {
 			return nil, false, err
 		}
@@ -614,7 +790,7 @@ func (st *store) eachReferrer(repository string, d digest.Digest, artifactType s
 	s, err := st.read(`
 		SELECT m.media_type, m.digest, length(m.body), m.artifact_type, m.annotations
 		FROM repository r
-		JOIN manifest m ON m.repository = r.id AND m.subject = ?2 AND m.digest > ?4
+		JOIN manifest m ON m.repository = r.id AND m.subject = ?2 AND m.digest > ?4 AND m.deleted IS NULL
 		WHERE r.name = ?1 AND (?3 = '' OR m.artifact_type = ?3)
 		ORDER BY m.digest`)
 	if err != nil {

@@ -243,6 +243,7 @@ type salvaged struct {
 	id         int64
 	repository string
 	manifest   *manifest
+	made       bool // by the registry
 }
 
 // salvage puts back what a damaged database still has and this one lacks.
@@ -297,17 +298,24 @@ func readNames(ctx context.Context, old *sql.DB) (names map[int64]string, whole 
 // and whether all could be read.
 func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64]string) (known map[int64]salvaged, missing []salvaged, whole bool, err error) {
 	known = make(map[int64]salvaged)
-	whole = readRows(ctx, old, "manifest", "id, repository, digest, media_type, body", func(rows *sql.Rows) (int64, error) {
+	columns := "id, repository, digest, media_type, body"
+	if hasColumn(ctx, old, "manifest", "deleted") {
+		columns += ", deleted IS NOT NULL, made"
+	} else {
+		columns += ", 0, 0"
+	}
+	whole = readRows(ctx, old, "manifest", columns, func(rows *sql.Rows) (int64, error) {
 		var s salvaged
 		var repo int64
 		var d digest.Digest
 		var mediaType string
 		var body []byte
-		if err := rows.Scan(&s.id, &repo, &d, &mediaType, &body); err != nil {
+		var deleted bool
+		if err := rows.Scan(&s.id, &repo, &d, &mediaType, &body, &deleted, &s.made); err != nil {
 			return s.id, err
 		}
 		s.repository = names[repo]
-		if s.repository == "" || d.Validate() != nil || examineManifest(d, body) != nil {
+		if s.repository == "" || deleted || d.Validate() != nil || examineManifest(d, body) != nil {
 			return s.id, nil
 		}
 		m, invalid := parseManifest(body, mediaType, d)
@@ -318,9 +326,9 @@ func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64
 		if e != nil {
 			err = e // of this database, not of the damaged one
 		} else if !has {
-			missing = append(missing, salvaged{s.id, s.repository, m})
+			missing = append(missing, salvaged{s.id, s.repository, m, s.made})
 		}
-		known[s.id] = salvaged{s.id, s.repository, &manifest{digest: d}}
+		known[s.id] = salvaged{s.id, s.repository, &manifest{digest: d}, s.made}
 		return s.id, nil
 	})
 	return known, missing, whole, err
@@ -358,7 +366,7 @@ func (st *store) putBack(ctx context.Context, missing []salvaged) (put, adopted 
 
 func (st *store) hasManifest(repository string, d digest.Digest) (has bool, err error) {
 	err = st.get(`SELECT EXISTS (SELECT 1 FROM manifest m JOIN repository r ON r.id = m.repository
-		WHERE r.name = ? AND m.digest = ? AND m.damaged IS NULL)`, []any{repository, d}, &has)
+		WHERE r.name = ? AND m.digest = ? AND m.damaged IS NULL AND m.deleted IS NULL)`, []any{repository, d}, &has)
 	return has, err
 }
 
@@ -430,10 +438,11 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 		}
 	}
 	err = st.update(func(t *tx) error {
-		repo, err := t.makeRepository(s.repository)
+		in, err := t.makeRepository(s.repository)
 		if err != nil {
 			return err
 		}
+		repo := in.id
 		for d, size := range found {
 			if _, err := t.exec(`INSERT OR IGNORE INTO blob (digest, size) VALUES (?, ?)`, d, size); err != nil {
 				return err
@@ -462,14 +471,19 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 				return err
 			}
 		}
-		if _, err := t.exec(`UPDATE manifest SET body = ?3, damaged = NULL WHERE repository = ?1 AND digest = ?2`, repo, s.manifest.digest, s.manifest.body); err != nil {
+		var id int64
+		err = t.get(`UPDATE manifest SET body = ?3, damaged = NULL, deleted = NULL WHERE repository = ?1 AND digest = ?2 RETURNING id`,
+			[]any{repo, s.manifest.digest, s.manifest.body}, &id)
+		switch {
+		case err == nil:
+			return errors.Join(t.settleManifest(repo, s.manifest.digest), t.settleAround(repo, id, s.manifest.digest))
+		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}
-		var has bool
-		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ?)`, []any{repo, s.manifest.digest}, &has); err != nil || has {
+		if id, err = t.insertManifest(repo, s.manifest, admission{sparse: sparse, damaged: true}); err != nil {
 			return err
 		}
-		_, err = t.insertManifest(repo, s.manifest, admission{sparse: sparse, damaged: true})
+		_, err = t.exec(`UPDATE manifest SET made = ? WHERE id = ?`, s.made, id)
 		return err
 	})
 	return len(found), err
@@ -503,7 +517,7 @@ func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]s
 		err := st.update(func(t *tx) error {
 			var here, there, was int64
 			err := t.get(`SELECT m.id, m.repository FROM manifest m JOIN repository r ON r.id = m.repository
-				WHERE r.name = ? AND m.digest = ?`, []any{m.repository, m.manifest.digest}, &here, &there)
+				WHERE r.name = ? AND m.digest = ? AND m.deleted IS NULL`, []any{m.repository, m.manifest.digest}, &here, &there)
 			if errors.Is(err, sql.ErrNoRows) {
 				return nil
 			}
@@ -518,10 +532,7 @@ func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]s
 				return nil
 			}
 			changed = was != here
-			if err := t.setTag(there, tag, here, true); err != nil {
-				return err
-			}
-			return t.settleManifest(there, m.manifest.digest)
+			return t.salvageTag(there, tag, here, was)
 		})
 		if err != nil {
 			return err
@@ -559,11 +570,34 @@ func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]s
 	return moved, false, nil
 }
 
+// salvageTag points a tag at a manifest. Whether the registry has put it there goes
+// by who has made the manifest.
+func (t *tx) salvageTag(repo int64, tag string, id, was int64) error {
+	if id == was {
+		return nil
+	}
+	if _, err := t.exec(`INSERT INTO tag (repository, name, manifest, pushed, made) SELECT ?1, ?2, id, ?4, made FROM manifest WHERE id = ?3
+		ON CONFLICT (repository, name) DO UPDATE SET manifest = excluded.manifest, pushed = excluded.pushed, made = excluded.made, time = 0`,
+		repo, tag, id, t.clock); err != nil {
+		return err
+	}
+	digests, err := list(t, scanOne[digest.Digest], `SELECT digest FROM manifest WHERE id IN (?, ?)`, id, was)
+	if err != nil {
+		return err
+	}
+	for _, d := range digests {
+		if err := t.settleManifest(repo, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // dropGone takes away what has gone since the snapshot and nothing misses: blobs
 // that no manifest uses, and uploads whose bytes are not here.
 func (st *store) dropGone() error {
 	return st.update(func(t *tx) error {
-		links, err := list(t, scanLoose, `SELECT l.loose, l.repository, l.blob, b.digest, r.name
+		links, err := list(t, scanLoose, `SELECT l.loose, l.repository, l.blob, b.digest, r.name, 0
 			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
 			WHERE b.damaged IS NOT NULL AND l.loose IS NOT NULL`)
 		if err != nil {

@@ -28,7 +28,7 @@ import (
 type robot struct {
 	id, name     string
 	secret       []byte // SHA-256 of the secret
-	repositories *repositories
+	repositories *patterns
 	allow        rights
 	created      time.Time
 	expires      time.Time    // zero for never

@@ -10,6 +10,9 @@
 // writes. check counts again.
 //
 // Version 3 knows who is asking: sessions have owners, and robots have tokens.
+//
+// Version 4 remembers: what tags pointed at before, what was deleted, when things
+// were pulled, and which indexes the registry has made.
 
 package main
 
@@ -252,6 +255,54 @@ CREATE TABLE token (
 	expires      INTEGER,          -- NULL for never
 	used         INTEGER NOT NULL  -- the last time, to the hour; 0 for never
 ) STRICT, WITHOUT ROWID;
+`,
+	`
+-- When the tag was last pushed: uptime, and Unix time for people (0 if that is not
+-- known); and by which change (history).
+ALTER TABLE tag ADD COLUMN pushed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tag ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tag ADD COLUMN change INTEGER NOT NULL DEFAULT 0;
+-- 1 if the registry has put it on an index of its own (platforms.go).
+ALTER TABLE tag ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+-- Uptime until which retention leaves it alone, since it was restored.
+ALTER TABLE tag ADD COLUMN spared INTEGER NOT NULL DEFAULT 0;
+UPDATE tag SET pushed = (SELECT uptime FROM meta);
+
+-- Uptime when a client has deleted it; it is loose then, and not there for anybody.
+ALTER TABLE manifest ADD COLUMN deleted INTEGER;
+-- Of an image, as JSON; '' for all else, NULL if nobody has looked.
+ALTER TABLE manifest ADD COLUMN platform TEXT;
+-- 1 if the registry has made it.
+ALTER TABLE manifest ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
+-- Likewise; its name has then a # and the change after it.
+ALTER TABLE repository ADD COLUMN deleted INTEGER;
+CREATE INDEX repository_deleted ON repository (deleted) WHERE deleted IS NOT NULL;
+
+-- When a manifest was last pulled, to the hour; uptime and Unix time.
+CREATE TABLE pull (
+	manifest INTEGER PRIMARY KEY REFERENCES manifest ON DELETE CASCADE,
+	at       INTEGER NOT NULL,
+	time     INTEGER NOT NULL
+) STRICT;
+
+-- What was done to tags, manifests and repositories (history.go).
+CREATE TABLE history (
+	change     INTEGER NOT NULL, -- what was done at once has one number
+	n          INTEGER NOT NULL,
+	at         INTEGER NOT NULL, -- uptime
+	time       INTEGER NOT NULL, -- Unix time, for people
+	who        TEXT NOT NULL,
+	client     TEXT NOT NULL,    -- the address; '' for a command
+	action     TEXT NOT NULL,    -- push, tag, delete, retention, undo
+	why        TEXT NOT NULL,
+	repository TEXT NOT NULL,    -- the name it had
+	tag        TEXT,             -- NULL if it is about a manifest, or the repository
+	old        TEXT NOT NULL,    -- digest before; of a repository its name; '' for none
+	new        TEXT NOT NULL,    -- likewise, after
+	made       INTEGER NOT NULL, -- tag.made: 1 before, 2 after, 3 both
+	PRIMARY KEY (change, n)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX history_name ON history (repository, tag, change);
 `,
 }
 

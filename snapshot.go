@@ -233,13 +233,18 @@ func verifyDatabase(ctx context.Context, path string) (f databaseFacts, err erro
 	case said != "ok":
 		return f, fmt.Errorf("%s: %s: %w", path, oneLine(said), errDamaged)
 	}
-	// An earlier version has no id.
-	err = db.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_info('meta') WHERE name = 'id'`).Scan(&id)
-	if err == nil && id > 0 {
+	if hasColumn(ctx, db, "meta", "id") { // an earlier version has none
 		err = db.QueryRowContext(ctx, `SELECT id FROM meta`).Scan(&f.id)
 	}
 	if err == nil {
 		err = db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM manifest), (SELECT count(*) FROM tag)`).Scan(&f.manifests, &f.tags)
 	}
 	return f, err
+}
+
+// hasColumn reports whether a table has a column: earlier versions lack some.
+func hasColumn(ctx context.Context, db *sql.DB, table, column string) bool {
+	var n int
+	err := db.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_info(?) WHERE name = ?`, table, column).Scan(&n)
+	return err == nil && n > 0
 }

@@ -136,7 +136,7 @@ func TestSnapshotsByThemselves(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := st.putManifest("a", m, []string{"x"}, true); err != nil {
+			if err := st.putManifest("a", m, []string{"x"}, author{overwrite: true}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -27,7 +27,7 @@ type figures struct {
 	Repositories int64  `json:"repositories"` // as far as they have something
 	Tags         int64  `json:"tags"`
 	Manifests    amount `json:"manifests"`
-	Untagged     int64  `json:"untagged"` // manifests without a tag, an index or a subject
+	Untagged     int64  `json:"untagged"` // manifests without a tag, an index or a subject, or deleted
 	Blobs        amount `json:"blobs"`
 	Shared       amount `json:"shared"` // of the blobs, those in several repositories
 	Saved        int64  `json:"saved"`  // bytes that this saves
@@ -102,8 +102,8 @@ func (st *store) figuresOr(ctx context.Context, patience int) (f figures, err er
 		}
 		f.Reclaimable = amount{int64(due.total.Blobs), due.total.Bytes}
 		return errors.Join(
-			s.get(`SELECT count(*), coalesce(sum(tags), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
-				coalesce(sum(loose_manifests), 0), coalesce(sum(bytes), 0) FROM repository`, nil,
+			s.get(`SELECT coalesce(sum(deleted IS NULL), 0), coalesce(sum(iif(deleted IS NULL, tags, 0)), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
+				coalesce(sum(iif(deleted IS NULL, loose_manifests, manifests)), 0), coalesce(sum(bytes), 0) FROM repository`, nil,
 				&f.Repositories, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged, &f.Saved),
 			s.get(`SELECT count(*), coalesce(sum(offset), 0) FROM upload`, nil, &f.Uploads.Count, &f.Uploads.Bytes),
 			s.get(`SELECT count(*), coalesce(sum(size), 0) FROM (
@@ -142,7 +142,9 @@ func (st *store) garbageIn(s snapshot, commit int64, exact bool, patience int) (
 	if st.garbage.known && (exact && st.garbage.commit == commit || begun.Sub(st.garbage.made) < time.Duration(patience)*st.garbage.took) {
 		return st.garbage.all, nil
 	}
-	p := newPlanner(st, s, graces{keepUntagged: st.untaggedGrace == 0, now: true}, false, func(doomed) error { return nil })
+	g := st.graces()
+	g.now = true
+	p := newPlanner(st, s, g, false, func(doomed) error { return nil })
 	err := p.rows()
 	if exact && err == nil {
 		st.garbage.known, st.garbage.commit, st.garbage.all = true, commit, p.total
@@ -163,7 +165,7 @@ func (st *store) eachRepository(ctx context.Context, name string, fn func(reposi
 			}
 			return fn(f)
 		}, `SELECT name, tags, manifests, manifest_bytes, loose_manifests, blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes
-			FROM repository WHERE ?1 = '' OR name = ?1 ORDER BY name`, name)
+			FROM repository WHERE deleted IS NULL AND (?1 = '' OR name = ?1) ORDER BY name`, name)
 	})
 }
 
@@ -219,7 +221,7 @@ func (c *console) figures(f figures) {
 		c.printf("%-14s %9d %11s  %s\n", name, a.Count, size(a.Bytes), what)
 	}
 	c.printf("%-14s %9d\n%-14s %9d\n", "repositories", f.Repositories, "tags", f.Tags)
-	line("manifests", f.Manifests, count(int(f.Untagged), "manifest")+" without a tag, index or subject")
+	line("manifests", f.Manifests, count(int(f.Untagged), "manifest")+" without a tag, index or subject, or deleted")
 	line("blobs", f.Blobs, "")
 	line("  shared", f.Shared, "in several repositories, which saves "+size(f.Saved))
 	line("  reclaimable", f.Reclaimable, "being removed")

@@ -22,10 +22,13 @@
 //     all of it under --sparse-manifests. Its subject may be absent.
 //  4. A blob or manifest that a client was told exists stays for at least half
 //     the grace period, unless a client deletes it.
-//  5. A tag points at a manifest of its own repository.
+//  5. A tag points at a manifest of its own repository, and not at one that was
+//     deleted.
 //  6. A link or manifest is loose (has a time from which its grace counts)
 //     exactly while nothing refers to it; so what is garbage can be found
-//     without looking at what is not.
+//     without looking at what is not. A manifest that a client has deleted is
+//     loose and refers to no manifest, but still to its blobs, so that it can be
+//     restored as long as its grace lasts.
 //
 // The schema enforces 3, for blobs, by foreign keys. Every transaction that adds
 // or removes a reference settles both ends of it, which keeps 6.
@@ -64,31 +67,36 @@ type store struct {
 
 	readOnlyDisk bool // found at start: only pulls work
 
-	reads      sync.Map // query → *sql.Stmt on db
-	digests    keyLock  // one holder per digest renames or unlinks its file
-	sessions   sessions
-	manifests  manifestCache
-	robots     robots
-	promises   promises
-	garbage    garbage
-	wake       chan struct{} // tells the janitor that something became loose
-	trashed    chan struct{} // tells the janitor that a file is to be removed
-	suspects   chan digest.Digest
-	open       func() bool                       // everybody may do everything; nil if nobody serves
-	guards     func() (map[string][]byte, error) // the texts of users and rules that hold; nil likewise
-	busy       func() bool                       // there are requests under way; nil if there can be none
-	looks      chan struct{}                     // full while as many snapshots as may be are in use
-	large      chan struct{}                     // full while as many bodies as may be have large buffers
-	base       time.Duration                     // uptime of the data directory when it was opened
-	saved      int64                             // uptime last written, in seconds; used by the writer only
-	stale      atomic.Bool                       // something has changed since the last snapshot
-	staleSince atomic.Int64                      // uptime when snapshots noticed that; 0 if they have not
-	changed    chan struct{}                     // tells that it has become so
-	removal    sync.RWMutex                      // held for writing while files of blobs go, for reading by backups
-	opened     time.Time
-	fileSyncs  atomic.Int64 // syncs of files and directories, for the metrics
+	reads        sync.Map // query → *sql.Stmt on db
+	digests      keyLock  // one holder per digest renames or unlinks its file
+	sessions     sessions
+	manifests    manifestCache
+	robots       robots
+	promises     promises
+	garbage      garbage
+	wake         chan struct{} // tells the janitor that something became loose
+	trashed      chan struct{} // tells the janitor that a file is to be removed
+	suspects     chan digest.Digest
+	open         func() bool                       // everybody may do everything; nil if nobody serves
+	tagRules     func() (*tagRules, error)         // those that hold; nil for none
+	guards       func() (map[string][]byte, error) // the texts of users and rules that hold; nil likewise
+	busy         func() bool                       // there are requests under way; nil if there can be none
+	looks        chan struct{}                     // full while as many snapshots as may be are in use
+	large        chan struct{}                     // full while as many bodies as may be have large buffers
+	base         time.Duration                     // uptime of the data directory when it was opened
+	saved        int64                             // uptime last written, in seconds; used by the writer only
+	stale        atomic.Bool                       // something has changed since the last snapshot
+	staleSince   atomic.Int64                      // uptime when snapshots noticed that; 0 if they have not
+	changed      chan struct{}                     // tells that it has become so
+	pulls        pulls                             // what was pulled lately
+	tagged       chan struct{}                     // tells the retainer that a tag has moved
+	rulesChanged chan struct{}                     // and that there may be other rules
+	removal      sync.RWMutex                      // held for writing while files of blobs go, for reading by backups
+	opened       time.Time
+	fileSyncs    atomic.Int64 // syncs of files and directories, for the metrics
 
 	collectedBlobs, collectedBytes atomic.Int64 // likewise
+	retained                       atomic.Int64 // tags dropped by the rules, likewise
 }
 
 type storeConfig struct {
@@ -121,14 +129,16 @@ type storeConfig struct {
 // uploads that were open, not to what is stored.
 func openStore(cfg storeConfig) (_ *store, err error) {
 	st := &store{
-		storeConfig: cfg,
-		opened:      time.Now(),
-		wake:        make(chan struct{}, 1),
-		trashed:     make(chan struct{}, 1),
-		changed:     make(chan struct{}, 1),
-		suspects:    make(chan digest.Digest, 100),
-		large:       make(chan struct{}, maxLarge),
-		looks:       make(chan struct{}, maxLooks),
+		storeConfig:  cfg,
+		opened:       time.Now(),
+		wake:         make(chan struct{}, 1),
+		trashed:      make(chan struct{}, 1),
+		changed:      make(chan struct{}, 1),
+		tagged:       make(chan struct{}, 1),
+		rulesChanged: make(chan struct{}, 1),
+		suspects:     make(chan digest.Digest, 100),
+		large:        make(chan struct{}, maxLarge),
+		looks:        make(chan struct{}, maxLooks),
 	}
 	if st.now == nil {
 		st.now = func() time.Duration { return time.Since(st.opened) }
@@ -490,7 +500,7 @@ func (st *store) diskFull(err error) bool {
 func (st *store) close() error {
 	var err error
 	if st.writer != nil {
-		err = errors.Join(st.saveUses(), st.writer.updateLazy(st.saveUptime))
+		err = errors.Join(st.saveUses(), st.savePulls(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
 	return errors.Join(err, st.closeFiles())
@@ -521,7 +531,7 @@ func (st *store) closeFiles() error {
 
 // loops are what a server runs in the background, each until its context ends.
 func (st *store) loops() []func(context.Context) {
-	return []func(context.Context){st.janitor, st.scrubber, st.snapshots}
+	return []func(context.Context){st.janitor, st.scrubber, st.snapshots, st.retainer}
 }
 
 // uptime is how long the data directory has been served, over all processes:
@@ -532,6 +542,9 @@ func (st *store) uptime() time.Duration { return st.base + st.now() }
 // begin runs first in every write transaction.
 func (st *store) begin(t *tx, durable bool) error {
 	t.clock = int64(st.uptime() / time.Second)
+	if err := st.pulls.ride(t); err != nil {
+		return err
+	}
 	if durable && !st.stale.Load() {
 		if _, err := t.exec(`UPDATE meta SET stale = 1`); err != nil {
 			return err
@@ -585,7 +598,11 @@ const (
 // keepReserve makes the reserve if it is not there and the disk has room.
 func (st *store) keepReserve() error {
 	path := filepath.Join(st.dir, reserveFile)
-	if _, err := os.Stat(path); err == nil || st.room(reserveSize) != nil {
+	if st.room(reserveSize) != nil {
+		return nil
+	}
+	if exists(path) {
+		st.writer.tight.Store(false)
 		return nil
 	}
 	temp := path + ".new"
@@ -602,6 +619,9 @@ func (st *store) keepReserve() error {
 	}
 	if err == nil {
 		err = os.Rename(temp, path)
+	}
+	if err == nil {
+		st.writer.tight.Store(false)
 	}
 	return err
 }
@@ -800,13 +820,29 @@ func (st *store) keep(update, exists string, key ...any) error {
 
 var errGone = errors.New("collected meanwhile")
 
-// makeRepository returns the id of a repository, which it makes if need be.
-func (t *tx) makeRepository(name string) (id int64, err error) {
-	err = t.get(`SELECT id FROM repository WHERE name = ?`, []any{name}, &id)
+// A repository is a row of that table.
+type repository struct {
+	id   int64
+	name string
+}
+
+// findRepository returns a repository; errNameUnknown if there is none.
+func (t *tx) findRepository(name string) (repo repository, err error) {
+	repo.name = name
+	err = t.get(`SELECT id FROM repository WHERE name = ?`, []any{name}, &repo.id)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = t.get(`INSERT INTO repository (name) VALUES (?) RETURNING id`, []any{name}, &id)
+		err = errNameUnknown.with(map[string]string{"name": name})
 	}
-	return id, err
+	return repo, err
+}
+
+// makeRepository returns a repository, which it makes if need be.
+func (t *tx) makeRepository(name string) (repository, error) {
+	repo, err := t.findRepository(name)
+	if errors.Is(err, errNameUnknown) {
+		err = t.get(`INSERT INTO repository (name) VALUES (?) RETURNING id`, []any{name}, &repo.id)
+	}
+	return repo, err
 }
 
 // dropRepository forgets a repository that has nothing left.

@@ -1,0 +1,517 @@
+// What was done to tags, manifests and repositories, by whom, and how it is
+// undone.
+//
+// Whatever moves a tag, or deletes or restores something, writes down what was
+// before and after, in the same transaction. What was done at once (a push with
+// its index, a manifest with its tags, a run of retention) is one change and has
+// one number. To undo it is to put back what was before: as long as that is there,
+// which is as long as its grace lasts, and as long as nobody has changed the same
+// again. That is a change too, and can be undone.
+//
+// So nothing that a client deletes goes at once. An image stays, hidden and loose,
+// with its blobs; a repository stays whole under a name that nobody can ask for.
+// The collector takes them when their grace is over (gc.go).
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// historyKept is how long what was done is remembered, and maxHistory how
+	// many changes at most.
+	historyKept = 366 * 24 * time.Hour
+	maxHistory  = 200000
+)
+
+// An author is who changes something.
+type author struct {
+	who       string // a user, "token:NAME", "anonymous"; of a command the account
+	client    string // the address; "" for a command
+	overwrite bool   // may move tags that exist
+	force     bool   // and immutable ones
+}
+
+// A change is what is done at once. It lives as long as its transaction.
+type change struct {
+	author
+	action, why string
+	number      int64 // 0 until something is recorded
+	entries     int
+}
+
+func (by author) change(action, why string) *change {
+	return &change{author: by, action: action, why: why}
+}
+
+// A step is one thing that a change has done.
+type step struct {
+	repository string
+	tag        string // "" if it is about a manifest, or the repository
+	old, new   string // digests; of a repository names; "" for none
+	made       int    // what the tag pointed at was made by the registry: 1 before, 2 after
+}
+
+// isRepository reports whether a step has moved a whole repository out of sight, or
+// back.
+func (s step) isRepository() bool { return s.tag == "" && !strings.Contains(s.old+s.new, ":") }
+
+// record writes down what a change does.
+func (t *tx) record(c *change, s step) error {
+	if c.number == 0 {
+		number, err := t.nextChange()
+		if err != nil {
+			return err
+		}
+		c.number = number
+	}
+	c.entries++
+	var tag any
+	if s.tag != "" {
+		tag = s.tag
+	}
+	_, err := t.exec(`INSERT INTO history (change, n, at, time, who, client, action, why, repository, tag, old, new, made)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.number, c.entries, t.clock, time.Now().Unix(), c.who, c.client, c.action, c.why, s.repository, tag, s.old, s.new, s.made)
+	return err
+}
+
+// nextChange returns a number that no change has had, and forgets some of the
+// oldest if there are too many.
+func (t *tx) nextChange() (number int64, err error) {
+	if err := t.get(`SELECT coalesce(max(change), 0) + 1 FROM history`, nil, &number); err != nil {
+		return 0, err
+	}
+	_, err = t.exec(`DELETE FROM history WHERE change IN
+		(SELECT change FROM history WHERE change <= ?1 OR at < ?2 AND change < ?3 ORDER BY change LIMIT 4)`,
+		number-maxHistory, t.clock-int64(historyKept/time.Second), number-1)
+	return number, err
+}
+
+// A record is a step as it stands in the history.
+type record struct {
+	step
+	change      int64
+	at, time    int64
+	who, client string
+	action, why string
+}
+
+const historyColumns = `change, at, time, who, client, action, why, repository, coalesce(tag, ''), old, new, made`
+
+func scanRecord(rows *sql.Rows) (r record, err error) {
+	err = rows.Scan(&r.change, &r.at, &r.time, &r.who, &r.client, &r.action, &r.why, &r.repository, &r.tag, &r.old, &r.new, &r.made)
+	return r, err
+}
+
+// history returns at most n steps, the last first, before a change (0 for the
+// last of all), of a repository ("" for all) and of a tag ("" for all).
+func (st *store) history(repository, tag string, before int64, n int) ([]record, error) {
+	if before == 0 {
+		before = 1<<63 - 1
+	}
+	query := `SELECT ` + historyColumns + ` FROM history WHERE change < ?3 AND ?1 = '' AND ?2 = '' ORDER BY change DESC, n DESC LIMIT ?4`
+	switch {
+	case tag != "":
+		// With what was done to all of the repository.
+		query = `SELECT ` + historyColumns + ` FROM (
+			SELECT * FROM history WHERE repository = ?1 AND tag = ?2 AND change < ?3
+			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND instr(old || new, ':') = 0 AND change < ?3)
+			ORDER BY change DESC, n DESC LIMIT ?4`
+	case repository != "":
+		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND ?2 = '' AND change < ?3 ORDER BY change DESC, n DESC LIMIT ?4`
+	}
+	return column(st, scanRecord, query, repository, tag, before, n)
+}
+
+// restoreGrace is how long what was deleted can be restored.
+func (st *store) restoreGrace() time.Duration { return st.graces().deleted }
+
+// undo puts back what was before a change, all of it or nothing, and returns what
+// it did. A repository may come back under another name. The error says what is in
+// the way.
+func (st *store) undo(number int64, as string, by author) (did []step, err error) {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return nil, err
+	}
+	defer st.wakeJanitor()
+	err = st.update(func(t *tx) error {
+		did = nil
+		steps, err := list(t, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n DESC`, number)
+		if err != nil {
+			return err
+		}
+		if len(steps) == 0 {
+			return errChangeUnknown.saying("there is no change %d", number)
+		}
+		u := &undoing{tx: t, st: st, rules: rules, as: as, c: by.change("undo", fmt.Sprintf("of %d", number))}
+		for _, s := range steps {
+			if err := u.step(s.step); err != nil {
+				return err
+			}
+		}
+		if len(u.did) == 0 {
+			return errCannotUndo.saying("change %d is undone already", number)
+		}
+		did = u.did
+		return nil
+	})
+	if err == nil {
+		notify(st.tagged)
+	}
+	return did, err
+}
+
+// An undoing is one under way.
+type undoing struct {
+	*tx
+	st    *store
+	rules *tagRules
+	as    string
+	c     *change
+	did   []step
+}
+
+// step takes one step back.
+func (u *undoing) step(s step) error {
+	if s.isRepository() {
+		return u.repository(s)
+	}
+	if u.as != "" {
+		return errCannotUndo.saying("only a whole repository can come back under another name")
+	}
+	repo, err := u.findRepository(s.repository)
+	if errors.Is(err, errNameUnknown) && s.old == "" {
+		return nil // what was added has gone
+	}
+	if errors.Is(err, errNameUnknown) {
+		return errCannotUndo.saying("%s is not there any more: it was deleted, or the grace of what was in it is over", s.repository)
+	}
+	if err != nil {
+		return err
+	}
+	if s.tag != "" {
+		return u.tag(repo, s)
+	}
+	return u.manifest(repo, s)
+}
+
+// tag puts a tag back to where it was.
+func (u *undoing) tag(repo repository, s step) error {
+	name := s.repository + ":" + s.tag
+	is, err := u.findTag(repo.id, s.tag)
+	if err != nil {
+		return err
+	}
+	switch {
+	case is.digest == digest.Digest(s.old):
+		return nil
+	case is.digest != digest.Digest(s.new):
+		last, err := u.lastChange(s.repository, s.tag)
+		if err != nil {
+			return err
+		}
+		return errCannotUndo.saying("%s has moved since, by change %d: undo that first", name, last)
+	}
+	var was target
+	if s.old != "" {
+		if was, err = u.findTarget(repo.id, digest.Digest(s.old)); errors.Is(err, sql.ErrNoRows) {
+			return errCannotUndo.saying("%s: %s is not there any more, its grace is over or it was deleted", name, s.old)
+		} else if err != nil {
+			return err
+		}
+		was.made = s.made&1 != 0
+	}
+	if rule := u.rules.immutableBy(s.repository, s.tag); rule != nil && is.id != 0 && !u.c.force {
+		return immutableError(s.repository, s.tag, rule)
+	}
+	if is.id != 0 && was.id != 0 && !u.c.overwrite {
+		return errDenied.saying("%s would move; you may delete, but not overwrite", name)
+	}
+	if err := u.moveTag(u.c, repo, s.tag, is, was); err != nil {
+		return err
+	}
+	if was.id != 0 {
+		// Else retention would take it again in an hour.
+		until := u.clock + int64(u.st.restoreGrace()/time.Second)
+		if _, err := u.exec(`UPDATE tag SET spared = ? WHERE repository = ? AND name = ?`, until, repo.id, s.tag); err != nil {
+			return err
+		}
+	}
+	u.did = append(u.did, step{s.repository, s.tag, s.new, s.old, 0})
+	return nil
+}
+
+// manifest restores a manifest that was deleted, or deletes one that was restored.
+func (u *undoing) manifest(repo repository, s step) error {
+	d := digest.Digest(s.old + s.new)
+	name := s.repository + "@" + d.String()
+	var id int64
+	var deleted bool
+	err := u.get(`SELECT id, deleted IS NOT NULL FROM manifest WHERE repository = ? AND digest = ?`, []any{repo.id, d}, &id, &deleted)
+	if errors.Is(err, sql.ErrNoRows) {
+		if s.old == "" {
+			return nil
+		}
+		return errCannotUndo.saying("%s is not there any more: its grace is over", name)
+	}
+	if err != nil || deleted == (s.old == "") {
+		return err
+	}
+	if s.old == "" {
+		if err := u.hideManifest(u.c, repo, id, d); err != nil {
+			return err
+		}
+		u.did = append(u.did, step{repository: s.repository, old: d.String()})
+		return nil
+	}
+	missing, err := list(u.tx, scanOne[string], `SELECT n.digest FROM names n WHERE n.manifest = ?1
+		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = n.repository AND m.digest = n.digest AND m.deleted IS NOT NULL)`, id)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return errCannotUndo.saying("%s has the member %s, which was deleted too: undo that first", name, missing[0])
+	}
+	if whole, err := u.st.complete(u.tx, id); err != nil {
+		return err
+	} else if !whole {
+		return errCannotUndo.saying("%s has members that are not there any more: their grace is over", name)
+	}
+	if err := u.showManifest(u.c, repo, id, d); err != nil {
+		return err
+	}
+	u.did = append(u.did, step{repository: s.repository, new: d.String()})
+	return nil
+}
+
+// complete reports whether all members of an index are there.
+func (st *store) complete(t *tx, id int64) (bool, error) {
+	if st.sparse {
+		return true, nil
+	}
+	var repo int64
+	var d digest.Digest
+	var mediaType string
+	var body []byte
+	if err := t.get(`SELECT repository, digest, media_type, body FROM manifest WHERE id = ?`, []any{id}, &repo, &d, &mediaType, &body); err != nil {
+		return false, err
+	}
+	m, err := parseManifest(body, mediaType, d)
+	if err != nil {
+		return true, nil // its bytes cannot tell; check does
+	}
+	for _, child := range m.children {
+		var there bool
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2 AND deleted IS NULL)
+			OR EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2)`, []any{repo, child}, &there); err != nil || !there {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// repository brings a repository back, or takes it away again.
+func (u *undoing) repository(s step) error {
+	var id int64
+	err := u.get(`SELECT id FROM repository WHERE name = ?`, []any{s.new}, &id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return errCannotUndo.saying("what was in %s is not there any more: its grace is over, or it is back already", s.repository)
+	}
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(s.new, "#") { // it was restored
+		hidden, err := u.hideRepository(u.c, repository{id, s.new})
+		u.did = append(u.did, step{repository: s.new, old: s.new, new: hidden})
+		return err
+	}
+	name := s.old
+	if u.as != "" {
+		name = u.as
+	}
+	var taken bool
+	if err := u.get(`SELECT EXISTS (SELECT 1 FROM repository WHERE name = ?)`, []any{name}, &taken); err != nil {
+		return err
+	}
+	if taken {
+		return errCannotUndo.saying("there is a repository %s again: restore the old one under another name, with --as, or delete the new one first", name)
+	}
+	if _, err := u.exec(`UPDATE repository SET name = ?, deleted = NULL WHERE id = ?`, name, id); err != nil {
+		return err
+	}
+	until := u.clock + int64(u.st.restoreGrace()/time.Second)
+	if _, err := u.exec(`UPDATE tag SET spared = ? WHERE repository = ?`, until, id); err != nil {
+		return err
+	}
+	u.did = append(u.did, step{repository: name, old: s.new, new: name})
+	return u.record(u.c, step{repository: name, old: s.new, new: name})
+}
+
+// lastChange returns the number of the last change of a tag.
+func (t *tx) lastChange(repository, tag string) (number int64, err error) {
+	err = t.get(`SELECT coalesce(max(change), 0) FROM history WHERE repository = ? AND tag = ?`, []any{repository, tag}, &number)
+	return number, err
+}
+
+// describe says in words what a step did.
+func (s step) describe() string {
+	name := s.repository + ":" + s.tag
+	switch {
+	case s.isRepository() && strings.Contains(s.new, "#"):
+		return fmt.Sprintf("%s deleted", s.repository)
+	case s.isRepository():
+		return fmt.Sprintf("%s restored", s.repository)
+	case s.tag == "" && s.new == "":
+		return fmt.Sprintf("%s@%s deleted", s.repository, shortDigest(s.old))
+	case s.tag == "":
+		return fmt.Sprintf("%s@%s restored", s.repository, shortDigest(s.new))
+	case s.old == "":
+		return fmt.Sprintf("%s is %s", name, shortDigest(s.new))
+	case s.new == "":
+		return fmt.Sprintf("%s gone, was %s", name, shortDigest(s.old))
+	}
+	return fmt.Sprintf("%s is %s, was %s", name, shortDigest(s.new), shortDigest(s.old))
+}
+
+// shortDigest is enough of a digest for people.
+func shortDigest(d string) string {
+	algorithm, hex, ok := strings.Cut(d, ":")
+	if !ok || len(hex) < 12 {
+		return d
+	}
+	return algorithm + ":" + hex[:12]
+}
+
+// A historyEntry is a step as clients get it.
+type historyEntry struct {
+	Change     int64     `json:"change"`
+	Time       time.Time `json:"time"`
+	Who        string    `json:"who"`
+	Client     string    `json:"client,omitempty"` // the address; none for a command
+	Action     string    `json:"action"`
+	Why        string    `json:"why,omitempty"`
+	Repository string    `json:"repository"`
+	Tag        string    `json:"tag,omitempty"`
+	Old        string    `json:"old,omitempty"` // digest before, of a tag or a deleted manifest
+	New        string    `json:"new,omitempty"` // digest after, of a tag or a restored manifest
+}
+
+func (r record) entry() historyEntry {
+	return historyEntry{Change: r.change, Time: time.Unix(r.time, 0).UTC(), Who: r.who, Client: r.client, Action: r.action, Why: r.why,
+		Repository: r.repository, Tag: r.tag, Old: r.old, New: r.new}
+}
+
+// maxLog is how many steps `berth log` shows, if nobody says.
+const maxLog = 100
+
+// logCommand is `berth log [NAME[:TAG]]`.
+func logCommand(ctx context.Context, st *store, o options, out *console) error {
+	var name, tag string
+	if len(o.Args) > 0 {
+		var ref reference
+		var err error
+		if name, ref, err = parseArgument(o.Args[0]); err != nil {
+			return err
+		}
+		if ref.digest != "" {
+			return errors.New("log: say NAME or NAME:TAG")
+		}
+		tag = ref.tag
+	}
+	list, err := st.history(name, tag, 0, maxLog+1)
+	if err != nil {
+		return err
+	}
+	more := len(list) > maxLog
+	list = list[:min(len(list), maxLog)]
+	if o.JSON {
+		entries := make([]historyEntry, len(list))
+		for i, r := range list {
+			entries[i] = r.entry()
+		}
+		return out.json(entries)
+	}
+	if len(list) == 0 {
+		out.printf("nothing was done to it in the time that is remembered\n")
+		return nil
+	}
+	table := out.table("CHANGE", "WHEN", "WHO", "FROM", "BY", "WHAT")
+	for _, r := range list {
+		by := r.action
+		if r.why != "" {
+			by += " " + r.why
+		}
+		from := r.client
+		if from == "" {
+			from = "-" // it was a command
+		}
+		table.row(strconv.FormatInt(r.change, 10), time.Unix(r.time, 0).Format("2006-01-02 15:04:05"), r.who, from, by, r.describe())
+	}
+	table.end()
+	if more {
+		out.printf("… and more before that\n")
+	}
+	return nil
+}
+
+// undoCommand is `berth undo CHANGE|NAME[:TAG]`.
+func undoCommand(ctx context.Context, st *store, o options, out *console) error {
+	if len(o.Args) != 1 {
+		return errors.New("undo: say the number of a change, as `berth log` shows it, or NAME[:TAG] for the last change of that")
+	}
+	if o.As != "" {
+		if _, err := parseName(o.As); err != nil {
+			return fmt.Errorf("--as: %w", err)
+		}
+	}
+	number, err := strconv.ParseInt(o.Args[0], 10, 64)
+	if err != nil {
+		name, ref, err := parseArgument(o.Args[0])
+		if err != nil {
+			return err
+		}
+		if number, err = st.lastChangeOf(name, ref); err != nil {
+			return err
+		}
+	}
+	did, err := st.undo(number, o.As, o.author())
+	if err != nil {
+		return err
+	}
+	st.audit("undone", "change", number, "user", o.Who)
+	if o.JSON {
+		return out.json(undone{number, doneSteps(did)})
+	}
+	for _, s := range did {
+		out.printf("%s\n", s.describe())
+	}
+	return nil
+}
+
+// lastChangeOf returns the last change of a tag, a manifest, or anything of a
+// repository.
+func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
+	list, err := st.history(name, ref.tag, 0, 1)
+	if ref.digest != "" {
+		list, err = column(st, scanRecord, `SELECT `+historyColumns+` FROM history WHERE repository = ? AND tag IS NULL AND ? IN (old, new)
+			ORDER BY change DESC LIMIT 1`, name, ref.digest)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(list) == 0 {
+		return 0, errChangeUnknown.saying("nothing was done to it in the time that is remembered")
+	}
+	return list[0].change, nil
+}

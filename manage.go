@@ -1,0 +1,502 @@
+// What is there, and hands on it: `berth ls`, `berth rm`, `berth tag`, and the same
+// for clients where the protocol has nothing for it.
+//
+// The endpoints are below /v2/<name>/_berth/, since no repository's name can have a
+// component that begins with _.
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// author is who gave a command.
+func (o options) author() author {
+	who := o.Who
+	if who == "" {
+		who = "command"
+	}
+	return author{who: who, overwrite: true, force: o.Force}
+}
+
+// parseArgument reads NAME, NAME:TAG or NAME@DIGEST.
+func parseArgument(text string) (name string, ref reference, err error) {
+	name, d, byDigest := strings.Cut(text, "@")
+	if byDigest {
+		if ref.digest, err = parseDigest(d); err != nil {
+			return "", ref, err
+		}
+	} else if i := strings.LastIndexByte(text, ':'); i > strings.LastIndexByte(text, '/') {
+		name = text[:i]
+		if ref.tag, err = parseTag(text[i+1:]); err != nil {
+			return "", ref, err
+		}
+	}
+	if _, err := parseName(name); err != nil {
+		if strings.Contains(name, ":") {
+			return "", ref, fmt.Errorf("%q: say the name without the host", text)
+		}
+		return "", ref, err
+	}
+	return name, ref, nil
+}
+
+// A listedRepository is a repository as `berth ls` shows it.
+type listedRepository struct {
+	Repository string     `json:"repository"`
+	Tags       int64      `json:"tags"`
+	Size       int64      `json:"size"`   // bytes of its blobs
+	Pushed     *time.Time `json:"pushed"` // null if that is not known
+}
+
+// A listedTag is a tag as `berth ls NAME` shows it.
+type listedTag struct {
+	Tag       string        `json:"tag"`
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Platforms []string      `json:"platforms"`
+	Size      int64         `json:"size"` // bytes of the blobs of all platforms
+	Pushed    *time.Time    `json:"pushed"`
+	Pulled    *time.Time    `json:"pulled"`    // null for never
+	Automatic bool          `json:"automatic"` // the registry makes this index
+}
+
+// timeOf is a time for people, nil if it is not known.
+func timeOf(unix int64) *time.Time {
+	if unix == 0 {
+		return nil
+	}
+	t := time.Unix(unix, 0).UTC()
+	return &t
+}
+
+// localTime writes a time for people.
+func localTime(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}
+
+// listCommand is `berth ls [NAME]`.
+func listCommand(ctx context.Context, st *store, o options, out *console) error {
+	if len(o.Args) == 0 {
+		return listAll(ctx, st, o, out)
+	}
+	name, ref, err := parseArgument(o.Args[0])
+	if err != nil {
+		return err
+	}
+	if st.writer != nil {
+		if err := st.savePulls(); err != nil {
+			return err
+		}
+	}
+	var tags []listedTag
+	for again := true; again; {
+		var unknown []int64
+		if tags, unknown, err = st.listedTags(ctx, name, ref.tag); err != nil {
+			return err
+		}
+		if again = len(unknown) > 0 && st.writer != nil; again {
+			if err := st.lookForPlatforms(unknown); err != nil {
+				return err
+			}
+		}
+	}
+	if o.JSON {
+		return out.json(tags)
+	}
+	table := out.table("TAG", "DIGEST", "PLATFORM", "SIZE", "PUSHED", "PULLED")
+	for _, t := range tags {
+		for i, p := range append(t.Platforms, "-")[:max(1, len(t.Platforms))] {
+			if i == 0 {
+				table.row(t.Tag, shortDigest(t.Digest.String()), p, size(t.Size), localTime(t.Pushed), localTime(t.Pulled))
+			} else {
+				table.row("", "", p, "", "", "")
+			}
+		}
+	}
+	table.end()
+	return nil
+}
+
+// listAll is `berth ls`.
+func listAll(ctx context.Context, st *store, o options, out *console) error {
+	repositories := []listedRepository{}
+	err := st.look(ctx, func(s snapshot) error {
+		return s.rows(func(rows *sql.Rows) error {
+			var r listedRepository
+			var pushed int64
+			if err := rows.Scan(&r.Repository, &r.Tags, &r.Size, &pushed); err != nil {
+				return err
+			}
+			r.Pushed = timeOf(pushed)
+			repositories = append(repositories, r)
+			return nil
+		}, `SELECT name, tags, bytes, coalesce((SELECT max(time) FROM tag WHERE repository = r.id), 0) FROM repository r
+			WHERE deleted IS NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL) ORDER BY name`)
+	})
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		return out.json(repositories)
+	}
+	table := out.table("REPOSITORY", "TAGS", "SIZE", "PUSHED")
+	for _, r := range repositories {
+		table.row(r.Repository, strconv.FormatInt(r.Tags, 10), size(r.Size), localTime(r.Pushed))
+	}
+	table.end()
+	return nil
+}
+
+// listedTags returns the tags of a repository, or one of them, and the manifests
+// whose platform nobody has looked for yet.
+func (st *store) listedTags(ctx context.Context, name, only string) (tags []listedTag, unknown []int64, err error) {
+	tags = []listedTag{}
+	err = st.look(ctx, func(s snapshot) error {
+		var repo int64
+		if err := s.get(`SELECT id FROM repository WHERE name = ?`, []any{name}, &repo); errors.Is(err, sql.ErrNoRows) {
+			return errNameUnknown.with(map[string]string{"name": name})
+		} else if err != nil {
+			return err
+		}
+		return s.rows(func(rows *sql.Rows) error {
+			var t listedTag
+			var id, pushed, pulled int64
+			var platform sql.NullString
+			var body []byte
+			if err := rows.Scan(&t.Tag, &id, &t.Digest, &t.MediaType, &platform, &t.Automatic, &pushed, &pulled, &body); err != nil {
+				return err
+			}
+			if !platform.Valid {
+				unknown = append(unknown, id)
+			}
+			t.Platforms = platforms(platform.String, t.MediaType, body)
+			t.Pushed, t.Pulled = timeOf(pushed), timeOf(pulled)
+			tags = append(tags, t)
+			return s.get(sizeOfManifest, []any{id, repo}, &tags[len(tags)-1].Size)
+		}, `SELECT t.name, m.id, m.digest, m.media_type, m.platform, t.made, t.time, max(coalesce(p.time, 0),
+				coalesce((SELECT max(q.time) FROM names n JOIN manifest c ON c.repository = n.repository AND c.digest = n.digest
+					JOIN pull q ON q.manifest = c.id WHERE n.manifest = m.id), 0)),
+				iif(m.platform IS NULL OR m.platform <> '', x'', m.body)
+			FROM tag t JOIN manifest m ON m.id = t.manifest LEFT JOIN pull p ON p.manifest = m.id
+			WHERE t.repository = ?1 AND (?2 = '' OR t.name = ?2)`, repo, only)
+	})
+	if err == nil && only != "" && len(tags) == 0 {
+		err = errManifestUnknown.with(map[string]string{"name": name, "reference": only})
+	}
+	slices.SortFunc(tags, func(a, b listedTag) int { return compareTags(a.Tag, b.Tag) })
+	return tags, unknown, err
+}
+
+// sizeOfManifest sums up the blobs of a manifest and of its members, each once.
+const sizeOfManifest = `
+	WITH RECURSIVE part (id) AS (
+		SELECT ?1
+		UNION SELECT c.id FROM part JOIN names n ON n.manifest = part.id
+			JOIN manifest c ON c.repository = ?2 AND c.digest = n.digest)
+	SELECT coalesce(sum(size), 0) FROM blob WHERE id IN (SELECT blob FROM uses WHERE manifest IN (SELECT id FROM part))`
+
+// removeCommand is `berth rm NAME[:TAG|@DIGEST]...`.
+func removeCommand(ctx context.Context, st *store, o options, out *console) error {
+	if len(o.Args) == 0 {
+		return errors.New("rm: say NAME:TAG, NAME@DIGEST, or NAME for a whole repository")
+	}
+	type removal struct {
+		Removed string `json:"removed"`
+		Change  int64  `json:"change"`
+	}
+	done := []removal{}
+	for _, arg := range o.Args {
+		name, ref, err := parseArgument(arg)
+		if err != nil {
+			return err
+		}
+		switch {
+		case ref.tag != "":
+			err = st.deleteTag(name, ref.tag, o.author())
+		case ref.digest != "":
+			err = st.deleteManifest(name, ref.digest, o.author())
+		default:
+			err = st.deleteRepository(name, o.author())
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", arg, err)
+		}
+		st.audit("delete", "user", o.Who, "repository", name, "reference", ref)
+		change, err := st.lastChangeOf(name, ref)
+		if err != nil {
+			return err
+		}
+		done = append(done, removal{arg, change})
+		if !o.JSON {
+			out.printf("%s removed; it can be brought back for %s of running: berth undo %d\n", arg, duration(st.restoreGrace()), change)
+		}
+	}
+	if o.JSON {
+		return out.json(done)
+	}
+	return nil
+}
+
+// tagCommand is `berth tag NAME:OLD NEW`.
+func tagCommand(ctx context.Context, st *store, o options, out *console) error {
+	if len(o.Args) != 2 {
+		return errors.New("tag: say NAME:OLD NEW, or NAME@DIGEST NEW")
+	}
+	name, ref, err := parseArgument(o.Args[0])
+	if err != nil {
+		return err
+	}
+	if ref == (reference{}) {
+		return errors.New("tag: say which image: NAME:TAG, or NAME@DIGEST")
+	}
+	tag, err := parseTag(strings.TrimPrefix(o.Args[1], name+":"))
+	if err != nil {
+		return err
+	}
+	d, err := st.tagManifest(name, ref, tag, o.author())
+	if err != nil {
+		return err
+	}
+	st.audit("tag", "user", o.Who, "repository", name, "tags", []string{tag}, "digest", d)
+	if o.JSON {
+		return out.json(map[string]any{"repository": name, "tag": tag, "digest": d})
+	}
+	out.printf("%s:%s is %s\n", name, tag, d)
+	return nil
+}
+
+// tagManifest gives what a reference names another tag.
+func (st *store) tagManifest(name string, ref reference, tag string, by author) (d digest.Digest, err error) {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return "", err
+	}
+	err = st.updateKnowing(func(t *tx) error {
+		p := &pushing{tx: t, rules: rules, c: by.change("tag", "as "+ref.String())}
+		if p.repo, err = t.findRepository(name); err != nil {
+			return err
+		}
+		var to target
+		if ref.tag != "" {
+			if to, err = t.findTag(p.repo.id, ref.tag); err == nil && to.id == 0 {
+				err = sql.ErrNoRows
+			}
+		} else {
+			to, err = t.findTarget(p.repo.id, ref.digest)
+		}
+		if errors.Is(err, sql.ErrNoRows) {
+			return errManifestUnknown.with(map[string]string{"name": name, "reference": ref.String()})
+		}
+		if err != nil {
+			return err
+		}
+		to.made = false // whoever says so wants this one
+		d = to.digest
+		was, err := t.findTag(p.repo.id, tag)
+		if err != nil {
+			return err
+		}
+		if err := p.move(tag, was, to); err != nil {
+			return err
+		}
+		return p.rebase(tag, was, to)
+	})
+	st.wakeJanitor()
+	if err == nil {
+		notify(st.tagged)
+	}
+	return d, err
+}
+
+// A table is lines whose columns are as wide as they need to be.
+type table struct {
+	c *console
+	w *tabwriter.Writer
+	b strings.Builder
+}
+
+func (c *console) table(heads ...string) *table {
+	t := &table{c: c}
+	t.w = tabwriter.NewWriter(&t.b, 0, 8, 2, ' ', 0)
+	t.row(heads...)
+	return t
+}
+
+func (t *table) row(cells ...string) { fmt.Fprintln(t.w, strings.Join(cells, "\t")) }
+
+// end prints it.
+func (t *table) end() {
+	t.w.Flush() // to memory
+	for line := range strings.Lines(t.b.String()) {
+		t.c.printf("%s\n", strings.TrimRight(line, " \n"))
+	}
+}
+
+// author is who makes a request.
+func (w *response) author(repository string) author {
+	client, _, err := net.SplitHostPort(w.origin.client)
+	if err != nil {
+		client = w.origin.client // as a proxy tells it
+	}
+	return author{who: w.caller.label(), client: client, overwrite: w.caller.may(repository)&mayOverwrite != 0}
+}
+
+// deleteRepository removes a whole repository at once: DELETE
+// /v2/<name>/_berth/repository.
+func (s *server) deleteRepository(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	if err := s.st.deleteRepository(name, w.(*response).author(name)); err != nil {
+		return err
+	}
+	s.audit(w, "delete", "repository", name)
+	w.Header().Set("Content-Length", "0")
+	w.WriteHeader(http.StatusAccepted)
+	return nil
+}
+
+// getRetention says what the rules of retention would do in a repository: GET
+// /v2/<name>/_berth/retention.
+func (s *server) getRetention(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	list, err := s.st.explainRetention(r.Context(), name)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, list[0])
+}
+
+// getHistory says what was done to a repository, the last first: GET
+// /v2/<name>/_berth/history. tag asks for one tag only, n for so many, and before
+// for what was before a change.
+func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	n, err := pageSize(query)
+	if err != nil {
+		return err
+	}
+	tag := query.Get("tag")
+	if tag != "" {
+		if _, err := parseTag(tag); err != nil {
+			return err
+		}
+	}
+	before, err := numberIn(query.Get("before"))
+	if err != nil {
+		return err
+	}
+	list, err := s.st.history(name, tag, before, n)
+	if err != nil {
+		return err
+	}
+	entries := make([]historyEntry, len(list))
+	for i, x := range list {
+		entries[i] = x.entry()
+	}
+	return writeJSON(w, map[string]any{"name": name, "history": entries})
+}
+
+func numberIn(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, errPageInvalid.withf("%.40q", text)
+	}
+	return n, nil
+}
+
+// postUndo undoes a change of a repository: POST
+// /v2/<name>/_berth/undo?change=<number>. A repository comes back under another name
+// by as=.
+func (s *server) postUndo(w http.ResponseWriter, r *http.Request) error {
+	name, err := parseName(r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	query := r.URL.Query()
+	number, err := numberIn(query.Get("change"))
+	if err != nil {
+		return err
+	}
+	resp := w.(*response)
+	as := query.Get("as")
+	if as != "" {
+		if _, err := parseName(as); err != nil {
+			return err
+		}
+		if resp.caller.may(as)&mayPush == 0 {
+			return errDenied.saying("%s may not push to %s", resp.caller.label(), as)
+		}
+	}
+	steps, err := column(s.st, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? LIMIT 1`, number)
+	if err != nil {
+		return err
+	}
+	if len(steps) == 0 || steps[0].repository != name {
+		return errChangeUnknown.saying("there is no change %d of %s", number, name)
+	}
+	did, err := s.st.undo(number, as, resp.author(name))
+	if err != nil {
+		return err
+	}
+	s.audit(w, "undone", "repository", name, "change", number)
+	return writeJSON(w, undone{number, doneSteps(did)})
+}
+
+// undone is what an undoing has done, as clients get it.
+type undone struct {
+	Change int64      `json:"change"`
+	Did    []doneStep `json:"did"`
+}
+
+type doneStep struct {
+	Repository string `json:"repository"`
+	Tag        string `json:"tag,omitempty"`
+	Old        string `json:"old,omitempty"`
+	New        string `json:"new,omitempty"`
+}
+
+func doneSteps(steps []step) []doneStep {
+	list := []doneStep{}
+	for _, s := range steps {
+		list = append(list, doneStep{s.repository, s.tag, s.old, s.new})
+	}
+	return list
+}
+
+// writeJSON answers 200 with v.
+func writeJSON(w http.ResponseWriter, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return writeBody(w, "application/json", body)
+}

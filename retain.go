@@ -1,0 +1,672 @@
+// Tags that go by themselves.
+//
+// In a repository that rules of retention are about, a tag goes if such a rule is
+// about it and none keeps it. Ages are counted in uptime, like all times that
+// decide something here: a clock that jumps drops nothing, and a month in a drawer
+// makes nothing old. A tag that goes is a change like any other (history.go): its
+// image stays for its grace, and `berth undo` brings it back, and then retention
+// leaves it alone for as long.
+//
+// Rules are applied an hour after the last time at the earliest, when a tag has
+// moved or one has become old enough; in short transactions, each of which looks
+// again whether its tags are still what they were. Without rules nothing wakes up.
+//
+// When a manifest was last pulled is remembered in memory, to the hour. It is
+// written down along with other writes, or once a day if there are none, without a
+// sync of its own: a crash costs a day of it at most.
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// retainEvery is between two runs, and retainDelay before the first after a
+	// start or a change of the rules, so that a mistake can be mended.
+	retainEvery = time.Hour
+	retainDelay = 10 * time.Minute
+)
+
+// retainer applies the rules of retention until ctx ends.
+func (st *store) retainer(ctx context.Context) {
+	if st.writer == nil {
+		return
+	}
+	const never = -1
+	var ran time.Duration // when the last run was, by the process's clock
+	next := time.Duration(never)
+	if rules, err := st.rulesNow(); err == nil && len(rules.retain) > 0 {
+		next = retainDelay
+	}
+	for {
+		set := st.now()
+		timer, stop := alarm(next)
+		select {
+		case <-ctx.Done():
+			stop()
+			return
+		case <-timer:
+			due, err := st.retain(ctx, "")
+			ran = st.now()
+			switch {
+			case err != nil && ctx.Err() == nil:
+				st.log.Error("applying the rules of retention", "error", err)
+				next = retainEvery
+			case due < 0:
+				next = never
+			default:
+				next = max(due, retainEvery)
+			}
+			continue
+		case <-st.rulesChanged:
+			next = retainDelay
+		case <-st.tagged:
+			wait := max(retainDelay, ran+retainEvery-st.now())
+			if next = left(next, st.now()-set); next < 0 || wait < next {
+				next = wait
+			}
+		}
+		stop()
+		if rules, err := st.rulesNow(); err == nil && len(rules.retain) == 0 {
+			next = never
+		}
+	}
+}
+
+// left is what is left of a wait; negative is for ever.
+func left(wait, passed time.Duration) time.Duration {
+	if wait < 0 {
+		return wait
+	}
+	return max(0, wait-passed)
+}
+
+// A candidate is a tag that retention looks at. Times are uptime in seconds.
+type candidate struct {
+	tag            string
+	manifest       int64
+	digest         digest.Digest
+	pushed, change int64 // when, and by which change: the order of those pushed in one second
+	pulled         int64 // 0 for never
+	spared         int64 // it was restored, and stays till then
+	immutable      *tagRule
+}
+
+// A verdict says what becomes of a tag, and why.
+type verdict struct {
+	candidate
+	keep bool
+	why  string
+	rule string // that keeps it, or that it is dropped by
+	due  int64  // uptime when it will no longer be kept by this; 0 if time does not change it
+}
+
+// decide applies rules to the tags of one repository. The order of the verdicts is
+// that of compareTags.
+func decide(rules []*retainRule, tags []candidate, clock int64) []verdict {
+	tags = slices.SortedFunc(slices.Values(tags), func(a, b candidate) int { return compareTags(a.tag, b.tag) })
+	ranks := make([]map[string]rank, len(rules))
+	for i, r := range rules {
+		ranks[i] = r.rank(tags)
+	}
+	verdicts := make([]verdict, len(tags))
+	for i, c := range tags {
+		verdicts[i] = decideOne(rules, ranks, c, clock)
+	}
+	return verdicts
+}
+
+// A rank is a tag's place in the order of a rule that keeps the newest.
+type rank struct {
+	n    int // from 1
+	what string
+}
+
+// rank puts the tags of a rule in order: versions by themselves, and the others.
+func (r *retainRule) rank(tags []candidate) map[string]rank {
+	ranks := make(map[string]rank)
+	if r.newest == 0 {
+		return ranks
+	}
+	var versions, others []candidate
+	for _, c := range tags {
+		if _, ok := parseVersion(c.tag); !r.tags.has(c.tag) {
+			continue
+		} else if ok {
+			versions = append(versions, c)
+		} else {
+			others = append(others, c)
+		}
+	}
+	slices.Reverse(versions) // tags come in order
+	slices.SortFunc(others, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.pushed, a.pushed), cmp.Compare(b.change, a.change), cmp.Compare(b.manifest, a.manifest), cmp.Compare(b.tag, a.tag))
+	})
+	for _, x := range []struct {
+		list []candidate
+		what string
+	}{{versions, "by version"}, {others, "by time of push"}} {
+		for i, c := range x.list {
+			ranks[c.tag] = rank{i + 1, fmt.Sprintf("%s of %d %s", ordinal(i+1), len(x.list), x.what)}
+		}
+	}
+	return ranks
+}
+
+// ordinal writes the place in a row.
+func ordinal(n int) string {
+	switch {
+	case n == 1:
+		return "newest"
+	case n%10 == 1 && n%100 != 11:
+		return fmt.Sprintf("%dst newest", n)
+	case n%10 == 2 && n%100 != 12:
+		return fmt.Sprintf("%dnd newest", n)
+	case n%10 == 3 && n%100 != 13:
+		return fmt.Sprintf("%drd newest", n)
+	}
+	return fmt.Sprintf("%dth newest", n)
+}
+
+func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock int64) verdict {
+	v := verdict{candidate: c, keep: true}
+	if c.immutable != nil {
+		v.rule, v.why = c.immutable.origin, "immutable"
+		return v
+	}
+	var about []string
+	lost := ""         // why newest does not keep it
+	until := int64(-1) // the latest time that something keeps it
+	keep := func(rule, why string, due int64) {
+		if due == 0 && until != 0 || until != 0 && due > until {
+			until, v.rule, v.why = due, rule, why
+		}
+	}
+	for i, r := range rules {
+		if !r.tags.has(c.tag) {
+			continue
+		}
+		about = append(about, r.origin)
+		if r.always {
+			keep(r.origin, "always", 0)
+		}
+		if place, ok := ranks[i][c.tag]; ok && place.n <= r.newest {
+			keep(r.origin, place.what, 0)
+		} else if ok && !strings.Contains(lost, place.what) {
+			lost += place.what + ", "
+		}
+		if r.matching != nil && r.matching.MatchString(c.tag) {
+			keep(r.origin, "matches "+r.matching.String(), 0)
+		}
+		for _, x := range []struct {
+			since int64
+			limit time.Duration
+			what  string
+		}{{c.pushed, r.younger, "pushed"}, {max(c.pulled, c.pushed), r.pulled, "pulled or pushed"}} {
+			if due := x.since + int64(x.limit/time.Second); x.limit > 0 && clock < due {
+				keep(r.origin, fmt.Sprintf("%s %s ago, within %s", x.what, duration(time.Duration(clock-x.since)*time.Second), span(x.limit)), due)
+			}
+		}
+	}
+	switch {
+	case about == nil:
+		v.why = "no rule is about it"
+	case until >= 0:
+		v.due = until
+	case clock < c.spared:
+		v.why, v.due = "restored; left alone for "+duration(time.Duration(c.spared-clock)*time.Second), c.spared
+	default:
+		v.keep, v.rule = false, strings.Join(about, ", ")
+		v.why = lost + "pushed " + duration(time.Duration(clock-c.pushed)*time.Second) + " ago, "
+		if c.pulled == 0 {
+			v.why += "never pulled"
+		} else {
+			v.why += "pulled " + duration(time.Duration(clock-c.pulled)*time.Second) + " ago"
+		}
+	}
+	return v
+}
+
+// retain drops what no rule keeps, in one repository or ("") in all, and returns
+// how long it is until something else may be due; negative if nothing will be.
+func (st *store) retain(ctx context.Context, only string) (next time.Duration, err error) {
+	next = -1
+	rules, err := st.rulesNow()
+	if err != nil || len(rules.retain) == 0 {
+		return next, err
+	}
+	// What was pulled lately may be in memory only.
+	if err := st.savePulls(); err != nil {
+		return next, err
+	}
+	names, err := st.strings(`SELECT name FROM repository WHERE deleted IS NULL AND tags > 0 AND (?1 = '' OR name = ?1) ORDER BY name`, only)
+	if err != nil {
+		return next, err
+	}
+	for _, name := range names {
+		about := rules.retainedBy(name)
+		if len(about) == 0 {
+			continue
+		}
+		if ctx.Err() != nil {
+			return next, ctx.Err()
+		}
+		verdicts, err := st.judge(ctx, name, rules)
+		if err != nil {
+			return next, err
+		}
+		var drop []verdict
+		for _, v := range verdicts {
+			if !v.keep {
+				drop = append(drop, v)
+			} else if v.due > 0 {
+				due := time.Duration(v.due)*time.Second - st.uptime() + time.Second
+				if next < 0 || due < next {
+					next = max(0, due)
+				}
+			}
+		}
+		for batch := range slices.Chunk(drop, atOnce) {
+			if err := st.dropTags(name, rules, batch); err != nil {
+				return next, fmt.Errorf("dropping tags of %s: %w", name, err)
+			}
+		}
+	}
+	return next, nil
+}
+
+// judge decides about the tags of a repository.
+func (st *store) judge(ctx context.Context, name string, rules *tagRules) (verdicts []verdict, err error) {
+	err = st.look(ctx, func(s snapshot) error {
+		verdicts, err = st.judgeIn(s, name, rules)
+		return err
+	})
+	return verdicts, err
+}
+
+func (st *store) judgeIn(s snapshot, name string, rules *tagRules) ([]verdict, error) {
+	// A pull of an index is one of its members too, and the other way.
+	tags, err := listed(s, func(rows *sql.Rows) (c candidate, err error) {
+		var member sql.NullInt64
+		err = rows.Scan(&c.tag, &c.manifest, &c.digest, &c.pushed, &c.change, &c.spared, &c.pulled, &member)
+		c.pulled = max(c.pulled, member.Int64)
+		return c, err
+	}, `SELECT t.name, t.manifest, m.digest, t.pushed, t.change, t.spared, coalesce(p.at, 0),
+			(SELECT max(q.at) FROM names n JOIN manifest c ON c.repository = n.repository AND c.digest = n.digest
+				JOIN pull q ON q.manifest = c.id WHERE n.manifest = t.manifest)
+		FROM repository r JOIN tag t ON t.repository = r.id JOIN manifest m ON m.id = t.manifest
+		LEFT JOIN pull p ON p.manifest = t.manifest WHERE r.name = ?`, name)
+	if err != nil {
+		return nil, err
+	}
+	for i := range tags {
+		tags[i].immutable = rules.holds(name, tags[i].tag)
+	}
+	return decide(rules.retainedBy(name), tags, int64(st.uptime()/time.Second)), nil
+}
+
+// holds returns the rule that keeps a tag from going: it, or the index that has it,
+// is immutable.
+func (rules *tagRules) holds(repository, tag string) *tagRule {
+	if r := rules.immutableBy(repository, tag); r != nil {
+		return r
+	}
+	if base := baseOf(tag); base != "" && rules.indexedBy(repository, base, fromSuffix) != nil {
+		return rules.immutableBy(repository, base)
+	}
+	return nil
+}
+
+// dropTags takes tags away that are still what they were when it was decided.
+func (st *store) dropTags(name string, rules *tagRules, batch []verdict) error {
+	var gone []string
+	err := st.updateKnowing(func(t *tx) error {
+		gone = nil
+		p := &pushing{tx: t, rules: rules, c: author{who: "retention", overwrite: true}.change("retention", "by "+batch[0].rule)}
+		var err error
+		if p.repo, err = t.findRepository(name); errors.Is(err, errNameUnknown) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		for _, v := range batch {
+			if v.rule != batch[0].rule {
+				p.c.why = "by rules"
+			}
+			was, err := t.findTag(p.repo.id, v.tag)
+			if err != nil {
+				return err
+			}
+			var still bool
+			err = t.get(`SELECT EXISTS (SELECT 1 FROM tag WHERE repository = ?1 AND name = ?2 AND manifest = ?3 AND pushed = ?4 AND spared = ?5)
+				AND NOT EXISTS (SELECT 1 FROM pull WHERE manifest = ?3 AND at > ?6)`,
+				[]any{p.repo.id, v.tag, v.manifest, v.pushed, v.spared, v.pulled}, &still)
+			if err != nil {
+				return err
+			}
+			if !still || st.pulls.has(v.manifest) {
+				continue // it is looked at again in the next run
+			}
+			if err := p.untag(v.tag, was); err != nil {
+				return err
+			}
+			gone = append(gone, v.tag)
+		}
+		return nil
+	})
+	if err == nil && len(gone) > 0 {
+		st.retained.Add(int64(len(gone)))
+		st.log.Info("tags dropped by the rules of retention", "repository", name, "tags", gone)
+		st.wakeJanitor()
+	}
+	return err
+}
+
+// An explained tag is a verdict as clients get it.
+type explained struct {
+	Tag    string        `json:"tag"`
+	Digest digest.Digest `json:"digest"`
+	Keep   bool          `json:"keep"`
+	Rule   string        `json:"rule,omitempty"`
+	Why    string        `json:"why"`
+	Frees  int64         `json:"frees"` // bytes of blobs that nothing else needs, after those above it have gone
+}
+
+// An explainedRepository is what retention would do in a repository.
+type explainedRepository struct {
+	Repository string      `json:"repository"`
+	Rules      []string    `json:"rules"`
+	Tags       []explained `json:"tags"`
+	Drops      int         `json:"drops"`
+	Frees      int64       `json:"frees"` // bytes of blobs, once the graces are over
+}
+
+// explainRetention says what retention would do in a repository, or ("") in all
+// that rules are about, and what that frees: exactly, on one snapshot, in the order
+// of the answer, counting what other images share and what goes anyway.
+func (st *store) explainRetention(ctx context.Context, only string) (list []explainedRepository, err error) {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return nil, err
+	}
+	err = st.look(ctx, func(s snapshot) error {
+		names, err := listed(s, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND (?1 = '' OR name = ?1) ORDER BY name`, only)
+		if err != nil {
+			return err
+		}
+		if only != "" && len(names) == 0 {
+			return errNameUnknown.with(map[string]string{"name": only})
+		}
+		g := st.graces()
+		g.now = true
+		p := newPlanner(st, s, g, false, func(doomed) error { return nil })
+		if err := p.rows(); err != nil {
+			return err
+		}
+		for _, name := range names {
+			about := rules.retainedBy(name)
+			if len(about) == 0 && only == "" {
+				continue
+			}
+			verdicts, err := st.judgeIn(s, name, rules)
+			if err != nil {
+				return err
+			}
+			x := explainedRepository{Repository: name, Rules: []string{}, Tags: []explained{}}
+			for _, r := range about {
+				x.Rules = append(x.Rules, r.origin+": "+r.conditions()+", of "+strings.Join(r.tags.text, ", "))
+			}
+			if err := p.explain(&x, verdicts); err != nil {
+				return err
+			}
+			list = append(list, x)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// explain works out what the verdicts on a repository free.
+func (p *planner) explain(x *explainedRepository, verdicts []verdict) error {
+	drops := make(map[string]bool)
+	for _, v := range verdicts {
+		if !v.keep {
+			drops[v.tag] = true
+		}
+	}
+	for _, v := range verdicts {
+		e := explained{Tag: v.tag, Digest: v.digest, Keep: v.keep, Rule: v.rule, Why: v.why}
+		if !v.keep {
+			before := p.total.Bytes
+			if err := p.untag(x.Repository, v, drops); err != nil {
+				return err
+			}
+			e.Frees = p.total.Bytes - before
+			x.Drops++
+			x.Frees += e.Frees
+		}
+		x.Tags = append(x.Tags, e)
+	}
+	return nil
+}
+
+// untag takes a tag away on paper. If the registry keeps an index of it, that loses
+// the member, unless it goes by itself.
+func (p *planner) untag(repository string, v verdict, drops map[string]bool) error {
+	m := plannedManifest{id: v.manifest, digest: v.digest, repository: repository}
+	if err := p.get(`SELECT repository, length(body) FROM manifest WHERE id = ?`, []any{m.id}, &m.repo, &m.size); err != nil {
+		return err
+	}
+	times := 1
+	if base := baseOf(v.tag); base != "" && !drops[base] {
+		var others bool
+		err := p.get(`SELECT EXISTS (SELECT 1 FROM tag t JOIN names n ON n.manifest = t.manifest AND n.digest = ?3
+			WHERE t.repository = ?1 AND t.name = ?2 AND t.made)`, []any{m.repo, base, m.digest}, &others)
+		if err != nil {
+			return err
+		}
+		if others {
+			times++
+		}
+	}
+	for range times {
+		lives, err := p.outlives(m)
+		if err != nil {
+			return err
+		}
+		if !lives {
+			if err := p.kill(m, "no rule keeps its tag"); err != nil {
+				return err
+			}
+		}
+	}
+	return p.follow()
+}
+
+// pulls remember when manifests were last pulled, until it is written down.
+type pulls struct {
+	mu    sync.Mutex // guards the rest
+	of    map[int64]pulledAt
+	since time.Duration // uptime of the first of them
+}
+
+type pulledAt struct{ uptime, time int64 }
+
+const (
+	savePullsEvery = 24 * time.Hour
+	// maxPulls bounds those in memory, and pullsPerWrite those that ride along
+	// with another write.
+	maxPulls      = 1 << 16
+	pullsPerWrite = 50
+)
+
+// notePull remembers that a manifest is pulled. To look at a tag counts, since that
+// is what a machine does that has the image already; but not at once after a push,
+// when the client that pushed it does.
+func (st *store) notePull(m *storedManifest, method string, byTag bool) {
+	if st.writer == nil {
+		return
+	}
+	now := st.uptime()
+	if method == http.MethodHead && (!byTag || now < time.Duration(m.pushed)*time.Second+retainDelay) {
+		return
+	}
+	hour := int64(now/time.Hour) + 1
+	if m.noted.Swap(hour) == hour {
+		return
+	}
+	p := &st.pulls
+	p.mu.Lock()
+	if len(p.of) == 0 {
+		p.of, p.since = make(map[int64]pulledAt), now
+	}
+	p.of[m.id] = pulledAt{int64(now / time.Second), time.Now().Unix()}
+	due := now-p.since >= savePullsEvery || len(p.of) >= maxPulls
+	if due {
+		p.since = now // others need not wait for it too
+	}
+	p.mu.Unlock()
+	if due {
+		if err := st.savePulls(); err != nil {
+			st.log.Warn("when images were pulled cannot be recorded", "error", err)
+		}
+	}
+}
+
+// has reports whether a manifest was pulled and that is not written down yet.
+func (p *pulls) has(manifest int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, ok := p.of[manifest]
+	return ok
+}
+
+// ride writes some of them down in a transaction that there is anyway.
+func (p *pulls) ride(t *tx) error {
+	p.mu.Lock()
+	some := make(map[int64]pulledAt)
+	for id, at := range p.of {
+		if len(some) == pullsPerWrite {
+			break
+		}
+		some[id] = at
+	}
+	p.mu.Unlock()
+	for id, at := range some {
+		if _, err := t.exec(`INSERT INTO pull (manifest, at, time) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM manifest WHERE id = ?1)
+			ON CONFLICT (manifest) DO UPDATE SET at = ?2, time = ?3`, id, at.uptime, at.time); err != nil {
+			return err
+		}
+	}
+	if len(some) > 0 {
+		t.committed = append(t.committed, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			for id, at := range some {
+				if p.of[id] == at {
+					delete(p.of, id)
+				}
+			}
+		})
+	}
+	return nil
+}
+
+// savePulls writes all of them down.
+func (st *store) savePulls() error {
+	for before := -1; ; {
+		st.pulls.mu.Lock()
+		n := len(st.pulls.of)
+		st.pulls.mu.Unlock()
+		if n == 0 || n == before {
+			return nil
+		}
+		before = n
+		if err := st.updateLazy(func(*tx) error { return nil }); err != nil {
+			return err
+		}
+	}
+}
+
+// retainCommand is `berth retain [NAME] [--explain]`.
+func retainCommand(ctx context.Context, st *store, o options, out *console) error {
+	name := ""
+	if len(o.Args) > 0 {
+		var err error
+		if name, err = parseName(o.Args[0]); err != nil {
+			return err
+		}
+	}
+	// What was pulled lately is needed, and may still be in memory only.
+	if st.writer != nil {
+		if err := st.savePulls(); err != nil {
+			return err
+		}
+	}
+	list, err := st.explainRetention(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !o.Explain {
+		if st.writer == nil {
+			return errReadOnlyDisk
+		}
+		if _, err := st.retain(ctx, name); err != nil {
+			return err
+		}
+	}
+	if o.JSON {
+		if list == nil {
+			list = []explainedRepository{}
+		}
+		return out.json(list)
+	}
+	var drops int
+	var frees int64
+	for _, x := range list {
+		drops, frees = drops+x.Drops, frees+x.Frees
+		if o.Explain {
+			x.print(out)
+		}
+	}
+	switch {
+	case len(list) == 0:
+		out.printf("there are no rules of retention; [[retain]] in policy.toml makes some\n")
+	case o.Explain:
+		out.printf("%s would go, which frees %s once their grace is over\n", count(drops, "tag"), size(frees))
+	default:
+		out.printf("%s dropped, which frees %s once their grace is over; `berth log` shows them, and `berth undo` brings them back\n",
+			count(drops, "tag"), size(frees))
+	}
+	return nil
+}
+
+// print explains for people.
+func (x *explainedRepository) print(out *console) {
+	out.printf("%s\n", x.Repository)
+	for _, rule := range x.Rules {
+		out.printf("  %s\n", rule)
+	}
+	table := out.table("TAG", "", "FREES", "RULE", "WHY")
+	for _, e := range x.Tags {
+		does, frees := "keep", ""
+		if !e.Keep {
+			does, frees = "drop", size(e.Frees)
+		}
+		table.row(e.Tag, does, frees, e.Rule, e.Why)
+	}
+	table.end()
+	out.printf("\n")
+}

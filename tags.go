@@ -1,0 +1,338 @@
+// Rules about tags: which never move, which are an index of several platforms,
+// which go by themselves.
+//
+// They stand in policy.toml beside the rules about people, and hold for everybody:
+//
+//	[[immutable]]                  # never move, never go
+//	repositories = ["release/*"]
+//	tags         = ["v*"]          # * is anything, "!x" excepts; without it all
+//
+//	[[index]]                      # one tag for all platforms (platforms.go)
+//	repositories = ["home/**"]
+//	from         = ["same-tag"]    # or "suffix": app:1.0-arm64 becomes a part of app:1.0
+//
+//	[[retain]]                     # what none of them keeps goes (retain.go)
+//	repositories = ["ci/**"]
+//	newest       = 10
+//
+// A tag may gain a platform under any of them: that takes nothing from anybody.
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A tagRule is about some tags of some repositories.
+type tagRule struct {
+	origin             string // its kind and number, for people
+	repositories, tags *patterns
+	from               []string // of an index: where its members come from
+}
+
+// Where the members of an index come from.
+const (
+	fromSameTag = "same-tag"
+	fromSuffix  = "suffix"
+)
+
+func (r *tagRule) about(repository, tag string) bool {
+	return r.repositories.has(repository) && r.tags.has(tag)
+}
+
+func (r *tagRule) String() string {
+	return fmt.Sprintf("%s (%s in %s)", r.origin, strings.Join(r.tags.text, ", "), strings.Join(r.repositories.text, ", "))
+}
+
+// A retainRule keeps tags that fulfil one of its conditions, and lets go of those
+// that it is about and no rule keeps. A condition that is zero is none.
+type retainRule struct {
+	tagRule
+	newest   int           // so many, by version and by time
+	younger  time.Duration // pushed within it
+	pulled   time.Duration // pulled or pushed within it
+	matching *regexp.Regexp
+	always   bool
+}
+
+// conditions says what it keeps.
+func (r *retainRule) conditions() string {
+	var all []string
+	add := func(is bool, format string, args ...any) {
+		if is {
+			all = append(all, fmt.Sprintf(format, args...))
+		}
+	}
+	add(r.always, "always")
+	add(r.newest > 0, "the newest %d", r.newest)
+	add(r.younger > 0, "younger than %s", span(r.younger))
+	add(r.pulled > 0, "pulled within %s", span(r.pulled))
+	add(r.matching != nil, "matching %s", r.matching)
+	return strings.Join(all, ", ")
+}
+
+// tagRules are all at one time.
+type tagRules struct {
+	immutable, index []*tagRule
+	retain           []*retainRule
+}
+
+func (rules *tagRules) empty() bool {
+	return len(rules.immutable)+len(rules.index)+len(rules.retain) == 0
+}
+
+// lines are the rules for people.
+func (rules *tagRules) lines() (lines []string) {
+	for _, r := range rules.immutable {
+		lines = append(lines, r.String()+": stay as they are")
+	}
+	for _, r := range rules.index {
+		lines = append(lines, fmt.Sprintf("%s: an index of all platforms, from %s", r, strings.Join(r.from, " and ")))
+	}
+	for _, r := range rules.retain {
+		lines = append(lines, fmt.Sprintf("%s: kept are %s", &r.tagRule, r.conditions()))
+	}
+	return lines
+}
+
+// immutableBy returns the rule by which a tag never moves, nil if there is none.
+func (rules *tagRules) immutableBy(repository, tag string) *tagRule {
+	return firstOf(rules.immutable, func(r *tagRule) bool { return r.about(repository, tag) })
+}
+
+// indexedBy returns the rule by which a tag is an index, nil if there is none.
+func (rules *tagRules) indexedBy(repository, tag, from string) *tagRule {
+	return firstOf(rules.index, func(r *tagRule) bool { return slices.Contains(r.from, from) && r.about(repository, tag) })
+}
+
+func firstOf[T any](list []*T, ok func(*T) bool) *T {
+	if i := slices.IndexFunc(list, ok); i >= 0 {
+		return list[i]
+	}
+	return nil
+}
+
+// retainedBy returns the rules of retention for a repository.
+func (rules *tagRules) retainedBy(repository string) (list []*retainRule) {
+	for _, r := range rules.retain {
+		if r.repositories.has(repository) {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// rulesNow returns the rules about tags that hold at this moment.
+func (st *store) rulesNow() (*tagRules, error) {
+	if st.tagRules == nil {
+		return &tagRules{}, nil
+	}
+	return st.tagRules()
+}
+
+// tagTables are what policy.toml says about tags.
+type tagTables struct {
+	Immutable []tagTable `toml:"immutable"`
+	Index     []struct {
+		tagTable
+		From []string `toml:"from"`
+	} `toml:"index"`
+	Retain []struct {
+		tagTable
+		Newest   *int   `toml:"newest"`
+		Younger  string `toml:"younger"`
+		Pulled   string `toml:"pulled"`
+		Matching string `toml:"matching"`
+		Always   bool   `toml:"always"`
+	} `toml:"retain"`
+}
+
+type tagTable struct {
+	Repositories []string `toml:"repositories"`
+	Tags         []string `toml:"tags"`
+}
+
+func (x tagTable) parse(kind string, i int) (*tagRule, error) {
+	r := &tagRule{origin: fmt.Sprintf("%s %d", kind, i+1)}
+	var err error
+	if r.repositories, err = parseRepositories(x.Repositories); err == nil {
+		r.tags, err = parseTags(x.Tags)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.origin, err)
+	}
+	return r, nil
+}
+
+func (tables *tagTables) parse() (*tagRules, error) {
+	rules := &tagRules{}
+	for i, x := range tables.Immutable {
+		r, err := x.parse("immutable", i)
+		if err != nil {
+			return nil, err
+		}
+		rules.immutable = append(rules.immutable, r)
+	}
+	for i, x := range tables.Index {
+		r, err := x.parse("index", i)
+		if err != nil {
+			return nil, err
+		}
+		for _, from := range x.From {
+			if from != fromSameTag && from != fromSuffix {
+				return nil, fmt.Errorf("%s: from %q is neither %s nor %s", r.origin, from, fromSameTag, fromSuffix)
+			}
+		}
+		if r.from = x.From; len(r.from) == 0 {
+			return nil, fmt.Errorf("%s: say from what: from = [%q], or %q", r.origin, fromSameTag, fromSuffix)
+		}
+		rules.index = append(rules.index, r)
+	}
+	for i, x := range tables.Retain {
+		r, err := x.parse("retain", i)
+		if err != nil {
+			return nil, err
+		}
+		k := &retainRule{tagRule: *r, always: x.Always}
+		err = errors.Join(parseSpan("younger", x.Younger, &k.younger), parseSpan("pulled", x.Pulled, &k.pulled))
+		if x.Newest != nil {
+			if k.newest = *x.Newest; k.newest < 1 {
+				err = errors.Join(err, fmt.Errorf("newest = %d: want at least 1", k.newest))
+			}
+		}
+		if x.Matching != "" {
+			var e error
+			if k.matching, e = regexp.Compile("^(?:" + x.Matching + ")$"); e != nil {
+				err = errors.Join(err, fmt.Errorf("matching: %w", e))
+			}
+		}
+		if err == nil && k.conditions() == "" {
+			err = errors.New("it keeps nothing: say newest, younger, pulled, matching or always")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", r.origin, err)
+		}
+		rules.retain = append(rules.retain, k)
+	}
+	return rules, nil
+}
+
+// parseSpan reads a time span of a rule, if there is one.
+func parseSpan(key, text string, to *time.Duration) (err error) {
+	if text == "" {
+		return nil
+	}
+	if *to, err = parseLife(text); err == nil && *to == 0 {
+		err = fmt.Errorf("%q is not a time span", text)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+// span writes a time span as in rules.
+func span(d time.Duration) string {
+	if d%(24*time.Hour) == 0 {
+		return fmt.Sprintf("%dd", d/(24*time.Hour))
+	}
+	return d.String()
+}
+
+// compareTags is the order of tags from old to new: versions by their numbers,
+// and before them what is none, in byte order. A version is numbers with points
+// between, perhaps with a v before and a suffix after -, which comes before the
+// version without it, as in semantic versioning. A single number is one only if
+// it is short, or has the v: others are dates, or commits.
+func compareTags(a, b string) int {
+	va, oka := parseVersion(a)
+	vb, okb := parseVersion(b)
+	switch {
+	case oka && okb:
+		return cmp.Or(va.compare(vb), strings.Compare(a, b))
+	case oka:
+		return 1
+	case okb:
+		return -1
+	}
+	return strings.Compare(a, b)
+}
+
+// A tagVersion is what a tag says of its place among others.
+type tagVersion struct {
+	numbers []string // without zeros before them
+	suffix  string   // after the -; "" for none
+}
+
+var versionForm = regexp.MustCompile(`^(v?)(\d{1,18}(?:\.\d{1,18})*)(?:-([A-Za-z0-9._-]+))?$`)
+
+// maxBareNumber is how many digits a single number has at most that is a version.
+const maxBareNumber = 4
+
+func parseVersion(tag string) (v tagVersion, ok bool) {
+	m := versionForm.FindStringSubmatch(tag)
+	if m == nil {
+		return v, false
+	}
+	v.suffix = m[3]
+	for _, n := range strings.Split(m[2], ".") {
+		v.numbers = append(v.numbers, strings.TrimLeft(n, "0"))
+	}
+	if len(v.numbers) == 1 && m[1] == "" && len(m[2]) > maxBareNumber {
+		return v, false
+	}
+	return v, true
+}
+
+// compare is semantic versioning's order, for any number of numbers: what is
+// missing counts as 0.
+func (v tagVersion) compare(w tagVersion) int {
+	for i := range max(len(v.numbers), len(w.numbers)) {
+		var a, b string
+		if i < len(v.numbers) {
+			a = v.numbers[i]
+		}
+		if i < len(w.numbers) {
+			b = w.numbers[i]
+		}
+		if c := compareNumbers(a, b); c != 0 {
+			return c
+		}
+	}
+	switch {
+	case v.suffix == w.suffix:
+		return 0
+	case v.suffix == "":
+		return 1
+	case w.suffix == "":
+		return -1
+	}
+	a, b := strings.Split(v.suffix, "."), strings.Split(w.suffix, ".")
+	for i := range min(len(a), len(b)) {
+		if c := compareIdentifiers(a[i], b[i]); c != 0 {
+			return c
+		}
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// compareNumbers compares digits without zeros before them.
+func compareNumbers(a, b string) int {
+	return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+}
+
+// compareIdentifiers compares parts of suffixes: numbers come first, and text that
+// ends in a number (rc10) goes by that.
+func compareIdentifiers(a, b string) int {
+	wordA, wordB := strings.TrimRight(a, digits), strings.TrimRight(b, digits)
+	return cmp.Or(strings.Compare(wordA, wordB),
+		compareNumbers(strings.TrimLeft(a[len(wordA):], "0"), strings.TrimLeft(b[len(wordB):], "0")))
+}
+
+const digits = "0123456789"
