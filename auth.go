@@ -482,7 +482,7 @@ var needed = [...]struct {
 	pull:    {mayPull, true, "pull", "pull from"},
 	push:    {mayPush, true, "pull,push", "push to"},
 	remove:  {mayDelete, true, "delete", "delete in"},
-	review:  {mayDelete, true, "delete", "see the history of"},
+	review:  {mayDelete, true, "delete", "look after"},
 	observe: {rights: mayMetrics, word: "read the metrics of"},
 }
 

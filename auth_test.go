@@ -198,7 +198,7 @@ func (m *matrix) rows() []matrixRow {
 		{"DELETE /v2/{name}/blobs/{digest}", mayDelete, 202, func(m *matrix) (string, string, any, []string) {
 			return "DELETE", repo + "/blobs/" + sum(m.blob).String(), nil, nil
 		}},
-		{"GET /v2/{name}/_berth/retention", mayPull, 200, get(repo + "/_berth/retention")},
+		{"GET /v2/{name}/_berth/retention", mayDelete, 200, get(repo + "/_berth/retention")},
 		{"GET /v2/{name}/_berth/history", mayDelete, 200, get(repo + "/_berth/history")},
 		{"POST /v2/{name}/_berth/undo", mayDelete, 200, func(m *matrix) (string, string, any, []string) {
 			m.want(201, "PUT", repo+"/manifests/undone", m.old.manifest, "Content-Type: "+typeOCIManifest, as("admin"))

@@ -65,7 +65,7 @@ const (
 	pull
 	push
 	remove
-	review  // see what was done, and by whom
+	review  // see what was done, and what rules will do
 	observe // read the metrics
 )
 
@@ -98,7 +98,7 @@ func (s *server) routes() []route {
 		{"GET /v2/{name}/referrers/{digest}", pull, s.listReferrers},  // end-12a, 12b
 		{"GET /v2/_catalog", catalog, s.listRepositories},             // Docker Registry HTTP API V2
 		{"DELETE " + ours + "repository", remove, s.deleteRepository}, // Berth's own, from here on
-		{"GET " + ours + "retention", pull, s.getRetention},
+		{"GET " + ours + "retention", review, s.getRetention},
 		{"GET " + ours + "history", review, s.getHistory},
 		{"POST " + ours + "undo", remove, s.postUndo},
 		{"GET /healthz", open, s.getHealth},

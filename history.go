@@ -340,11 +340,9 @@ func (u *undoing) repository(s step) error {
 	if u.as != "" {
 		name = u.as
 	}
-	var taken bool
-	if err := u.get(`SELECT EXISTS (SELECT 1 FROM repository WHERE name = ?)`, []any{name}, &taken); err != nil {
+	if free, err := u.makeFree(name, id); err != nil {
 		return err
-	}
-	if taken {
+	} else if !free {
 		return errCannotUndo.saying("there is a repository %s again: restore the old one under another name, with --as, or delete the new one first", name)
 	}
 	if _, err := u.exec(`UPDATE repository SET name = ?, deleted = NULL WHERE id = ?`, name, id); err != nil {
@@ -356,6 +354,38 @@ func (u *undoing) repository(s step) error {
 	}
 	u.did = append(u.did, step{repository: name, old: s.new, new: name})
 	return u.record(u.c, step{repository: name, old: s.new, new: name})
+}
+
+// makeFree reports whether a name can be given to a repository. One that has only
+// blobs, of a push that did not come to its end, is no more than a name: the
+// blobs go over to the repository.
+func (u *undoing) makeFree(name string, to int64) (free bool, err error) {
+	there, err := u.findRepository(name)
+	if errors.Is(err, errNameUnknown) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var used bool
+	if err := u.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?)`, []any{there.id}, &used); err != nil || used {
+		return false, err
+	}
+	blobs, err := list(u.tx, scanOne[int64], `SELECT blob FROM link WHERE repository = ?`, there.id)
+	if err != nil {
+		return false, err
+	}
+	for _, blob := range blobs {
+		if err := u.linkBlob(to, blob); err != nil {
+			return false, err
+		}
+	}
+	for _, query := range []string{`DELETE FROM link WHERE repository = ?`, `DELETE FROM repository WHERE id = ?`} {
+		if _, err := u.exec(query, there.id); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // lastChange returns the number of the last change of a tag.

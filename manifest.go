@@ -132,7 +132,7 @@ func parseType(doc map[string]json.RawMessage, contentType string) (string, erro
 // (CVE-2021-41190).
 func checkShape(doc map[string]json.RawMessage, mediaType string) error {
 	version := string(doc["schemaVersion"])
-	isIndex := mediaType == typeOCIIndex || mediaType == typeDockerList
+	index := isIndex(mediaType)
 	isImage := mediaType == typeOCIManifest || mediaType == typeDockerManifest
 	hasMembers := doc["manifests"] != nil
 	hasContent := doc["config"] != nil || doc["layers"] != nil || doc["blobs"] != nil
@@ -141,13 +141,13 @@ func checkShape(doc map[string]json.RawMessage, mediaType string) error {
 		return errManifestInvalid.with("Docker schema 1 is not supported; push the image again with a client from 2017 or later")
 	case version != "" && version != "2":
 		return errManifestInvalid.withf("schemaVersion is %.20s, want 2", version)
-	case hasMembers && hasContent, isIndex && hasContent, isImage && hasMembers:
+	case hasMembers && hasContent, index && hasContent, isImage && hasMembers:
 		return errManifestInvalid.with("the document is an image and an index at once")
-	case isIndex && !hasMembers:
+	case index && !hasMembers:
 		return errManifestInvalid.with("an index without manifests")
 	case isImage && doc["config"] == nil:
 		return errManifestInvalid.with("an image manifest without config")
-	case (isIndex || isImage) && version == "":
+	case (index || isImage) && version == "":
 		return errManifestInvalid.with("no schemaVersion")
 	}
 	return nil

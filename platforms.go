@@ -12,6 +12,9 @@
 // of the push, so pushes at the same time all find their way in, and its bytes
 // depend on its members alone.
 //
+// BuildKit wraps an image for one platform in an index with its attestations. That
+// counts as the image: it is a member, and what was pushed stays as long as it is.
+//
 // The registry only changes what it has made: the tag remembers that (tag.made).
 // What a client has put on a tag, in particular an index, stays until a client
 // takes it away.
@@ -116,9 +119,25 @@ const (
 	maxPlatformWord = 64
 )
 
-// platformOf returns the platform of a manifest that is being pushed, as JSON; ""
-// if it is not an image for one.
-func (st *store) platformOf(m *manifest) (string, error) {
+// platformOf returns the platform of a manifest of a repository, as JSON; "" if it is
+// not an image for one.
+func (st *store) platformOf(repository string, m *manifest) (string, error) {
+	if isIndex(m.mediaType) {
+		d := attestedImage(m.body)
+		if d == "" {
+			return "", nil
+		}
+		image, err := st.lookUpManifest(repository, reference{digest: d}, false)
+		if errors.Is(err, errManifestUnknown) {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if m, err = parseManifest(image.body, image.mediaType, d); err != nil {
+			return "", nil
+		}
+	}
 	isImage := (m.mediaType == typeOCIManifest || m.mediaType == typeDockerManifest) &&
 		(m.config.mediaType == typeOCIConfig || m.config.mediaType == typeDockerConfig) && m.subject == ""
 	if !isImage {
@@ -135,6 +154,32 @@ func (st *store) platformOf(m *manifest) (string, error) {
 	}
 	out, err := json.Marshal(p)
 	return string(out), err
+}
+
+func isIndex(mediaType string) bool { return mediaType == typeOCIIndex || mediaType == typeDockerList }
+
+// attestedImage returns the one image in an index whose other members all say that
+// they are attestations; "" if it is not of that kind.
+func attestedImage(body []byte) (image digest.Digest) {
+	var index struct {
+		Manifests []struct {
+			Digest      digest.Digest     `json:"digest"`
+			Annotations map[string]string `json:"annotations"`
+		} `json:"manifests"`
+	}
+	if json.Unmarshal(body, &index) != nil || len(index.Manifests) < 2 {
+		return ""
+	}
+	for _, m := range index.Manifests {
+		switch {
+		case m.Annotations["vnd.docker.reference.type"] == "attestation-manifest":
+		case image != "":
+			return ""
+		default:
+			image = m.Digest
+		}
+	}
+	return image
 }
 
 // readConfig returns the bytes of a config; nil if they are not here, or not what
@@ -193,9 +238,10 @@ func (st *store) lookForPlatforms(manifests []int64) error {
 	found := make(map[int64]string)
 	for _, id := range manifests {
 		var d digest.Digest
-		var mediaType string
+		var repository, mediaType string
 		var body []byte
-		err := st.get(`SELECT digest, media_type, body FROM manifest WHERE id = ?`, []any{id}, &d, &mediaType, &body)
+		err := st.get(`SELECT r.name, m.digest, m.media_type, m.body FROM manifest m JOIN repository r ON r.id = m.repository WHERE m.id = ?`,
+			[]any{id}, &repository, &d, &mediaType, &body)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
 		}
@@ -204,7 +250,7 @@ func (st *store) lookForPlatforms(manifests []int64) error {
 		}
 		if m, err := parseManifest(body, mediaType, d); err != nil {
 			found[id] = "" // damaged
-		} else if found[id], err = st.platformOf(m); err != nil {
+		} else if found[id], err = st.platformOf(repository, m); err != nil {
 			return err
 		}
 	}
@@ -224,12 +270,6 @@ type member struct {
 	Size      int           `json:"size"`
 	Digest    digest.Digest `json:"digest"`
 	Platform  platform      `json:"platform"`
-}
-
-// newMember makes a member of an image.
-func newMember(it target) (m member, err error) {
-	m = member{MediaType: it.mediaType, Size: it.size, Digest: it.digest}
-	return m, json.Unmarshal([]byte(it.platform.String), &m.Platform)
 }
 
 // addMember puts a member in the place of the one for its platform.
@@ -344,6 +384,13 @@ func (p *pushing) grows(was, to target) (bool, error) {
 		return false, err
 	}
 	had := []digest.Digest{was.digest}
+	if was.platform.String != "" {
+		m, err := p.member(was)
+		if err != nil {
+			return false, err
+		}
+		had[0] = m.Digest
+	}
 	if was.made {
 		members, err := p.members(was)
 		if err != nil {
@@ -362,6 +409,23 @@ func (p *pushing) grows(was, to target) (bool, error) {
 	return true, nil
 }
 
+// member returns a target that is an image, or has one, as a member.
+func (p *pushing) member(it target) (m member, err error) {
+	m = member{MediaType: it.mediaType, Size: it.size, Digest: it.digest}
+	if isIndex(it.mediaType) {
+		var body []byte
+		if err := p.get(`SELECT body FROM manifest WHERE id = ?`, []any{it.id}, &body); err != nil {
+			return m, err
+		}
+		image, err := p.findTarget(p.repo.id, attestedImage(body))
+		if err != nil {
+			return m, fmt.Errorf("the image in %s: %w", it.digest, err)
+		}
+		m = member{MediaType: image.mediaType, Size: image.size, Digest: image.digest}
+	}
+	return m, json.Unmarshal([]byte(it.platform.String), &m.Platform)
+}
+
 // members returns those of an index that the registry has made.
 func (p *pushing) members(index target) ([]member, error) {
 	var body []byte
@@ -378,7 +442,7 @@ func (p *pushing) members(index target) ([]member, error) {
 // join returns what a tag shall point at when an image is pushed that may be one of
 // several.
 func (p *pushing) join(tag string, was target, rule *tagRule) (to target, err error) {
-	it, err := newMember(p.it)
+	it, err := p.member(p.it)
 	if err != nil {
 		return to, err
 	}
@@ -388,15 +452,15 @@ func (p *pushing) join(tag string, was target, rule *tagRule) (to target, err er
 		if members, err = p.members(was); err != nil {
 			return to, err
 		}
-	case was.mediaType == typeOCIIndex || was.mediaType == typeDockerList:
-		return to, errDenied.saying("%s:%s is an index that a client has pushed, and %s does not replace those: delete the tag first, or push an index",
-			p.repo.name, tag, rule)
 	case !was.platform.Valid:
 		return to, &errLook{[]int64{was.id}}
+	case was.platform.String == "" && isIndex(was.mediaType):
+		return to, errDenied.saying("%s:%s is an index that a client has pushed, and %s does not replace those: delete the tag first, or push an index",
+			p.repo.name, tag, rule)
 	case was.platform.String == "":
 		return p.it, nil // that was no image
 	default:
-		first, err := newMember(was)
+		first, err := p.member(was)
 		if err != nil {
 			return to, err
 		}
@@ -426,16 +490,38 @@ func (p *pushing) index(tag string, members []member) (to target, err error) {
 	switch {
 	case err == nil:
 		_, err = p.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, to.id, m.body)
-		return to, err
+		if err != nil {
+			return to, err
+		}
+		return to, p.hold(to.id, members)
 	case !errors.Is(err, sql.ErrNoRows):
 		return to, err
 	}
 	// A damaged member is there all the same: a push heals it.
-	if to.id, err = p.insertManifest(p.repo.id, m, admission{damaged: true}); err != nil {
+	if to.id, err = p.insertManifest(p.repo.id, m, admission{damaged: true, platform: to.platform, made: true}); err != nil {
 		return to, err
 	}
-	_, err = p.exec(`UPDATE manifest SET made = 1, platform = '' WHERE id = ?`, to.id)
-	return to, err
+	return to, p.hold(to.id, members)
+}
+
+// hold has an index keep what its members were pushed in, with their attestations.
+func (p *pushing) hold(index int64, members []member) error {
+	for _, m := range members {
+		wraps, err := list(p.tx, scanOne[digest.Digest], `SELECT w.digest FROM names n JOIN manifest w ON w.id = n.manifest
+			WHERE n.repository = ? AND n.digest = ? AND w.platform <> '' AND w.deleted IS NULL`, p.repo.id, m.Digest)
+		if err != nil {
+			return err
+		}
+		for _, d := range wraps {
+			if _, err := p.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, p.repo.id, d, index); err != nil {
+				return err
+			}
+			if err := p.settleManifest(p.repo.id, d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // rebase keeps the index app:1.0 when app:1.0-arm64 has moved, if a rule says so.
@@ -457,14 +543,18 @@ func (p *pushing) rebase(tag string, was, to target) error {
 		if members, err = p.members(index); err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(others, func(o target) bool { return o.id == was.id }) {
-			members = withoutMember(members, was.digest)
+		if was.platform.String != "" && !slices.ContainsFunc(others, func(o target) bool { return o.id == was.id }) {
+			left, err := p.member(was)
+			if err != nil {
+				return err
+			}
+			members = withoutMember(members, left.Digest)
 		}
-	} else if members, err = membersOf(others); err != nil {
+	} else if members, err = p.membersOf(others); err != nil {
 		return err
 	}
 	if to.platform.String != "" {
-		it, err := newMember(to)
+		it, err := p.member(to)
 		if err != nil {
 			return err
 		}
@@ -510,12 +600,12 @@ func (p *pushing) siblings(base, except string) (found []target, err error) {
 }
 
 // membersOf makes members of those that are images.
-func membersOf(targets []target) (members []member, err error) {
+func (p *pushing) membersOf(targets []target) (members []member, err error) {
 	for _, t := range targets {
 		if t.platform.String == "" {
 			continue
 		}
-		m, err := newMember(t)
+		m, err := p.member(t)
 		if err != nil {
 			return nil, err
 		}
@@ -536,6 +626,14 @@ func (p *pushing) leaveIndexes(it target, sparse bool) error {
 		FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL WHERE n.repository = ? AND n.digest = ?`, p.repo.id, it.digest)
 	if err != nil {
 		return err
+	}
+	left := it.digest
+	if it.platform.String != "" && len(parents) > 0 {
+		m, err := p.member(it)
+		if err != nil {
+			return err
+		}
+		left = m.Digest
 	}
 	for _, parent := range parents {
 		if !parent.made && sparse {
@@ -558,7 +656,7 @@ func (p *pushing) leaveIndexes(it target, sparse bool) error {
 				return err
 			}
 			var next target
-			if members = withoutMember(members, it.digest); len(members) > 0 {
+			if members = withoutMember(members, left); len(members) > 0 {
 				if next, err = p.index(tag, members); err != nil {
 					return err
 				}
@@ -600,7 +698,7 @@ func takesIndex(accept []string) bool {
 
 // forOnePlatform returns the member of an index of the registry's for a client that
 // takes no index.
-func (st *store) forOnePlatform(repository string, index *storedManifest) (*storedManifest, error) {
+func (st *store) forOnePlatform(repository string, index *storedManifest, promise bool) (*storedManifest, error) {
 	members, err := parseIndex(index.body)
 	if err != nil {
 		return nil, err
@@ -608,7 +706,7 @@ func (st *store) forOnePlatform(repository string, index *storedManifest) (*stor
 	var has []string
 	for _, m := range members {
 		if m.Platform.same() == defaultPlatform {
-			return st.findManifest(repository, reference{digest: m.Digest}, false)
+			return st.findManifest(repository, reference{digest: m.Digest}, promise)
 		}
 		has = append(has, m.Platform.String())
 	}
@@ -625,7 +723,7 @@ func (s *server) negotiate(w http.ResponseWriter, r *http.Request, repository st
 	if takesIndex(r.Header["Accept"]) {
 		return m, nil
 	}
-	return s.st.forOnePlatform(repository, m)
+	return s.st.forOnePlatform(repository, m, r.Method == http.MethodHead)
 }
 
 // platforms returns what an image or an index is for, for people; only what the
@@ -637,7 +735,7 @@ func platforms(stored string, mediaType string, body []byte) (list []string) {
 			return []string{p.String()}
 		}
 	}
-	if mediaType != typeOCIIndex && mediaType != typeDockerList || !bytes.Contains(body, []byte("platform")) {
+	if !isIndex(mediaType) || !bytes.Contains(body, []byte("platform")) {
 		return nil
 	}
 	members, err := parseIndex(body)

@@ -107,8 +107,8 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 	if err != nil {
 		return err
 	}
-	platform, err := st.platformOf(m)
-	if err != nil {
+	platform := sql.NullString{Valid: true}
+	if platform.String, err = st.platformOf(repository, m); err != nil {
 		return err
 	}
 	st.promises.make(repository, m.digest)
@@ -118,7 +118,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 			return err
 		}
 		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo,
-			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: sql.NullString{String: platform, Valid: true}}}
+			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: platform}}
 		if p.it.id, err = st.storeManifest(t, repo.id, m, platform, by.overwrite); err != nil {
 			return err
 		}
@@ -142,7 +142,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 
 // storeManifest makes sure that a repository has a manifest, as a client pushes
 // it, and returns its id.
-func (st *store) storeManifest(t *tx, repo int64, m *manifest, platform string, overwrite bool) (id int64, err error) {
+func (st *store) storeManifest(t *tx, repo int64, m *manifest, platform sql.NullString, overwrite bool) (id int64, err error) {
 	var deleted bool
 	err = t.get(`SELECT id, deleted IS NOT NULL FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id, &deleted)
 	switch {
@@ -163,17 +163,17 @@ func (st *store) storeManifest(t *tx, repo int64, m *manifest, platform string, 
 	case !errors.Is(err, sql.ErrNoRows):
 		return 0, err
 	}
-	if id, err = t.insertManifest(repo, m, admission{sparse: st.sparse}); err != nil {
-		return 0, err
-	}
-	_, err = t.exec(`UPDATE manifest SET platform = ? WHERE id = ?`, platform, id)
-	return id, err
+	return t.insertManifest(repo, m, admission{sparse: st.sparse, platform: platform})
 }
 
-// An admission says what a manifest that is added may lack.
+// An admission says what a manifest that is added may lack, and what is known of
+// it beside its bytes.
 type admission struct {
 	sparse  bool // all that it refers to
 	damaged bool // the bytes of what has rows
+
+	platform sql.NullString // as in the schema
+	made     bool           // by the registry
 }
 
 // insertManifest adds a manifest and its references. The error is
@@ -231,9 +231,9 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 		}
 	}
 	err = t.get(`
-		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
-		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body}, &id)
+		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, made)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body, may.platform, may.made}, &id)
 	if err != nil {
 		return 0, err
 	}

@@ -480,10 +480,7 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}
-		if id, err = t.insertManifest(repo, s.manifest, admission{sparse: sparse, damaged: true}); err != nil {
-			return err
-		}
-		_, err = t.exec(`UPDATE manifest SET made = ? WHERE id = ?`, s.made, id)
+		_, err = t.insertManifest(repo, s.manifest, admission{sparse: sparse, damaged: true, made: s.made})
 		return err
 	})
 	return len(found), err

@@ -102,6 +102,7 @@ type candidate struct {
 	pulled         int64 // 0 for never
 	spared         int64 // it was restored, and stays till then
 	immutable      *tagRule
+	place          tagPlace // decide sets it
 }
 
 // A verdict says what becomes of a tag, and why.
@@ -116,7 +117,11 @@ type verdict struct {
 // decide applies rules to the tags of one repository. The order of the verdicts is
 // that of compareTags.
 func decide(rules []*retainRule, tags []candidate, clock int64) []verdict {
-	tags = slices.SortedFunc(slices.Values(tags), func(a, b candidate) int { return compareTags(a.tag, b.tag) })
+	tags = slices.Clone(tags)
+	for i := range tags {
+		tags[i].place = placeOf(tags[i].tag)
+	}
+	slices.SortFunc(tags, func(a, b candidate) int { return comparePlaces(a.place, b.place) })
 	ranks := make([]map[string]rank, len(rules))
 	for i, r := range rules {
 		ranks[i] = r.rank(tags)
@@ -142,9 +147,9 @@ func (r *retainRule) rank(tags []candidate) map[string]rank {
 	}
 	var versions, others []candidate
 	for _, c := range tags {
-		if _, ok := parseVersion(c.tag); !r.tags.has(c.tag) {
+		if !r.tags.has(c.tag) {
 			continue
-		} else if ok {
+		} else if c.place.is {
 			versions = append(versions, c)
 		} else {
 			others = append(others, c)

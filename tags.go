@@ -251,17 +251,31 @@ func span(d time.Duration) string {
 // version without it, as in semantic versioning. A single number is one only if
 // it is short, or has the v: others are dates, or commits.
 func compareTags(a, b string) int {
-	va, oka := parseVersion(a)
-	vb, okb := parseVersion(b)
+	return comparePlaces(placeOf(a), placeOf(b))
+}
+
+// A tagPlace is a tag's place in that order.
+type tagPlace struct {
+	tag     string
+	version tagVersion
+	is      bool // a version
+}
+
+func placeOf(tag string) tagPlace {
+	v, ok := parseVersion(tag)
+	return tagPlace{tag, v, ok}
+}
+
+func comparePlaces(a, b tagPlace) int {
 	switch {
-	case oka && okb:
-		return cmp.Or(va.compare(vb), strings.Compare(a, b))
-	case oka:
+	case a.is && b.is:
+		return cmp.Or(a.version.compare(b.version), strings.Compare(a.tag, b.tag))
+	case a.is:
 		return 1
-	case okb:
+	case b.is:
 		return -1
 	}
-	return strings.Compare(a, b)
+	return strings.Compare(a.tag, b.tag)
 }
 
 // A tagVersion is what a tag says of its place among others.

@@ -251,10 +251,13 @@ func startDocker(t *testing.T, flags ...string) docker {
 }
 
 // build makes an image of one layer that runs /hello.
-func (d docker) build(ref string, files map[string]string) { d.buildFrom("scratch", ref, files) }
+func (d docker) build(ref string, files map[string]string, flags ...string) {
+	d.t.Helper()
+	d.buildFrom("scratch", ref, files, flags...)
+}
 
 // buildFrom makes an image with one more layer than another.
-func (d docker) buildFrom(base, ref string, files map[string]string) {
+func (d docker) buildFrom(base, ref string, files map[string]string, flags ...string) {
 	d.t.Helper()
 	dir := tempDir(d.t)
 	dockerfile := "FROM " + base + "\nCOPY files /\nENTRYPOINT [\"/hello\"]\n"
@@ -266,7 +269,7 @@ func (d docker) buildFrom(base, ref string, files map[string]string) {
 			d.t.Fatal(err)
 		}
 	}
-	d.run("build", "--quiet", "--tag", ref, dir)
+	d.run(append(append([]string{"build", "--quiet", "--tag", ref}, flags...), dir)...)
 }
 
 // load makes an image of one layer.

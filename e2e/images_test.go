@@ -14,8 +14,10 @@ import (
 	"math/rand"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -85,7 +87,10 @@ type descriptor struct {
 type platform struct {
 	Architecture string `json:"architecture"`
 	OS           string `json:"os"`
+	Variant      string `json:"variant,omitempty"`
 }
+
+func (p platform) String() string { return path.Join(p.OS, p.Architecture, p.Variant) }
 
 // manifest is what the tests read of image manifests and indexes alike.
 type manifest struct {
@@ -106,8 +111,8 @@ func parse(t *testing.T, body []byte) (m manifest) {
 }
 
 // ociLayout writes a directory in the OCI image layout with one image for linux on each of the
-// architectures, all with the given layers and tagged as "v1": an image for one architecture, an index
-// for more. Clients read it as oci:DIR:v1 or ocidir://DIR:v1.
+// architectures (or arm/v7), all with the given layers and tagged as "v1": an image for one architecture,
+// an index for more. Clients read it as oci:DIR:v1 or ocidir://DIR:v1.
 func ociLayout(t *testing.T, arches []string, layers ...[]byte) (dir, digest string) {
 	t.Helper()
 	dir = tempDir(t)
@@ -135,14 +140,17 @@ func ociLayout(t *testing.T, arches []string, layers ...[]byte) (dir, digest str
 	}
 	images := []descriptor{}
 	for _, arch := range arches {
-		config := blob(oci+"config.v1+json", encode(map[string]any{
-			"architecture": arch, "os": "linux", "config": map[string]any{"Entrypoint": []string{"/hello"}},
-			"rootfs": map[string]any{"type": "layers", "diff_ids": diffs},
-		}))
+		arch, variant, _ := strings.Cut(arch, "/")
+		is := platform{arch, "linux", variant}
+		config := blob(oci+"config.v1+json", encode(struct {
+			platform
+			Config any `json:"config"`
+			RootFS any `json:"rootfs"`
+		}{is, map[string]any{"Entrypoint": []string{"/hello"}}, map[string]any{"type": "layers", "diff_ids": diffs}}))
 		image := blob(oci+"manifest.v1+json", encode(map[string]any{
 			"schemaVersion": 2, "mediaType": oci + "manifest.v1+json", "config": config, "layers": packed,
 		}))
-		image.Platform = &platform{Architecture: arch, OS: "linux"}
+		image.Platform = &is
 		images = append(images, image)
 	}
 	top := images[0]
