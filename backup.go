@@ -120,6 +120,14 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.removeRest(ctx); err != nil {
 		return fmt.Errorf("the backup is whole, but what is no longer needed could not be removed: %w", err)
 	}
+	if o.JSON {
+		err := out.json(map[string]any{"destination": dest, "cloned": b.cloned, "linked": b.linked, "copied": b.copied, "bytes": b.bytes,
+			"kept": b.kept, "removed": b.removed, "damaged": b.damaged})
+		if err != nil {
+			return err
+		}
+		out = newConsole(io.Discard, false)
+	}
 	out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", count(b.cloned, "blob"), count(b.linked, "blob"),
 		count(b.copied, "blob"), size(b.bytes), count(b.kept, "blob"), count(b.removed, "file"))
 	out.printf("restore it with: berth --data %s\n", dest)

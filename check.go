@@ -15,6 +15,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -554,11 +555,35 @@ func set(lists ...[]digest.Digest) map[digest.Digest]bool {
 	return s
 }
 
+// A checkAnswer is a report for programs.
+type checkAnswer struct {
+	Repositories int      `json:"repositories"`
+	Manifests    int      `json:"manifests"`
+	Tags         int      `json:"tags"`
+	Blobs        int      `json:"blobs"`
+	Bytes        int64    `json:"bytes"` // of blobs
+	Uploads      int      `json:"uploads"`
+	Wrong        []string `json:"wrong"`
+	Damaged      []string `json:"damaged"`
+	LeftOver     []string `json:"leftOver"`
+}
+
 // checkCommand is `berth check`.
 func checkCommand(ctx context.Context, st *store, o options, out *console) error {
 	r, err := st.checkWithProgress(ctx, o.Deep, out)
 	if err != nil {
 		return err
+	}
+	if o.JSON {
+		wrong := []string{}
+		for _, f := range r.findings {
+			wrong = append(wrong, f.problem)
+		}
+		if err := out.json(checkAnswer{r.repositories, r.manifests, r.tags, r.blobs, r.bytes, r.uploads,
+			wrong, append([]string{}, r.damaged...), append([]string{}, r.rubbish...)}); err != nil {
+			return err
+		}
+		out = newConsole(io.Discard, false)
 	}
 	out.printf("%s, %s, %s, %s with %s, %s\n", count(r.repositories, "repository"), count(r.manifests, "manifest"),
 		count(r.tags, "tag"), count(r.blobs, "blob"), size(r.bytes), count(r.uploads, "open upload"))

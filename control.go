@@ -89,6 +89,7 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	st.promises.forget()
 	st.tagRules = sync.OnceValues(st.readTagRules)
 	out := newConsole(stdout, cfg.TTY)
+	out.quiet = cfg.JSON
 	return errors.Join(commands[cfg.Command](ctx, st, cfg.options, out), st.close())
 }
 
@@ -204,7 +205,9 @@ func serveCommand(w http.ResponseWriter, r *http.Request, st *store) {
 	}
 	st.log.Info("command", "command", o.Command, "args", o.Args)
 	w.Header().Set("Trailer", trailerError)
-	err := run(r.Context(), st, o, newConsole(flushWriter{w}, o.TTY))
+	out := newConsole(flushWriter{w}, o.TTY)
+	out.quiet = o.JSON
+	err := run(r.Context(), st, o, out)
 	if err != nil {
 		w.Header().Set(trailerError, oneLine(err.Error()))
 	}
@@ -246,6 +249,8 @@ type console struct {
 	out io.Writer
 	err error // of the first write that failed: nobody listens
 	tty bool
+
+	quiet bool // the answer is JSON, and nothing else
 }
 
 func newConsole(out io.Writer, tty bool) *console { return &console{out: out, tty: tty} }
@@ -282,6 +287,9 @@ func (c *console) progress(what string, total int64) *progress {
 // add tells that n more bytes are done.
 func (p *progress) add(n int64) {
 	p.done += n
+	if p.c.quiet {
+		return
+	}
 	every := 10 * time.Second
 	if p.c.tty {
 		every = 200 * time.Millisecond
@@ -306,7 +314,7 @@ func (p *progress) add(n int64) {
 
 // end takes the line away.
 func (p *progress) end() {
-	if p.c.tty {
+	if p.c.tty && !p.c.quiet {
 		p.c.printf("\r\x1b[K")
 	}
 }

@@ -54,8 +54,7 @@ Who may do what (without users everybody may do everything):
                                          what the rules say, and why
   berth trust [HOST[:PORT]] [--script]   how other machines trust the CA of --tls=auto
 
-On the registry in --data, whether it is being served or not (all take --json but check,
-repair and backup):
+On the registry in --data, whether it is being served or not (with --json for programs):
 
   berth ls [NAME[:TAG]]                  what is there; the tags of a repository
   berth tag NAME:OLD NEW                 give an image another tag
@@ -256,11 +255,12 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	switch command {
 	case "check", "repair":
 		flags.BoolVar(&cfg.Deep, "deep", false, "")
+		flags.BoolVar(&cfg.JSON, "json", false, "")
 	case "gc":
 		flags.BoolVar(&cfg.Now, "now", false, "")
 		flags.BoolVar(&cfg.DryRun, "dry-run", false, "")
 		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "log", "ls", "stats", "user":
+	case "backup", "log", "ls", "stats", "user":
 		flags.BoolVar(&cfg.JSON, "json", false, "")
 	case "retain":
 		flags.BoolVar(&cfg.Explain, "explain", false, "")

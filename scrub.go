@@ -384,21 +384,20 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 	if err != nil {
 		return err
 	}
+	a := repairAnswer{Wrong: []repaired{}, LeftOver: []repaired{}, WholeAgain: []string{}, PushAgain: []string{}}
 	failed := 0
 	for _, f := range r.findings {
 		did, err := "nothing can be done here", error(nil)
 		if f.repair != nil {
 			did, err = f.repair(st)
 		}
-		switch {
-		case err != nil:
-			out.printf("WRONG: %s: %v\n", f.problem, err)
-		default:
-			out.printf("WRONG: %s: %s\n", f.problem, did)
-		}
 		if f.repair == nil || err != nil {
 			failed++
 		}
+		if err != nil {
+			did = err.Error()
+		}
+		a.Wrong = append(a.Wrong, repaired{f.problem, did})
 	}
 	for _, path := range r.rubbish {
 		removed, err := st.removeStranger(path)
@@ -406,14 +405,14 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 			err = os.Remove(filepath.Join(st.dir, path))
 			removed = err == nil
 		}
+		did := "not Berth's, and so left alone"
 		switch {
 		case err != nil:
-			out.printf("left over: %s: %v\n", path, err)
+			did = err.Error()
 		case removed:
-			out.printf("left over: %s: removed\n", path)
-		default:
-			out.printf("left over: %s: not Berth's, and so left alone\n", path)
+			did = "removed"
 		}
+		a.LeftOver = append(a.LeftOver, repaired{path, did})
 	}
 	damaged, err := st.strings(`SELECT digest FROM blob WHERE damaged IS NOT NULL`)
 	if err != nil {
@@ -425,24 +424,58 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 			return err
 		}
 		if adopted {
-			out.printf("blob %s: whole again\n", d)
+			a.WholeAgain = append(a.WholeAgain, "blob "+d)
 		}
 	}
 	again := &report{st: st}
 	if err := st.look(ctx, func(s snapshot) error { again.snapshot = s; return again.checkDamaged() }); err != nil {
 		return err
 	}
-	for _, what := range again.damaged {
-		out.printf("PUSH AGAIN: %s\n", what)
+	a.PushAgain = append(a.PushAgain, again.damaged...)
+	if o.JSON {
+		err = out.json(a)
+	} else {
+		a.print(out)
 	}
 	switch {
+	case err != nil:
+		return err
 	case failed > 0:
 		return fmt.Errorf("%s could not be repaired", count(failed, "thing"))
-	case len(again.damaged) > 0:
-		return fmt.Errorf("%s out of service until pushed again", count(len(again.damaged), "thing"))
+	case len(a.PushAgain) > 0:
+		return fmt.Errorf("%s out of service until pushed again", count(len(a.PushAgain), "thing"))
+	case !o.JSON:
+		out.printf("all is well\n")
 	}
-	out.printf("all is well\n")
 	return nil
+}
+
+// A repairAnswer is what repair has done.
+type repairAnswer struct {
+	Wrong      []repaired `json:"wrong"`
+	LeftOver   []repaired `json:"leftOver"`
+	WholeAgain []string   `json:"wholeAgain"`
+	PushAgain  []string   `json:"pushAgain"`
+}
+
+type repaired struct {
+	What string `json:"what"`
+	Did  string `json:"did"`
+}
+
+func (a *repairAnswer) print(out *console) {
+	for _, x := range a.Wrong {
+		out.printf("WRONG: %s: %s\n", x.What, x.Did)
+	}
+	for _, x := range a.LeftOver {
+		out.printf("left over: %s: %s\n", x.What, x.Did)
+	}
+	for _, what := range a.WholeAgain {
+		out.printf("%s: whole again\n", what)
+	}
+	for _, what := range a.PushAgain {
+		out.printf("PUSH AGAIN: %s\n", what)
+	}
 }
 
 // A pace keeps a long reading slow, and slower while there is better to do.
