@@ -236,7 +236,10 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 			err = st.deleteRepository(name, o.author())
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", arg, err)
+			if len(o.Args) > 1 {
+				err = fmt.Errorf("%s: %w", arg, err)
+			}
+			return err
 		}
 		st.audit("delete", "user", o.Who, "repository", name, "reference", ref)
 		change, err := st.lastChangeOf(name, ref)
