@@ -91,6 +91,61 @@ func FuzzContentRange(f *testing.F) {
 	})
 }
 
+// Tags of any form have a place among others, and only one.
+func FuzzOrderOfTags(f *testing.F) {
+	for _, s := range [][3]string{{"1.10", "v1.9", "1.10-rc1"}, {"rc10", "1-rc10", "1-rc.9"}, {"20260101", "0001", "1.0-r10"}, {"1", "01", "v1.0.0"},
+		{"1-r2", "1-r1x", "1-r10"}, {strings.Repeat("9", 40), "9." + strings.Repeat("0", 18), "-"}} {
+		f.Add(s[0], s[1], s[2])
+	}
+	f.Fuzz(func(t *testing.T, a, b, c string) {
+		ab, ba, bc, ac := compareTags(a, b), compareTags(b, a), compareTags(b, c), compareTags(a, c)
+		if ab != -ba || (ab == 0) != (a == b) {
+			t.Fatalf("%q and %q: %d, and %d the other way", a, b, ab, ba)
+		}
+		if ab <= 0 && bc <= 0 && ac > 0 || ab >= 0 && bc >= 0 && ac < 0 {
+			t.Fatalf("%q, %q, %q go in circles: %d, %d, %d", a, b, c, ab, bc, ac)
+		}
+		if base := baseOf(a); base != "" && (!strings.HasPrefix(a, base+"-") || !suffixes[a[len(base)+1:]]) {
+			t.Fatalf("the base of %q is %q", a, base)
+		}
+	})
+}
+
+// Whatever configs say of platforms, an index of them can be read again, depends on
+// nothing but its members, and is a manifest like any other.
+func FuzzPlatforms(f *testing.F) {
+	f.Add("linux", "amd64", "", "", "linux", "arm64", "v8", "")
+	f.Add("windows", "amd64", "", "10.0.1", "windows", "x86_64", "v1", "10.0.1")
+	f.Add("\x00", "\xff", "\"", "<&>", "", "", "", "")
+	f.Fuzz(func(t *testing.T, os1, arch1, variant1, version1, os2, arch2, variant2, version2 string) {
+		for _, s := range []*string{&os1, &arch1, &variant1, &version1, &os2, &arch2, &variant2, &version2} {
+			*s = strings.ToValidUTF8(*s, "?") // as all that was read from JSON is
+		}
+		one := member{MediaType: typeOCIManifest, Size: 1, Digest: sum("1"), Platform: platform{arch1, os1, version1, variant1}}
+		two := member{MediaType: typeDockerManifest, Size: 2, Digest: sum("2"), Platform: platform{arch2, os2, version2, variant2}}
+		a, err := makeIndex(addMember([]member{one}, two))
+		if err != nil {
+			t.Fatal(err)
+		}
+		members, err := parseIndex(a.body)
+		want := 2
+		if one.Platform.same() == two.Platform.same() {
+			want = 1
+		}
+		if err != nil || len(members) != want || len(a.children) != want {
+			t.Fatalf("%s has %d members (%v), want %d", a.body, len(members), err, want)
+		}
+		if b, err := makeIndex(members); err != nil || b.digest != a.digest {
+			t.Fatalf("read and made again:\n%s\n%s (%v)", a.body, b.body, err)
+		}
+		if want == 2 {
+			if b, err := makeIndex(addMember([]member{two}, one)); err != nil || b.digest != a.digest {
+				t.Fatalf("the other way round:\n%s\n%s (%v)", a.body, b.body, err)
+			}
+		}
+	})
+}
+
 // Any method, path and header gets an answer below 500, in the registry's form.
 func FuzzRequest(f *testing.F) {
 	for _, s := range [][4]string{
@@ -103,10 +158,17 @@ func FuzzRequest(f *testing.F) {
 		{"GET", "/v2/%2e%2e/%2f/manifests/x", "If-None-Match", "*"},
 		{"DELETE", "/v2//blobs//uploads//", "Content-Length", "-1"},
 		{"PATCH", "/v2/a/referrers/sha256:x", "Transfer-Encoding", "chunked"},
+		{"GET", "/v2/a/_berth/history?n=-1&before=x&tag=%00", "", ""},
+		{"GET", "/v2/a/b/_berth/retention", "Accept", "*/*"},
+		{"POST", "/v2/a/_berth/undo?change=1&as=../b", "", ""},
+		{"DELETE", "/v2/a/_berth/repository", "", ""},
+		{"PUT", "/v2/a/manifests/1.0-arm64", "Content-Type", typeOCIIndex},
 	} {
 		f.Add(s[0], s[1], s[2], s[3], `{"schemaVersion":2,"manifests":[]}`)
 	}
-	r := startRegistry(f)
+	r := startRegistry(f, func(c *config) {
+		writeRules(c.dir, "[[index]]\nrepositories=[\"**\"]\nfrom=[\"same-tag\",\"suffix\"]\n[[retain]]\nrepositories=[\"**\"]\nnewest=1")
+	})
 	r.pushBlob("a", "blob")
 	handler := r.server.handler()
 	f.Fuzz(func(t *testing.T, method, target, key, value, body string) {
@@ -145,6 +207,9 @@ func FuzzGuardedRequest(f *testing.F) {
 		{"GET", "/token?scope=repository:secret:*&service=x", "Authorization", "Basic YW5uOmFubi1zZWNyZXQ="},
 		{"POST", "/token", "Content-Type", "application/x-www-form-urlencoded"},
 		{"GET", "/v2/_catalog?last=rom", "", ""},
+		{"GET", "/v2/secret/_berth/history", "", ""},
+		{"POST", "/v2/public/_berth/undo?change=1", "", ""},
+		{"DELETE", "/v2/public/../secret/_berth/repository", "", ""},
 		{"GET", "/metrics", "", ""},
 		{"GET", "/trust.sh", "Host", "x';id'"},
 	} {
