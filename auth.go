@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -214,11 +215,12 @@ type view struct {
 
 // view returns the users and the rules of this moment, nil if the registry is
 // open to everybody. It is not, once there are users or rules about people or were; a file
-// that is there and cannot be read counts as one.
+// that is there and cannot be read counts as one. One that had none and is gone does not.
 func (g *gate) view() *view {
 	list, rules := g.users.get(), g.policy.get()
+	broken := g.policy.last.Load().err
 	if list == nil && (rules == nil || !(*rules).people) && !g.anonymousPull && !g.byCertificate &&
-		g.users.last.Load().err == nil && g.policy.last.Load().err == nil {
+		g.users.last.Load().err == nil && (broken == nil || errors.Is(broken, fs.ErrNotExist)) {
 		return nil
 	}
 	v := &view{policy: g.standard}

@@ -295,13 +295,14 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	m, err := s.st.findManifest(name, ref, r.Method == http.MethodHead)
-	if err == nil {
-		m, err = s.negotiate(w, r, name, m)
-	}
 	if err != nil {
 		return err
 	}
-	s.st.notePull(m, r.Method, ref.tag != "")
+	pushed := m.pushed
+	if m, err = s.negotiate(w, r, name, m); err != nil {
+		return err
+	}
+	s.st.notePull(m, r.Method, ref.tag != "", pushed)
 	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", bytes.NewReader(m.body))
 }
 

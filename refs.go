@@ -404,7 +404,11 @@ func (t *tx) findTarget(repo int64, d digest.Digest) (to target, err error) {
 // moveTag points a tag at a manifest, or takes it away if that is the zero target;
 // it settles both ends and records it. The caller has asked the rules.
 func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) error {
+	takes := c.action == "delete" || c.action == "retention" // which makes nothing newer
 	if to.id == was.id && to.made == was.made {
+		if takes {
+			return nil
+		}
 		_, err := t.exec(`UPDATE tag SET pushed = ?3, time = ?4 WHERE repository = ?1 AND name = ?2`, repo.id, tag, t.clock, time.Now().Unix())
 		return err
 	}
@@ -426,8 +430,9 @@ func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) err
 		}
 	} else {
 		if _, err := t.exec(`INSERT INTO tag (repository, name, manifest, pushed, time, change, made) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-			ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3, pushed = ?4, time = ?5, change = max(change, ?6), made = ?7, spared = 0`,
-			repo.id, tag, to.id, t.clock, time.Now().Unix(), c.number, to.made); err != nil {
+			ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3, change = max(change, ?6), made = ?7,
+				pushed = iif(?8, pushed, ?4), time = iif(?8, time, ?5), spared = iif(?8, spared, 0)`,
+			repo.id, tag, to.id, t.clock, time.Now().Unix(), c.number, to.made, takes); err != nil {
 			return err
 		}
 		if err := t.settleManifest(repo.id, to.digest); err != nil {

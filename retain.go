@@ -102,6 +102,7 @@ type candidate struct {
 	pulled         int64 // 0 for never
 	spared         int64 // it was restored, and stays till then
 	immutable      *tagRule
+	part           string   // the tag whose index the registry makes with this one, if it does
 	place          tagPlace // decide sets it
 }
 
@@ -129,6 +130,20 @@ func decide(rules []*retainRule, tags []candidate, clock int64) []verdict {
 	verdicts := make([]verdict, len(tags))
 	for i, c := range tags {
 		verdicts[i] = decideOne(rules, ranks, c, clock)
+	}
+	// What stays stays whole.
+	whole := make(map[string]verdict)
+	for _, v := range verdicts {
+		if v.keep {
+			whole[v.tag] = v
+		}
+	}
+	for i := range verdicts {
+		v := &verdicts[i]
+		if w, ok := whole[v.part]; ok && !v.keep {
+			v.keep, v.rule, v.due = true, w.rule, w.due
+			v.why = "part of " + v.part + ", which stays"
+		}
 	}
 	return verdicts
 }
@@ -213,7 +228,7 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 			lost += place.what + ", "
 		}
 		if r.matching != nil && r.matching.MatchString(c.tag) {
-			keep(r.origin, "matches "+r.matching.String(), 0)
+			keep(r.origin, "matches "+r.written, 0)
 		}
 		for _, x := range []struct {
 			since int64
@@ -283,9 +298,15 @@ func (st *store) retain(ctx context.Context, only string) (next time.Duration, e
 				}
 			}
 		}
+		// An index goes before its parts, or it would be made anew without each.
+		slices.SortStableFunc(drop, func(a, b verdict) int { return cmp.Compare(len(a.tag), len(b.tag)) })
 		for batch := range slices.Chunk(drop, atOnce) {
-			if err := st.dropTags(name, rules, batch); err != nil {
+			all, err := st.dropTags(name, rules, batch)
+			if err != nil {
 				return next, fmt.Errorf("dropping tags of %s: %w", name, err)
+			}
+			if !all {
+				next = 0 // at the next run
 			}
 		}
 	}
@@ -302,7 +323,7 @@ func (st *store) judge(ctx context.Context, name string, rules *tagRules) (verdi
 }
 
 func (st *store) judgeIn(s snapshot, name string, rules *tagRules) ([]verdict, error) {
-	// A pull of an index is one of its members too, and the other way.
+	// A pull of a member is one of its index.
 	tags, err := listed(s, func(rows *sql.Rows) (c candidate, err error) {
 		var member sql.NullInt64
 		err = rows.Scan(&c.tag, &c.manifest, &c.digest, &c.pushed, &c.change, &c.spared, &c.pulled, &member)
@@ -317,7 +338,15 @@ func (st *store) judgeIn(s snapshot, name string, rules *tagRules) ([]verdict, e
 		return nil, err
 	}
 	for i := range tags {
-		tags[i].immutable = rules.holds(name, tags[i].tag)
+		c := &tags[i]
+		c.immutable = rules.holds(name, c.tag)
+		part, err := rules.partOf(s.get, name, c.tag, c.digest)
+		if err != nil {
+			return nil, err
+		}
+		if part {
+			c.part = baseOf(c.tag)
+		}
 	}
 	return decide(rules.retainedBy(name), tags, int64(st.uptime()/time.Second)), nil
 }
@@ -334,10 +363,23 @@ func (rules *tagRules) holds(repository, tag string) *tagRule {
 	return nil
 }
 
-// dropTags takes tags away that are still what they were when it was decided.
-func (st *store) dropTags(name string, rules *tagRules, batch []verdict) error {
+// partOf reports whether the registry has the manifest of a tag in an index that it
+// makes of it and others; get is that of a transaction or a snapshot.
+func (rules *tagRules) partOf(get func(query string, args []any, dest ...any) error, repository, tag string, d digest.Digest) (is bool, err error) {
+	base := baseOf(tag)
+	if base == "" || rules.indexedBy(repository, base, fromSuffix) == nil {
+		return false, nil
+	}
+	err = get(`SELECT EXISTS (SELECT 1 FROM repository r JOIN tag t ON t.repository = r.id AND t.name = ?2 AND t.made
+		JOIN names n ON n.manifest = t.manifest AND n.digest = ?3 WHERE r.name = ?1)`, []any{repository, base, d}, &is)
+	return is, err
+}
+
+// dropTags takes tags away that are still what they were when it was decided, and
+// reports whether that were all.
+func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (all bool, err error) {
 	var gone []string
-	err := st.updateKnowing(func(t *tx) error {
+	err = st.updateKnowing(func(t *tx) error {
 		gone = nil
 		p := &pushing{tx: t, rules: rules, c: author{who: "retention", overwrite: true}.change("retention", "by "+batch[0].rule)}
 		var err error
@@ -361,7 +403,11 @@ func (st *store) dropTags(name string, rules *tagRules, batch []verdict) error {
 			if err != nil {
 				return err
 			}
-			if !still || st.pulls.has(v.manifest) {
+			part, err := rules.partOf(t.get, name, v.tag, v.digest)
+			if err != nil {
+				return err
+			}
+			if !still || part || st.pulls.has(v.manifest) {
 				continue // it is looked at again in the next run
 			}
 			if err := p.untag(v.tag, was); err != nil {
@@ -376,7 +422,7 @@ func (st *store) dropTags(name string, rules *tagRules, batch []verdict) error {
 		st.log.Info("tags dropped by the rules of retention", "repository", name, "tags", gone)
 		st.wakeJanitor()
 	}
-	return err
+	return len(gone) == len(batch), err
 }
 
 // An explained tag is a verdict as clients get it.
@@ -405,6 +451,12 @@ func (st *store) explainRetention(ctx context.Context, only string) (list []expl
 	rules, err := st.rulesNow()
 	if err != nil {
 		return nil, err
+	}
+	// What was pulled lately may be in memory only.
+	if st.writer != nil {
+		if err := st.savePulls(); err != nil {
+			return nil, err
+		}
 	}
 	err = st.look(ctx, func(s snapshot) error {
 		names, err := listed(s, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND (?1 = '' OR name = ?1) ORDER BY name`, only)
@@ -445,17 +497,11 @@ func (st *store) explainRetention(ctx context.Context, only string) (list []expl
 
 // explain works out what the verdicts on a repository free.
 func (p *planner) explain(x *explainedRepository, verdicts []verdict) error {
-	drops := make(map[string]bool)
-	for _, v := range verdicts {
-		if !v.keep {
-			drops[v.tag] = true
-		}
-	}
 	for _, v := range verdicts {
 		e := explained{Tag: v.tag, Digest: v.digest, Keep: v.keep, Rule: v.rule, Why: v.why}
 		if !v.keep {
 			before := p.total.Bytes
-			if err := p.untag(x.Repository, v, drops); err != nil {
+			if err := p.untag(x.Repository, v); err != nil {
 				return err
 			}
 			e.Frees = p.total.Bytes - before
@@ -467,35 +513,20 @@ func (p *planner) explain(x *explainedRepository, verdicts []verdict) error {
 	return nil
 }
 
-// untag takes a tag away on paper. If the registry keeps an index of it, that loses
-// the member, unless it goes by itself.
-func (p *planner) untag(repository string, v verdict, drops map[string]bool) error {
+// untag takes a tag away on paper.
+func (p *planner) untag(repository string, v verdict) error {
+	if p.g.keepUntagged {
+		return nil
+	}
 	m := plannedManifest{id: v.manifest, digest: v.digest, repository: repository}
 	if err := p.get(`SELECT repository, length(body) FROM manifest WHERE id = ?`, []any{m.id}, &m.repo, &m.size); err != nil {
 		return err
 	}
-	times := 1
-	if base := baseOf(v.tag); base != "" && !drops[base] {
-		var others bool
-		err := p.get(`SELECT EXISTS (SELECT 1 FROM tag t JOIN names n ON n.manifest = t.manifest AND n.digest = ?3
-			WHERE t.repository = ?1 AND t.name = ?2 AND t.made)`, []any{m.repo, base, m.digest}, &others)
-		if err != nil {
-			return err
-		}
-		if others {
-			times++
-		}
+	if lives, err := p.outlives(m); err != nil || lives {
+		return err
 	}
-	for range times {
-		lives, err := p.outlives(m)
-		if err != nil {
-			return err
-		}
-		if !lives {
-			if err := p.kill(m, "no rule keeps its tag"); err != nil {
-				return err
-			}
-		}
+	if err := p.kill(m, "no rule keeps its tag"); err != nil {
+		return err
 	}
 	return p.follow()
 }
@@ -517,15 +548,15 @@ const (
 	pullsPerWrite = 50
 )
 
-// notePull remembers that a manifest is pulled. To look at a tag counts, since that
+// notePull remembers that a manifest is pulled, perhaps by a tag, pushed then. To look at a tag counts, since that
 // is what a machine does that has the image already; but not at once after a push,
 // when the client that pushed it does.
-func (st *store) notePull(m *storedManifest, method string, byTag bool) {
+func (st *store) notePull(m *storedManifest, method string, byTag bool, pushed int64) {
 	if st.writer == nil {
 		return
 	}
 	now := st.uptime()
-	if method == http.MethodHead && (!byTag || now < time.Duration(m.pushed)*time.Second+retainDelay) {
+	if method == http.MethodHead && (!byTag || now < time.Duration(pushed)*time.Second+retainDelay) {
 		return
 	}
 	hour := int64(now/time.Hour) + 1
@@ -611,12 +642,6 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 	if len(o.Args) > 0 {
 		var err error
 		if name, err = parseName(o.Args[0]); err != nil {
-			return err
-		}
-	}
-	// What was pulled lately is needed, and may still be in memory only.
-	if st.writer != nil {
-		if err := st.savePulls(); err != nil {
 			return err
 		}
 	}

@@ -58,6 +58,7 @@ type retainRule struct {
 	younger  time.Duration // pushed within it
 	pulled   time.Duration // pulled or pushed within it
 	matching *regexp.Regexp
+	written  string // matching, as in the file
 	always   bool
 }
 
@@ -73,7 +74,7 @@ func (r *retainRule) conditions() string {
 	add(r.newest > 0, "the newest %d", r.newest)
 	add(r.younger > 0, "younger than %s", span(r.younger))
 	add(r.pulled > 0, "pulled within %s", span(r.pulled))
-	add(r.matching != nil, "matching %s", r.matching)
+	add(r.matching != nil, "matching %s", r.written)
 	return strings.Join(all, ", ")
 }
 
@@ -207,8 +208,12 @@ func (tables *tagTables) parse() (*tagRules, error) {
 			}
 		}
 		if x.Matching != "" {
-			var e error
-			if k.matching, e = regexp.Compile("^(?:" + x.Matching + ")$"); e != nil {
+			_, e := regexp.Compile(x.Matching) // as it is written: "a)|(b" is none
+			if e == nil {
+				k.matching, e = regexp.Compile("^(?:" + x.Matching + ")$")
+				k.written = x.Matching
+			}
+			if e != nil {
 				err = errors.Join(err, fmt.Errorf("matching: %w", e))
 			}
 		}
@@ -249,7 +254,7 @@ func span(d time.Duration) string {
 // and before them what is none, in byte order. A version is numbers with points
 // between, perhaps with a v before and a suffix after -, which comes before the
 // version without it, as in semantic versioning. A single number is one only if
-// it is short, or has the v: others are dates, or commits.
+// it is short, or has the v: others are dates, or commits. 2024-01-31 is a date too.
 func compareTags(a, b string) int {
 	return comparePlaces(placeOf(a), placeOf(b))
 }
@@ -284,14 +289,17 @@ type tagVersion struct {
 	suffix  string   // after the -; "" for none
 }
 
-var versionForm = regexp.MustCompile(`^(v?)(\d{1,18}(?:\.\d{1,18})*)(?:-([A-Za-z0-9._-]+))?$`)
+var (
+	versionForm = regexp.MustCompile(`^(v?)(\d{1,18}(?:\.\d{1,18})*)(?:-([A-Za-z0-9._-]+))?$`)
+	dateForm    = regexp.MustCompile(`^\d{4}-\d\d-\d\d`)
+)
 
 // maxBareNumber is how many digits a single number has at most that is a version.
 const maxBareNumber = 4
 
 func parseVersion(tag string) (v tagVersion, ok bool) {
 	m := versionForm.FindStringSubmatch(tag)
-	if m == nil {
+	if m == nil || dateForm.MatchString(tag) {
 		return v, false
 	}
 	v.suffix = m[3]
