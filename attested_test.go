@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -31,27 +30,11 @@ func (r *registry) attested(repo, tag, architecture, content string) (wrapped, p
 	return sum(body), im.digest
 }
 
-// membersOf returns the members of the index that a tag is, by platform.
-func (r *registry) membersOf(repo, tag string) map[string]digest.Digest {
-	r.t.Helper()
-	var index struct{ Manifests []member }
-	if err := json.Unmarshal(r.want(200, "GET", "/v2/"+repo+"/manifests/"+tag, nil).body, &index); err != nil {
-		r.t.Fatal(err)
-	}
-	found := make(map[string]digest.Digest)
-	for _, m := range index.Manifests {
-		found[m.Platform.String()] = m.Digest
-	}
-	return found
-}
-
 func TestAttestedImagesMeetAtATag(t *testing.T) {
-	r := startRegistry(t, func(c *config) {
-		writeRules(c.dir, "[[index]]\nrepositories=[\"home/**\"]\nfrom=[\"same-tag\", \"suffix\"]")
-	})
+	r := startRegistry(t, ruled("[[index]]\nrepositories = [\"home/**\"]\nfrom = [\"same-tag\", \"suffix\"]"))
 	want := func(tag string, members map[string]digest.Digest) {
 		t.Helper()
-		if got := r.membersOf("home/app", tag); fmt.Sprint(got) != fmt.Sprint(members) {
+		if got := r.platforms("home/app", tag); fmt.Sprint(got) != fmt.Sprint(members) {
 			t.Errorf("%s has %v, want %v", tag, got, members)
 		}
 	}

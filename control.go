@@ -58,6 +58,7 @@ type options struct {
 	Expires string
 	Explain bool
 	Force   bool
+	Limit   int
 	As      string
 	Who     string // the account
 	TTY     bool   // a person watches
@@ -96,8 +97,8 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 // readTagRules reads the rules about tags where no server does.
 func (st *store) readTagRules() (*tagRules, error) {
 	text, _, err := readFile(st.policyFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &tagRules{}, nil
+	if errors.Is(err, fs.ErrNotExist) && st.policyFile == filepath.Join(st.dir, policyFile) {
+		return &tagRules{}, nil // no file was named, and there is none
 	}
 	if err == nil {
 		var p *policy

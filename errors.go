@@ -98,6 +98,7 @@ var (
 	errBusyLogins          = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many logins at once; try again later", header: http.Header{"Retry-After": {"10"}}}
 	errTooManyBodies       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are arriving; try again later", header: http.Header{"Retry-After": {"5"}}}
 	errScopeInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot give a token for that"}
+	errQueryInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the query"}
 	errFormInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the form of a login"}
 	errHostInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "the Host header is not a host"}
 	errUnsupported         = &protocolError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}

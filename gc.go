@@ -106,11 +106,7 @@ func alarm(d time.Duration) (fires <-chan time.Time, stop func()) {
 }
 
 func (st *store) shortestGrace() time.Duration {
-	shortest := min(st.grace, st.uploadExpiry)
-	if st.untaggedGrace > 0 {
-		shortest = min(shortest, st.untaggedGrace)
-	}
-	return shortest
+	return min(st.grace, st.uploadExpiry, st.restoreGrace())
 }
 
 // graces say when what nothing refers to is due.
@@ -382,6 +378,10 @@ func (st *store) collectRepositories(g graces, c *tally) error {
 			}
 			n = len(due)
 			for _, x := range due {
+				// From here on it cannot be restored by its name: a part of it is not it.
+				if _, err := t.exec(`UPDATE repository SET name = name || '#' WHERE id = ? AND name NOT LIKE '%#'`, x.repo); err != nil {
+					return err
+				}
 				if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {
 					return err
 				}

@@ -497,9 +497,9 @@ func (s *server) deleteManifest(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if ref.tag != "" {
-		err = s.st.deleteTag(name, ref.tag, w.(*response).author(name))
+		_, err = s.st.deleteTag(name, ref.tag, w.(*response).author(name))
 	} else {
-		err = s.st.deleteManifest(name, ref.digest, w.(*response).author(name))
+		_, err = s.st.deleteManifest(name, ref.digest, w.(*response).author(name))
 	}
 	if err != nil {
 		return err

@@ -3,10 +3,10 @@
 //
 // Whatever moves a tag, or deletes or restores something, writes down what was
 // before and after, in the same transaction. What was done at once (a push with
-// its index, a manifest with its tags, a run of retention) is one change and has
-// one number. To undo it is to put back what was before: as long as that is there,
-// which is as long as its grace lasts, and as long as nobody has changed the same
-// again. That is a change too, and can be undone.
+// its index, a manifest with its tags, some tags dropped by retention) is one change
+// and has one number. To undo it is to put back what was before: as long as that is
+// there, which is as long as its grace lasts, and as long as nobody has changed the
+// same again. That is a change too, and can be undone.
 //
 // So nothing that a client deletes goes at once. An image stays, hidden and loose,
 // with its blobs; a repository stays whole under a name that nobody can ask for.
@@ -19,6 +19,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,9 @@ type change struct {
 func (by author) change(action, why string) *change {
 	return &change{author: by, action: action, why: why}
 }
+
+// takes reports whether the change only takes away: it makes nothing newer.
+func (c *change) takes() bool { return c.action == "delete" || c.action == "retention" }
 
 // A step is one thing that a change has done.
 type step struct {
@@ -91,46 +95,71 @@ func (t *tx) nextChange() (number int64, err error) {
 	if err := t.get(`SELECT coalesce(max(change), 0) + 1 FROM history`, nil, &number); err != nil {
 		return 0, err
 	}
-	_, err = t.exec(`DELETE FROM history WHERE change IN
-		(SELECT change FROM history WHERE change <= ?1 OR at < ?2 AND change < ?3 ORDER BY change LIMIT 4)`,
-		number-maxHistory, t.clock-int64(historyKept/time.Second), number-1)
-	return number, err
+	for range 2 { // more than are added
+		var oldest, at int64
+		err := t.get(`SELECT change, at FROM history ORDER BY change LIMIT 1`, nil, &oldest, &at)
+		if errors.Is(err, sql.ErrNoRows) || err == nil && (oldest == number-1 || oldest > number-maxHistory && at >= t.clock-int64(historyKept/time.Second)) {
+			break // the last one stays, so that its number is not given again
+		}
+		if err != nil {
+			return 0, err
+		}
+		if _, err := t.exec(`DELETE FROM history WHERE change = ?`, oldest); err != nil {
+			return 0, err
+		}
+	}
+	return number, nil
 }
 
 // A record is a step as it stands in the history.
 type record struct {
 	step
-	change      int64
+	change, n   int64
 	at, time    int64
 	who, client string
 	action, why string
 }
 
-const historyColumns = `change, at, time, who, client, action, why, repository, coalesce(tag, ''), old, new, made`
+const historyColumns = `change, n, at, time, who, client, action, why, repository, coalesce(tag, ''), old, new, made`
 
 func scanRecord(rows *sql.Rows) (r record, err error) {
-	err = rows.Scan(&r.change, &r.at, &r.time, &r.who, &r.client, &r.action, &r.why, &r.repository, &r.tag, &r.old, &r.new, &r.made)
+	err = rows.Scan(&r.change, &r.n, &r.at, &r.time, &r.who, &r.client, &r.action, &r.why, &r.repository, &r.tag, &r.old, &r.new, &r.made)
 	return r, err
 }
 
-// history returns at most n steps, the last first, before a change (0 for the
-// last of all), of a repository ("" for all) and of a tag ("" for all).
-func (st *store) history(repository, tag string, before int64, n int) ([]record, error) {
-	if before == 0 {
-		before = 1<<63 - 1
+// A cursor is a place in the history. Steps are listed from it on backwards.
+type cursor struct{ change, n int64 }
+
+var lastOfAll = cursor{1<<63 - 1, 0}
+
+func (c cursor) String() string { return fmt.Sprintf("%d.%d", c.change, c.n) }
+
+// parseCursor reads what String has written; "" is the last of all.
+func parseCursor(text string) (c cursor, err error) {
+	if text == "" {
+		return lastOfAll, nil
 	}
-	query := `SELECT ` + historyColumns + ` FROM history WHERE change < ?3 AND ?1 = '' AND ?2 = '' ORDER BY change DESC, n DESC LIMIT ?4`
+	if n, err := fmt.Sscanf(text, "%d.%d", &c.change, &c.n); n != 2 || err != nil || c.String() != text || c.change < 0 || c.n < 0 {
+		return c, errQueryInvalid.saying("last must be what a Link header says, not %.40q", text)
+	}
+	return c, nil
+}
+
+// history returns at most limit steps, the last first, after a place, of a repository
+// ("" for all) and of a tag ("" for all).
+func (st *store) history(repository, tag string, after cursor, limit int) ([]record, error) {
+	query := `SELECT ` + historyColumns + ` FROM history WHERE (change, n) < (?3, ?4) AND ?1 = '' AND ?2 = '' ORDER BY change DESC, n DESC LIMIT ?5`
 	switch {
 	case tag != "":
 		// With what was done to all of the repository.
 		query = `SELECT ` + historyColumns + ` FROM (
-			SELECT * FROM history WHERE repository = ?1 AND tag = ?2 AND change < ?3
-			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND instr(old || new, ':') = 0 AND change < ?3)
-			ORDER BY change DESC, n DESC LIMIT ?4`
+			SELECT * FROM history WHERE repository = ?1 AND tag = ?2 AND (change, n) < (?3, ?4)
+			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND instr(old || new, ':') = 0 AND (change, n) < (?3, ?4))
+			ORDER BY change DESC, n DESC LIMIT ?5`
 	case repository != "":
-		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND ?2 = '' AND change < ?3 ORDER BY change DESC, n DESC LIMIT ?4`
+		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND ?2 = '' AND (change, n) < (?3, ?4) ORDER BY change DESC, n DESC LIMIT ?5`
 	}
-	return column(st, scanRecord, query, repository, tag, before, n)
+	return column(st, scanRecord, query, repository, tag, after.change, after.n, limit)
 }
 
 // restoreGrace is how long what was deleted can be restored.
@@ -154,14 +183,19 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 		if len(steps) == 0 {
 			return errChangeUnknown.saying("there is no change %d", number)
 		}
-		u := &undoing{tx: t, st: st, rules: rules, as: as, c: by.change("undo", fmt.Sprintf("of %d", number))}
+		u := &undoing{tx: t, st: st, rules: rules, number: number, as: as, all: steps, skipped: make(map[string]bool), c: by.change("undo", fmt.Sprintf("of %d", number))}
 		for _, s := range steps {
 			if err := u.step(s.step); err != nil {
 				return err
 			}
 		}
+		for _, follow := range u.moved {
+			if err := follow(); err != nil {
+				return err
+			}
+		}
 		if len(u.did) == 0 {
-			return errCannotUndo.saying("change %d is undone already", number)
+			return errCannotUndo.saying("change %d is undone already, or nothing is left of it", number)
 		}
 		did = u.did
 		return nil
@@ -175,11 +209,16 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 // An undoing is one under way.
 type undoing struct {
 	*tx
-	st    *store
-	rules *tagRules
-	as    string
-	c     *change
-	did   []step
+	st     *store
+	rules  *tagRules
+	number int64    // of what is undone,
+	all    []record // and its steps
+	as     string
+	c      *change
+	did    []step
+
+	skipped map[string]bool // indexes that have changed since: they follow what moves
+	moved   []func() error  // which is done at the end
 }
 
 // step takes one step back.
@@ -216,6 +255,9 @@ func (u *undoing) tag(repo repository, s step) error {
 	switch {
 	case is.digest == digest.Digest(s.old):
 		return nil
+	case is.digest != digest.Digest(s.new) && u.remade(s):
+		u.skipped[s.tag] = true
+		return nil
 	case is.digest != digest.Digest(s.new):
 		last, err := u.lastChange(s.repository, s.tag)
 		if err != nil {
@@ -225,10 +267,15 @@ func (u *undoing) tag(repo repository, s step) error {
 	}
 	var was target
 	if s.old != "" {
-		if was, err = u.findTarget(repo.id, digest.Digest(s.old)); errors.Is(err, sql.ErrNoRows) {
-			return errCannotUndo.saying("%s: %s is not there any more, its grace is over or it was deleted", name, s.old)
-		} else if err != nil {
+		was, err = u.findTarget(repo.id, digest.Digest(s.old))
+		if errors.Is(err, sql.ErrNoRows) {
+			was, err = u.showIndex(u.st, repo, digest.Digest(s.old))
+		}
+		if err != nil {
 			return err
+		}
+		if was.id == 0 {
+			return errCannotUndo.saying("%s: %s is not there any more, its grace is over or it was deleted", name, s.old)
 		}
 		was.made = s.made&1 != 0
 	}
@@ -249,7 +296,21 @@ func (u *undoing) tag(repo repository, s step) error {
 		}
 	}
 	u.did = append(u.did, step{s.repository, s.tag, s.new, s.old, 0})
+	u.moved = append(u.moved, func() error {
+		if !u.skipped[baseOf(s.tag)] {
+			return nil
+		}
+		p := &pushing{tx: u.tx, rules: u.rules, c: u.c, repo: repo}
+		return p.rebase(s.tag, is, was)
+	})
 	return nil
+}
+
+// remade reports whether a step was no more than the registry's index of another tag
+// that the change has moved, and will be again.
+func (u *undoing) remade(s step) bool {
+	return s.made != 0 && u.rules.indexedBy(s.repository, s.tag, fromSuffix) != nil &&
+		slices.ContainsFunc(u.all, func(r record) bool { return baseOf(r.tag) == s.tag })
 }
 
 // manifest restores a manifest that was deleted, or deletes one that was restored.
@@ -269,6 +330,16 @@ func (u *undoing) manifest(repo repository, s step) error {
 		return err
 	}
 	if s.old == "" {
+		var user string
+		err := u.get(`SELECT 'tag ' || name FROM tag WHERE manifest = ?1
+			UNION ALL SELECT 'index ' || p.digest FROM names n JOIN manifest p ON p.id = n.manifest AND p.deleted IS NULL
+				WHERE n.repository = ?2 AND n.digest = ?3 AND NOT ?4 LIMIT 1`, []any{id, repo.id, d, u.st.sparse}, &user)
+		if err == nil {
+			return errCannotUndo.saying("%s is used since, by the %s: delete that first", name, user)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
 		if err := u.hideManifest(u.c, repo, id, d); err != nil {
 			return err
 		}
@@ -326,12 +397,22 @@ func (u *undoing) repository(s step) error {
 	var id int64
 	err := u.get(`SELECT id FROM repository WHERE name = ?`, []any{s.new}, &id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return errCannotUndo.saying("what was in %s is not there any more: its grace is over, or it is back already", s.repository)
+		return errCannotUndo.saying("what was in %s is not there under that name any more: it is back already, was deleted again by a later change, or its grace is over", s.repository)
 	}
 	if err != nil {
 		return err
 	}
 	if !strings.Contains(s.new, "#") { // it was restored
+		var last int64
+		if err := u.get(`SELECT max(change) FROM history WHERE repository = ?`, []any{s.new}, &last); err != nil {
+			return err
+		}
+		if last > u.number {
+			return errCannotUndo.saying("%s has changed since, by change %d: undo that first, or delete it", s.new, last)
+		}
+		if err := u.immutableIn(repository{id, s.new}, u.rules, u.c.author); err != nil {
+			return err
+		}
 		hidden, err := u.hideRepository(u.c, repository{id, s.new})
 		u.did = append(u.did, step{repository: s.new, old: s.new, new: hidden})
 		return err
@@ -442,9 +523,6 @@ func (r record) entry() historyEntry {
 		Repository: r.repository, Tag: r.tag, Old: r.old, New: r.new}
 }
 
-// maxLog is how many steps `berth log` shows, if nobody says.
-const maxLog = 100
-
 // logCommand is `berth log [NAME[:TAG]]`.
 func logCommand(ctx context.Context, st *store, o options, out *console) error {
 	var name, tag string
@@ -459,12 +537,16 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		}
 		tag = ref.tag
 	}
-	list, err := st.history(name, tag, 0, maxLog+1)
+	limit := o.Limit
+	if limit <= 0 {
+		limit = 1<<31 - 2
+	}
+	list, err := st.history(name, tag, lastOfAll, limit+1)
 	if err != nil {
 		return err
 	}
-	more := len(list) > maxLog
-	list = list[:min(len(list), maxLog)]
+	more := len(list) > limit
+	list = list[:min(len(list), limit)]
 	if o.JSON {
 		entries := make([]historyEntry, len(list))
 		for i, r := range list {
@@ -490,7 +572,7 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 	}
 	table.end()
 	if more {
-		out.printf("… and more before that\n")
+		out.printf("… and more before that; --limit 0 shows all\n")
 	}
 	return nil
 }
@@ -530,18 +612,39 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 }
 
 // lastChangeOf returns the last change of a tag, a manifest, or anything of a
-// repository.
+// repository that is not undone yet, and is no undo itself: so to undo again goes
+// further back.
 func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
-	list, err := st.history(name, ref.tag, 0, 1)
-	if ref.digest != "" {
-		list, err = column(st, scanRecord, `SELECT `+historyColumns+` FROM history WHERE repository = ? AND tag IS NULL AND ? IN (old, new)
-			ORDER BY change DESC LIMIT 1`, name, ref.digest)
+	query := `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND change < ?2 AND ?3 = '' ORDER BY change DESC, n DESC LIMIT 100`
+	switch {
+	case ref.tag != "":
+		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND change < ?2 AND tag = ?3 ORDER BY change DESC, n DESC LIMIT 100`
+	case ref.digest != "":
+		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND change < ?2 AND tag IS NULL AND ?3 IN (old, new) ORDER BY change DESC, n DESC LIMIT 100`
 	}
-	if err != nil {
-		return 0, err
+	undone := make(map[int64]bool)
+	for before := lastOfAll.change; ; {
+		what := ""
+		if ref != (reference{}) {
+			what = ref.String()
+		}
+		list, err := column(st, scanRecord, query, name, before, what)
+		if err != nil {
+			return 0, err
+		}
+		for _, r := range list {
+			before = r.change
+			var of int64
+			switch n, _ := fmt.Sscanf(r.why, "of %d", &of); {
+			case undone[r.change]:
+			case r.action == "undo" && n == 1:
+				undone[of] = true
+			default:
+				return r.change, nil
+			}
+		}
+		if len(list) == 0 {
+			return 0, errChangeUnknown.saying("nothing was done to it that is remembered and not undone")
+		}
 	}
-	if len(list) == 0 {
-		return 0, errChangeUnknown.saying("nothing was done to it in the time that is remembered")
-	}
-	return list[0].change, nil
 }

@@ -59,10 +59,13 @@ On the registry in --data, whether it is being served or not (with --json for pr
   berth ls [NAME[:TAG]]                  what is there; the tags of a repository
   berth tag NAME:OLD NEW                 give an image another tag
   berth rm NAME:TAG|NAME@DIGEST|NAME...  remove a tag, an image, a whole repository
-  berth log [NAME[:TAG]]                 what was done, by whom, when and from where
+  berth log [NAME[:TAG]] [--limit N]     what was done, by whom, when and from where; 0 is
+                                         all (default 100)
   berth undo CHANGE|NAME[:TAG] [--as NAME]
                                          put back what was before it
   berth retain [NAME] [--explain]        apply the rules of retention now; only say what and why
+                                         (tag, rm and undo obey the rules about tags, but
+                                         with --force)
 
   berth stats [NAME]                     how much is stored, and what of it is garbage
   berth gc [--now] [--dry-run]           remove what is due; what is not due too; only say what and why
@@ -260,7 +263,10 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 		flags.BoolVar(&cfg.Now, "now", false, "")
 		flags.BoolVar(&cfg.DryRun, "dry-run", false, "")
 		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "backup", "log", "ls", "stats", "user":
+	case "log":
+		flags.IntVar(&cfg.Limit, "limit", 100, "")
+		flags.BoolVar(&cfg.JSON, "json", false, "")
+	case "backup", "ls", "stats", "user":
 		flags.BoolVar(&cfg.JSON, "json", false, "")
 	case "retain":
 		flags.BoolVar(&cfg.Explain, "explain", false, "")

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,22 +101,16 @@ func listCommand(ctx context.Context, st *store, o options, out *console) error 
 	if err != nil {
 		return err
 	}
-	if st.writer != nil {
-		if err := st.savePulls(); err != nil {
-			return err
-		}
+	// What is not written down is not shown, then.
+	if err := st.savePulls(); err != nil {
+		st.log.Warn("when images were pulled cannot be recorded", "error", err)
 	}
-	var tags []listedTag
-	for again := true; again; {
-		var unknown []int64
-		if tags, unknown, err = st.listedTags(ctx, name, ref.tag); err != nil {
-			return err
-		}
-		if again = len(unknown) > 0 && st.writer != nil; again {
-			if err := st.lookForPlatforms(unknown); err != nil {
-				return err
-			}
-		}
+	tags, unknown, err := st.listedTags(ctx, name, ref.tag)
+	if err == nil && len(unknown) > 0 && st.writer != nil && st.lookForPlatforms(unknown) == nil {
+		tags, _, err = st.listedTags(ctx, name, ref.tag)
+	}
+	if err != nil {
+		return err
 	}
 	if o.JSON {
 		return out.json(tags)
@@ -222,29 +217,15 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 		Change  int64  `json:"change"`
 	}
 	done := []removal{}
+	var failed error
 	for _, arg := range o.Args {
-		name, ref, err := parseArgument(arg)
+		change, err := st.remove(arg, o)
 		if err != nil {
-			return err
-		}
-		switch {
-		case ref.tag != "":
-			err = st.deleteTag(name, ref.tag, o.author())
-		case ref.digest != "":
-			err = st.deleteManifest(name, ref.digest, o.author())
-		default:
-			err = st.deleteRepository(name, o.author())
-		}
-		if err != nil {
+			failed = err
 			if len(o.Args) > 1 {
-				err = fmt.Errorf("%s: %w", arg, err)
+				failed = fmt.Errorf("%s: %w", arg, err)
 			}
-			return err
-		}
-		st.audit("delete", "user", o.Who, "repository", name, "reference", ref)
-		change, err := st.lastChangeOf(name, ref)
-		if err != nil {
-			return err
+			break
 		}
 		done = append(done, removal{arg, change})
 		if !o.JSON {
@@ -252,9 +233,29 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 		}
 	}
 	if o.JSON {
-		return out.json(done)
+		return errors.Join(out.json(done), failed)
 	}
-	return nil
+	return failed
+}
+
+// remove removes what an argument names, and returns the change.
+func (st *store) remove(arg string, o options) (change int64, err error) {
+	name, ref, err := parseArgument(arg)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case ref.tag != "":
+		change, err = st.deleteTag(name, ref.tag, o.author())
+	case ref.digest != "":
+		change, err = st.deleteManifest(name, ref.digest, o.author())
+	default:
+		change, err = st.deleteRepository(name, o.author())
+	}
+	if err == nil {
+		st.audit("delete", "user", o.Who, "repository", name, "reference", ref)
+	}
+	return change, err
 }
 
 // tagCommand is `berth tag NAME:OLD NEW`.
@@ -292,7 +293,7 @@ func (st *store) tagManifest(name string, ref reference, tag string, by author) 
 		return "", err
 	}
 	err = st.updateKnowing(func(t *tx) error {
-		p := &pushing{tx: t, rules: rules, c: by.change("tag", "as "+ref.String())}
+		p := &pushing{tx: t, rules: rules, c: by.change("tag", "as "+shortDigest(ref.String()))}
 		if p.repo, err = t.findRepository(name); err != nil {
 			return err
 		}
@@ -316,7 +317,7 @@ func (st *store) tagManifest(name string, ref reference, tag string, by author) 
 		if err != nil {
 			return err
 		}
-		if err := p.move(tag, was, to); err != nil {
+		if err := p.move(tag, was, to, false); err != nil {
 			return err
 		}
 		return p.rebase(tag, was, to)
@@ -368,7 +369,7 @@ func (s *server) deleteRepository(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	if err := s.st.deleteRepository(name, w.(*response).author(name)); err != nil {
+	if _, err := s.st.deleteRepository(name, w.(*response).author(name)); err != nil {
 		return err
 	}
 	s.audit(w, "delete", "repository", name)
@@ -392,8 +393,8 @@ func (s *server) getRetention(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getHistory says what was done to a repository, the last first: GET
-// /v2/<name>/_berth/history. tag asks for one tag only, n for so many, and before
-// for what was before a change.
+// /v2/<name>/_berth/history. tag asks for one tag only, n for so many; a Link header
+// leads to the rest.
 func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
 	name, err := parseName(r.PathValue("name"))
 	if err != nil {
@@ -410,30 +411,30 @@ func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	before, err := numberIn(query.Get("before"))
+	after, err := parseCursor(query.Get("last"))
 	if err != nil {
 		return err
 	}
-	list, err := s.st.history(name, tag, before, n)
+	list, err := s.st.history(name, tag, after, n+1)
 	if err != nil {
 		return err
+	}
+	if len(list) > n {
+		list = list[:n]
+		if n > 0 {
+			last := list[n-1]
+			next := url.Values{"n": {strconv.Itoa(n)}, "last": {cursor{last.change, last.n}.String()}}
+			if tag != "" {
+				next.Set("tag", tag)
+			}
+			linkNext(w, "/v2/"+name+"/_berth/history", next)
+		}
 	}
 	entries := make([]historyEntry, len(list))
 	for i, x := range list {
 		entries[i] = x.entry()
 	}
 	return writeJSON(w, map[string]any{"name": name, "history": entries})
-}
-
-func numberIn(text string) (int64, error) {
-	if text == "" {
-		return 0, nil
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n < 0 {
-		return 0, errPageInvalid.withf("%.40q", text)
-	}
-	return n, nil
 }
 
 // postUndo undoes a change of a repository: POST
@@ -445,9 +446,9 @@ func (s *server) postUndo(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	query := r.URL.Query()
-	number, err := numberIn(query.Get("change"))
+	number, err := strconv.ParseInt(query.Get("change"), 10, 64)
 	if err != nil {
-		return err
+		return errQueryInvalid.saying("change must be the number of one, not %.40q", query.Get("change"))
 	}
 	resp := w.(*response)
 	as := query.Get("as")

@@ -33,6 +33,7 @@ import (
 	"maps"
 	"mime"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -59,21 +60,40 @@ func (p platform) String() string {
 	return text
 }
 
-// same is the platform as it is compared with others: clients take arm64 for
-// arm64/v8, and arm for arm/v7.
+// same is the platform as it is compared with others: as containerd does, for
+// which arm64/8 is arm64 and arm is arm/v7.
 func (p platform) same() platform {
-	p.Architecture = cmp.Or(architectures[p.Architecture], p.Architecture)
-	switch {
-	case p.Architecture == "arm64" && p.Variant == "v8", p.Architecture == "amd64" && p.Variant == "v1":
-		p.Variant = ""
-	case p.Architecture == "arm" && p.Variant == "":
-		p.Variant = "v7"
+	p.OS, p.Architecture, p.Variant = strings.ToLower(p.OS), strings.ToLower(p.Architecture), strings.ToLower(p.Variant)
+	if p.OS == "macos" {
+		p.OS = "darwin"
+	}
+	switch p.Architecture {
+	case "i386":
+		p.Architecture, p.Variant = "386", ""
+	case "x86_64", "x86-64", "amd64":
+		p.Architecture = "amd64"
+		if p.Variant == "v1" {
+			p.Variant = ""
+		}
+	case "aarch64", "arm64":
+		p.Architecture = "arm64"
+		if p.Variant == "8" || p.Variant == "v8" {
+			p.Variant = ""
+		}
+	case "armhf":
+		p.Architecture, p.Variant = "arm", "v7"
+	case "armel":
+		p.Architecture, p.Variant = "arm", "v6"
+	case "arm":
+		switch p.Variant {
+		case "":
+			p.Variant = "v7"
+		case "5", "6", "7", "8":
+			p.Variant = "v" + p.Variant
+		}
 	}
 	return p
 }
-
-// architectures are other names of some.
-var architectures = map[string]string{"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386", "armhf": "arm"}
 
 // suffixes are the ends of tags that name a platform, after a -. Which one it is
 // they do not say: the image does.
@@ -115,9 +135,20 @@ const (
 	maxConfig = 1 << 20
 	// maxMembers bounds an index that the registry makes: each push writes it anew.
 	maxMembers = 64
-	// maxPlatformWord bounds the parts of a platform.
-	maxPlatformWord = 64
 )
+
+// platformWord is what the parts of a platform look like: they are shown to people.
+var platformWord = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// plain reports whether a platform says what it is, in words of that form.
+func (p platform) plain() bool {
+	for _, word := range []string{p.OS, p.Architecture, cmp.Or(p.OSVersion, "-"), cmp.Or(p.Variant, "-")} {
+		if !platformWord.MatchString(word) || word == "unknown" {
+			return false
+		}
+	}
+	return true
+}
 
 // platformOf returns the platform of a manifest of a repository, as JSON; "" if it is
 // not an image for one.
@@ -143,13 +174,12 @@ func (st *store) platformOf(repository string, m *manifest) (string, error) {
 	if !isImage {
 		return "", nil
 	}
-	text, err := st.readConfig(m.config.digest)
+	text, err := st.readConfig(repository, m.config.digest)
 	if err != nil || text == nil {
 		return "", err
 	}
 	var p platform
-	if json.Unmarshal(text, &p) != nil || p.OS == "" || p.Architecture == "" || p.OS == "unknown" || p.Architecture == "unknown" ||
-		max(len(p.OS), len(p.Architecture), len(p.OSVersion), len(p.Variant)) > maxPlatformWord {
+	if json.Unmarshal(text, &p) != nil || !p.plain() {
 		return "", nil
 	}
 	out, err := json.Marshal(p)
@@ -182,11 +212,12 @@ func attestedImage(body []byte) (image digest.Digest) {
 	return image
 }
 
-// readConfig returns the bytes of a config; nil if they are not here, or not what
-// the digest says, or too many.
-func (st *store) readConfig(d digest.Digest) ([]byte, error) {
+// readConfig returns the bytes of a repository's config; nil if they are not there,
+// or not what the digest says, or too many.
+func (st *store) readConfig(repository string, d digest.Digest) ([]byte, error) {
 	var size int64
-	err := st.get(`SELECT size FROM blob WHERE digest = ? AND damaged IS NULL`, []any{d}, &size)
+	err := st.get(`SELECT b.size FROM repository r JOIN blob b ON b.digest = ? AND b.damaged IS NULL
+		JOIN link l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?`, []any{d, repository}, &size)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && size > maxConfig {
 		return nil, nil
 	}
@@ -235,6 +266,15 @@ func (st *store) updateKnowing(fn func(*tx) error) error {
 // lookForPlatforms finds out the platforms of manifests that were pushed before
 // anybody asked for them.
 func (st *store) lookForPlatforms(manifests []int64) error {
+	for some := range slices.Chunk(manifests, atOnce) {
+		if err := st.lookForSome(some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (st *store) lookForSome(manifests []int64) error {
 	found := make(map[int64]string)
 	for _, id := range manifests {
 		var d digest.Digest
@@ -331,14 +371,14 @@ func (p *pushing) tag(tag string) error {
 	if err != nil {
 		return err
 	}
-	to := p.it
+	to, grows := p.it, false
 	rule := p.rules.indexedBy(p.repo.name, tag, fromSameTag)
 	if rule != nil && p.it.platform.String != "" && was.id != 0 && was.id != p.it.id {
-		if to, err = p.join(tag, was, rule); err != nil {
+		if to, grows, err = p.join(tag, was, rule); err != nil {
 			return err
 		}
 	}
-	if err := p.move(tag, was, to); err != nil {
+	if err := p.move(tag, was, to, grows); err != nil {
 		return err
 	}
 	return p.rebase(tag, was, p.it)
@@ -346,24 +386,21 @@ func (p *pushing) tag(tag string) error {
 
 // untag takes a tag away.
 func (p *pushing) untag(tag string, was target) error {
-	if err := p.move(tag, was, target{}); err != nil {
+	if err := p.move(tag, was, target{}, false); err != nil {
 		return err
 	}
 	return p.rebase(tag, was, target{})
 }
 
-// move points a tag at something else, if the rules allow it. A tag may become an
-// index that has more than before.
-func (p *pushing) move(tag string, was, to target) error {
-	if was.id != 0 && was.id != to.id {
-		grows, err := p.grows(was, to)
-		if err != nil {
-			return err
-		}
-		if rule := p.rules.immutableBy(p.repo.name, tag); rule != nil && !grows && !p.c.force {
+// move points a tag at something else, if the rules allow it: it may always become
+// an index that only has more than before.
+func (p *pushing) move(tag string, was, to target, grows bool) error {
+	if was.id != 0 && was.id != to.id && !grows {
+		if rule := p.rules.immutableBy(p.repo.name, tag); rule != nil && !p.c.force {
 			return immutableError(p.repo.name, tag, rule)
 		}
-		if to.id != 0 && !grows && !p.c.overwrite {
+		// Who may delete a tag may take something out of it.
+		if to.id != 0 && !p.c.overwrite && !p.c.takes() {
 			return errDenied.saying("the tag %s is there already; you may push new tags, but not overwrite", tag)
 		}
 	}
@@ -374,106 +411,136 @@ func immutableError(repository, tag string, rule *tagRule) error {
 	return errDenied.saying("%s:%s is immutable, by the rule %s", repository, tag, rule)
 }
 
-// grows reports whether a tag moves to an index that has all it had.
-func (p *pushing) grows(was, to target) (bool, error) {
-	if !to.made {
-		return false, nil
-	}
-	next, err := p.members(to)
-	if err != nil {
-		return false, err
-	}
-	had := []digest.Digest{was.digest}
-	if was.platform.String != "" {
-		m, err := p.member(was)
-		if err != nil {
-			return false, err
-		}
-		had[0] = m.Digest
-	}
-	if was.made {
-		members, err := p.members(was)
-		if err != nil {
-			return false, err
-		}
-		had = had[:0]
-		for _, m := range members {
-			had = append(had, m.Digest)
+// grows reports whether an index has all that it had, and what is new is for
+// systems and architectures that it had nothing for: a client that is not strict
+// about variants could come to get another image.
+func grows(had, next []member) bool {
+	for _, m := range had {
+		if !slices.Contains(next, m) {
+			return false
 		}
 	}
-	for _, d := range had {
-		if !slices.ContainsFunc(next, func(m member) bool { return m.Digest == d }) {
-			return false, nil
+	for _, m := range next {
+		p := m.Platform.same()
+		if !slices.Contains(had, m) && slices.ContainsFunc(had, func(old member) bool {
+			q := old.Platform.same()
+			return p.OS == q.OS && p.Architecture == q.Architecture
+		}) {
+			return false
 		}
 	}
-	return true, nil
+	return len(had) > 0
 }
 
-// member returns a target that is an image, or has one, as a member.
-func (p *pushing) member(it target) (m member, err error) {
-	m = member{MediaType: it.mediaType, Size: it.size, Digest: it.digest}
+// wraps are what images were pushed in, with attestations: the image's digest by
+// that of the index around it.
+type wraps map[digest.Digest]digest.Digest
+
+// member returns a target that is an image, or has one, as a member; ok is false if
+// it is none. What it is wrapped in is noted.
+func (p *pushing) member(it target, in wraps) (m member, ok bool, err error) {
+	if it.platform.String == "" {
+		return m, false, nil
+	}
+	image := it
 	if isIndex(it.mediaType) {
 		var body []byte
 		if err := p.get(`SELECT body FROM manifest WHERE id = ?`, []any{it.id}, &body); err != nil {
-			return m, err
+			return m, false, err
 		}
-		image, err := p.findTarget(p.repo.id, attestedImage(body))
+		image, err = p.findTarget(p.repo.id, attestedImage(body))
+		if errors.Is(err, sql.ErrNoRows) {
+			return m, false, nil // a sparse one
+		}
 		if err != nil {
-			return m, fmt.Errorf("the image in %s: %w", it.digest, err)
+			return m, false, err
 		}
-		m = member{MediaType: image.mediaType, Size: image.size, Digest: image.digest}
+		in[it.digest] = image.digest
 	}
-	return m, json.Unmarshal([]byte(it.platform.String), &m.Platform)
+	m = member{MediaType: image.mediaType, Size: image.size, Digest: image.digest}
+	return m, true, json.Unmarshal([]byte(it.platform.String), &m.Platform)
 }
 
-// members returns those of an index that the registry has made.
-func (p *pushing) members(index target) ([]member, error) {
-	var body []byte
-	if err := p.get(`SELECT body FROM manifest WHERE id = ?`, []any{index.id}, &body); err != nil {
+// members returns those of an index that the registry has made. They are known
+// without its bytes, which may be damaged.
+func (p *pushing) members(index target, in wraps) (members []member, err error) {
+	parts, err := list(p.tx, scanTarget, `SELECT `+targetColumns+` FROM names n JOIN manifest m ON m.repository = n.repository AND m.digest = n.digest
+		WHERE n.manifest = ? AND m.deleted IS NULL ORDER BY m.digest`, index.id)
+	if err != nil {
 		return nil, err
 	}
-	members, err := parseIndex(body)
-	if err != nil {
-		return nil, fmt.Errorf("reading the index %s: %w", index.digest, err)
+	if err := lookFirst(parts); err != nil {
+		return nil, err
+	}
+	for _, part := range parts {
+		m, ok, err := p.member(part, in)
+		if err != nil {
+			return nil, err
+		}
+		if ok && m.Digest == part.digest {
+			members = append(members, m)
+		}
 	}
 	return members, nil
 }
 
-// join returns what a tag shall point at when an image is pushed that may be one of
-// several.
-func (p *pushing) join(tag string, was target, rule *tagRule) (to target, err error) {
-	it, err := p.member(p.it)
-	if err != nil {
-		return to, err
-	}
-	var members []member
-	switch {
-	case was.made:
-		if members, err = p.members(was); err != nil {
-			return to, err
-		}
-	case !was.platform.Valid:
-		return to, &errLook{[]int64{was.id}}
-	case was.platform.String == "" && isIndex(was.mediaType):
-		return to, errDenied.saying("%s:%s is an index that a client has pushed, and %s does not replace those: delete the tag first, or push an index",
-			p.repo.name, tag, rule)
-	case was.platform.String == "":
-		return p.it, nil // that was no image
-	default:
-		first, err := p.member(was)
-		if err != nil {
-			return to, err
-		}
-		if first.Platform.same() == it.Platform.same() {
-			return p.it, nil
-		}
-		members = []member{first}
-	}
-	return p.index(tag, addMember(members, it))
+func scanTarget(rows *sql.Rows) (it target, err error) {
+	err = rows.Scan(&it.id, &it.digest, &it.mediaType, &it.size, &it.platform)
+	return it, err
 }
 
-// index makes sure that the repository has the index of some members.
-func (p *pushing) index(tag string, members []member) (to target, err error) {
+// lookFirst is errLook if nobody has looked for the platform of some of the targets.
+func lookFirst(targets []target) error {
+	var look errLook
+	for _, it := range targets {
+		if !it.platform.Valid {
+			look.manifests = append(look.manifests, it.id)
+		}
+	}
+	if look.manifests == nil {
+		return nil
+	}
+	return &look
+}
+
+// join returns what a tag shall point at when an image is pushed that may be one of
+// several, and whether that only has more than before.
+func (p *pushing) join(tag string, was target, rule *tagRule) (to target, more bool, err error) {
+	in := wraps{}
+	it, ok, err := p.member(p.it, in)
+	if err != nil || !ok {
+		return p.it, false, err
+	}
+	if err := lookFirst([]target{was}); err != nil {
+		return to, false, err
+	}
+	var had []member
+	switch {
+	case was.made:
+		if had, err = p.members(was, in); err != nil {
+			return to, false, err
+		}
+	case was.platform.String == "" && isIndex(was.mediaType):
+		return to, false, errDenied.saying("%s:%s is an index that a client has pushed, and %s does not replace those: delete the tag first, or push an index",
+			p.repo.name, tag, rule)
+	default:
+		first, ok, err := p.member(was, in)
+		if err != nil {
+			return to, false, err
+		}
+		if !ok || first.Platform.same() == it.Platform.same() {
+			return p.it, false, nil
+		}
+		had = []member{first}
+	}
+	next := addMember(had, it)
+	to, err = p.index(tag, next, in)
+	return to, grows(had, next), err
+}
+
+// index makes sure that the repository has the index of some members, which keeps
+// what those were pushed in.
+func (p *pushing) index(tag string, members []member, in wraps) (to target, err error) {
 	if len(members) > maxMembers {
 		return to, errDenied.saying("%s:%s has %d platforms already, which is as many as may be", p.repo.name, tag, maxMembers)
 	}
@@ -485,43 +552,31 @@ func (p *pushing) index(tag string, members []member) (to target, err error) {
 	var deleted bool
 	err = p.get(`SELECT id, deleted IS NOT NULL FROM manifest WHERE repository = ? AND digest = ?`, []any{p.repo.id, m.digest}, &to.id, &deleted)
 	if err == nil && deleted {
-		err = errors.Join(p.removeManifest(p.repo.id, to.id, m.digest), sql.ErrNoRows)
+		if err = p.removeManifest(p.repo.id, to.id, m.digest); err == nil {
+			err = sql.ErrNoRows
+		}
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		_, err = p.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, to.id, m.body)
-		if err != nil {
+	} else if errors.Is(err, sql.ErrNoRows) {
+		// A damaged member is there all the same: a push heals it.
+		to.id, err = p.insertManifest(p.repo.id, m, admission{damaged: true, platform: to.platform, made: true})
+	}
+	if err != nil {
+		return to, err
+	}
+	for wrap, image := range in {
+		if !slices.ContainsFunc(members, func(m member) bool { return m.Digest == image }) {
+			continue
+		}
+		if _, err := p.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, p.repo.id, wrap, to.id); err != nil {
 			return to, err
 		}
-		return to, p.hold(to.id, members)
-	case !errors.Is(err, sql.ErrNoRows):
-		return to, err
-	}
-	// A damaged member is there all the same: a push heals it.
-	if to.id, err = p.insertManifest(p.repo.id, m, admission{damaged: true, platform: to.platform, made: true}); err != nil {
-		return to, err
-	}
-	return to, p.hold(to.id, members)
-}
-
-// hold has an index keep what its members were pushed in, with their attestations.
-func (p *pushing) hold(index int64, members []member) error {
-	for _, m := range members {
-		wraps, err := list(p.tx, scanOne[digest.Digest], `SELECT w.digest FROM names n JOIN manifest w ON w.id = n.manifest
-			WHERE n.repository = ? AND n.digest = ? AND w.platform <> '' AND w.deleted IS NULL`, p.repo.id, m.Digest)
-		if err != nil {
-			return err
-		}
-		for _, d := range wraps {
-			if _, err := p.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, p.repo.id, d, index); err != nil {
-				return err
-			}
-			if err := p.settleManifest(p.repo.id, d); err != nil {
-				return err
-			}
+		if err := p.settleManifest(p.repo.id, wrap); err != nil {
+			return to, err
 		}
 	}
-	return nil
+	return to, nil
 }
 
 // rebase keeps the index app:1.0 when app:1.0-arm64 has moved, if a rule says so.
@@ -538,138 +593,184 @@ func (p *pushing) rebase(tag string, was, to target) error {
 	if err != nil {
 		return err
 	}
-	var members []member
-	if index.made {
-		if members, err = p.members(index); err != nil {
-			return err
-		}
-		if was.platform.String != "" && !slices.ContainsFunc(others, func(o target) bool { return o.id == was.id }) {
-			left, err := p.member(was)
-			if err != nil {
-				return err
-			}
-			members = withoutMember(members, left.Digest)
-		}
-	} else if members, err = p.membersOf(others); err != nil {
+	ends := slices.DeleteFunc([]target{was, to}, func(x target) bool { return x.id == 0 })
+	if err := lookFirst(slices.Concat(others, ends)); err != nil {
 		return err
 	}
-	if to.platform.String != "" {
-		it, err := p.member(to)
+	in := wraps{}
+	var had []member
+	if index.made {
+		if had, err = p.members(index, in); err != nil {
+			return err
+		}
+	}
+	next := had
+	left, ok, err := p.member(was, in)
+	if err != nil {
+		return err
+	}
+	if ok && !slices.ContainsFunc(others, func(o target) bool { return o.id == was.id }) {
+		next = withoutMember(next, left.Digest)
+	}
+	it, ok, err := p.member(to, in)
+	if err != nil {
+		return err
+	}
+	if ok {
+		next = addMember(next, it)
+	}
+	for _, o := range others { // two tags may be for one platform
+		m, ok, err := p.member(o, in)
 		if err != nil {
 			return err
 		}
-		members = addMember(members, it)
+		if ok && !slices.ContainsFunc(next, func(x member) bool { return x.Platform.same() == m.Platform.same() }) {
+			next = addMember(next, m)
+		}
 	}
-	var next target
-	if len(members) > 0 {
-		if next, err = p.index(base, members); err != nil {
+	var at target
+	if len(next) > 0 {
+		if at, err = p.index(base, next, in); err != nil {
 			return err
 		}
 	}
-	return p.move(base, index, next)
+	if at.id == index.id {
+		return nil
+	}
+	return p.move(base, index, at, grows(had, next))
 }
 
 // siblings returns what other tags with a suffix of the same base point at.
-func (p *pushing) siblings(base, except string) (found []target, err error) {
-	type sibling struct {
-		target
-		tag string
-	}
-	all, err := list(p.tx, func(rows *sql.Rows) (s sibling, err error) {
-		err = rows.Scan(&s.tag, &s.id, &s.digest, &s.mediaType, &s.size, &s.platform)
-		return s, err
-	}, `SELECT t.name, `+targetColumns+` FROM tag t JOIN manifest m ON m.id = t.manifest
-		WHERE t.repository = ?1 AND t.name IN (SELECT ?2 || '-' || value FROM json_each(?3)) AND t.name <> ?4`, p.repo.id, base, suffixList, except)
-	if err != nil {
-		return nil, err
-	}
-	var look errLook
-	for _, s := range all {
-		if baseOf(s.tag) != base {
-			continue
-		}
-		if !s.platform.Valid {
-			look.manifests = append(look.manifests, s.id)
-		}
-		found = append(found, s.target)
-	}
-	if look.manifests != nil {
-		return nil, &look
-	}
-	return found, nil
-}
-
-// membersOf makes members of those that are images.
-func (p *pushing) membersOf(targets []target) (members []member, err error) {
-	for _, t := range targets {
-		if t.platform.String == "" {
-			continue
-		}
-		m, err := p.member(t)
-		if err != nil {
-			return nil, err
-		}
-		members = addMember(members, m)
-	}
-	return members, nil
+func (p *pushing) siblings(base, except string) ([]target, error) {
+	return list(p.tx, scanTarget, `SELECT `+targetColumns+` FROM tag t JOIN manifest m ON m.id = t.manifest
+		WHERE t.repository = ?1 AND t.name IN (SELECT ?2 || '-' || value FROM json_each(?3)) AND t.name <> ?4 ORDER BY t.name`,
+		p.repo.id, base, suffixList, except)
 }
 
 // leaveIndexes takes a manifest that is about to be deleted out of the indexes that
-// the registry has made. In any other it stays, which is errDenied unless members
-// may be absent.
+// the registry makes. Those that it was in are hidden, so that an undo of what
+// pointed at them finds them. In any other index it stays, which is errDenied unless
+// members may be absent.
 func (p *pushing) leaveIndexes(it target, sparse bool) error {
-	parents, err := list(p.tx, func(rows *sql.Rows) (x target, err error) {
-		err = rows.Scan(&x.id, &x.digest, &x.made)
+	type parent struct {
+		target
+		tagged bool
+	}
+	parents, err := list(p.tx, func(rows *sql.Rows) (x parent, err error) {
+		err = rows.Scan(&x.id, &x.digest, &x.made, &x.tagged)
 		return x, err
-	}, `SELECT m.id, m.digest, m.made AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 0)
-			AND NOT EXISTS (SELECT 1 FROM names o JOIN manifest q ON q.id = o.manifest AND q.deleted IS NULL WHERE o.repository = m.repository AND o.digest = m.digest)
+	}, `SELECT m.id, m.digest,
+			(m.made OR EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 1))
+			AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 0)
+			AND NOT EXISTS (SELECT 1 FROM names o JOIN manifest q ON q.id = o.manifest AND q.deleted IS NULL WHERE o.repository = m.repository AND o.digest = m.digest),
+			EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id)
 		FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL WHERE n.repository = ? AND n.digest = ?`, p.repo.id, it.digest)
 	if err != nil {
 		return err
 	}
-	left := it.digest
-	if it.platform.String != "" && len(parents) > 0 {
-		m, err := p.member(it)
-		if err != nil {
-			return err
+	var made []int64
+	for _, x := range parents {
+		switch {
+		case x.made:
+			made = append(made, x.id)
+		case !sparse:
+			return errDenied.withf("the index %s has this manifest as a member; delete that first", x.digest)
 		}
+	}
+	in := wraps{}
+	left := it.digest
+	if m, ok, err := p.member(it, in); err != nil {
+		return err
+	} else if ok {
 		left = m.Digest
 	}
-	for _, parent := range parents {
-		if !parent.made && sparse {
+	for _, x := range parents {
+		if !x.made || !x.tagged {
 			continue
 		}
-		if !parent.made {
-			return errDenied.withf("the index %s has this manifest as a member; delete that first", parent.digest)
+		if err := p.leaveIndex(x.id, left); err != nil {
+			return err
 		}
-		tags, err := list(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, parent.id)
+	}
+	return p.hideIndexes(made)
+}
+
+// leaveIndex takes an image out of what the tags of an index point at.
+func (p *pushing) leaveIndex(id int64, image digest.Digest) error {
+	tags, err := list(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		was, err := p.findTag(p.repo.id, tag)
 		if err != nil {
 			return err
 		}
-		for _, tag := range tags {
-			was, err := p.findTag(p.repo.id, tag)
-			if err != nil {
-				return err
-			}
-			members, err := p.members(was)
-			if err != nil {
-				return err
-			}
-			var next target
-			if members = withoutMember(members, left); len(members) > 0 {
-				if next, err = p.index(tag, members); err != nil {
-					return err
-				}
-			}
-			if err := p.move(tag, was, next); err != nil {
+		in := wraps{}
+		had, err := p.members(was, in)
+		if err != nil {
+			return err
+		}
+		var next target
+		if rest := withoutMember(had, image); len(rest) > 0 {
+			if next, err = p.index(tag, rest, in); err != nil {
 				return err
 			}
 		}
-		if err := p.hideManifest(p.c, p.repo, parent.id, parent.digest); err != nil {
+		if err := p.move(tag, was, next, false); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// hideIndexes hides many at once; a member that is pushed often was in many. They
+// are not in the history: the tags that pointed at them are.
+func (p *pushing) hideIndexes(ids []int64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(ids)
+	if err != nil {
+		return err
+	}
+	for _, query := range []string{
+		`UPDATE manifest SET deleted = ?3, loose = ?3 WHERE repository = ?1 AND id IN (SELECT value FROM json_each(?2))`,
+		`UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
+			WHERE repository = ?1 AND digest IN (SELECT digest FROM names WHERE manifest IN (SELECT value FROM json_each(?2)))
+			AND (loose IS NULL) <> (` + manifestLive + `)`,
+		`UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
+			WHERE repository = ?1 AND subject IN (SELECT digest FROM manifest WHERE id IN (SELECT value FROM json_each(?2)))
+			AND (loose IS NULL) <> (` + manifestLive + `)`,
+	} {
+		if _, err := p.exec(query, p.repo.id, string(text), p.clock); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showIndex brings back an index of the registry's that was hidden along with a
+// member, if all its members are there again; else the target is zero.
+func (t *tx) showIndex(st *store, repo repository, d digest.Digest) (it target, err error) {
+	var id int64
+	err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ? AND made AND deleted IS NOT NULL`, []any{repo.id, d}, &id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return it, nil
+	}
+	if err != nil {
+		return it, err
+	}
+	if whole, err := st.complete(t, id); err != nil || !whole {
+		return it, err
+	}
+	if _, err := t.exec(`UPDATE manifest SET deleted = NULL, loose = ? WHERE id = ?`, t.clock, id); err != nil {
+		return it, err
+	}
+	if err := errors.Join(t.settleManifest(repo.id, d), t.settleAround(repo.id, id, d)); err != nil {
+		return it, err
+	}
+	return t.findTarget(repo.id, d)
 }
 
 // defaultPlatform is what a client gets that takes no index: Docker's registry
@@ -743,7 +844,7 @@ func platforms(stored string, mediaType string, body []byte) (list []string) {
 		return nil
 	}
 	for _, m := range members {
-		if m.Platform.OS != "" && m.Platform.OS != "unknown" {
+		if m.Platform.plain() {
 			list = append(list, m.Platform.String())
 		}
 	}

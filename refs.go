@@ -61,7 +61,7 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 			SELECT m.id, m.digest, m.media_type, m.loose, m.body, t.made, t.pushed
 			FROM repository r
 			JOIN tag t ON t.repository = r.id AND t.name = ?
-			JOIN manifest m ON m.id = t.manifest AND m.damaged IS NULL
+			JOIN manifest m ON m.id = t.manifest AND m.damaged IS NULL AND m.deleted IS NULL
 			WHERE r.name = ?`,
 			[]any{ref.tag, repository}, &m.id, &m.digest, &m.mediaType, &loose, &m.body, &m.made, &m.pushed)
 	} else {
@@ -119,7 +119,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 		}
 		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo,
 			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: platform}}
-		if p.it.id, err = st.storeManifest(t, repo.id, m, platform, by.overwrite); err != nil {
+		if p.it.id, err = p.store(m, st.sparse); err != nil {
 			return err
 		}
 		for _, tag := range tags {
@@ -140,30 +140,60 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 	return err
 }
 
-// storeManifest makes sure that a repository has a manifest, as a client pushes
-// it, and returns its id.
-func (st *store) storeManifest(t *tx, repo int64, m *manifest, platform sql.NullString, overwrite bool) (id int64, err error) {
+// store makes sure that the repository has a manifest, as a client pushes it, and
+// returns its id.
+func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 	var deleted bool
-	err = t.get(`SELECT id, deleted IS NOT NULL FROM manifest WHERE repository = ? AND digest = ?`, []any{repo, m.digest}, &id, &deleted)
+	var mediaType string
+	err = p.get(`SELECT id, deleted IS NOT NULL, media_type FROM manifest WHERE repository = ? AND digest = ?`, []any{p.repo.id, m.digest}, &id, &deleted, &mediaType)
 	switch {
 	case err == nil && deleted: // it comes back like any other
-		if err := t.removeManifest(repo, id, m.digest); err != nil {
+		if err := p.removeManifest(p.repo.id, id, m.digest); err != nil {
 			return 0, err
 		}
 	case err == nil:
-		n, err := t.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1 AND media_type <> ?2`, id, m.mediaType)
-		if err != nil {
+		if mediaType != m.mediaType {
+			if err := p.retype(id, m); err != nil {
+				return 0, err
+			}
+		}
+		if _, err := p.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body); err != nil {
 			return 0, err
 		}
-		if n > 0 && !overwrite {
-			return 0, errDenied.saying("%s is there with another media type; you may push, but not overwrite", m.digest)
-		}
-		_, err = t.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body)
+		// Its config may not have been there before.
+		_, err = p.exec(`UPDATE manifest SET platform = ?2 WHERE id = ?1 AND platform IS NOT ?2 AND coalesce(platform, '') = ''`, id, p.it.platform)
 		return id, err
 	case !errors.Is(err, sql.ErrNoRows):
 		return 0, err
 	}
-	return t.insertManifest(repo, m, admission{sparse: st.sparse, platform: platform})
+	return p.insertManifest(p.repo.id, m, admission{sparse: sparse, platform: p.it.platform})
+}
+
+// retype gives a manifest another media type, unless tags that do not move show it.
+func (p *pushing) retype(id int64, m *manifest) error {
+	if !p.c.overwrite {
+		return errDenied.saying("%s is there with another media type; you may push, but not overwrite", m.digest)
+	}
+	tags, err := list(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if rule := p.rules.immutableBy(p.repo.name, tag); rule != nil {
+			return immutableError(p.repo.name, tag, rule)
+		}
+	}
+	var index digest.Digest
+	err = p.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest AND m.made AND m.deleted IS NULL
+		WHERE n.repository = ? AND n.digest = ? LIMIT 1`, []any{p.repo.id, m.digest}, &index)
+	if err == nil {
+		return errDenied.saying("%s is in the index %s with another media type", m.digest, index)
+	}
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	_, err = p.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1`, id, m.mediaType)
+	return err
 }
 
 // An admission says what a manifest that is added may lack, and what is known of
@@ -404,9 +434,8 @@ func (t *tx) findTarget(repo int64, d digest.Digest) (to target, err error) {
 // moveTag points a tag at a manifest, or takes it away if that is the zero target;
 // it settles both ends and records it. The caller has asked the rules.
 func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) error {
-	takes := c.action == "delete" || c.action == "retention" // which makes nothing newer
-	if to.id == was.id && to.made == was.made {
-		if takes {
+	if to.id == was.id { // and whose it is stays as it was
+		if c.takes() {
 			return nil
 		}
 		_, err := t.exec(`UPDATE tag SET pushed = ?3, time = ?4 WHERE repository = ?1 AND name = ?2`, repo.id, tag, t.clock, time.Now().Unix())
@@ -419,10 +448,8 @@ func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) err
 	if to.made {
 		s.made |= 2
 	}
-	if to.id != was.id {
-		if err := t.record(c, s); err != nil {
-			return err
-		}
+	if err := t.record(c, s); err != nil {
+		return err
 	}
 	if to.id == 0 {
 		if _, err := t.exec(`DELETE FROM tag WHERE repository = ? AND name = ?`, repo.id, tag); err != nil {
@@ -432,25 +459,25 @@ func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) err
 		if _, err := t.exec(`INSERT INTO tag (repository, name, manifest, pushed, time, change, made) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
 			ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3, change = max(change, ?6), made = ?7,
 				pushed = iif(?8, pushed, ?4), time = iif(?8, time, ?5), spared = iif(?8, spared, 0)`,
-			repo.id, tag, to.id, t.clock, time.Now().Unix(), c.number, to.made, takes); err != nil {
+			repo.id, tag, to.id, t.clock, time.Now().Unix(), c.number, to.made, c.takes()); err != nil {
 			return err
 		}
 		if err := t.settleManifest(repo.id, to.digest); err != nil {
 			return err
 		}
 	}
-	if was.id == 0 || was.id == to.id {
+	if was.id == 0 {
 		return nil
 	}
 	return t.settleManifest(repo.id, was.digest)
 }
 
 // deleteTag removes a tag and leaves its manifest, for its grace at least. An index
-// of the registry's loses what was in it by the tag.
-func (st *store) deleteTag(repository, tag string, by author) error {
+// of the registry's loses what was in it by the tag. The number is the change's.
+func (st *store) deleteTag(repository, tag string, by author) (number int64, err error) {
 	rules, err := st.rulesNow()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	err = st.updateKnowing(func(t *tx) error {
 		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
@@ -467,19 +494,21 @@ func (st *store) deleteTag(repository, tag string, by author) error {
 		if was.id == 0 {
 			return unknown
 		}
-		return p.untag(tag, was)
+		err = p.untag(tag, was)
+		number = p.c.number
+		return err
 	})
 	st.wakeJanitor()
-	return err
+	return number, err
 }
 
 // deleteManifest hides a manifest, with its tags, until its grace is over. It goes
 // from indexes that the registry has made. A member of any other stays, and the
 // error is errDenied (3).
-func (st *store) deleteManifest(repository string, d digest.Digest, by author) error {
+func (st *store) deleteManifest(repository string, d digest.Digest, by author) (number int64, err error) {
 	rules, err := st.rulesNow()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	err = st.updateKnowing(func(t *tx) error {
 		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
@@ -512,10 +541,12 @@ func (st *store) deleteManifest(repository string, d digest.Digest, by author) e
 				return err
 			}
 		}
-		return t.hideManifest(p.c, p.repo, it.id, d)
+		err = t.hideManifest(p.c, p.repo, it.id, d)
+		number = p.c.number
+		return err
 	})
 	st.wakeJanitor()
-	return err
+	return number, err
 }
 
 // hideManifest takes a manifest that has no tags out of sight. It keeps its blobs,
@@ -561,32 +592,43 @@ func (t *tx) settleAround(repo, id int64, d digest.Digest) error {
 
 // deleteRepository takes a repository out of sight, at once and however much is in
 // it, until its grace is over.
-func (st *store) deleteRepository(name string, by author) error {
+func (st *store) deleteRepository(name string, by author) (number int64, err error) {
 	rules, err := st.rulesNow()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	err = st.update(func(t *tx) error {
 		repo, err := t.findRepository(name)
 		if err != nil {
 			return err
 		}
-		if !by.force && len(rules.immutable) > 0 {
-			tags, err := list(t, scanOne[string], `SELECT name FROM tag WHERE repository = ?`, repo.id)
-			if err != nil {
-				return err
-			}
-			for _, tag := range tags {
-				if rule := rules.immutableBy(name, tag); rule != nil {
-					return immutableError(name, tag, rule)
-				}
-			}
+		if err := t.immutableIn(repo, rules, by); err != nil {
+			return err
 		}
-		_, err = t.hideRepository(by.change("delete", ""), repo)
+		c := by.change("delete", "")
+		_, err = t.hideRepository(c, repo)
+		number = c.number
 		return err
 	})
 	st.wakeJanitor()
-	return err
+	return number, err
+}
+
+// immutableIn is errDenied if a repository has a tag that never goes.
+func (t *tx) immutableIn(repo repository, rules *tagRules, by author) error {
+	if by.force || len(rules.immutable) == 0 {
+		return nil
+	}
+	tags, err := list(t, scanOne[string], `SELECT name FROM tag WHERE repository = ?`, repo.id)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if rule := rules.immutableBy(repo.name, tag); rule != nil {
+			return immutableError(repo.name, tag, rule)
+		}
+	}
+	return nil
 }
 
 // hideRepository gives a repository a name that nobody can ask for.

@@ -58,7 +58,7 @@ func (st *store) retainer(ctx context.Context) {
 			stop()
 			return
 		case <-timer:
-			due, err := st.retain(ctx, "")
+			due, _, err := st.retain(ctx, "")
 			ran = st.now()
 			switch {
 			case err != nil && ctx.Err() == nil:
@@ -162,8 +162,8 @@ func (r *retainRule) rank(tags []candidate) map[string]rank {
 	}
 	var versions, others []candidate
 	for _, c := range tags {
-		if !r.tags.has(c.tag) {
-			continue
+		if !r.tags.has(c.tag) || c.part != "" {
+			continue // a part takes no place beside its index
 		} else if c.place.is {
 			versions = append(versions, c)
 		} else {
@@ -259,58 +259,74 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 	return v
 }
 
-// retain drops what no rule keeps, in one repository or ("") in all, and returns
-// how long it is until something else may be due; negative if nothing will be.
-func (st *store) retain(ctx context.Context, only string) (next time.Duration, err error) {
+// retain drops what no rule keeps, in one repository or ("") in all. It returns how
+// long it is until something else may be due, negative if nothing will be, and how
+// many tags have gone.
+func (st *store) retain(ctx context.Context, only string) (next time.Duration, dropped int, err error) {
 	next = -1
 	rules, err := st.rulesNow()
 	if err != nil || len(rules.retain) == 0 {
-		return next, err
+		return next, 0, err
 	}
 	// What was pulled lately may be in memory only.
 	if err := st.savePulls(); err != nil {
-		return next, err
+		return next, 0, err
 	}
 	names, err := st.strings(`SELECT name FROM repository WHERE deleted IS NULL AND tags > 0 AND (?1 = '' OR name = ?1) ORDER BY name`, only)
 	if err != nil {
-		return next, err
+		return next, 0, err
 	}
+	var errs []error // one repository must not keep the others
 	for _, name := range names {
-		about := rules.retainedBy(name)
-		if len(about) == 0 {
+		if len(rules.retainedBy(name)) == 0 {
 			continue
 		}
 		if ctx.Err() != nil {
-			return next, ctx.Err()
+			return next, dropped, ctx.Err()
 		}
-		verdicts, err := st.judge(ctx, name, rules)
+		due, n, err := st.retainIn(ctx, name, rules)
 		if err != nil {
-			return next, err
+			errs = append(errs, fmt.Errorf("dropping tags of %s: %w", name, err))
 		}
-		var drop []verdict
-		for _, v := range verdicts {
-			if !v.keep {
-				drop = append(drop, v)
-			} else if v.due > 0 {
-				due := time.Duration(v.due)*time.Second - st.uptime() + time.Second
-				if next < 0 || due < next {
-					next = max(0, due)
-				}
-			}
+		dropped += n
+		if due >= 0 && (next < 0 || due < next) {
+			next = due
 		}
-		// An index goes before its parts, or it would be made anew without each.
-		slices.SortStableFunc(drop, func(a, b verdict) int { return cmp.Compare(len(a.tag), len(b.tag)) })
-		for batch := range slices.Chunk(drop, atOnce) {
-			all, err := st.dropTags(name, rules, batch)
-			if err != nil {
-				return next, fmt.Errorf("dropping tags of %s: %w", name, err)
-			}
-			if !all {
-				next = 0 // at the next run
+	}
+	return next, dropped, errors.Join(errs...)
+}
+
+// retainIn is retain for one repository.
+func (st *store) retainIn(ctx context.Context, name string, rules *tagRules) (next time.Duration, dropped int, err error) {
+	next = -1
+	verdicts, err := st.judge(ctx, name, rules)
+	if err != nil {
+		return next, 0, err
+	}
+	var drop []verdict
+	for _, v := range verdicts {
+		if !v.keep {
+			drop = append(drop, v)
+		} else if v.due > 0 {
+			due := max(0, time.Duration(v.due)*time.Second-st.uptime()+time.Second)
+			if next < 0 || due < next {
+				next = due
 			}
 		}
 	}
-	return next, nil
+	// An index goes before its parts, or it would be made anew without each.
+	slices.SortStableFunc(drop, func(a, b verdict) int { return cmp.Compare(len(a.tag), len(b.tag)) })
+	for batch := range slices.Chunk(drop, atOnce) {
+		n, err := st.dropTags(name, rules, batch)
+		dropped += n
+		if err != nil {
+			return next, dropped, err
+		}
+		if n < len(batch) {
+			next = 0 // at the next run
+		}
+	}
+	return next, dropped, nil
 }
 
 // judge decides about the tags of a repository.
@@ -376,8 +392,8 @@ func (rules *tagRules) partOf(get func(query string, args []any, dest ...any) er
 }
 
 // dropTags takes tags away that are still what they were when it was decided, and
-// reports whether that were all.
-func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (all bool, err error) {
+// returns how many those were.
+func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (n int, err error) {
 	var gone []string
 	err = st.updateKnowing(func(t *tx) error {
 		gone = nil
@@ -422,7 +438,10 @@ func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (all bo
 		st.log.Info("tags dropped by the rules of retention", "repository", name, "tags", gone)
 		st.wakeJanitor()
 	}
-	return len(gone) == len(batch), err
+	if err != nil {
+		return 0, err
+	}
+	return len(gone), nil
 }
 
 // An explained tag is a verdict as clients get it.
@@ -453,10 +472,8 @@ func (st *store) explainRetention(ctx context.Context, only string) (list []expl
 		return nil, err
 	}
 	// What was pulled lately may be in memory only.
-	if st.writer != nil {
-		if err := st.savePulls(); err != nil {
-			return nil, err
-		}
+	if err := st.savePulls(); err != nil {
+		return nil, err
 	}
 	err = st.look(ctx, func(s snapshot) error {
 		names, err := listed(s, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND (?1 = '' OR name = ?1) ORDER BY name`, only)
@@ -542,8 +559,8 @@ type pulledAt struct{ uptime, time int64 }
 
 const (
 	savePullsEvery = 24 * time.Hour
-	// maxPulls bounds those in memory, and pullsPerWrite those that ride along
-	// with another write.
+	// maxPulls bounds those in memory (others are forgotten), and pullsPerWrite
+	// those that ride along with another write.
 	maxPulls      = 1 << 16
 	pullsPerWrite = 50
 )
@@ -568,8 +585,10 @@ func (st *store) notePull(m *storedManifest, method string, byTag bool, pushed i
 	if len(p.of) == 0 {
 		p.of, p.since = make(map[int64]pulledAt), now
 	}
-	p.of[m.id] = pulledAt{int64(now / time.Second), time.Now().Unix()}
-	due := now-p.since >= savePullsEvery || len(p.of) >= maxPulls
+	if len(p.of) < maxPulls {
+		p.of[m.id] = pulledAt{int64(now / time.Second), time.Now().Unix()}
+	}
+	due := now-p.since >= savePullsEvery || len(p.of) == maxPulls
 	if due {
 		p.since = now // others need not wait for it too
 	}
@@ -622,6 +641,9 @@ func (p *pulls) ride(t *tx) error {
 
 // savePulls writes all of them down.
 func (st *store) savePulls() error {
+	if st.writer == nil {
+		return nil // none are noted on a read-only disk
+	}
 	for before := -1; ; {
 		st.pulls.mu.Lock()
 		n := len(st.pulls.of)
@@ -649,11 +671,12 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 	if err != nil {
 		return err
 	}
+	dropped := 0
 	if !o.Explain {
 		if st.writer == nil {
 			return errReadOnlyDisk
 		}
-		if _, err := st.retain(ctx, name); err != nil {
+		if _, dropped, err = st.retain(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -678,7 +701,7 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 		out.printf("%s would go, which frees %s once their grace is over\n", count(drops, "tag"), size(frees))
 	default:
 		out.printf("%s dropped, which frees %s once their grace is over; `berth log` shows them, and `berth undo` brings them back\n",
-			count(drops, "tag"), size(frees))
+			count(dropped, "tag"), size(frees))
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ import (
 // retained runs retention, and returns the tags of a repository that are left.
 func (r *registry) retained(repo string) string {
 	r.t.Helper()
-	if _, err := r.st.retain(r.t.Context(), ""); err != nil {
+	if _, _, err := r.st.retain(r.t.Context(), ""); err != nil {
 		r.t.Fatalf("retention: %v", err)
 	}
 	return r.tags(repo)
@@ -403,7 +403,7 @@ func (h *history) explainAndDo(only string) error {
 			}
 		}
 	}
-	if _, err := r.st.retain(ctx, only); err != nil {
+	if _, _, err := r.st.retain(ctx, only); err != nil {
 		return err
 	}
 	if got := tags(); !maps.Equal(got, want) {

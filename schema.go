@@ -276,6 +276,7 @@ ALTER TABLE manifest ADD COLUMN platform TEXT;
 ALTER TABLE manifest ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
 -- Likewise; its name has then a # and the change after it.
 ALTER TABLE repository ADD COLUMN deleted INTEGER;
+CREATE INDEX manifest_deleted ON manifest (loose, id) WHERE deleted IS NOT NULL;
 CREATE INDEX repository_deleted ON repository (deleted) WHERE deleted IS NOT NULL;
 
 -- When a manifest was last pulled, to the hour; uptime and Unix time.

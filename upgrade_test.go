@@ -375,19 +375,19 @@ repositories = ["home/*"]
 younger      = "30d"
 `)
 	r.start()
-	if _, err := r.st.retain(t.Context(), ""); err != nil {
+	if _, _, err := r.st.retain(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	r.want(200, "GET", "/v2/home/app/tags/list", nil).is(`{"name":"home/app","tags":["1.0","1.0-amd64","2.0"]}`)
 
 	two := r.pushImage("home/app", "2.0", `{"os":"linux","architecture":"arm64"}`, "two")
-	if got := r.membersOf("home/app", "2.0"); got["linux/amd64"] != old["2.0"].digest || got["linux/arm64"] != two.digest {
+	if got := r.platforms("home/app", "2.0"); got["linux/amd64"] != old["2.0"].digest || got["linux/arm64"] != two.digest {
 		t.Errorf("2.0 has %v", got)
 	}
 	three := r.pushImage("home/app", "3.0-arm64", `{"os":"linux","architecture":"arm64"}`, "three")
 	r.pushImage("home/app", "1.0-arm64", `{"os":"linux","architecture":"arm64"}`, "three")
 	r.want(200, "GET", "/v2/home/app/manifests/1.0", nil).is(old["1.0"].manifest) // a client has put it there
-	if got := r.membersOf("home/app", "3.0"); len(got) != 1 || got["linux/arm64"] != three.digest {
+	if got := r.platforms("home/app", "3.0"); len(got) != 1 || got["linux/arm64"] != three.digest {
 		t.Errorf("3.0 has %v", got)
 	}
 	if out, err := runOnceOn(t, r.st, "undo", "home/app:2.0"); err != nil {
@@ -396,7 +396,7 @@ younger      = "30d"
 	r.want(200, "GET", "/v2/home/app/manifests/2.0", nil).is(old["2.0"].manifest)
 
 	r.pass(31 * 24 * time.Hour)
-	if _, err := r.st.retain(t.Context(), ""); err != nil {
+	if _, _, err := r.st.retain(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	r.want(200, "GET", "/v2/home/app/tags/list", nil).is(`{"name":"home/app","tags":[]}`)
