@@ -363,42 +363,48 @@ func (st *store) collectRepositories(g graces, c *tally) error {
 	if g.now {
 		cutoff = math.MaxInt64
 	}
-	const query = `SELECT 0, m.repository, m.id, m.digest, r.name, 1 FROM repository r JOIN manifest m ON m.repository = r.id
-		WHERE r.deleted < ? ORDER BY r.deleted, m.id LIMIT ?`
 	for {
-		due, err := column(st, scanLoose, query, cutoff, atOnce)
-		if err != nil || len(due) == 0 {
-			return err
-		}
-		n := 0
-		err = st.update(func(t *tx) error {
-			due, err := list(t, scanLoose, query, cutoff, atOnce)
-			if err != nil {
-				return err
-			}
-			n = len(due)
-			for _, x := range due {
-				// From here on it cannot be restored by its name: a part of it is not it.
-				if _, err := t.exec(`UPDATE repository SET name = name || '#' WHERE id = ? AND name NOT LIKE '%#'`, x.repo); err != nil {
-					return err
-				}
-				if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {
-					return err
-				}
-			}
-			for _, x := range due {
-				if err := t.dropRepository(x.repo); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
+		n, err := st.emptyRepositories(cutoff)
+		if err != nil || n == 0 {
 			return err
 		}
 		c.Manifests += n
-		st.log.Info("manifests of a deleted repository collected", "repository", due[0].repository, "manifests", n)
 	}
+}
+
+// emptyRepositories removes some manifests of repositories that were deleted before
+// the cutoff, and returns how many.
+func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
+	const query = `SELECT 0, m.repository, m.id, m.digest, r.name, 1 FROM repository r JOIN manifest m ON m.repository = r.id
+		WHERE r.deleted < ? ORDER BY r.deleted, m.id LIMIT ?`
+	due, err := column(st, scanLoose, query, cutoff, atOnce)
+	if err != nil || len(due) == 0 {
+		return 0, err
+	}
+	err = st.update(func(t *tx) error {
+		if due, err = list(t, scanLoose, query, cutoff, atOnce); err != nil {
+			return err
+		}
+		for _, x := range due {
+			// From here on it cannot be restored by its name: a part of it is not it.
+			if _, err := t.exec(`UPDATE repository SET name = name || '#' WHERE id = ? AND name NOT LIKE '%#'`, x.repo); err != nil {
+				return err
+			}
+			if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {
+				return err
+			}
+		}
+		for _, x := range due {
+			if err := t.dropRepository(x.repo); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && len(due) > 0 {
+		st.log.Info("manifests of a deleted repository collected", "repository", due[0].repository, "manifests", len(due))
+	}
+	return len(due), err
 }
 
 // collectManifests removes the manifests that are due.

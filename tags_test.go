@@ -388,3 +388,28 @@ func TestImmutableTagsAndCommands(t *testing.T) {
 		t.Errorf("rm --force: %v\n%s", err, out)
 	}
 }
+
+// Without the file that was named nobody knows what never goes: so nothing does.
+func TestRulesOfAFileThatIsGone(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "v1", "{}", "layer")
+	r.off()
+	path := filepath.Join(t.TempDir(), "rules.toml")
+	rm := func() error {
+		t.Helper()
+		_, err := runOnce(t, "rm", "a:v1", "--data", r.cfg.dir, "--policy", path)
+		return err
+	}
+	if err := rm(); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("without its rules: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("[[immutable]]\nrepositories = [\"**\"]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := rm(); err == nil || !strings.Contains(err.Error(), "immutable 1") {
+		t.Errorf("with its rules: %v", err)
+	}
+	if out, err := runOnce(t, "rm", "a:v1", "--data", r.cfg.dir); err != nil {
+		t.Errorf("where no file was named: %v\n%s", err, out)
+	}
+}

@@ -390,6 +390,10 @@ younger      = "30d"
 	if got := r.platforms("home/app", "3.0"); len(got) != 1 || got["linux/arm64"] != three.digest {
 		t.Errorf("3.0 has %v", got)
 	}
+	r.command("tag", "home/app:1.0-amd64", "3.0-amd64")
+	if got := r.platforms("home/app", "3.0"); len(got) != 2 || got["linux/amd64"] != old["1.0-amd64"].digest {
+		t.Errorf("3.0 has %v", got)
+	}
 	if out, err := runOnceOn(t, r.st, "undo", "home/app:2.0"); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -1,0 +1,149 @@
+//go:build unix
+
+// Undo, step by step: further back each time, around what has changed since, and
+// never a part of something.
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// As in the README: what was deleted comes back, and then the push before it is undone.
+func TestUndoAgainGoesFurtherBack(t *testing.T) {
+	r := startRegistry(t)
+	one := r.pushImage("home/app", "1.0", "{}", "one")
+	two := r.pushImage("home/app", "1.0", "{}", "two")
+	r.pushImage("home/app", "2.0", "{}", "two")
+	r.command("rm", "home/app")
+	if got := r.command("undo", "home/app"); got != "home/app restored\n" {
+		t.Errorf("undo of the repository says %q", got)
+	}
+	r.wantImage("home/app", "1.0", two)
+	if got := r.command("undo", "home/app:1.0"); !strings.HasPrefix(got, "home/app:1.0 is "+shortDigest(one.digest.String())) {
+		t.Errorf("undo of the tag says %q", got)
+	}
+	r.wantImage("home/app", "1.0", one)
+	r.command("undo", "home/app:1.0")
+	r.wantTags("home/app", "2.0")
+	r.command("undo", "home/app")
+	r.wantTags("home/app")
+	if out, err := runOnceOn(t, r.st, "undo", "home/app"); err == nil {
+		t.Errorf("all is undone, and undo does %q", out)
+	}
+	// By its number an undo is undone, and then what it undid can be again.
+	number := r.last("home/app")
+	r.command("undo", fmt.Sprint(number))
+	r.wantTags("home/app", "2.0")
+	r.command("undo", "home/app:2.0")
+	r.wantTags("home/app")
+}
+
+// A push that made a part of an index is undone though others have pushed since.
+func TestUndoOfAPartOfAnIndex(t *testing.T) {
+	r := startRegistry(t, ruled(fromSuffixRule))
+	amd := r.pushFor("a", "1-amd64", "linux/amd64", "x")
+	old := r.pushFor("a", "1-arm64", "linux/arm64", "x")
+	r.pushFor("a", "1-arm64", "linux/arm64", "y")
+	moved := r.last("a")
+	riscv := r.pushFor("a", "1-riscv64", "linux/riscv64", "x")
+	r.undo(200, "a", moved, old.digest.String())
+	r.wantPlatforms("a", "1", map[string]image{"linux/amd64": amd, "linux/arm64": old, "linux/riscv64": riscv})
+	// And a deleted part comes back into it.
+	r.want(202, "DELETE", "/v2/a/manifests/1-amd64", nil)
+	deleted := r.last("a")
+	arm := r.pushFor("a", "1-arm64", "linux/arm64", "z")
+	r.wantPlatforms("a", "1", map[string]image{"linux/arm64": arm, "linux/riscv64": riscv})
+	r.undo(200, "a", deleted, amd.digest.String())
+	r.wantPlatforms("a", "1", map[string]image{"linux/amd64": amd, "linux/arm64": arm, "linux/riscv64": riscv})
+}
+
+// A member of very many indexes goes in one step, and comes back into the last.
+func TestMemberOfManyIndexes(t *testing.T) {
+	r := startRegistry(t, ruled(fromSameTagRule))
+	amd := r.pushFor("a", "1", "linux/amd64", "x")
+	var arm, before image
+	for i := range 120 {
+		before, arm = arm, r.pushFor("a", "1", "linux/arm64", fmt.Sprint(i))
+	}
+	moved := r.last("a")
+	steps := len(r.history("a", "n=1000"))
+	r.want(202, "DELETE", "/v2/a/manifests/"+amd.digest.String(), nil)
+	if n := len(r.history("a", "n=1000")) - steps; n != 2 {
+		t.Errorf("a deletion is %d steps, want that of the image and that of the tag", n)
+	}
+	r.check()
+	r.undo(200, "a", r.last("a"), amd.digest.String())
+	r.wantPlatforms("a", "1", map[string]image{"linux/amd64": amd, "linux/arm64": arm})
+	r.undo(200, "a", moved, "")
+	r.wantPlatforms("a", "1", map[string]image{"linux/amd64": amd, "linux/arm64": before})
+}
+
+// What the collector has begun to take away cannot be restored in part.
+func TestRepositoryThatIsHalfCollected(t *testing.T) {
+	r := startRegistry(t, func(c *config) { c.noPromises = true })
+	for i := range 2 * atOnce {
+		r.pushImage("a", fmt.Sprint(i), fmt.Sprintf(`{"n":%d}`, i))
+	}
+	r.command("rm", "a")
+	number := r.last("a")
+	r.moved.Add(int64(r.cfg.untaggedGrace + time.Minute))
+	// A collection that is ended after its first transaction.
+	if n, err := r.st.emptyRepositories(r.st.cutoff(r.st.graces().deleted)); err != nil || n != atOnce {
+		t.Fatalf("%d manifests are collected (%v), want %d", n, err, atOnce)
+	}
+	var left int
+	if err := r.st.get(`SELECT count(*) FROM manifest`, nil, &left); err != nil || left != atOnce {
+		t.Fatalf("%d manifests are left (%v), want %d", left, err, atOnce)
+	}
+	r.undo(409, "a", number, "not there under that name any more")
+	r.pass(r.cfg.grace + time.Minute)
+	r.undo(409, "a", number, "not there under that name any more")
+	r.want(404, "GET", "/v2/a/tags/list", nil)
+}
+
+// The history is read page by page, and no step is missed.
+func TestPagesOfTheHistory(t *testing.T) {
+	r := startRegistry(t, ruled(fromSuffixRule))
+	im := r.pushImage("a", "x", "{}", "layer")
+	for i := range 5 {
+		r.pushManifest("a", fmt.Sprint("t", i), im.manifest, typeOCIManifest)
+	}
+	r.want(202, "DELETE", "/v2/a/manifests/"+im.digest.String(), nil) // is seven steps
+	r.pushFor("a", "1-amd64", "linux/amd64", "x")                     // is two
+	all := r.history("a", "n=1000")
+	if len(all) != 6+7+2 {
+		t.Errorf("%d steps, want 15", len(all))
+	}
+	for n := 1; n < 9; n++ {
+		var got []historyEntry
+		for path := fmt.Sprint("/v2/a/_berth/history?n=", n); path != ""; {
+			re := r.want(200, "GET", path, nil)
+			var page struct{ History []historyEntry }
+			if err := json.Unmarshal(re.body, &page); err != nil || len(page.History) > n {
+				t.Fatalf("%s: %v: %s", path, err, re.body)
+			}
+			got = append(got, page.History...)
+			next, _, more := strings.Cut(strings.TrimPrefix(re.header.Get("Link"), "<"), ">")
+			if path = ""; more {
+				path = next
+			}
+		}
+		if !slices.Equal(got, all) {
+			t.Errorf("in pages of %d there are %d steps, want %d", n, len(got), len(all))
+		}
+	}
+	for _, last := range []string{"x", "1", "1.", "-1.0", "1.0.0", " 1.0"} {
+		r.want(400, "GET", "/v2/a/_berth/history?last="+url.QueryEscape(last), nil)
+	}
+	out, err := runOnceOn(t, r.st, "log", "a", "--limit", "3")
+	if err != nil || strings.Count(out, "\n") != 5 || !strings.Contains(out, "and more") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
