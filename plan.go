@@ -50,9 +50,10 @@ type planner struct {
 	refs  map[int64]int64   // what still refers to a manifest that has lost something that did
 	queue []plannedManifest // dead, and what that takes along still to be seen
 	links map[plannedLink]bool
-	order []plannedLink   // the keys of links, as they came
-	left  map[int64]int64 // a blob's links that stay, of those that have lost one
-	held  map[string]bool // what was promised, to count it once
+	order []plannedLink            // the keys of links, as they came
+	past  map[plannedLink][2]int64 // the last dead users that were seen of it, by uses and by names
+	left  map[int64]int64          // a blob's links that stay, of those that have lost one
+	held  map[string]bool          // what was promised, to count it once
 }
 
 type plannedManifest struct {
@@ -84,7 +85,7 @@ func (st *store) plan(ctx context.Context, g graces, promises bool, each func(do
 func newPlanner(st *store, s snapshot, g graces, promises bool, each func(doomed) error) *planner {
 	return &planner{snapshot: s, st: st, g: g, promises: promises, each: each,
 		dead: make(map[int64]bool), refs: make(map[int64]int64), links: make(map[plannedLink]bool),
-		left: make(map[int64]int64), held: make(map[string]bool)}
+		past: make(map[plannedLink][2]int64), left: make(map[int64]int64), held: make(map[string]bool)}
 }
 
 // rows finds the manifests and blobs whose rows would go.
@@ -233,8 +234,7 @@ func (p *planner) follow() error {
 	order := p.order
 	p.order = nil
 	for _, l := range order {
-		lives, err := p.anyLives(`SELECT manifest FROM uses WHERE repository = ?1 AND blob = ?2
-			UNION ALL SELECT n.manifest FROM names n JOIN blob b ON b.id = ?2 WHERE n.repository = ?1 AND n.digest = b.digest`, l.repo, l.blob)
+		lives, err := p.used(l)
 		if err != nil {
 			return err
 		}
@@ -247,6 +247,35 @@ func (p *planner) follow() error {
 		}
 	}
 	return nil
+}
+
+// used reports whether a manifest that is not dead uses a link. It looks no further
+// than the first: a layer may have many users. Nor does it look again at those that
+// were dead the last time.
+func (p *planner) used(l plannedLink) (lives bool, err error) {
+	past := p.past[l]
+	for i, query := range []string{
+		`SELECT manifest FROM uses WHERE repository = ?1 AND blob = ?2 AND manifest > ?3 ORDER BY manifest`,
+		`SELECT n.manifest FROM names n JOIN blob b ON b.id = ?2 WHERE n.repository = ?1 AND n.digest = b.digest AND n.manifest > ?3 ORDER BY n.manifest`,
+	} {
+		err = p.snapshot.rows(func(rows *sql.Rows) error {
+			id, err := scanOne[int64](rows)
+			switch {
+			case err != nil:
+				return err
+			case p.dead[id]:
+				past[i] = id
+				return nil
+			}
+			lives = true
+			return errEnough
+		}, query, l.repo, l.blob, past[i])
+		if err != nil || lives {
+			break
+		}
+	}
+	p.past[l] = past
+	return lives, err
 }
 
 // outlives notes that one of the things that refer to a manifest goes, and
@@ -266,20 +295,6 @@ func (p *planner) outlives(m plannedManifest) (bool, error) {
 	}
 	p.refs[m.id]--
 	return p.refs[m.id] > 0, nil
-}
-
-// anyLives reports whether the query finds a manifest that is not dead. It
-// looks no further than the first: a layer may have many users.
-func (p *planner) anyLives(query string, args ...any) (lives bool, err error) {
-	err = p.snapshot.rows(func(rows *sql.Rows) error {
-		id, err := scanOne[int64](rows)
-		if err == nil && !p.dead[id] {
-			lives = true
-			return errEnough
-		}
-		return err
-	}, query, args...)
-	return lives, err
 }
 
 // looseLinks finds the links that are due by themselves.

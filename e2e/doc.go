@@ -11,6 +11,7 @@
 //	clients_test.go      the clients: pinned, installed, run, stopped
 //	images_test.go       images made from nothing
 //	tools_test.go        the clients behind one face, for what all of them do
+//	platforms_test.go    one tag from several machines, by all of them
 //	tap_test.go          a proxy that remembers what a client asked
 //	conformance_test.go  the official suite
 //	powercut_test.go     what a power cut may not take, on the file system of lossyfs/
