@@ -20,6 +20,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -343,7 +344,17 @@ func (c *console) table(heads ...string) *table {
 	return t
 }
 
-func (t *table) row(cells ...string) { fmt.Fprintln(t.w, strings.Join(cells, "\t")) }
+func (t *table) row(cells ...string) {
+	for i, cell := range cells {
+		cells[i] = strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) { // in the name on a certificate, say
+				return '?'
+			}
+			return r
+		}, cell)
+	}
+	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+}
 
 // end prints it.
 func (t *table) end() {

@@ -368,6 +368,21 @@ allow        = ["push", "overwrite", "delete"]
 # who          = ["anonymous"]
 # repositories = ["public/**"]
 # allow        = ["pull"]
+
+# Tags that never move, tags that are an index of what several machines push, and
+# tags that go when there are newer ones:
+#
+# [[immutable]]
+# repositories = ["release/**"]
+# tags         = ["v*"]
+#
+# [[index]]
+# repositories = ["home/**"]
+# from         = ["same-tag"]
+#
+# [[retain]]
+# repositories = ["ci/**"]
+# newest       = 10
 `
 
 // policyCommand is `berth policy check`, which prints the rules or explains a

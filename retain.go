@@ -10,10 +10,6 @@
 // Rules are applied an hour after the last time at the earliest, when a tag has
 // moved or one has become old enough; in short transactions, each of which looks
 // again whether its tags are still what they were. Without rules nothing wakes up.
-//
-// When a manifest was last pulled is remembered in memory, to the hour. It is
-// written down along with other writes, or once a day if there are none, without a
-// sync of its own: a crash costs a day of it at most.
 
 package main
 
@@ -23,10 +19,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -435,7 +429,7 @@ func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (n int,
 	})
 	if err == nil && len(gone) > 0 {
 		st.retained.Add(int64(len(gone)))
-		st.log.Info("tags dropped by the rules of retention", "repository", name, "tags", gone)
+		st.audit("tags dropped", "user", "retention", "repository", name, "tags", gone)
 		st.wakeJanitor()
 	}
 	if err != nil {
@@ -546,116 +540,6 @@ func (p *planner) untag(repository string, v verdict) error {
 		return err
 	}
 	return p.follow()
-}
-
-// pulls remember when manifests were last pulled, until it is written down.
-type pulls struct {
-	mu    sync.Mutex // guards the rest
-	of    map[int64]pulledAt
-	since time.Duration // uptime of the first of them
-}
-
-type pulledAt struct{ uptime, time int64 }
-
-const (
-	savePullsEvery = 24 * time.Hour
-	// maxPulls bounds those in memory (others are forgotten), and pullsPerWrite
-	// those that ride along with another write.
-	maxPulls      = 1 << 16
-	pullsPerWrite = 50
-)
-
-// notePull remembers that a manifest is pulled, perhaps by a tag, pushed then. To look at a tag counts, since that
-// is what a machine does that has the image already; but not at once after a push,
-// when the client that pushed it does.
-func (st *store) notePull(m *storedManifest, method string, byTag bool, pushed int64) {
-	if st.writer == nil {
-		return
-	}
-	now := st.uptime()
-	if method == http.MethodHead && (!byTag || now < time.Duration(pushed)*time.Second+retainDelay) {
-		return
-	}
-	hour := int64(now/time.Hour) + 1
-	if m.noted.Swap(hour) == hour {
-		return
-	}
-	p := &st.pulls
-	p.mu.Lock()
-	if len(p.of) == 0 {
-		p.of, p.since = make(map[int64]pulledAt), now
-	}
-	if len(p.of) < maxPulls {
-		p.of[m.id] = pulledAt{int64(now / time.Second), time.Now().Unix()}
-	}
-	due := now-p.since >= savePullsEvery || len(p.of) == maxPulls
-	if due {
-		p.since = now // others need not wait for it too
-	}
-	p.mu.Unlock()
-	if due {
-		if err := st.savePulls(); err != nil {
-			st.log.Warn("when images were pulled cannot be recorded", "error", err)
-		}
-	}
-}
-
-// has reports whether a manifest was pulled and that is not written down yet.
-func (p *pulls) has(manifest int64) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	_, ok := p.of[manifest]
-	return ok
-}
-
-// ride writes some of them down in a transaction that there is anyway.
-func (p *pulls) ride(t *tx) error {
-	p.mu.Lock()
-	some := make(map[int64]pulledAt)
-	for id, at := range p.of {
-		if len(some) == pullsPerWrite {
-			break
-		}
-		some[id] = at
-	}
-	p.mu.Unlock()
-	for id, at := range some {
-		if _, err := t.exec(`INSERT INTO pull (manifest, at, time) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM manifest WHERE id = ?1)
-			ON CONFLICT (manifest) DO UPDATE SET at = ?2, time = ?3`, id, at.uptime, at.time); err != nil {
-			return err
-		}
-	}
-	if len(some) > 0 {
-		t.committed = append(t.committed, func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			for id, at := range some {
-				if p.of[id] == at {
-					delete(p.of, id)
-				}
-			}
-		})
-	}
-	return nil
-}
-
-// savePulls writes all of them down.
-func (st *store) savePulls() error {
-	if st.writer == nil {
-		return nil // none are noted on a read-only disk
-	}
-	for before := -1; ; {
-		st.pulls.mu.Lock()
-		n := len(st.pulls.of)
-		st.pulls.mu.Unlock()
-		if n == 0 || n == before {
-			return nil
-		}
-		before = n
-		if err := st.updateLazy(func(*tx) error { return nil }); err != nil {
-			return err
-		}
-	}
 }
 
 // retainCommand is `berth retain [NAME] [--explain]`.

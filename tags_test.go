@@ -5,9 +5,11 @@ package main
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -411,5 +413,17 @@ func TestRulesOfAFileThatIsGone(t *testing.T) {
 	}
 	if out, err := runOnce(t, "rm", "a:v1", "--data", r.cfg.dir); err != nil {
 		t.Errorf("where no file was named: %v\n%s", err, out)
+	}
+}
+
+// What the first policy shows as examples are rules, once the # is taken away.
+func TestExamplesInTheStarterPolicy(t *testing.T) {
+	text := regexp.MustCompile(`(?m)^# (\[\[|\w+ += )`).ReplaceAllString(fmt.Sprintf(starterPolicy, "kim"), "$1")
+	p, err := parsePolicy([]byte(text))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	if len(p.rules) != 3 || len(p.tags.immutable) != 1 || len(p.tags.index) != 1 || len(p.tags.retain) != 1 {
+		t.Errorf("the examples are %q", p.lines())
 	}
 }
