@@ -174,7 +174,7 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 		return nil, err
 	}
 	defer st.wakeJanitor()
-	err = st.update(func(t *tx) error {
+	err = st.updateKnowing(func(t *tx) error {
 		did = nil
 		steps, err := list(t, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n DESC`, number)
 		if err != nil {
