@@ -544,6 +544,15 @@ func pageSize(query url.Values) (int, error) {
 	return int(min(n, maxPage)), nil
 }
 
+// nameAndPage reads the path and the query of what is listed of a repository.
+func nameAndPage(r *http.Request) (name string, query url.Values, n int, err error) {
+	query = r.URL.Query()
+	if name, err = parseName(r.PathValue("name")); err == nil {
+		n, err = pageSize(query)
+	}
+	return name, query, n, err
+}
+
 // linkNext sets the Link header to the page of path after last.
 func linkNext(w http.ResponseWriter, path string, query url.Values) {
 	w.Header().Set("Link", "<"+path+"?"+query.Encode()+`>; rel="next"`)
@@ -551,12 +560,7 @@ func linkNext(w http.ResponseWriter, path string, query url.Values) {
 
 // listTags answers GET /v2/<name>/tags/list ("Listing tags").
 func (s *server) listTags(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	query := r.URL.Query()
-	n, err := pageSize(query)
+	name, query, n, err := nameAndPage(r)
 	if err != nil {
 		return err
 	}

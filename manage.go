@@ -407,12 +407,7 @@ func (s *server) getRetention(w http.ResponseWriter, r *http.Request) error {
 // /v2/<name>/_berth/history. tag asks for one tag only, n for so many; a Link header
 // leads to the rest.
 func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
-	name, err := parseName(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	query := r.URL.Query()
-	n, err := pageSize(query)
+	name, query, n, err := nameAndPage(r)
 	if err != nil {
 		return err
 	}

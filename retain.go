@@ -230,7 +230,7 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 			what  string
 		}{{c.pushed, r.younger, "pushed"}, {max(c.pulled, c.pushed), r.pulled, "pulled or pushed"}} {
 			if due := x.since + int64(x.limit/time.Second); x.limit > 0 && clock < due {
-				keep(r.origin, fmt.Sprintf("%s %s ago, within %s", x.what, duration(time.Duration(clock-x.since)*time.Second), span(x.limit)), due)
+				keep(r.origin, fmt.Sprintf("%s %s ago, within %s", x.what, since(x.since, clock), span(x.limit)), due)
 			}
 		}
 	}
@@ -240,18 +240,19 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 	case until >= 0:
 		v.due = until
 	case clock < c.spared:
-		v.why, v.due = "restored; left alone for "+duration(time.Duration(c.spared-clock)*time.Second), c.spared
+		v.why, v.due = "restored; left alone for "+since(clock, c.spared), c.spared
 	default:
 		v.keep, v.rule = false, strings.Join(about, ", ")
-		v.why = lost + "pushed " + duration(time.Duration(clock-c.pushed)*time.Second) + " ago, "
-		if c.pulled == 0 {
-			v.why += "never pulled"
-		} else {
-			v.why += "pulled " + duration(time.Duration(clock-c.pulled)*time.Second) + " ago"
+		v.why = lost + "pushed " + since(c.pushed, clock) + " ago, never pulled"
+		if c.pulled > 0 {
+			v.why = lost + "pushed " + since(c.pushed, clock) + " ago, pulled " + since(c.pulled, clock) + " ago"
 		}
 	}
 	return v
 }
+
+// since writes the time between two uptimes, of which a crash may have lost some.
+func since(from, to int64) string { return duration(time.Duration(max(0, to-from)) * time.Second) }
 
 // retain drops what no rule keeps, in one repository or ("") in all. It returns how
 // long it is until something else may be due, negative if nothing will be, and how
