@@ -31,6 +31,7 @@ func (r *registry) attested(repo, tag, architecture, content string) (wrapped, p
 }
 
 func TestAttestedImagesMeetAtATag(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled("[[index]]\nrepositories = [\"home/**\"]\nfrom = [\"same-tag\", \"suffix\"]"))
 	want := func(tag string, members map[string]digest.Digest) {
 		t.Helper()

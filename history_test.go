@@ -48,6 +48,7 @@ func (r *registry) undo(status int, repo string, change int64, words string, hea
 }
 
 func TestUndoOfTags(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	one := r.pushImage("a", "x", `{"n":1}`, "one")
@@ -98,6 +99,7 @@ func TestUndoOfTags(t *testing.T) {
 }
 
 func TestUndoOfADeletedManifest(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	im := r.pushImage("a", "x", "{}", "layer", "more")
@@ -145,6 +147,7 @@ func TestUndoOfADeletedManifest(t *testing.T) {
 
 // What has become something's part since it was restored cannot go by an undoing.
 func TestUndoOfARestorationLeavesWhatIsInUse(t *testing.T) {
+	t.Parallel()
 	for name, use := range map[string]func(*registry, image){
 		"tag": func(r *registry, im image) { r.pushManifest("a", "new", im.manifest, typeOCIManifest) },
 		"index": func(r *registry, im image) {
@@ -168,6 +171,7 @@ func TestUndoOfARestorationLeavesWhatIsInUse(t *testing.T) {
 
 // Nor can a whole repository, or what never goes.
 func TestUndoOfARestoredRepository(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "v1", "{}", "layer")
 	r.command("rm", "a")
@@ -186,6 +190,7 @@ func TestUndoOfARestoredRepository(t *testing.T) {
 }
 
 func TestUndoOfADeletedIndex(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	r.freeze()
 	amd := r.pushFor("a", "auto", "linux/amd64", "x")
@@ -222,6 +227,7 @@ func TestUndoOfADeletedIndex(t *testing.T) {
 
 // What only a deleted index had goes with it, not a grace later.
 func TestMembersGoWithTheirDeletedIndex(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	im := r.pushImage("a", "x", "{}", "layer")
@@ -236,6 +242,7 @@ func TestMembersGoWithTheirDeletedIndex(t *testing.T) {
 }
 
 func TestUndoOfADeletedRepository(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	im := r.pushImage("a/b", "x", "{}", "layer")
@@ -299,6 +306,7 @@ func TestUndoOfADeletedRepository(t *testing.T) {
 
 // A blob can be deleted after its manifest, as ever, and then that is gone.
 func TestBlobsOfADeletedManifest(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	kept := r.pushImage("a", "kept", `{"n":1}`, "shared")
@@ -320,6 +328,7 @@ func (r *registry) wantBlob(repo, content string) {
 }
 
 func TestDeletedManifestIsPushedAgain(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	im := r.pushImage("a", "x", "{}", "layer")
@@ -341,6 +350,7 @@ func TestDeletedManifestIsPushedAgain(t *testing.T) {
 
 // Manifests without a tag stay for ever, if that is said; what was deleted does not.
 func TestDeletedGoesAlsoIfUntaggedStays(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.untaggedGrace = 0 })
 	r.freeze()
 	im := r.pushImage("a", "x", "{}", "layer")
@@ -366,6 +376,7 @@ func TestDeletedGoesAlsoIfUntaggedStays(t *testing.T) {
 }
 
 func TestHistorySaysWho(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(matrixRules, "admin", "reader", "creator", "pusher", "deleter"))
 	begun := time.Now().Add(-time.Second)
 	im := r.pushAs(as("creator"), "ci/a", "1", "{}")
@@ -445,6 +456,7 @@ func (r *registry) last2(repo string) int64 {
 }
 
 func TestCommandsThatChangeThings(t *testing.T) {
+	t.Parallel()
 	for _, served := range []bool{true, false} {
 		t.Run(fmt.Sprint("served=", served), func(t *testing.T) {
 			r := startRegistry(t, ruled(fromSameTagRule+"[[immutable]]\nrepositories = [\"**\"]\ntags = [\"v*\"]\n"))
@@ -535,6 +547,7 @@ func TestCommandsThatChangeThings(t *testing.T) {
 }
 
 func TestHistoryIsBounded(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	r.pushImage("a", "x", "{}", "layer")

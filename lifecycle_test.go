@@ -32,7 +32,7 @@ import (
 
 var (
 	lifeSeed  = flag.Uint64("life.seed", 0, "seed of the random lives; 0 for any")
-	lifeSteps = flag.Int("life.steps", 150, "steps of a random life")
+	lifeSteps = flag.Int("life.steps", 100, "steps of a random life")
 )
 
 const lifeRules = `

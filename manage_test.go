@@ -12,6 +12,7 @@ import (
 
 // Programs read every command's answer, beside a server and without one.
 func TestEveryCommandAnswersInJSON(t *testing.T) {
+	t.Parallel()
 	rules := "[[retain]]\nrepositories = [\"ci/*\"]\nnewest = 2"
 	r := startRegistry(t, func(c *config) { writeRules(c.dir, rules) })
 	for _, tag := range []string{"1.9", "1.10", "1.11", "latest"} {
@@ -39,6 +40,7 @@ func TestEveryCommandAnswersInJSON(t *testing.T) {
 }
 
 func TestListsForPeople(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	one := r.pushImage("home/app", "1.10", `{"os":"linux","architecture":"arm","variant":"v7"}`, "a layer")
 	r.pushImage("home/app", "1.9", `{"os":"linux","architecture":"amd64"}`, "a layer")
@@ -76,6 +78,7 @@ func looksLike(got, want string) bool {
 }
 
 func TestNamesOnTheCommandLine(t *testing.T) {
+	t.Parallel()
 	d := sum("x").String()
 	for _, x := range []struct{ text, name, ref string }{
 		{"home/app", "home/app", ""},

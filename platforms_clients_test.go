@@ -13,6 +13,7 @@ import (
 )
 
 func TestClientsThatTakeNoIndex(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	amd := r.pushFor("a", "1", "linux/amd64", "x")
 	arm := r.pushFor("a", "1", "linux/arm64", "x")
@@ -66,6 +67,7 @@ func TestClientsThatTakeNoIndex(t *testing.T) {
 
 // What a client that takes no index was told of stays as long as anything else.
 func TestMemberThatIsToldOfIsPromised(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	r.freeze()
 	r.pushFor("a", "1", "linux/arm64", "x")
@@ -78,6 +80,7 @@ func TestMemberThatIsToldOfIsPromised(t *testing.T) {
 }
 
 func TestImmutableTagGainsPlatforms(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule+fromSuffixRule+"[[immutable]]\nrepositories = [\"**\"]\ntags = [\"v*\", \"!v*-*\"]\n"))
 	amd := r.pushFor("a", "v1", "linux/amd64", "x")
 	arm := r.pushFor("a", "v1", "linux/arm64", "x")
@@ -113,6 +116,7 @@ func TestImmutableTagGainsPlatforms(t *testing.T) {
 }
 
 func TestPlatformsAndRights(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(matrixRules+fromSameTagRule+fromSuffixRule, "creator", "pusher", "deleter"))
 	push := func(who, tag, platform, words string, status int) image {
 		t.Helper()
@@ -160,6 +164,7 @@ func TestPlatformsAndRights(t *testing.T) {
 
 // Images that were there before the registry looked for platforms join all the same.
 func TestOldImagesJoin(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(strings.Replace(fromSameTagRule+fromSuffixRule, "**", "other", 2)))
 	same := r.pushFor("a", "1", "linux/amd64", "x")
 	chart := newImage(typeOCIManifest, "x/chart", "", "", "{}")
@@ -189,6 +194,7 @@ func TestOldImagesJoin(t *testing.T) {
 }
 
 func TestPlatformsAreBounded(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	var last image
 	for i := range maxMembers {
@@ -206,6 +212,7 @@ func TestPlatformsAreBounded(t *testing.T) {
 }
 
 func TestCollectionKeepsMembers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule), func(c *config) { c.noPromises = true })
 	r.freeze()
 	want := make(map[string]image)
@@ -233,6 +240,7 @@ func TestCollectionKeepsMembers(t *testing.T) {
 
 // Pushes at the same time all find their way in, whatever else goes on.
 func TestPlatformsPushedAtTheSameTime(t *testing.T) {
+	t.Parallel()
 	for _, suffix := range []bool{false, true} {
 		t.Run(fmt.Sprint("suffix=", suffix), func(t *testing.T) {
 			t.Parallel()

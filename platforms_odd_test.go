@@ -13,6 +13,7 @@ import (
 
 // An index that has lost its bytes is made again by a push.
 func TestDamagedIndexOfTheRegistryHeals(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	amd := r.pushFor("a", "1", "linux/amd64", "x")
 	arm := r.pushFor("a", "1", "linux/arm64", "x")
@@ -36,6 +37,7 @@ func TestDamagedIndexOfTheRegistryHeals(t *testing.T) {
 
 // However a platform is spelled, what an immutable tag is for it does not change.
 func TestImmutableTagsAndSpellings(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule+"[[immutable]]\nrepositories = [\"**\"]\n"))
 	arm := r.pushFor("a", "v1", "linux/arm64/v8", "x")
 	amd := r.pushFor("a", "v1", "linux/amd64", "x")
@@ -56,6 +58,7 @@ func TestImmutableTagsAndSpellings(t *testing.T) {
 
 // A platform that is no word is none, and is shown to nobody.
 func TestPlatformsOfStrangers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	amd := r.pushFor("a", "1", "linux/amd64", "x")
 	for _, platform := range []string{"linux/\x1b[2J", "linux/a\nb", "linux/" + strings.Repeat("a", 65), "linux/a\tb", "linux/ä"} {
@@ -83,6 +86,7 @@ func TestPlatformsOfStrangers(t *testing.T) {
 
 // An attested image whose image is gone, as sparse registries may have it, is none.
 func TestAttestedImageThatIsGone(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule), func(c *config) { c.sparse = true })
 	_, image := r.attested("a", "1", "amd64", "x")
 	r.want(202, "DELETE", "/v2/a/manifests/"+image.String(), nil)
@@ -93,6 +97,7 @@ func TestAttestedImageThatIsGone(t *testing.T) {
 // A tag that is given, and one that a client has pushed byte for byte, change nothing
 // about whose an index is.
 func TestWhoseAnIndexIs(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	amd := r.pushFor("a", "x", "linux/amd64", "x")
 	arm := r.pushFor("a", "y", "linux/arm64", "x")

@@ -144,6 +144,7 @@ func (r *registry) wantImage(repo, ref string, im image) {
 }
 
 func TestTagOfSeveralPlatforms(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	amd := r.pushFor("a", "1", "linux/amd64", "first")
 	r.wantTag("a", "1", amd.digest)
@@ -172,6 +173,7 @@ func TestTagOfSeveralPlatforms(t *testing.T) {
 }
 
 func TestPlatformsThatAreOne(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	for i, x := range []struct{ pushed, members string }{ // nothing: only the last image
 		{"linux/amd64, linux/amd64", ""},
@@ -210,6 +212,7 @@ func TestPlatformsThatAreOne(t *testing.T) {
 
 // Docker's images make Docker's list, and all else an OCI index.
 func TestIndexIsOfTheKindOfItsMembers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	docker := func(tag, platform, words string) image {
 		im := dockerImage(configFor(platform, words))
@@ -235,6 +238,7 @@ func TestIndexIsOfTheKindOfItsMembers(t *testing.T) {
 }
 
 func TestIndexDependsOnItsMembersAlone(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule+strings.Replace(fromSuffixRule, "from =", "tags = [\"s*\"]\nfrom =", 1)))
 	platforms := []string{"linux/arm64", "linux/amd64", "windows/amd64 10.0.1"}
 	seen := make(map[digest.Digest]bool)
@@ -256,6 +260,7 @@ func TestIndexDependsOnItsMembersAlone(t *testing.T) {
 }
 
 func TestWhatIsNoImageIsNoMember(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule+fromSuffixRule))
 	amd := r.pushFor("a", "image", "linux/amd64", "x")
 	for name, x := range map[string]struct{ configType, config, more string }{
@@ -296,6 +301,7 @@ func TestWhatIsNoImageIsNoMember(t *testing.T) {
 }
 
 func TestIndexOfAClientStays(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule+fromSuffixRule))
 	amd := r.pushFor("a", "x", "linux/amd64", "x")
 	index, d := ociIndex(amd.manifest)
@@ -343,6 +349,7 @@ func TestIndexOfAClientStays(t *testing.T) {
 }
 
 func TestDeletedMemberLeavesItsIndexes(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	r.freeze()
 	amd := r.pushFor("a", "1", "linux/amd64", "x")
@@ -378,6 +385,7 @@ func TestDeletedMemberLeavesItsIndexes(t *testing.T) {
 }
 
 func TestTagsWithSuffixes(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSuffixRule))
 	amd := r.pushFor("a", "1.0-amd64", "linux/amd64", "x")
 	r.wantPlatforms("a", "1.0", map[string]image{"linux/amd64": amd})

@@ -75,6 +75,7 @@ func candidates(t *testing.T, text string) (list []candidate) {
 
 // What becomes of each tag, by which rule, and till when, 100 hours after the start.
 func TestRetentionDecides(t *testing.T) {
+	t.Parallel()
 	const clock = 100
 	for _, x := range []struct{ what, rules, tags, want string }{
 		{"newest by version", "newest = 2", "v1.2 pushed=9, v1.10 pushed=1, v1.9 pushed=5",
@@ -147,6 +148,7 @@ const newestOfCI = "[[retain]]\nrepositories = [\"ci/**\"]\nnewest = 1\n"
 
 // A session: what would go, what that frees, and that it does.
 func TestRetentionIsExplainedAndDone(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(newestOfCI), func(c *config) { c.noPromises = true })
 	r.freeze()
 	r.pushImage("ci/app", "v1", "{1}", "base", "layer of v1")
@@ -263,6 +265,7 @@ func (r *registry) blobBytes() (n int64) {
 
 // Where manifests without a tag stay for ever, retention frees nothing.
 func TestRetentionFreesNothingThatStays(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(newestOfCI), func(c *config) { c.untaggedGrace = 0 })
 	r.pushImage("ci/app", "v1", "{}", "one")
 	r.pushImage("ci/app", "v2", "{}", "two")
@@ -419,6 +422,7 @@ func (h *history) explainAndDo(only string) error {
 
 // What is said to go goes, and frees what is said, to the byte.
 func TestRetentionFreesWhatItSays(t *testing.T) {
+	t.Parallel()
 	for i := range 4 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
@@ -457,6 +461,7 @@ func TestRetentionFreesWhatItSays(t *testing.T) {
 
 // An index stays whole as long as its tag stays; it goes before its parts.
 func TestRetentionKeepsIndexesWhole(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(`
 [[index]]
 repositories = ["a"]

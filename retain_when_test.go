@@ -22,6 +22,7 @@ const pulledInCI = "[[retain]]\nrepositories = [\"ci\"]\npulled = \"2d\"\n"
 
 // What is pulled stays, by which way it may be.
 func TestPulledTagsStay(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(pulledInCI))
 	r.freeze()
 	pushed := make(map[string]image)
@@ -61,6 +62,7 @@ func TestPulledTagsStay(t *testing.T) {
 // A pull costs no write, and no sync in any case; it is written down with what is
 // written anyway, at the end, and once a day.
 func TestPullsOfTagsAreWrittenDownSeldom(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(pulledInCI))
 	r.freeze()
 	r.moved.Add(int64(time.Minute))
@@ -119,6 +121,7 @@ func TestPullsOfTagsAreWrittenDownSeldom(t *testing.T) {
 
 // A tag that comes back is left alone as long as it could have come back.
 func TestDroppedTagsComeBack(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(newestOfCI))
 	r.freeze()
 	old := r.pushImage("ci/app", "v1", "{}", "old")
@@ -157,6 +160,7 @@ func TestDroppedTagsComeBack(t *testing.T) {
 
 // What has changed since it was judged stays, until it is judged again.
 func TestTagsThatChangeMeanwhileStay(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(newestOfCI))
 	r.freeze()
 	r.pushImage("ci/app", "v1", "{}", "one")
@@ -206,6 +210,7 @@ func TestTagsThatChangeMeanwhileStay(t *testing.T) {
 // The wall clock may be in 2000, and then in our time again: the ages of tags are
 // those that the registry has counted.
 func TestClockJumpsDropNoTags(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"**\"]\nyounger = \"2d\"\n[[retain]]\nrepositories = [\"**\"]\npulled = \"2d\"\n"))
 	before := r.pushImage("a", "before", "{}", "layer")
 	r.stop()
@@ -298,6 +303,7 @@ func (q *quietServer) push(tag, layer string) {
 // The rules are applied when something may be due, an hour apart, and at no other
 // time.
 func TestRetentionRunsByItself(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"a\"]\nyounger = \"2d\"\n"))
 	r.stop()
 	r.cfg.scrubEvery = 0

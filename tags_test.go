@@ -33,6 +33,7 @@ func rulesOf(t testing.TB, text string) *tagRules {
 
 // What is wrong with a rule about tags is said with its place.
 func TestBrokenRulesAboutTags(t *testing.T) {
+	t.Parallel()
 	const all = "repositories = [\"**\"]\n"
 	for text, want := range map[string]string{
 		"[[immutable]]\n":                                                           `immutable 1: no repositories: name some, or "**" for all`,
@@ -77,6 +78,7 @@ func TestBrokenRulesAboutTags(t *testing.T) {
 }
 
 func TestRulesAboutTagsForPeople(t *testing.T) {
+	t.Parallel()
 	rules := rulesOf(t, `
 [[immutable]]
 repositories = ["release/*", "!release/x"]
@@ -118,6 +120,7 @@ newest = 1
 }
 
 func TestPatternsOfTags(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct{ patterns, has, not string }{
 		{"", "latest v1 X_y.z-1", ""},
 		{"*", "latest v1", ""},
@@ -149,6 +152,7 @@ func TestPatternsOfTags(t *testing.T) {
 
 // Each list is in order, from old to new.
 func TestTagsInOrder(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("9", 18)
 	for _, list := range []string{
 		"v1.2 v1.10 v2",
@@ -181,6 +185,7 @@ func TestTagsInOrder(t *testing.T) {
 }
 
 func TestVersions(t *testing.T) {
+	t.Parallel()
 	const are = "1 v1 0 9999 1.2 v1.2 1.2.3 1.2.3.4 1.02 1.2-rc1 1.2.3-alpine 2024.01.31 v20240131 v1-rc.1_x 1-alpine"
 	const areNot = "latest main 12345 20240131 2024-01-31 2024-01-31T10 20240131-1 1a2b3c4 0000000 1234567 V1 v v1. .1 1..2 1_2 1.2- -1 1.x sha-1234567 v1.2+x 1.2.v3"
 	for _, tag := range strings.Fields(are) {
@@ -198,6 +203,7 @@ func TestVersions(t *testing.T) {
 // The order is one, whatever the tags are: else the newest would depend on how
 // they were listed.
 func TestOrderOfTagsIsTotal(t *testing.T) {
+	t.Parallel()
 	seed := cmp.Or(*garbageSeed, rand.Uint64())
 	t.Logf("-garbage.seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 2))
@@ -213,7 +219,7 @@ func TestOrderOfTagsIsTotal(t *testing.T) {
 		}
 		return b.String()
 	}
-	for range 200000 {
+	for range 50000 {
 		a, b, c := random(), random(), random()
 		ab, bc, ac := compareTags(a, b), compareTags(b, c), compareTags(a, c)
 		switch {
@@ -225,13 +231,14 @@ func TestOrderOfTagsIsTotal(t *testing.T) {
 			t.Fatalf("%s, %s, %s: %d, %d and %d", a, b, c, ab, bc, ac)
 		}
 	}
-	if versions < 50000 {
+	if versions < 10000 {
 		t.Errorf("only %d of 600000 tags were versions", versions)
 	}
 }
 
 // Rules about tags say nothing about people: the registry stays as open as it was.
 func TestRulesAboutTagsLeaveTheRegistryOpen(t *testing.T) {
+	t.Parallel()
 	const rules = "[[immutable]]\nrepositories = [\"a\"]\n"
 	r := startRegistry(t, ruled(rules))
 	r.pushImage("a", "v1", "{}", "layer")
@@ -261,6 +268,7 @@ func TestRulesAboutTagsLeaveTheRegistryOpen(t *testing.T) {
 
 // From a file without rules about people nobody gets more rights, before a restart.
 func TestRulesAboutTagsAloneKeepThoseAboutPeople(t *testing.T) {
+	t.Parallel()
 	const people = "[[rule]]\nwho = [\"ann\"]\nrepositories = [\"**\"]\nallow = [\"pull\"]\n"
 	const tags = "[[immutable]]\nrepositories = [\"**\"]\n"
 	r := startRegistry(t, guarded(people, "ann", "bob"))
@@ -294,6 +302,7 @@ newest = 1
 
 // An immutable tag stays as it is, whatever is tried.
 func TestImmutableTags(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(immutableRules))
 	const named = "release/app:v1 is immutable, by the rule immutable 1 (*, !latest in release/*)"
 	denied := func(method, path, body string) {
@@ -338,6 +347,7 @@ func TestImmutableTags(t *testing.T) {
 
 // Whoever has the machine can do it all the same, but has to say so.
 func TestImmutableTagsAndCommands(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(immutableRules))
 	first := r.pushImage("release/app", "v1", "{}", "one")
 	second := r.pushImage("release/app", "v2", "{}", "two")
@@ -393,6 +403,7 @@ func TestImmutableTagsAndCommands(t *testing.T) {
 
 // Without the file that was named nobody knows what never goes: so nothing does.
 func TestRulesOfAFileThatIsGone(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "v1", "{}", "layer")
 	r.off()
@@ -418,6 +429,7 @@ func TestRulesOfAFileThatIsGone(t *testing.T) {
 
 // What the first policy shows as examples are rules, once the # is taken away.
 func TestExamplesInTheStarterPolicy(t *testing.T) {
+	t.Parallel()
 	text := regexp.MustCompile(`(?m)^# (\[\[|\w+ += )`).ReplaceAllString(fmt.Sprintf(starterPolicy, "kim"), "$1")
 	p, err := parsePolicy([]byte(text))
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 // As in the README: what was deleted comes back, and then the push before it is undone.
 func TestUndoAgainGoesFurtherBack(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	one := r.pushImage("home/app", "1.0", "{}", "one")
 	two := r.pushImage("home/app", "1.0", "{}", "two")
@@ -47,6 +48,7 @@ func TestUndoAgainGoesFurtherBack(t *testing.T) {
 
 // A push that made a part of an index is undone though others have pushed since.
 func TestUndoOfAPartOfAnIndex(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSuffixRule))
 	amd := r.pushFor("a", "1-amd64", "linux/amd64", "x")
 	old := r.pushFor("a", "1-arm64", "linux/arm64", "x")
@@ -66,6 +68,7 @@ func TestUndoOfAPartOfAnIndex(t *testing.T) {
 
 // A member of very many indexes goes in one step, and comes back into the last.
 func TestMemberOfManyIndexes(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	amd := r.pushFor("a", "1", "linux/amd64", "x")
 	var arm, before image
@@ -87,6 +90,7 @@ func TestMemberOfManyIndexes(t *testing.T) {
 
 // What the collector has begun to take away cannot be restored in part.
 func TestRepositoryThatIsHalfCollected(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.noPromises = true })
 	for i := range 2 * atOnce {
 		r.pushImage("a", fmt.Sprint(i), fmt.Sprintf(`{"n":%d}`, i))
@@ -110,6 +114,7 @@ func TestRepositoryThatIsHalfCollected(t *testing.T) {
 
 // The history is read page by page, and no step is missed.
 func TestPagesOfTheHistory(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSuffixRule))
 	im := r.pushImage("a", "x", "{}", "layer")
 	for i := range 5 {
