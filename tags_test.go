@@ -232,7 +232,7 @@ func TestOrderOfTagsIsTotal(t *testing.T) {
 		}
 	}
 	if versions < 10000 {
-		t.Errorf("only %d of 600000 tags were versions", versions)
+		t.Errorf("only %d of 150000 tags were versions", versions)
 	}
 }
 
