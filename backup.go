@@ -120,22 +120,27 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.removeRest(ctx); err != nil {
 		return fmt.Errorf("the backup is whole, but what is no longer needed could not be removed: %w", err)
 	}
-	if o.JSON {
-		err := out.json(map[string]any{"destination": dest, "cloned": b.cloned, "linked": b.linked, "copied": b.copied, "bytes": b.bytes,
-			"kept": b.kept, "removed": b.removed, "damaged": b.damaged})
-		if err != nil {
-			return err
-		}
-		out = newConsole(io.Discard, false)
-	}
-	out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", count(b.cloned, "blob"), count(b.linked, "blob"),
-		count(b.copied, "blob"), size(b.bytes), count(b.kept, "blob"), count(b.removed, "file"))
-	out.printf("restore it with: berth --data %s\n", dest)
-	if b.cloned+b.linked > 0 {
-		out.printf("it is on the same file system as the registry, and shares its bytes: it does not help when the disk dies\n")
+	if err := b.tell(o.JSON); err != nil {
+		return err
 	}
 	if b.damaged > 0 {
 		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", count(b.damaged, "blob"))
+	}
+	return nil
+}
+
+// tell says what was done.
+func (b *backup) tell(asJSON bool) error {
+	dest := b.dest.dir
+	if asJSON {
+		return b.out.json(map[string]any{"destination": dest, "cloned": b.cloned, "linked": b.linked, "copied": b.copied, "bytes": b.bytes,
+			"kept": b.kept, "removed": b.removed, "damaged": b.damaged})
+	}
+	b.out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", count(b.cloned, "blob"), count(b.linked, "blob"),
+		count(b.copied, "blob"), size(b.bytes), count(b.kept, "blob"), count(b.removed, "file"))
+	b.out.printf("restore it with: berth --data %s\n", dest)
+	if b.cloned+b.linked > 0 {
+		b.out.printf("it is on the same file system as the registry, and shares its bytes: it does not help when the disk dies\n")
 	}
 	return nil
 }

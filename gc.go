@@ -111,16 +111,16 @@ func (st *store) shortestGrace() time.Duration {
 
 // graces say when what nothing refers to is due.
 type graces struct {
-	blob, untagged, upload time.Duration
-	deleted                time.Duration // of what a client has deleted, which can be restored till then
-	keepUntagged           bool          // manifests without a tag stay, however old
-	now                    bool          // whatever is loose is due
+	blob, upload time.Duration
+	manifest     time.Duration // of manifests, and of what a client has deleted, which can be restored till then
+	keepUntagged bool          // manifests that no client has deleted stay, however old
+	now          bool          // whatever is loose is due
 }
 
 func (st *store) graces() graces {
-	g := graces{blob: st.grace, untagged: st.untaggedGrace, deleted: st.untaggedGrace, upload: st.uploadExpiry}
+	g := graces{blob: st.grace, manifest: st.untaggedGrace, upload: st.uploadExpiry}
 	if st.untaggedGrace == 0 {
-		g.keepUntagged, g.deleted = true, defaultUntaggedGrace
+		g.keepUntagged, g.manifest = true, defaultUntaggedGrace
 	}
 	return g
 }
@@ -239,8 +239,8 @@ func (st *store) untilDue() (time.Duration, error) {
 	}{
 		{`SELECT min(used) FROM upload`, g.upload},
 		{`SELECT min(loose) FROM link WHERE loose IS NOT NULL`, g.blob},
-		{`SELECT min(loose) FROM manifest m WHERE loose IS NOT NULL` + g.onlyDeleted(), g.deleted},
-		{`SELECT min(deleted) FROM repository r WHERE deleted IS NOT NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id)`, g.deleted},
+		{`SELECT min(loose) FROM manifest m WHERE loose IS NOT NULL` + g.onlyDeleted(), g.manifest},
+		{`SELECT min(deleted) FROM repository r WHERE deleted IS NOT NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id)`, g.manifest},
 	} {
 		var since sql.NullInt64
 		if err := st.get(q.query, nil, &since); err != nil {
@@ -359,7 +359,7 @@ func (g graces) onlyDeleted() string {
 // collectRepositories empties the repositories that were deleted long enough ago;
 // their blobs go like all others.
 func (st *store) collectRepositories(g graces, c *tally) error {
-	cutoff := st.cutoff(g.deleted)
+	cutoff := st.cutoff(g.manifest)
 	if g.now {
 		cutoff = math.MaxInt64
 	}
@@ -409,7 +409,7 @@ func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 
 // collectManifests removes the manifests that are due.
 func (st *store) collectManifests(g graces, c *tally) error {
-	return st.collectLoose(g, g.deleted, c,
+	return st.collectLoose(g, g.manifest, c,
 		`SELECT m.loose, m.repository, m.id, m.digest, r.name, m.deleted IS NOT NULL FROM manifest m JOIN repository r ON r.id = m.repository
 			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL`+g.onlyDeleted()+` ORDER BY m.loose, m.id LIMIT ?5`,
 		`UPDATE manifest SET loose = ?3 WHERE repository = ?1 AND id = ?2`,

@@ -69,6 +69,10 @@ type step struct {
 // back.
 func (s step) isRepository() bool { return s.tag == "" && !strings.Contains(s.old+s.new, ":") }
 
+// hides reports whether a step has taken a repository out of sight: such names have
+// a # in them.
+func (s step) hides() bool { return strings.Contains(s.new, "#") }
+
 // record writes down what a change does.
 func (t *tx) record(c *change, s step) error {
 	if c.number == 0 {
@@ -163,7 +167,7 @@ func (st *store) history(repository, tag string, after cursor, limit int) ([]rec
 }
 
 // restoreGrace is how long what was deleted can be restored.
-func (st *store) restoreGrace() time.Duration { return st.graces().deleted }
+func (st *store) restoreGrace() time.Duration { return st.graces().manifest }
 
 // undo puts back what was before a change, all of it or nothing, and returns what
 // it did. A repository may come back under another name. The error says what is in
@@ -402,7 +406,7 @@ func (u *undoing) repository(s step) error {
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(s.new, "#") { // it was restored
+	if !s.hides() { // it was restored
 		var last int64
 		if err := u.get(`SELECT max(change) FROM history WHERE repository = ?`, []any{s.new}, &last); err != nil {
 			return err
@@ -479,7 +483,7 @@ func (t *tx) lastChange(repository, tag string) (number int64, err error) {
 func (s step) describe() string {
 	name := s.repository + ":" + s.tag
 	switch {
-	case s.isRepository() && strings.Contains(s.new, "#"):
+	case s.isRepository() && s.hides():
 		return fmt.Sprintf("%s deleted", s.repository)
 	case s.isRepository():
 		return fmt.Sprintf("%s restored", s.repository)

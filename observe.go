@@ -264,7 +264,7 @@ func (s *server) registerMetrics() {
 	gauge("berth_http_requests_in_flight", s.inFlight.Load)
 	gauge("berth_passwords_hashed_total", s.gate.logins.hashed.Load)
 	gauge("berth_uploads_open", s.st.sessions.count.Load)
-	gauge("berth_dropped_tags_total", s.st.retained.Load)
+	gauge("berth_dropped_tags_total", s.st.droppedTags.Load)
 	gauge("berth_collected_blobs_total", s.st.collectedBlobs.Load)
 	gauge("berth_collected_bytes_total", s.st.collectedBytes.Load)
 	gauge("berth_file_syncs_total", s.st.fileSyncs.Load)

@@ -121,7 +121,7 @@ func (p *planner) repositories() error {
 		}
 		return p.kill(m, "its repository was deleted "+p.ago(deleted)+" ago")
 	}, `SELECT m.id, m.repository, length(m.body), m.digest, r.name, r.deleted
-		FROM repository r JOIN manifest m ON m.repository = r.id WHERE r.deleted < ? ORDER BY r.deleted`, p.cutoff(p.g.deleted))
+		FROM repository r JOIN manifest m ON m.repository = r.id WHERE r.deleted < ? ORDER BY r.deleted`, p.cutoff(p.g.manifest))
 }
 
 // manifests finds those that are due by themselves.
@@ -138,7 +138,7 @@ func (p *planner) manifests() error {
 		return p.kill(m, "no tag, index or subject for "+p.ago(loose))
 	}, `SELECT m.id, m.repository, length(m.body), m.digest, r.name, m.deleted IS NOT NULL, m.loose
 		FROM manifest m JOIN repository r ON r.id = m.repository
-		WHERE m.loose < ?`+p.g.onlyDeleted()+` ORDER BY m.loose`, p.cutoff(p.g.deleted))
+		WHERE m.loose < ?`+p.g.onlyDeleted()+` ORDER BY m.loose`, p.cutoff(p.g.manifest))
 }
 
 func (p *planner) cutoff(grace time.Duration) int64 {
@@ -157,7 +157,7 @@ func (p *planner) kill(m plannedManifest, why string) error {
 	if p.dead[m.id] {
 		return nil
 	}
-	if !m.deleted && p.kept(m.repository, m.digest, p.g.deleted) {
+	if !m.deleted && p.kept(m.repository, m.digest, p.g.manifest) {
 		return nil
 	}
 	p.dead[m.id] = true

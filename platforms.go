@@ -118,15 +118,13 @@ var suffixList = func() string {
 
 // baseOf returns what is before the platform in a tag; "" if there is none.
 func baseOf(tag string) string {
-	base := ""
 	for i := range len(tag) {
 		// The longest suffix counts: app-linux-arm64 is of app.
 		if tag[i] == '-' && i > 0 && suffixes[tag[i+1:]] {
-			base = tag[:i]
-			break
+			return tag[:i]
 		}
 	}
-	return base
+	return ""
 }
 
 const (

@@ -29,9 +29,10 @@ const (
 	pullsPerWrite = 50
 )
 
-// notePull remembers that a manifest is pulled, perhaps by a tag, pushed then. To look at a tag counts, since that
-// is what a machine does that has the image already; but not at once after a push,
-// when the client that pushed it does.
+// notePull remembers that a manifest is pulled, perhaps by a tag that was pushed at
+// some uptime. To look at a tag counts, since that is what a machine does that has
+// the image already; but not at once after the push, when the client that pushed
+// it does.
 func (st *store) notePull(m *storedManifest, method string, byTag bool, pushed int64) {
 	if st.writer == nil {
 		return

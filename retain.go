@@ -429,7 +429,7 @@ func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (n int,
 		return nil
 	})
 	if err == nil && len(gone) > 0 {
-		st.retained.Add(int64(len(gone)))
+		st.droppedTags.Add(int64(len(gone)))
 		st.audit("tags dropped", "user", "retention", "repository", name, "tags", gone)
 		st.wakeJanitor()
 	}

@@ -222,7 +222,7 @@ v3   keep         retain 1  newest of 3 by version
 	if got := r.tags("ci/app"); got != "v3" {
 		t.Errorf("retention has left %s", got)
 	}
-	if n := r.st.retained.Load(); n != 2 || !strings.Contains(string(r.do("GET", "/metrics", nil).body), "berth_dropped_tags_total 2") {
+	if n := r.st.droppedTags.Load(); n != 2 || !strings.Contains(string(r.do("GET", "/metrics", nil).body), "berth_dropped_tags_total 2") {
 		t.Errorf("the metrics count %d tags that were dropped, want 2", n)
 	}
 	r.want(200, "GET", "/v2/ci/app/manifests/"+two.digest.String(), nil) // its grace

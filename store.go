@@ -96,7 +96,7 @@ type store struct {
 	fileSyncs    atomic.Int64 // syncs of files and directories, for the metrics
 
 	collectedBlobs, collectedBytes atomic.Int64 // likewise
-	retained                       atomic.Int64 // tags dropped by the rules, likewise
+	droppedTags                    atomic.Int64 // tags dropped by the rules, likewise
 }
 
 type storeConfig struct {
