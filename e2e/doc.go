@@ -21,6 +21,8 @@
 //	acme_test.go         certificates from a CA that speaks ACME
 //	proxy_test.go        behind nginx, caddy and Traefik
 //
+// bench/ is a program: Berth beside other registries, in a table.
+//
 // The Go clients are built at pinned versions into Go's build cache; the rest comes from the
 // distribution's packages (.ci/run lists them). A client that is missing skips its tests, unless CI is
 // set in the environment: there it fails them. The daemons need root; they keep their data in
