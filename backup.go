@@ -285,8 +285,22 @@ func (b *backup) files(ctx context.Context) error {
 			}
 		}
 	}
-	if err := syncAll(b.dest.dir, b.dirs); err != nil {
+	if err := syncDirs(b.dest.lock, b.dirs); err != nil {
 		return fmt.Errorf("syncing the backup: %w", err)
+	}
+	return nil
+}
+
+// syncDirs makes the names in directories, which are in one file system with the
+// open file on, survive a power cut.
+func syncDirs(on *os.File, dirs map[string]bool) error {
+	if done, err := syncFileSystem(on); done {
+		return err
+	}
+	for dir := range dirs {
+		if err := syncDir(dir); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -23,51 +23,59 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// commitBlob makes the whole, verified file temp the blob d of a repository
-// and ends the session, if there is one (1, 2). temp must not be written any
-// more; it is closed, and its name is gone, whatever the result. On an error
-// nothing of it is visible.
-func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp *os.File, session string) error {
-	defer os.Remove(temp.Name())
-	st.fileSyncs.Add(1)
-	err := syncData(temp)
-	if e := temp.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return fmt.Errorf("syncing the upload: %w", err)
-	}
-	st.at("synced")
+// A content is verified bytes that are to become a blob.
+type content struct {
+	digest digest.Digest
+	size   int64
+	body   []byte   // of a small blob (small.go); nil of any other
+	path   string   // of the session's file
+	temp   *os.File // that file, which has all of it; or nil, if only body does
+}
 
+// commitBlob makes c a blob of a repository and ends the session, if there is one
+// (1, 2). c.temp is closed, and its name is gone, whatever the result. On an error
+// nothing of it is visible.
+func (st *store) commitBlob(repository string, c content, session string) error {
+	defer func() { c.drop() }()
+	if c.body == nil {
+		if err := st.syncUpload(c.temp); err != nil {
+			return err
+		}
+	}
+	d := c.digest
 	unlock := st.digests.lock(d.String())
 	defer unlock()
-	had, err := st.place(temp.Name(), d)
-	if err != nil {
+	had := st.hasBlob(d)
+	small := c.body != nil && !had && st.unsynced.admit(len(c.body))
+	if c.body != nil && !small {
+		// A file that is there must not be replaced by one that is not safe.
+		if err := c.makeUpload(); err != nil {
+			return err
+		}
+		if err := st.syncUpload(c.temp); err != nil {
+			return err
+		}
+	}
+	if err := st.place(c, had, small); err != nil {
 		return fmt.Errorf("moving the upload into place: %w", err)
 	}
 	st.at("placed")
 	st.promises.make(repository, d)
-	err = st.update(func(t *tx) error {
-		repo, err := t.makeRepository(repository)
-		if err != nil {
-			return err
+	key := st.unsynced.count.Add(1)
+	err := st.update(func(t *tx) error {
+		blob, err := t.addBlob(repository, d, c.size)
+		if err == nil && small {
+			_, err = t.exec(`INSERT INTO unsynced (blob, n, body) VALUES (?, ?, ?)`, blob, key, c.body)
 		}
-		var blob int64
-		err = t.get(`INSERT INTO blob (digest, size) VALUES (?, ?)
-			ON CONFLICT (digest) DO UPDATE SET size = excluded.size, damaged = NULL RETURNING id`, []any{d, size}, &blob)
-		if err != nil {
-			return err
+		if err == nil && session != "" {
+			_, err = t.exec(`DELETE FROM upload WHERE id = ?`, session)
 		}
-		if err := t.linkBlob(repo.id, blob); err != nil {
-			return err
-		}
-		if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
-			return err
-		}
-		_, err = t.exec(`DELETE FROM upload WHERE id = ?`, session)
 		return err
 	})
 	if err != nil {
+		if small {
+			st.unsynced.bytes.Add(-c.size)
+		}
 		// Whether a commit took place whose sync failed shows only after a
 		// crash, so the file must stay. On a full disk there was none, and the
 		// room is needed.
@@ -80,49 +88,111 @@ func (st *store) commitBlob(repository string, d digest.Digest, size int64, temp
 	if had {
 		os.Remove(st.aside(d)) // if it was damaged; scrubbing removes it else
 	}
+	if small {
+		st.unsynced.wake()
+	}
 	st.wakeJanitor()
 	return nil
 }
 
-// place gives a synced file the final path of d and syncs every directory that
-// changes. A file that is there already is replaced, never trusted: so pushing
-// again repairs. It reports whether there is a row already. The caller holds
-// the digest's lock.
+// addBlob records that a repository has a blob, whose file is in its place and
+// sound, and returns its id.
+func (t *tx) addBlob(repository string, d digest.Digest, size int64) (blob int64, err error) {
+	repo, err := t.makeRepository(repository)
+	if err != nil {
+		return 0, err
+	}
+	err = t.get(`INSERT INTO blob (digest, size) VALUES (?, ?)
+		ON CONFLICT (digest) DO UPDATE SET size = excluded.size, damaged = NULL RETURNING id`, []any{d, size}, &blob)
+	if err != nil {
+		return 0, err
+	}
+	if err := t.linkBlob(repo.id, blob); err != nil {
+		return 0, err
+	}
+	_, err = t.exec(`DELETE FROM trash WHERE digest = ?`, d)
+	return blob, err
+}
+
+// drop lets go of what content has on the disk.
+func (c *content) drop() {
+	if c.temp != nil {
+		c.temp.Close()
+		os.Remove(c.path)
+	}
+}
+
+// syncUpload syncs the file of content.
+func (st *store) syncUpload(temp *os.File) error {
+	st.fileSyncs.Add(1)
+	if err := syncData(temp); err != nil {
+		return fmt.Errorf("syncing the upload: %w", err)
+	}
+	st.at("synced")
+	return nil
+}
+
+// makeUpload makes a file of content that has none.
+func (c *content) makeUpload() (err error) {
+	if c.temp != nil {
+		return nil
+	}
+	if c.temp, err = openUpload(c.path, 0); err != nil {
+		return err
+	}
+	if _, err := c.temp.Write(c.body); err != nil {
+		return fmt.Errorf("writing an upload: %w", err)
+	}
+	return nil
+}
+
+// place gives content its final path, and unless it is small syncs every
+// directory that changes. A file that is there already is replaced, never
+// trusted: so pushing again repairs. had says that there is a row already. The
+// caller holds the digest's lock.
 //
 // Where the file system has hard links, the session keeps its name for the
 // file of a new blob until the row is committed: a crash in between must not
 // cost a client what was acknowledged. Not so if there is a row already: the
 // session could go on to write into a file that is being served.
-func (st *store) place(temp string, d digest.Digest) (had bool, err error) {
-	path := st.path(d)
+func (st *store) place(c content, had, small bool) error {
+	path := st.path(c.digest)
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return false, err
+		return err
 	}
+	if c.temp == nil {
+		os.Remove(path) // rubbish by (1), and perhaps another name of a session's file
+		return os.WriteFile(path, c.body, 0o600)
+	}
+	c.temp.Close() // or Windows would not rename it
 	changed := []string{dir, filepath.Dir(dir)}
 	linked := false
-	if had = st.hasBlob(d); !had {
-		os.Remove(path) // rubbish by (1)
-		linked = os.Link(temp, path) == nil
+	if !had {
+		os.Remove(path) // likewise
+		linked = os.Link(c.path, path) == nil
 	}
 	if !linked {
-		changed = append(changed, filepath.Dir(temp))
-		if err := os.Rename(temp, path); err != nil {
+		changed = append(changed, filepath.Dir(c.path))
+		if err := os.Rename(c.path, path); err != nil {
 			// Windows does not replace a file that is being read. If it is a
 			// good copy, nothing is lost.
-			if verifyFile(path, d) != nil {
-				return had, err
+			if verifyFile(path, c.digest) != nil {
+				return err
 			}
 		}
 	}
 	st.at("renamed")
+	if small {
+		return nil
+	}
 	for _, dir := range changed {
 		st.fileSyncs.Add(1)
 		if err := syncDir(dir); err != nil {
-			return had, err
+			return err
 		}
 	}
-	return had, nil
+	return nil
 }
 
 // openBlob opens a repository's blob for reading, and with promise keeps it

@@ -248,7 +248,7 @@ func (l *ledger) work(p *process, enough func() bool) error {
 func (l *ledger) step(p *process) error {
 	l.serial++
 	shared := noise(uint64(l.rng.IntN(6)), 2000)
-	own := noise(l.rng.Uint64(), 10+l.rng.IntN(1<<(4+l.rng.IntN(13))))
+	own := noise(l.rng.Uint64(), 10+l.rng.IntN(1<<(4+l.rng.IntN(15))))
 	config := fmt.Sprintf(`{"by":%q,"n":%d}`, l.repo, l.serial)
 	for _, content := range []string{shared, own, config} {
 		if err := l.pushBlob(p, content); err != nil {
@@ -628,7 +628,7 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 		points []point
 		args   []string
 	}{
-		{"patient", []point{{"synced", 40}, {"renamed", 40}, {"placed", 40}, {"recorded", 40}, {"", 400}}, nil},
+		{"patient", []point{{"synced", 40}, {"renamed", 40}, {"placed", 40}, {"recorded", 40}, {"syncing", 1}, {"", 400}}, nil},
 		// Grace counts in whole seconds: once in one, everything loose is due.
 		{"collecting", []point{{"collecting", 3}, {"unlinked", 20}, {"", 400}},
 			[]string{"--grace", "1ns", "--untagged-grace", "1ns"}},

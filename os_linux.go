@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -30,15 +31,31 @@ func dropCache(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 // cloneFile makes dst share the blocks of src, on file systems that can.
 func cloneFile(dst, src *os.File) error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }
 
-// syncAll makes what has changed under dir, in the directories named and in
-// their files, survive a power cut. One call syncs all of a file system.
-func syncAll(dir string, dirs map[string]bool) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
+// syncFileSystem syncs all of the file system of f at once, where that can be
+// relied upon; else it reports false. A write that has failed since f was opened
+// is an error.
+func syncFileSystem(f *os.File) (done bool, err error) {
+	var s unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &s) != nil || !tellsErrors() {
+		return false, nil
 	}
-	defer f.Close()
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+	switch uint32(s.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:
+		return true, os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
+	}
+	return false, nil // FUSE, for one, would do nothing and say that it is done
+}
+
+// tellsErrors reports whether this kernel's syncfs tells of writes that failed:
+// since 5.8.
+func tellsErrors() bool {
+	var u unix.Utsname
+	var major, minor int
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor)
+	return major > 5 || major == 5 && minor >= 8
 }
 
 // isBadSector reports whether err says that the disk, or the file system, could

@@ -21,15 +21,9 @@ func dropCache(f *os.File) {}
 // cloneFile would make dst share the blocks of src.
 func cloneFile(dst, src *os.File) error { return errors.ErrUnsupported }
 
-// syncAll makes the names in the directories under dir survive a power cut.
-func syncAll(dir string, dirs map[string]bool) error {
-	for d := range dirs {
-		if err := syncDir(d); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+// syncFileSystem would sync all of the file system of f at once; there is no
+// portable call.
+func syncFileSystem(f *os.File) (done bool, err error) { return false, nil }
 
 // isBadSector reports whether err says that the disk could not read what it has
 // written.

@@ -13,6 +13,8 @@
 //
 // Version 4 remembers: what tags pointed at before, what was deleted, when things
 // were pulled, and which indexes the registry has made.
+//
+// Version 5 takes the bytes of small blobs, until their files are synced.
 
 package main
 
@@ -304,6 +306,14 @@ CREATE TABLE history (
 	PRIMARY KEY (change, n)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX history_name ON history (repository, tag, change);
+`,
+	`
+-- The bytes of small blobs whose files are not synced yet (small.go).
+CREATE TABLE unsynced (
+	blob INTEGER PRIMARY KEY REFERENCES blob ON DELETE CASCADE,
+	n    INTEGER NOT NULL, -- no two of one process have the same
+	body BLOB NOT NULL
+) STRICT;
 `,
 }
 

@@ -14,7 +14,8 @@
 //
 //  1. A blob row implies a whole, synced, verified file at its final path,
 //     unless the row says that it is damaged: then the blob is not there for
-//     anybody. A file without a row is rubbish and may be removed.
+//     anybody. A file without a row is rubbish and may be removed. A file that
+//     is not synced yet has its bytes in the database as well (small.go).
 //  2. Put: file first, then row. Remove: row first, then file, under the
 //     digest's lock and only if the row is still absent.
 //  3. A manifest row implies rows, in that repository, for its config, its
@@ -60,7 +61,7 @@ import (
 // goroutine.
 type store struct {
 	storeConfig
-	lock     *os.File
+	lock     *os.File   // open as long as the store
 	db       *sql.DB    // query-only connections
 	writer   *committer // nil on a read-only disk
 	writerDB *sql.DB
@@ -70,6 +71,7 @@ type store struct {
 	reads        sync.Map // query → *sql.Stmt on db
 	digests      keyLock  // one holder per digest renames or unlinks its file
 	sessions     sessions
+	unsynced     unsynced
 	manifests    manifestCache
 	robots       robots
 	promises     promises
@@ -83,6 +85,7 @@ type store struct {
 	busy         func() bool                       // there are requests under way; nil if there can be none
 	looks        chan struct{}                     // full while as many snapshots as may be are in use
 	large        chan struct{}                     // full while as many bodies as may be have large buffers
+	holding      chan struct{}                     // full while as many bodies as may be are held in memory
 	base         time.Duration                     // uptime of the data directory when it was opened
 	saved        int64                             // uptime last written, in seconds; used by the writer only
 	stale        atomic.Bool                       // something has changed since the last snapshot
@@ -138,7 +141,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		rulesChanged: make(chan struct{}, 1),
 		suspects:     make(chan digest.Digest, 100),
 		large:        make(chan struct{}, maxLarge),
+		holding:      make(chan struct{}, maxHeld),
 		looks:        make(chan struct{}, maxLooks),
+		unsynced:     unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)},
 	}
 	if st.now == nil {
 		st.now = func() time.Duration { return time.Since(st.opened) }
@@ -177,6 +182,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		return nil, err
 	}
 	if err := st.openReaders(); err != nil {
+		return nil, err
+	}
+	if err := st.recoverSmall(); err != nil {
 		return nil, err
 	}
 	st.promises.begin(st.uptime)
@@ -330,9 +338,14 @@ func (st *store) openWriter() error {
 	if err != nil {
 		return err
 	}
-	st.writerDB, err = sql.Open("sqlite", st.dsn(url.Values{},
+	// The journal's mode comes after the pragmas: with it a new database's pages
+	// have their size.
+	st.writerDB, err = sql.Open("sqlite", st.dsn(url.Values{"_journal_mode": {"WAL"}},
+		// A commit writes the pages that have changed, each for a few bytes: so
+		// let them be small, and many in the log before they are moved.
+		"page_size(2048)", "wal_autocheckpoint(4000)", "journal_size_limit(16777216)",
 		// The last two make macOS flush the drive, and do nothing elsewhere.
-		"journal_mode(WAL)", "synchronous(FULL)", "fullfsync(1)", "checkpoint_fullfsync(1)", "foreign_keys(1)", "journal_size_limit(16777216)"))
+		"synchronous(FULL)", "foreign_keys(1)", "fullfsync(1)", "checkpoint_fullfsync(1)"))
 	if err != nil {
 		return err
 	}
@@ -500,7 +513,7 @@ func (st *store) diskFull(err error) bool {
 func (st *store) close() error {
 	var err error
 	if st.writer != nil {
-		err = errors.Join(st.saveUses(), st.savePulls(), st.writer.updateLazy(st.saveUptime))
+		err = errors.Join(st.syncSmall(), st.saveUses(), st.savePulls(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
 	return errors.Join(err, st.closeFiles())
@@ -531,7 +544,7 @@ func (st *store) closeFiles() error {
 
 // loops are what a server runs in the background, each until its context ends.
 func (st *store) loops() []func(context.Context) {
-	return []func(context.Context){st.janitor, st.scrubber, st.snapshots, st.retainer}
+	return []func(context.Context){st.janitor, st.syncer, st.scrubber, st.snapshots, st.retainer}
 }
 
 // uptime is how long the data directory has been served, over all processes:

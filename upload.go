@@ -13,6 +13,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	_ "crypto/sha256" // for go-digest
 	_ "crypto/sha512"
@@ -44,6 +45,7 @@ type upload struct {
 	offset     atomic.Int64  // bytes in the file that count; changed by the holder of turn
 	turn       chan struct{} // full while a request is at work on the session
 	hash       hash.Hash     // of the first offset bytes, or nil if they must be read again; guarded by turn
+	held       []byte        // all of it, if it came with its end; then there is no file; guarded by turn
 	ended      bool          // guarded by turn
 }
 
@@ -96,7 +98,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		u := newSession(uuid.NewString(), name, owner(w), d.Algorithm()) // without a row: it ends with this request
 		s.st.sessions.brief.Store(u.id, true)
 		defer s.st.sessions.brief.Delete(u.id)
-		if err := s.receive(w, r, u); err != nil {
+		if err := s.receive(w, r, u, true); err != nil {
 			s.st.dropFile(u)
 			return err
 		}
@@ -151,7 +153,7 @@ func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer release()
-	if err := s.receive(w, r, u); err != nil {
+	if err := s.receive(w, r, u, false); err != nil {
 		s.st.saveOffsetAfter(u, err)
 		return err
 	}
@@ -175,7 +177,7 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.receive(w, r, u); err != nil {
+	if err := s.receive(w, r, u, true); err != nil {
 		s.st.saveOffsetAfter(u, err)
 		return err
 	}
@@ -227,11 +229,12 @@ func (s *server) answerBlobCreated(w http.ResponseWriter, name string, d digest.
 	w.WriteHeader(http.StatusCreated)
 }
 
-// receive appends a request's body to a session whose turn the caller holds.
+// receive appends a request's body to a session whose turn the caller holds, and
+// which ends then if it is the last.
 // A Content-Range must begin at the offset (416 if not) and be as long as the
 // body. What arrives before an error is kept and counted, except when the disk
 // is full: then this request's bytes are given back.
-func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload) error {
+func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last bool) error {
 	limit := s.st.maxBlob
 	offset := u.offset.Load()
 	want := r.ContentLength // -1 if the client does not know
@@ -270,7 +273,13 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload) erro
 	} else if limit > 0 {
 		body.left = limit - offset
 	}
-	n, err := s.st.append(u, body)
+	var n int64
+	var err error
+	if last && offset == 0 && want > 0 && want == r.ContentLength && want <= maxSmall {
+		n, err = s.st.hold(u, body)
+	} else {
+		n, err = s.st.append(u, body)
+	}
 	s.uploaded.AddInt64(n)
 	if err != nil {
 		return err
@@ -573,6 +582,40 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 	return u.offset.Load() - start, err
 }
 
+// maxHeld bounds the bodies that are held in memory at one time. Further ones go
+// to files at once.
+const maxHeld = 64
+
+// hold is append for all of a small blob's body, of which there is nothing yet:
+// it stays in memory, and finish follows. What arrives before an error goes to
+// the file.
+func (st *store) hold(u *upload, body *bodyReader) (n int64, err error) {
+	select {
+	case st.holding <- struct{}{}:
+	default:
+		return st.append(u, body)
+	}
+	u.held = make([]byte, body.left)
+	got, err := io.ReadFull(body, u.held)
+	if err == nil {
+		return int64(got), nil
+	}
+	arrived := u.held[:got]
+	st.letGo(u)
+	if n, e := st.append(u, bytes.NewReader(arrived)); e != nil {
+		return n, e
+	}
+	return int64(got), ended(err)
+}
+
+// letGo ends what hold began.
+func (st *store) letGo(u *upload) {
+	if u.held != nil {
+		u.held = nil
+		<-st.holding
+	}
+}
+
 // An uploadWriter writes to a session's file and to its hash.
 type uploadWriter struct {
 	st     *store
@@ -680,13 +723,14 @@ func ended(err error) error {
 // another digest, they are gone, and the error is errDigestInvalid. The caller
 // holds the turn.
 func (st *store) finish(u *upload, d digest.Digest) error {
-	f, size, sum, err := st.seal(u, d.Algorithm())
-	if err == nil && sum != d {
-		f.Close()
-		err = errDigestInvalid.withf("the %d bytes received have the digest %s, not %s", size, sum, d)
+	defer st.letGo(u)
+	c, err := st.seal(u, d.Algorithm())
+	if err == nil && c.digest != d {
+		c.drop()
+		err = errDigestInvalid.withf("the %d bytes received have the digest %s, not %s", c.size, c.digest, d)
 	}
 	if err == nil {
-		if err = st.commitBlob(u.repository, d, size, f, u.id); err == nil {
+		if err = st.commitBlob(u.repository, c, u.id); err == nil {
 			st.forget(u)
 			return nil
 		}
@@ -703,38 +747,54 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 	return err
 }
 
-// seal opens a session's file, cut to its offset, and returns its digest.
-func (st *store) seal(u *upload, algorithm digest.Algorithm) (f *os.File, size int64, sum digest.Digest, err error) {
-	f, err = os.OpenFile(st.uploadPath(u), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, 0, "", fmt.Errorf("opening an upload's file: %w", err)
+// seal returns what a session has received: its file, cut to its offset, or the
+// body that was held, and the digest of that.
+func (st *store) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
+	if u.held != nil {
+		return content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: st.uploadPath(u)}, nil
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
-	size = u.offset.Load()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, 0, "", fmt.Errorf("looking at an upload's file: %w", err)
-	}
-	switch {
-	case info.Size() < size:
-		return nil, 0, "", fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), size)
-	case info.Size() > size: // bytes that a crash left beyond the offset
-		if err := f.Truncate(size); err != nil {
-			return nil, 0, "", fmt.Errorf("cutting an upload's file: %w", err)
-		}
+	c.size, c.path = u.offset.Load(), st.uploadPath(u)
+	if c.temp, err = openUpload(c.path, c.size); err != nil {
+		return content{}, err
 	}
 	if u.hash != nil && algorithm == u.algorithm {
-		return f, size, digest.NewDigest(algorithm, u.hash), nil
+		c.digest = digest.NewDigest(algorithm, u.hash)
+	} else {
+		c.digest, err = sumFile(c.temp, algorithm, nil)
 	}
-	sum, err = sumFile(f, algorithm, nil)
+	if err == nil && c.size <= maxSmall {
+		c.body = make([]byte, c.size)
+		_, err = c.temp.ReadAt(c.body, 0)
+	}
 	if err != nil {
-		return nil, 0, "", fmt.Errorf("reading an upload's file: %w", err)
+		c.temp.Close()
+		return content{}, fmt.Errorf("reading an upload's file: %w", err)
 	}
-	return f, size, sum, nil
+	return c, nil
+}
+
+// openUpload opens a session's file, which it cuts to size bytes.
+func openUpload(path string, size int64) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening an upload's file: %w", err)
+	}
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("looking at an upload's file: %w", err)
+	case info.Size() < size:
+		err = fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), size)
+	case info.Size() > size: // bytes that a crash left beyond the offset
+		if err = f.Truncate(size); err != nil {
+			err = fmt.Errorf("cutting an upload's file: %w", err)
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // sumFile returns the digest of all of f. spend, unless nil, is called after

@@ -486,7 +486,7 @@ func (l *ledger) step() error {
 	if err != nil {
 		return err
 	}
-	own, err := l.pushBlob(noise(l.rng.Uint64(), 10+l.rng.IntN(1<<(4+l.rng.IntN(13)))))
+	own, err := l.pushBlob(noise(l.rng.Uint64(), 10+l.rng.IntN(1<<(4+l.rng.IntN(15)))))
 	if err != nil {
 		return err
 	}
