@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -138,7 +139,8 @@ func TestRestoreSalvagesEveryKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := bytes.Index(body, []byte("ballast!ballast!"))
-	if err := overwrite(db, int64(at/4096*4096), 3); err != nil {
+	page := int(binary.BigEndian.Uint16(body[16:]))
+	if err := overwrite(db, int64(at/page*page), 3); err != nil {
 		t.Fatal(err)
 	}
 	inDatabase(t, db, `PRAGMA writable_schema = 1`, `DELETE FROM sqlite_schema WHERE name = 'ballast'`) // its pages are lost

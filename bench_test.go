@@ -695,7 +695,7 @@ func (x *bareFiles) write(content []byte) error {
 }
 
 // buildProgram builds Berth and returns its path.
-func buildProgram(b *testing.B) string {
+func buildProgram(b testing.TB) string {
 	b.Helper()
 	if runtime.GOOS != "linux" {
 		b.Skip("a process's memory is read from /proc")
@@ -711,13 +711,13 @@ func buildProgram(b *testing.B) string {
 
 // A program is Berth in a process of its own.
 type program struct {
-	b       *testing.B
+	b       testing.TB
 	url     string
 	command *exec.Cmd
 }
 
 // startProgram returns when the program has answered.
-func startProgram(b *testing.B, path, dir string) *program {
+func startProgram(b testing.TB, path, dir string) *program {
 	b.Helper()
 	p := &program{b: b, command: exec.Command(path, "--addr", "127.0.0.1:0", "--data", dir)}
 	out, err := p.command.StdoutPipe()
@@ -727,6 +727,7 @@ func startProgram(b *testing.B, path, dir string) *program {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { p.command.Process.Kill() }) // does nothing if it has ended
 	greeting, err := bufio.NewReader(out).ReadString('\n')
 	_, address, ok := strings.Cut(strings.TrimSpace(greeting), "http://")
 	if err != nil || !ok {

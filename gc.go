@@ -239,7 +239,7 @@ func (st *store) untilDue() (time.Duration, error) {
 	}{
 		{`SELECT min(used) FROM upload`, g.upload},
 		{`SELECT min(loose) FROM link WHERE loose IS NOT NULL`, g.blob},
-		{`SELECT min(loose) FROM manifest m WHERE loose IS NOT NULL` + g.onlyDeleted(), g.manifest},
+		{`SELECT min(loose) FROM manifest m` + g.index() + ` WHERE loose IS NOT NULL` + g.onlyDeleted(), g.manifest},
 		{`SELECT min(deleted) FROM repository r WHERE deleted IS NOT NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id)`, g.manifest},
 	} {
 		var since sql.NullInt64
@@ -347,6 +347,15 @@ func scanLoose(rows *sql.Rows) (x looseRow, err error) {
 	return x, err
 }
 
+// index is what stands after manifest m in SQL that has onlyDeleted: left to itself
+// SQLite would go through all that is loose, which may be very many then.
+func (g graces) index() string {
+	if g.keepUntagged {
+		return ` INDEXED BY manifest_deleted`
+	}
+	return ""
+}
+
 // onlyDeleted is a condition, in SQL over a row m of manifest, that keeps those
 // that no client has deleted, if that is what g says.
 func (g graces) onlyDeleted() string {
@@ -376,7 +385,7 @@ func (st *store) collectRepositories(g graces, c *tally) error {
 // the cutoff, and returns how many.
 func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 	const query = `SELECT 0, m.repository, m.id, m.digest, r.name, 1 FROM repository r JOIN manifest m ON m.repository = r.id
-		WHERE r.deleted < ? ORDER BY r.deleted, m.id LIMIT ?`
+		WHERE r.deleted < ? ORDER BY r.deleted LIMIT ?` // any some of them: to sort would be to look at all
 	due, err := column(st, scanLoose, query, cutoff, atOnce)
 	if err != nil || len(due) == 0 {
 		return 0, err
@@ -410,7 +419,7 @@ func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 // collectManifests removes the manifests that are due.
 func (st *store) collectManifests(g graces, c *tally) error {
 	return st.collectLoose(g, g.manifest, c,
-		`SELECT m.loose, m.repository, m.id, m.digest, r.name, m.deleted IS NOT NULL FROM manifest m JOIN repository r ON r.id = m.repository
+		`SELECT m.loose, m.repository, m.id, m.digest, r.name, m.deleted IS NOT NULL FROM manifest m`+g.index()+` JOIN repository r ON r.id = m.repository
 			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL`+g.onlyDeleted()+` ORDER BY m.loose, m.id LIMIT ?5`,
 		`UPDATE manifest SET loose = ?3 WHERE repository = ?1 AND id = ?2`,
 		func(t *tx, x *looseRow) (gone bool, err error) {

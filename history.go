@@ -161,7 +161,10 @@ func (st *store) history(repository, tag string, after cursor, limit int) ([]rec
 			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND instr(old || new, ':') = 0 AND (change, n) < (?3, ?4))
 			ORDER BY change DESC, n DESC LIMIT ?5`
 	case repository != "":
-		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND ?2 = '' AND (change, n) < (?3, ?4) ORDER BY change DESC, n DESC LIMIT ?5`
+		// The index has no order here: what it sorts are keys, and only the page's rows are read.
+		query = `SELECT ` + historyColumns + ` FROM history WHERE (change, n) IN (
+			SELECT change, n FROM history WHERE repository = ?1 AND ?2 = '' AND (change, n) < (?3, ?4) ORDER BY change DESC, n DESC LIMIT ?5)
+			ORDER BY change DESC, n DESC`
 	}
 	return column(st, scanRecord, query, repository, tag, after.change, after.n, limit)
 }
@@ -619,7 +622,9 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 // repository that is not undone yet, and is no undo itself: so to undo again goes
 // further back.
 func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
-	query := `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND change < ?2 AND ?3 = '' ORDER BY change DESC, n DESC LIMIT 100`
+	query := `SELECT ` + historyColumns + ` FROM history WHERE (change, n) IN (
+		SELECT change, n FROM history WHERE repository = ?1 AND change < ?2 AND ?3 = '' ORDER BY change DESC, n DESC LIMIT 100)
+		ORDER BY change DESC, n DESC`
 	switch {
 	case ref.tag != "":
 		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND change < ?2 AND tag = ?3 ORDER BY change DESC, n DESC LIMIT 100`

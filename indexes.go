@@ -396,7 +396,8 @@ func (p *pushing) hideIndexes(ids []int64) error {
 		return err
 	}
 	for _, query := range []string{
-		`UPDATE manifest SET deleted = ?3, loose = ?3 WHERE repository = ?1 AND id IN (SELECT value FROM json_each(?2))`,
+		// With the + SQLite looks for the ids, and not through the repository.
+		`UPDATE manifest SET deleted = ?3, loose = ?3 WHERE +repository = ?1 AND id IN (SELECT value FROM json_each(?2))`,
 		`UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
 			WHERE repository = ?1 AND digest IN (SELECT digest FROM names WHERE manifest IN (SELECT value FROM json_each(?2)))
 			AND (loose IS NULL) <> (` + manifestLive + `)`,

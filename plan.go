@@ -50,7 +50,7 @@ type planner struct {
 	refs  map[int64]int64   // what still refers to a manifest that has lost something that did
 	queue []plannedManifest // dead, and what that takes along still to be seen
 	links map[plannedLink]bool
-	order []plannedLink            // the keys of links, as they came
+	order []plannedBlob            // the keys of links, as they came
 	past  map[plannedLink][2]int64 // the last dead users that were seen of it, by uses and by names
 	left  map[int64]int64          // a blob's links that stay, of those that have lost one
 	held  map[string]bool          // what was promised, to count it once
@@ -64,6 +64,15 @@ type plannedManifest struct {
 }
 
 type plannedLink struct{ repo, blob int64 }
+
+// A plannedBlob is what is known of a link.
+type plannedBlob struct {
+	plannedLink
+	digest      digest.Digest
+	size, links int64 // of the blob
+	repository  string
+	alone       bool // no other manifest uses it than the one by which it was found
+}
 
 // plan calls each with what a collection by g would remove now, if it kept what
 // was promised lately (or not), and returns the sum.
@@ -137,7 +146,7 @@ func (p *planner) manifests() error {
 		}
 		return p.kill(m, "no tag, index or subject for "+p.ago(loose))
 	}, `SELECT m.id, m.repository, length(m.body), m.digest, r.name, m.deleted IS NOT NULL, m.loose
-		FROM manifest m JOIN repository r ON r.id = m.repository
+		FROM manifest m`+p.g.index()+` JOIN repository r ON r.id = m.repository
 		WHERE m.loose < ?`+p.g.onlyDeleted()+` ORDER BY m.loose`, p.cutoff(p.g.manifest))
 }
 
@@ -190,59 +199,82 @@ func (p *planner) follow() error {
 	for len(p.queue) > 0 {
 		m := p.queue[len(p.queue)-1]
 		p.queue = p.queue[:len(p.queue)-1]
-		for _, x := range []struct{ query, why string }{
-			{`SELECT m.id, m.repository, length(m.body), m.digest FROM names n
-				JOIN manifest m ON m.repository = n.repository AND m.digest = n.digest WHERE n.manifest = ?1`, "the index that has it goes"},
-			{`SELECT m.id, m.repository, length(m.body), m.digest FROM manifest s
-				JOIN manifest m ON m.repository = s.repository AND m.subject = s.digest WHERE s.id = ?1`, "its subject goes"},
-		} {
-			if m.deleted {
-				break
-			}
-			found, err := listed(p.snapshot, func(rows *sql.Rows) (c plannedManifest, err error) {
-				err = rows.Scan(&c.id, &c.repo, &c.size, &c.digest)
-				c.repository = m.repository
-				return c, err
-			}, x.query, m.id)
-			if err != nil {
+		if !m.deleted {
+			if err := p.alongWith(m); err != nil {
 				return err
 			}
-			for _, c := range found {
-				if lives, err := p.outlives(c); err != nil {
-					return err
-				} else if lives {
-					continue
-				}
-				if err := p.kill(c, x.why); err != nil {
-					return err
-				}
-			}
 		}
-		blobs, err := listed(p.snapshot, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?1
-			UNION SELECT l.blob FROM names n JOIN blob b ON b.digest = n.digest
-			JOIN link l ON l.repository = n.repository AND l.blob = b.id WHERE n.manifest = ?1`, m.id)
+		// Most blobs are of one manifest: then there is nothing more to ask.
+		blobs, err := listed(p.snapshot, func(rows *sql.Rows) (b plannedBlob, err error) {
+			err = rows.Scan(&b.blob, &b.digest, &b.size, &b.links, &b.alone)
+			b.repo, b.repository = m.repo, m.repository
+			return b, err
+		}, `SELECT b.id, b.digest, b.size, b.links,
+				NOT EXISTS (SELECT 1 FROM uses u WHERE u.repository = ?2 AND u.blob = b.id AND u.manifest <> ?1)
+				AND NOT EXISTS (SELECT 1 FROM names n WHERE n.repository = ?2 AND n.digest = b.digest AND n.manifest <> ?1)
+			FROM blob b WHERE b.id IN (SELECT blob FROM uses WHERE manifest = ?1
+				UNION SELECT l.blob FROM names n JOIN blob b ON b.digest = n.digest
+				JOIN link l ON l.repository = n.repository AND l.blob = b.id WHERE n.manifest = ?1)`, m.id, m.repo)
 		if err != nil {
 			return err
 		}
-		for _, blob := range blobs {
-			if !p.links[plannedLink{m.repo, blob}] {
-				p.links[plannedLink{m.repo, blob}] = true
-				p.order = append(p.order, plannedLink{m.repo, blob})
+		for _, b := range blobs {
+			if !p.links[b.plannedLink] {
+				p.links[b.plannedLink] = true
+				p.order = append(p.order, b)
 			}
 		}
 	}
 	order := p.order
 	p.order = nil
-	for _, l := range order {
-		lives, err := p.used(l)
-		if err != nil {
-			return err
+	for _, b := range order {
+		lives := false
+		if !b.alone {
+			var err error
+			if lives, err = p.used(b.plannedLink); err != nil {
+				return err
+			}
 		}
 		if lives {
-			delete(p.links, l) // till something else goes that uses it
+			delete(p.links, b.plannedLink) // till something else goes that uses it
 			continue
 		}
-		if err := p.unlink(l, "only what goes uses it"); err != nil {
+		if err := p.unlink(b, "only what goes uses it"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alongWith kills the members and the referrers of a dead manifest that nothing else
+// keeps.
+func (p *planner) alongWith(m plannedManifest) error {
+	type companion struct {
+		plannedManifest
+		member bool
+	}
+	found, err := listed(p.snapshot, func(rows *sql.Rows) (c companion, err error) {
+		err = rows.Scan(&c.member, &c.id, &c.repo, &c.size, &c.digest)
+		c.repository = m.repository
+		return c, err
+	}, `SELECT 1, m.id, m.repository, length(m.body), m.digest FROM names n
+			JOIN manifest m ON m.repository = n.repository AND m.digest = n.digest WHERE n.manifest = ?1
+		UNION ALL SELECT 0, m.id, m.repository, length(m.body), m.digest FROM manifest m
+			WHERE m.repository = ?2 AND m.subject = ?3`, m.id, m.repo, m.digest)
+	if err != nil {
+		return err
+	}
+	for _, c := range found {
+		if lives, err := p.outlives(c.plannedManifest); err != nil {
+			return err
+		} else if lives {
+			continue
+		}
+		why := "its subject goes"
+		if c.member {
+			why = "the index that has it goes"
+		}
+		if err := p.kill(c.plannedManifest, why); err != nil {
 			return err
 		}
 	}
@@ -300,32 +332,31 @@ func (p *planner) outlives(m plannedManifest) (bool, error) {
 // looseLinks finds the links that are due by themselves.
 func (p *planner) looseLinks() error {
 	return p.snapshot.rows(func(rows *sql.Rows) error {
-		var l plannedLink
+		var b plannedBlob
 		var loose int64
-		if err := rows.Scan(&l.repo, &l.blob, &loose); err != nil {
+		if err := rows.Scan(&b.repo, &b.blob, &loose, &b.digest, &b.size, &b.links, &b.repository); err != nil {
 			return err
 		}
-		return p.unlink(l, "no manifest has used it for "+p.ago(loose))
-	}, `SELECT repository, blob, loose FROM link WHERE loose < ? ORDER BY loose`, p.cutoff(p.g.blob))
+		return p.unlink(b, "no manifest has used it for "+p.ago(loose))
+	}, `SELECT l.repository, l.blob, l.loose, b.digest, b.size, b.links, r.name
+		FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
+		WHERE l.loose < ? ORDER BY l.loose`, p.cutoff(p.g.blob))
 }
 
 // unlink notes that a repository loses a blob, unless it was promised, and with
 // the last one the blob itself.
-func (p *planner) unlink(l plannedLink, why string) error {
-	d := doomed{Kind: "blob", Why: why}
-	var size, links int64
-	err := p.get(`SELECT b.digest, b.size, b.links, r.name FROM blob b JOIN repository r ON r.id = ? WHERE b.id = ?`,
-		[]any{l.repo, l.blob}, &d.Digest, &size, &links, &d.Repository)
-	if err != nil || p.kept(d.Repository, d.Digest, p.g.blob) {
-		return err
+func (p *planner) unlink(b plannedBlob, why string) error {
+	d := doomed{Kind: "blob", Repository: b.repository, Digest: b.digest, Why: why}
+	if p.kept(b.repository, b.digest, p.g.blob) {
+		return nil
 	}
-	if _, ok := p.left[l.blob]; !ok {
-		p.left[l.blob] = links
+	if _, ok := p.left[b.blob]; !ok {
+		p.left[b.blob] = b.links
 	}
-	if p.left[l.blob]--; p.left[l.blob] == 0 {
-		d.Bytes = size
+	if p.left[b.blob]--; p.left[b.blob] == 0 {
+		d.Bytes = b.size
 		p.total.Blobs++
-		p.total.Bytes += size
+		p.total.Bytes += b.size
 	}
 	return p.each(d)
 }

@@ -775,8 +775,9 @@ func (st *store) listRepositories(last string, n int, visible func(name string) 
 	size := n + 1
 	for more = n > 0; more; size = max(size, 1000) {
 		var page []string
-		page, more, err = st.page(size, `SELECT name FROM repository r WHERE name > ?
-			AND r.deleted IS NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL) ORDER BY name LIMIT ?`, last)
+		// A tag points at a manifest (5); without tags one must be looked for.
+		page, more, err = st.page(size, `SELECT name FROM repository r WHERE name > ? AND r.deleted IS NULL
+			AND (r.tags > 0 OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL)) ORDER BY name LIMIT ?`, last)
 		if err != nil {
 			return nil, false, err
 		}

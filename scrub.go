@@ -179,11 +179,16 @@ func (s *scrubbing) run() error {
 // rows puts in order what the database says about itself.
 func (s *scrubbing) rows() error {
 	r := &report{st: s.st}
-	err := s.st.look(s.ctx, func(snap snapshot) error {
-		r.snapshot = snap
-		return errors.Join(r.checkDatabase(), r.checkManifests(), r.checkLoose(), r.checkCounts())
-	})
-	if err != nil {
+	var errs []error
+	// A snapshot for each: with much stored they take a while, and as long as one is
+	// in use SQLite's log grows with every push.
+	for _, step := range []func() error{r.checkDatabase, r.checkManifests, r.checkLoose, r.checkCounts} {
+		errs = append(errs, s.st.look(s.ctx, func(snap snapshot) error {
+			r.snapshot = snap
+			return step()
+		}))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	for _, f := range r.findings {

@@ -41,6 +41,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
@@ -620,16 +621,16 @@ func (st *store) keepReserve() error {
 	}
 	temp := path + ".new"
 	defer os.Remove(temp)
-	// What a file system cannot press together takes the room that it seems to.
-	noise := make([]byte, reserveSize)
-	rand.NewChaCha8([32]byte{}).Read(noise)
-	if err := os.WriteFile(temp, noise, 0o600); err != nil {
+	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(temp, os.O_RDWR, 0)
+	// What a file system cannot press together takes the room that it seems to.
+	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), reserveSize)
 	if err == nil {
-		err = errors.Join(syncData(f), f.Close())
+		err = syncData(f)
 	}
+	err = errors.Join(err, f.Close())
 	if err == nil {
 		err = os.Rename(temp, path)
 	}
