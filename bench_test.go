@@ -75,7 +75,7 @@ func BenchmarkPushLarge(b *testing.B) {
 	b.Cleanup(bare.Close)
 	pipelined := httptest.NewServer(receiveBare(filepath.Join(dir, "pipelined"), copyPipelined))
 	b.Cleanup(pipelined.Close)
-	r := startRegistry(b, logToNowhere)
+	r := benchRegistry(b)
 	c := newBenchClient(1)
 	remove := func(int) error {
 		if err := c.send("DELETE", r.http.URL+"/v2/bench/blobs/"+d.String(), nil, nil, 202, 404); err != nil {
@@ -143,7 +143,7 @@ func BenchmarkPushLarge(b *testing.B) {
 // BenchmarkPullLarge pulls a blob of 256 MiB over each of some connections;
 // the limit is http.ServeFile of the same file.
 func BenchmarkPullLarge(b *testing.B) {
-	r := startRegistry(b, logToNowhere)
+	r := benchRegistry(b)
 	content := randomBytes(benchLarge)
 	d := digest.FromBytes(content)
 	c := newBenchClient(8)
@@ -175,7 +175,7 @@ func BenchmarkPushSmall(b *testing.B) {
 	for _, way := range []string{"post", "post+put"} {
 		for _, writers := range []int{1, 8, 32} {
 			b.Run(fmt.Sprintf("%s/writers=%d", way, writers), func(b *testing.B) {
-				r := startRegistry(b, logToNowhere)
+				r := benchRegistry(b)
 				c := newBenchClient(writers)
 				fresh, files := freshBlobs(4<<10), newBareFiles(b)
 				against(b, "bare", 20*writers, nil,
@@ -197,7 +197,7 @@ func BenchmarkPushSmall(b *testing.B) {
 func BenchmarkPushImage(b *testing.B) {
 	for _, connections := range []int{1, 32} {
 		b.Run(fmt.Sprintf("connections=%d", connections), func(b *testing.B) {
-			r := startRegistry(b, logToNowhere)
+			r := benchRegistry(b)
 			c := newBenchClient(connections)
 			type push struct {
 				image
@@ -254,7 +254,7 @@ func BenchmarkPushImage(b *testing.B) {
 // more than either server.
 func BenchmarkManifest(b *testing.B) {
 	const connections, many = 32, 10000
-	r := startRegistry(b, logToNowhere)
+	r := benchRegistry(b)
 	c := newBenchClient(connections)
 	config, layer := freshBlobs(100)(), freshBlobs(200)()
 	for _, content := range [][]byte{config, layer} {
@@ -438,6 +438,18 @@ func share(workers, n int, do func(i int) error) error {
 	wg.Wait()
 	close(errs)
 	return <-errs
+}
+
+// benchRegistry is a registry as it is in production, with the log going nowhere.
+func benchRegistry(b *testing.B) *registry {
+	b.Helper()
+	r := startRegistry(b, logToNowhere)
+	ctx, stop := context.WithCancel(context.Background())
+	var loops sync.WaitGroup
+	loops.Go(func() { r.st.syncer(ctx) })
+	b.Cleanup(loops.Wait)
+	b.Cleanup(stop)
+	return r
 }
 
 // logToNowhere formats every log line, as in production, and drops it.

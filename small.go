@@ -79,6 +79,12 @@ func (st *store) syncer(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		if st.unsynced.bytes.Load() < syncBytes {
+			select { // what was said before the last time
+			case <-st.unsynced.many:
+			default:
+			}
+		}
 		wait := syncDelay
 		for wait > 0 {
 			timer := time.NewTimer(wait)
@@ -150,9 +156,13 @@ func scanUnsynced(rows *sql.Rows) (x unsyncedRow, err error) {
 // those for which it returns nil. That need not be durable.
 func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
 	const atOnce = 1000
+	var end int64 // those that come meanwhile are for the next time
+	if err := st.get(`SELECT coalesce(max(blob), 0) FROM unsynced`, nil, &end); err != nil {
+		return err
+	}
 	for last := int64(0); ; {
 		rows, err := column(st, scanUnsynced, `SELECT u.blob, u.n, b.digest FROM unsynced u JOIN blob b ON b.id = u.blob
-			WHERE u.blob > ? ORDER BY u.blob LIMIT ?`, last, atOnce)
+			WHERE u.blob > ? AND u.blob <= ? ORDER BY u.blob LIMIT ?`, last, end, atOnce)
 		if err != nil || len(rows) == 0 {
 			return err
 		}
