@@ -141,7 +141,7 @@ func BenchmarkScale(b *testing.B) {
 		return func(s *scaled) error { return s.conn.ask(method, path(s), "") }
 	}
 	pushOne := func(s *scaled) error { return s.push(c) }
-	forget := func(s *scaled) error { s.r.st.manifests.suspend(); s.r.st.manifests.resume(); return nil }
+	forget := func(s *scaled) error { s.r.st.lookups.forget(); return nil }
 	byTag := ask("GET", func(s *scaled) string { m := s.some(); return "/v2/" + m.repository + "/manifests/" + m.tag })
 	byDigest := ask("GET", func(s *scaled) string {
 		m := s.some()

@@ -203,39 +203,16 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os
 	if promise {
 		st.promises.make(repository, d) // before looking, lest it go in between
 	}
-	unknown := errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
-	var repo, blob, size int64
-	var loose sql.NullInt64
-	var damaged bool
-	err := st.get(`
-		SELECT l.repository, l.blob, l.loose, b.size, b.damaged IS NOT NULL
-		FROM repository r
-		JOIN blob b ON b.digest = ?
-		JOIN link l ON l.repository = r.id AND l.blob = b.id
-		WHERE r.name = ?`,
-		[]any{d, repository}, &repo, &blob, &loose, &size, &damaged)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && damaged {
-		return nil, unknown
-	}
+	size, err := st.lookUpBlob(repository, d, promise)
 	if err != nil {
-		return nil, fmt.Errorf("looking up blob %s in %s: %w", d, repository, err)
-	}
-	if loose.Valid && st.dueSoon(loose.Int64, st.grace) {
-		err := st.keep(`UPDATE link SET loose = ? WHERE repository = ? AND blob = ? AND loose IS NOT NULL`,
-			`SELECT count(*) FROM link WHERE repository = ? AND blob = ?`, repo, blob)
-		switch {
-		case errors.Is(err, errGone):
-			return nil, unknown
-		case err != nil && promise:
-			return nil, err
-		case err != nil: // a full disk, say: this pull works all the same
-			st.log.Warn("the grace of a blob cannot be extended", "digest", d, "error", err)
-		}
+		return nil, err
 	}
 	f, err := openSized(st.path(d), size)
-	switch {
-	case err == nil:
+	if err == nil {
 		return f, nil
+	}
+	unknown := unknownBlob(repository, d)
+	switch {
 	case errors.Is(err, fs.ErrNotExist) && !st.hasBlob(d):
 		return nil, unknown // collected meanwhile
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errDamaged):
@@ -249,6 +226,51 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os
 		return nil, unknown
 	}
 	return nil, fmt.Errorf("opening blob %s: %w", d, err)
+}
+
+func unknownBlob(repository string, d digest.Digest) *protocolError {
+	return errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
+}
+
+// lookUpBlob is openBlob for its row. It returns the size.
+func (st *store) lookUpBlob(repository string, d digest.Digest, promise bool) (size int64, err error) {
+	q := question{repository, ofBlob, d.String()}
+	known, version := st.lookups.get(q)
+	if known != nil {
+		return known.size, nil
+	}
+	var repo, blob int64
+	var loose sql.NullInt64
+	var damaged bool
+	err = st.get(`
+		SELECT l.repository, l.blob, l.loose, b.size, b.damaged IS NOT NULL
+		FROM repository r
+		JOIN blob b ON b.digest = ?
+		JOIN link l ON l.repository = r.id AND l.blob = b.id
+		WHERE r.name = ?`,
+		[]any{d, repository}, &repo, &blob, &loose, &size, &damaged)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && damaged {
+		return 0, unknownBlob(repository, d)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("looking up blob %s in %s: %w", d, repository, err)
+	}
+	if loose.Valid && st.dueSoon(loose.Int64, st.grace) {
+		err := st.keep(`UPDATE link SET loose = ? WHERE repository = ? AND blob = ? AND loose IS NOT NULL`,
+			`SELECT count(*) FROM link WHERE repository = ? AND blob = ?`, repo, blob)
+		switch {
+		case errors.Is(err, errGone):
+			return 0, unknownBlob(repository, d)
+		case err != nil && promise:
+			return 0, err
+		case err != nil: // a full disk, say: this pull works all the same
+			st.log.Warn("the grace of a blob cannot be extended", "digest", d, "error", err)
+		}
+	}
+	if !loose.Valid {
+		st.lookups.put(q, &answer{repo: repo, size: size}, version)
+	}
+	return size, nil
 }
 
 // openSized opens a file that must have size bytes; errDamaged if it has not.

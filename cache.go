@@ -1,83 +1,184 @@
-// Manifests that are asked for again and again, in a little memory.
+// What is asked for again and again, in a little memory.
 //
 // A probe that polls a tag, or thirty nodes that pull one image, should not
-// cost a query each. What was asked for is kept with the answer, and all of it
-// is forgotten around every durable commit: before the commit, so that nobody
-// is told what is about to be untrue, and until it is over. So an answer from
-// here is never older than one from the database would be.
+// cost a query for each request. What was found is kept, until a transaction
+// touches it: SQLite itself tells of each row that changes, so none can be
+// overlooked. What a repository has is forgotten before the commit, so that
+// nobody is told what is about to be untrue, and nothing of it is kept until the
+// commit is over. So an answer from here is never older than one from the
+// database would be.
 
 package main
 
-import "sync"
+import (
+	"sync"
 
-// A manifestCache maps what was asked for to the answer. The zero value is
-// ready. Loose manifests are not kept, since reading one may start its grace
-// anew (4 in store.go).
-type manifestCache struct {
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// lookups maps questions to answers. What is loose is not kept, since reading it
+// may start its grace anew (4 in store.go), and neither is what is not there.
+type lookups struct {
+	limit int // bytes of all that is kept, about; not changed after the start
+
 	mu         sync.RWMutex // guards the rest
-	version    int          // changes when anything may have changed
-	committing bool
-	size       int // bytes, about
-	found      map[manifestKey]*storedManifest
+	size       int
+	answers    map[question]*answer
+	of         map[int64]map[question]struct{} // the questions by repository
+	version    int64                           // counts the beginnings and ends of commits
+	changed    [256]int64                      // version when a repository was last touched, by its id modulo 256
+	committing map[int64]struct{}              // the repositories that a commit under way touches
 }
 
-type manifestKey struct {
+// A question is for a manifest by its tag or digest, or for a blob.
+type question struct {
 	repository string
-	ref        reference
+	kind       byte // byTag, byDigest, ofBlob
+	name       string
 }
 
 const (
-	maxCached = 8 << 20 // bytes of all that is kept
-	perCached = 512     // bytes that an entry costs beside the manifest, about
+	byTag    = 't' // the manifest under a tag
+	byDigest = 'd' // the manifest with a digest
+	ofBlob   = 'b' // the blob with a digest
 )
 
-// get returns the answer to key, or nil; and the version to give to put.
-func (c *manifestCache) get(key manifestKey) (m *storedManifest, version int) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.found[key], c.version
+// An answer is a manifest, or a blob that a repository has.
+type answer struct {
+	repo     int64           // the repository's id
+	manifest *storedManifest // nil for a blob
+	size     int64           // of the blob
 }
 
-// put keeps an answer read from the database, unless anything may have changed
-// since get returned version.
-func (c *manifestCache) put(key manifestKey, m *storedManifest, version int) {
-	size := len(m.body) + perCached
-	if size > maxCached/16 {
+const (
+	// defaultLookups is how many bytes of answers are kept, if nothing else is said.
+	defaultLookups = 8 << 20
+	// perAnswer is how many bytes an answer costs beside the manifest, about.
+	perAnswer = 512
+)
+
+func (a *answer) cost() int {
+	if a.manifest != nil {
+		return len(a.manifest.body) + perAnswer
+	}
+	return perAnswer
+}
+
+// get returns the answer to q, or nil; and the version to give to put.
+func (l *lookups) get(q question) (a *answer, version int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.answers[q], l.version
+}
+
+// put keeps an answer read from the database, unless it may have changed since
+// get returned version.
+func (l *lookups) put(q question, a *answer, version int64) {
+	if a.cost() > l.limit/16 {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.committing || version != c.version || c.found[key] != nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, now := l.committing[a.repo]; now || l.changed[uint8(a.repo)] > version || l.answers[q] != nil {
 		return
 	}
-	if c.found == nil {
-		c.found = make(map[manifestKey]*storedManifest)
-	}
-	for old, m := range c.found { // in random order
-		if c.size+size <= maxCached {
+	for old := range l.answers { // in random order
+		if l.size+a.cost() <= l.limit {
 			break
 		}
-		delete(c.found, old)
-		c.size -= len(m.body) + perCached
+		l.drop(old)
 	}
-	c.found[key] = m
-	c.size += size
+	if l.answers == nil {
+		l.answers, l.of = make(map[question]*answer), make(map[int64]map[question]struct{})
+	}
+	if l.of[a.repo] == nil {
+		l.of[a.repo] = make(map[question]struct{})
+	}
+	l.answers[q] = a
+	l.of[a.repo][q] = struct{}{}
+	l.size += a.cost()
 }
 
-// suspend forgets everything and keeps nothing until resume is called: a
-// durable commit is under way.
-func (c *manifestCache) suspend() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.version++
-	c.committing = true
-	c.found, c.size = nil, 0
+// drop forgets the answer to q. The caller holds mu.
+func (l *lookups) drop(q question) {
+	a := l.answers[q]
+	l.size -= a.cost()
+	delete(l.answers, q)
+	delete(l.of[a.repo], q)
+	if len(l.of[a.repo]) == 0 {
+		delete(l.of, a.repo)
+	}
+}
+
+// suspend forgets what some repositories have and keeps nothing of them until
+// resume is called: a commit is under way that touches them.
+func (l *lookups) suspend(touched map[int64]struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.committing = touched
+	l.touch()
 }
 
 // resume ends what suspend began.
-func (c *manifestCache) resume() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.version++
-	c.committing = false
+func (l *lookups) resume() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.touch()
+	l.committing = nil
+}
+
+func (l *lookups) touch() {
+	l.version++
+	for repo := range l.committing {
+		l.changed[uint8(repo)] = l.version
+		for q := range l.of[repo] {
+			l.drop(q)
+		}
+	}
+}
+
+// watchRows has SQLite tell of the rows that this connection changes. The ids of the
+// repositories whose answers may change with them are put into touched.
+func watchRows(driverConn any, touched map[int64]struct{}) {
+	driverConn.(interface {
+		RegisterPreUpdateHook(sqlite.PreUpdateHookFn)
+	}).RegisterPreUpdateHook(func(change sqlite.SQLitePreUpdateData) {
+		column := -1 // where the row has the repository's id
+		switch change.TableName {
+		case "tag":
+			column = 0
+		case "manifest":
+			column = 1
+		case "link":
+			if change.Op == sqlite3.SQLITE_INSERT {
+				return // no answer says that it is not there
+			}
+			column = 0
+		case "repository":
+			if change.Op == sqlite3.SQLITE_UPDATE && !renames(change) {
+				return // counts, for the most part
+			}
+			touched[change.OldRowID], touched[change.NewRowID] = struct{}{}, struct{}{}
+			return
+		default:
+			return
+		}
+		for _, read := range []func(...any) error{change.Old, change.New} {
+			var row [2]any
+			if read(row[:column+1]...) != nil {
+				continue // an insert has no old row, and a delete no new one
+			}
+			if id, ok := row[column].(int64); ok {
+				touched[id] = struct{}{}
+			}
+		}
+	})
+}
+
+// renames reports whether a change of the table repository is of a name, as a
+// hidden repository's is.
+func renames(change sqlite.SQLitePreUpdateData) bool {
+	var old, new [2]any
+	return change.Old(old[:]...) != nil || change.New(new[:]...) != nil || old[1] != new[1]
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // After each 201, and not only in the end, every reader sees the new manifest.
@@ -42,35 +43,123 @@ func TestTagIsNeverStale(t *testing.T) {
 	}
 }
 
-func TestCacheIsBounded(t *testing.T) {
-	var c manifestCache
+// forget forgets everything.
+func (l *lookups) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answers, l.of, l.size = nil, nil, 0
+}
+
+func TestLookupsAreBounded(t *testing.T) {
+	l := lookups{limit: defaultLookups}
 	body := []byte(strings.Repeat("x", 100<<10))
-	key := func(i int) manifestKey { return manifestKey{"a", reference{tag: fmt.Sprint(i)}} }
+	about := func(i int) question { return question{"a", byTag, fmt.Sprint(i)} }
+	keep := func(i int, m *storedManifest) {
+		_, version := l.get(about(i))
+		l.put(about(i), &answer{repo: int64(i % 3), manifest: m}, version)
+	}
 	for i := range 1000 {
-		_, version := c.get(key(i))
-		c.put(key(i), &storedManifest{body: body}, version)
-		c.put(key(i), &storedManifest{body: body}, version)
+		keep(i, &storedManifest{body: body})
+		keep(i, &storedManifest{body: body})
 	}
-	total := 0
-	for _, m := range c.found {
-		total += len(m.body) + perCached
+	total, indexed := 0, 0
+	for q, a := range l.answers {
+		total += a.cost()
+		if _, ok := l.of[a.repo][q]; !ok {
+			t.Errorf("%v is not among the questions of its repository", q)
+		}
 	}
-	if total > maxCached || total < maxCached-2*len(body) || total != c.size {
-		t.Errorf("%d bytes are kept, counted as %d, want at most %d", total, c.size, maxCached)
+	for _, questions := range l.of {
+		indexed += len(questions)
 	}
-	_, version := c.get(key(0))
-	c.put(key(-1), &storedManifest{body: make([]byte, maxManifest)}, version)
-	if m, _ := c.get(key(-1)); m != nil {
+	if total > l.limit || total < l.limit-2*len(body) || total != l.size || indexed != len(l.answers) {
+		t.Errorf("%d bytes are kept, counted as %d, want at most %d; %d questions, %d of repositories", total, l.size, l.limit, len(l.answers), indexed)
+	}
+	keep(-1, &storedManifest{body: make([]byte, maxManifest)})
+	if a, _ := l.get(about(-1)); a != nil {
 		t.Error("a manifest of 4 MiB is kept")
 	}
-	// What was read before a commit, or during it, is not kept after it.
-	c.suspend()
-	c.put(key(0), &storedManifest{}, version)
-	_, during := c.get(key(0))
-	c.put(key(0), &storedManifest{}, during)
-	c.resume()
-	c.put(key(0), &storedManifest{}, during)
-	if m, _ := c.get(key(0)); m != nil {
-		t.Error("what was read during a commit is kept")
+}
+
+// What was read before a commit that touches its repository, or during it, is
+// not kept after it; what others have is.
+func TestLookupsForgetWhatACommitTouches(t *testing.T) {
+	l := lookups{limit: defaultLookups}
+	mine, other := question{"a", byTag, "x"}, question{"b", ofBlob, "y"}
+	a, b := &answer{repo: 1, size: 1}, &answer{repo: 2, size: 2}
+	_, before := l.get(mine)
+	l.put(mine, a, before)
+	l.put(other, b, before)
+	l.suspend(map[int64]struct{}{1: {}})
+	if got, _ := l.get(mine); got != nil {
+		t.Error("it is known during the commit")
+	}
+	l.put(mine, a, before)
+	_, during := l.get(mine)
+	l.put(mine, a, during)
+	l.resume()
+	l.put(mine, a, before)
+	l.put(mine, a, during)
+	if got, _ := l.get(mine); got != nil {
+		t.Error("what was read before the end of a commit is kept after it")
+	}
+	if got, _ := l.get(other); got != b {
+		t.Error("another repository's answer is gone")
+	}
+	_, after := l.get(mine)
+	l.put(mine, a, after)
+	if got, _ := l.get(mine); got != a {
+		t.Error("what was read after the commit is not kept")
+	}
+}
+
+// The repository of each kind of row that an answer depends on is touched, and
+// what answers do not depend on touches none.
+func TestCommitsTouchWhatTheyChange(t *testing.T) {
+	r := startRegistry(t, func(cfg *config) { cfg.untaggedGrace = time.Hour })
+	im := r.pushImage("a", "x", "{}", "layer")
+	blob, manifest := "/v2/a/blobs/"+im.layers[0].String(), "/v2/a/manifests/"+im.digest.String()
+	known := func() (n int) {
+		r.st.lookups.mu.RLock()
+		defer r.st.lookups.mu.RUnlock()
+		return len(r.st.lookups.answers)
+	}
+	ask := func() {
+		for _, path := range []string{"/v2/a/manifests/x", manifest, blob} {
+			r.want(200, "GET", path, nil)
+		}
+	}
+	ask()
+	if n := known(); n != 3 {
+		t.Fatalf("%d answers are kept, want 3", n)
+	}
+	// Others' pushes, uploads, more blobs: nothing of it changes an answer.
+	r.pushImage("b", "x", "{}", "layer")
+	r.pushBlob("a", "another blob")
+	r.want(202, "POST", "/v2/a/blobs/uploads/", nil)
+	if n := known(); n != 3 {
+		t.Errorf("%d answers are kept after what does not concern them, want 3", n)
+	}
+	for _, x := range []struct {
+		what   string
+		change func()
+		then   map[string]int // what is answered then
+	}{
+		{"a tag that moves", func() { r.pushImage("a", "x", `{"n":2}`, "other") }, map[string]int{"/v2/a/manifests/x": 200, manifest: 200}},
+		{"a tag that goes", func() { r.want(202, "DELETE", "/v2/a/manifests/x", nil) }, map[string]int{"/v2/a/manifests/x": 404}},
+		{"a manifest that goes", func() { r.want(202, "DELETE", manifest, nil) }, map[string]int{manifest: 404, blob: 200}},
+		{"a blob that goes", func() { r.want(202, "DELETE", blob, nil) }, map[string]int{blob: 404}},
+		{"what comes back", func() { r.pushImage("a", "x", "{}", "layer") }, map[string]int{"/v2/a/manifests/x": 200, manifest: 200, blob: 200}},
+		{"a repository that goes", func() { r.want(202, "DELETE", "/v2/a/_berth/repository", nil) }, map[string]int{"/v2/a/manifests/x": 404, manifest: 404, blob: 404}},
+	} {
+		x.change()
+		for path, status := range x.then {
+			if re := r.do("GET", path, nil); re.status != status {
+				t.Errorf("after %s, GET %s = %d, want %d", x.what, path, re.status, status)
+			}
+		}
+		for _, path := range []string{"/v2/a/manifests/x", manifest, blob} {
+			r.do("GET", path, nil) // to be known
+		}
 	}
 }

@@ -47,9 +47,9 @@ type committer struct {
 	// begin is called with each transaction, before the first write.
 	begin func(t *tx, durable bool) error
 	// spare makes some room on a full disk, if it can.
-	spare func() bool
-	// cache is suspended during every durable commit.
-	cache *manifestCache
+	spare   func() bool
+	lookups *lookups           // those of what a commit touches are suspended meanwhile
+	touched map[int64]struct{} // repositories that the transaction under way has changed
 }
 
 type write struct {
@@ -68,15 +68,23 @@ type tx struct {
 	committed []func() // called when all of it is committed
 }
 
-func newCommitter(conn *sql.Conn, log string, begin func(*tx, bool) error, spare func() bool, cache *manifestCache) *committer {
+func newCommitter(conn *sql.Conn, log string, begin func(*tx, bool) error, spare func() bool, lookups *lookups) (*committer, error) {
 	c := &committer{
-		conn: conn, log: log, begin: begin, spare: spare, cache: cache,
-		queue: make(chan write, maxGroup),
-		done:  make(chan struct{}),
-		stmts: make(map[string]*sql.Stmt),
+		conn: conn, log: log, begin: begin, spare: spare, lookups: lookups,
+		touched: make(map[int64]struct{}),
+		queue:   make(chan write, maxGroup),
+		done:    make(chan struct{}),
+		stmts:   make(map[string]*sql.Stmt),
+	}
+	err := conn.Raw(func(driverConn any) error {
+		watchRows(driverConn, c.touched)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	go c.run()
-	return c
+	return c, nil
 }
 
 // update runs fn in a write transaction and returns when that is committed and
@@ -201,6 +209,7 @@ func (c *committer) try(group []write) (results []error, err error) {
 			c.exec("ROLLBACK") // an error: SQLite has rolled back by itself
 		}
 	}()
+	clear(c.touched)
 	t := &tx{c: c, durable: durable}
 	if err := c.begin(t, durable); err != nil {
 		return nil, err
@@ -212,9 +221,9 @@ func (c *committer) try(group []write) (results []error, err error) {
 	if !slices.Contains(results, nil) {
 		return results, nil // nothing to keep
 	}
+	c.lookups.suspend(c.touched)
+	defer c.lookups.resume()
 	if durable {
-		c.cache.suspend()
-		defer c.cache.resume()
 		c.begun.Add(1)
 		defer c.ended.Add(1)
 	}

@@ -48,29 +48,33 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 
 // lookUpManifest is findManifest for those who need no promise, or make it.
 func (st *store) lookUpManifest(repository string, ref reference, promise bool) (*storedManifest, error) {
-	key := manifestKey{repository, ref}
-	m, version := st.manifests.get(key)
-	if m != nil {
-		return m, nil
+	q := question{repository, byDigest, ref.digest.String()}
+	if ref.tag != "" {
+		q = question{repository, byTag, ref.tag}
 	}
-	m = &storedManifest{}
+	known, version := st.lookups.get(q)
+	if known != nil {
+		return known.manifest, nil
+	}
+	m := &storedManifest{}
+	var repo int64
 	var loose sql.NullInt64
 	var err error
 	if ref.tag != "" {
 		err = st.get(`
-			SELECT m.id, m.digest, m.media_type, m.loose, m.body, t.made, t.pushed
+			SELECT r.id, m.id, m.digest, m.media_type, m.loose, m.body, t.made, t.pushed
 			FROM repository r
 			JOIN tag t ON t.repository = r.id AND t.name = ?
 			JOIN manifest m ON m.id = t.manifest AND m.damaged IS NULL AND m.deleted IS NULL
 			WHERE r.name = ?`,
-			[]any{ref.tag, repository}, &m.id, &m.digest, &m.mediaType, &loose, &m.body, &m.made, &m.pushed)
+			[]any{ref.tag, repository}, &repo, &m.id, &m.digest, &m.mediaType, &loose, &m.body, &m.made, &m.pushed)
 	} else {
 		err = st.get(`
-			SELECT m.id, m.digest, m.media_type, m.loose, m.body
+			SELECT r.id, m.id, m.digest, m.media_type, m.loose, m.body
 			FROM repository r
 			JOIN manifest m ON m.repository = r.id AND m.digest = ? AND m.damaged IS NULL AND m.deleted IS NULL
 			WHERE r.name = ?`,
-			[]any{ref.digest, repository}, &m.id, &m.digest, &m.mediaType, &loose, &m.body)
+			[]any{ref.digest, repository}, &repo, &m.id, &m.digest, &m.mediaType, &loose, &m.body)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errManifestUnknown.with(map[string]string{"name": repository, "reference": ref.String()})
@@ -91,7 +95,7 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 		}
 	}
 	if !loose.Valid {
-		st.manifests.put(key, m, version)
+		st.lookups.put(q, &answer{repo: repo, manifest: m}, version)
 	}
 	return m, nil
 }

@@ -73,7 +73,7 @@ type store struct {
 	digests      keyLock  // one holder per digest renames or unlinks its file
 	sessions     sessions
 	unsynced     unsynced
-	manifests    manifestCache
+	lookups      lookups
 	robots       robots
 	promises     promises
 	garbage      garbage
@@ -144,6 +144,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		large:        make(chan struct{}, maxLarge),
 		holding:      make(chan struct{}, maxHeld),
 		looks:        make(chan struct{}, maxLooks),
+		lookups:      lookups{limit: defaultLookups},
 		unsynced:     unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)},
 	}
 	if st.now == nil {
@@ -400,8 +401,8 @@ func (st *store) openWriter() error {
 		return fmt.Errorf("syncing the data directory: %w", err)
 	}
 	st.base = time.Duration(st.saved) * time.Second
-	st.writer = newCommitter(conn, filepath.Join(st.dir, "berth.db-wal"), st.begin, st.spareRoom, &st.manifests)
-	return nil
+	st.writer, err = newCommitter(conn, filepath.Join(st.dir, "berth.db-wal"), st.begin, st.spareRoom, &st.lookups)
+	return err
 }
 
 // lookAtDatabase returns the version of the database, 0 if it is still to be
@@ -666,9 +667,7 @@ func (st *store) update(fn func(*tx) error) error {
 	return st.writer.update(fn)
 }
 
-// updateLazy is update for what need not survive a power cut. It must leave
-// manifests and tags alone, which are cached from one durable commit to the
-// next.
+// updateLazy is update for what need not survive a power cut.
 func (st *store) updateLazy(fn func(*tx) error) error {
 	if st.writer == nil {
 		return syscall.EROFS
