@@ -44,6 +44,8 @@ type authConfig struct {
 	publicURL     string // as clients know this registry; "" for what they call it
 	proxies       proxies
 	perSecond     int // requests of one address; 0 for no limit
+
+	glance time.Duration // as of watched, for users and rules
 }
 
 // The files in the data directory, where no flag names others.
@@ -85,8 +87,8 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		limiter: limiter{perSecond: cfg.perSecond, now: st.uptime, of: make(map[string]*rate.Limiter)},
 	}
 	g.standard, _ = g.complete(defaultPolicy(), nil)
-	g.users = watched[users]{files: []string{cfg.usersPath(st.dir)}, parse: g.parseUsers, changed: g.usersChanged}
-	g.policy = watched[*policy]{files: []string{cfg.policyPath(st.dir)}, changed: g.policyChanged,
+	g.users = watched[users]{files: []string{cfg.usersPath(st.dir)}, parse: g.parseUsers, changed: g.usersChanged, glance: cfg.glance}
+	g.policy = watched[*policy]{files: []string{cfg.policyPath(st.dir)}, changed: g.policyChanged, glance: cfg.glance,
 		parse: func(texts [][]byte) (*policy, error) { return g.complete(g.parsePolicy(texts[0])) }}
 	if err := errors.Join(g.users.problem(), g.policy.problem()); err != nil {
 		return nil, err
@@ -442,7 +444,7 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	if need == open {
 		return nil
 	}
-	if wait := s.gate.limiter.take(w.origin.key()); wait > 0 {
+	if wait := s.gate.limiter.take(w.origin); wait > 0 {
 		return errTooFast.withHeader("Retry-After", seconds(wait))
 	}
 	if need == login {

@@ -452,10 +452,12 @@ func benchRegistry(b *testing.B) *registry {
 	return r
 }
 
-// logToNowhere formats every log line, as in production, and drops it.
+// logToNowhere formats every log line, as in production, and drops it; and users
+// and rules are looked for as they are there.
 func logToNowhere(cfg *config) {
 	cfg.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	cfg.storeConfig.log, cfg.serverConfig.log = cfg.log, cfg.log
+	cfg.auth.glance = defaultGlance
 }
 
 func randomBytes(n int) []byte {

@@ -140,10 +140,11 @@ const maxLimited = 10000
 
 // take returns 0, or how long an address has to wait for its next request. It
 // may have ten seconds' worth at once: an image has many layers.
-func (l *limiter) take(address string) (wait time.Duration) {
+func (l *limiter) take(from origin) (wait time.Duration) {
 	if l.perSecond == 0 {
 		return 0
 	}
+	address := from.key()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.of[address]

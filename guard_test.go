@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,7 +155,7 @@ func TestManyStrangersInLittleMemory(t *testing.T) {
 	}
 	lim := limiter{perSecond: 1, now: a.now, of: make(map[string]*rate.Limiter)}
 	for i := range 2 * maxLimited {
-		lim.take(fmt.Sprint(i))
+		lim.take(origin{address: netip.AddrFrom4([4]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)})})
 	}
 	if len(lim.of) > maxLimited {
 		t.Errorf("%d addresses are kept apart, want at most %d", len(lim.of), maxLimited)

@@ -41,6 +41,7 @@ type server struct {
 	inFlight atomic.Int64     // requests under way
 	arriving atomic.Int64     // bodies of uploads under way
 	gate     *gate
+	ids      requestIDs
 	large    chan struct{} // full while as many large manifests as may be are in memory
 }
 
@@ -125,7 +126,7 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{gate: gate, serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
+	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
 	st.busy = func() bool { return s.inFlight.Load() > 0 }
 	s.registerMetrics()
 	for _, r := range s.routes() {
@@ -148,16 +149,14 @@ func (s *server) handler() http.Handler {
 // serve makes a route an http.Handler: it checks the access, calls the handler
 // and writes its error.
 func (s *server) serve(route route) http.Handler {
+	label := route.pattern[strings.IndexByte(route.pattern, ' ')+1:]
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v2") {
-			w.Header().Set("Docker-Distribution-API-Version", "registry/2.0")
+			w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 			w.Header().Set("X-Content-Type-Options", "nosniff")
 		}
 		resp := w.(*response)
-		resp.route = strings.TrimPrefix(route.pattern, r.Method+" ")
-		if i := strings.IndexByte(resp.route, ' '); i >= 0 {
-			resp.route = resp.route[i+1:] // HEAD by a GET pattern
-		}
+		resp.route = label
 		err := s.admit(resp, r, route.access)
 		if err == nil {
 			err = route.handle(w, r)
@@ -331,7 +330,7 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Docker-Content-Digest", d.String())
-	h.Set("ETag", `"`+d.String()+`"`)
+	h.Set("Etag", `"`+d.String()+`"`)
 	// A stranger chose the type: a browser must not run what it shows.
 	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	if immutable {
@@ -348,11 +347,38 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		// and may be ignored. A flood of ranges costs more than the whole.
 		r.Header.Del("Range")
 	}
+	if unconditional(r.Header) { // as nearly all want it
+		size, err := content.Seek(0, io.SeekEnd)
+		if err == nil {
+			_, err = content.Seek(0, io.SeekStart)
+		}
+		if err != nil {
+			return fmt.Errorf("looking for the end of what is to be sent: %w", err)
+		}
+		h.Set("Accept-Ranges", "bytes")
+		h.Set("Content-Length", strconv.FormatInt(size, 10))
+		w.WriteHeader(http.StatusOK)
+		if r.Method != http.MethodHead {
+			io.CopyN(w, content, size) // an error means that the client has gone, or is in the response
+		}
+		return nil
+	}
 	if resp, ok := w.(*response); ok {
 		w = &rangeWriter{response: resp}
 	}
 	http.ServeContent(w, r, "", time.Time{}, content)
 	return nil
+}
+
+// unconditional reports whether a request's header has nothing that ServeContent
+// heeds.
+func unconditional(h http.Header) bool {
+	for _, key := range []string{"Range", "If-None-Match", "If-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"} {
+		if len(h[key]) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // emptySuffix matches the Range of no bytes, which cannot be satisfied.

@@ -329,6 +329,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	if err := cfg.read(&text); err != nil {
 		return nil, err
 	}
+	cfg.auth.glance = defaultGlance
 	cfg.log = newLog(stderr, text.format == "json", text.level)
 	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log
 	return cfg, nil

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -32,8 +35,9 @@ type response struct {
 	caller  *caller
 	control *http.ResponseController
 	stall   stallTimeout
-	status  int   // 0 until the header is written
-	bytes   int64 // of the body
+	moving  struct{ read, write time.Time } // until when the clock need not be set again
+	status  int                             // 0 until the header is written
+	bytes   int64                           // of the body
 	route   string
 	head    bool  // net/http drops the body
 	broken  bool  // the client's body ended badly
@@ -100,17 +104,29 @@ func (w *response) ReadFrom(src io.Reader) (n int64, err error) {
 	return n, nil
 }
 
-// A stallTimeout is how long a client may take for the next bytes. 0 is no limit.
+// A stallTimeout is how long a client may take for the next bytes, at least; and
+// at most a little longer. 0 is no limit.
 type stallTimeout time.Duration
+
+// slack is how much longer it may turn out: to set the clock anew for every
+// piece would cost as much as the piece.
+func (t stallTimeout) slack() time.Duration { return time.Duration(t) / 16 }
 
 // beforeRead is called before each read of the request's body. until, unless
 // zero, is when all of it must have come.
 func (w *response) beforeRead(until time.Time) {
-	deadline := until
-	if w.stall > 0 {
-		if next := time.Now().Add(time.Duration(w.stall)); until.IsZero() || next.Before(until) {
-			deadline = next
-		}
+	if w.stall == 0 {
+		w.control.SetReadDeadline(until)
+		return
+	}
+	now := time.Now()
+	if now.Before(w.moving.read) {
+		return
+	}
+	w.moving.read = now.Add(w.stall.slack())
+	deadline := w.moving.read.Add(time.Duration(w.stall))
+	if !until.IsZero() && until.Before(deadline) {
+		deadline = until
 	}
 	w.control.SetReadDeadline(deadline)
 }
@@ -119,6 +135,7 @@ func (w *response) beforeRead(until time.Time) {
 // end the deadline is lifted: what the handler does next may take its time.
 // After any other, net/http must not wait for the rest of the body.
 func (w *response) afterRead(err error) {
+	w.moving.read = time.Time{}
 	switch {
 	case err == nil || err == io.EOF:
 		w.control.SetReadDeadline(time.Time{})
@@ -129,8 +146,12 @@ func (w *response) afterRead(err error) {
 }
 
 func (w *response) beforeWrite() {
-	if w.stall > 0 {
-		w.control.SetWriteDeadline(time.Now().Add(time.Duration(w.stall)))
+	if w.stall == 0 {
+		return
+	}
+	if now := time.Now(); !now.Before(w.moving.write) {
+		w.moving.write = now.Add(w.stall.slack())
+		w.control.SetWriteDeadline(w.moving.write.Add(time.Duration(w.stall)))
 	}
 }
 
@@ -146,11 +167,24 @@ func clientError(err error) string {
 	return err.Error()
 }
 
+// requestIDs make the ids of one process's requests: which process, and a count.
+type requestIDs struct {
+	process string
+	count   atomic.Uint32
+}
+
+func newRequestIDs() requestIDs { return requestIDs{process: uuid.NewString()[:9]} }
+
+func (x *requestIDs) next() string {
+	text := strconv.AppendUint(make([]byte, 0, 17), 1<<32|uint64(x.count.Add(1)), 16)
+	return x.process + string(text[1:])
+}
+
 // observe wraps the whole registry.
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), id: uuid.NewString()[:13],
+		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), id: s.ids.next(),
 			origin: s.gate.proxies.origin(r), caller: anyone, stall: s.stallTimeout, head: r.Method == http.MethodHead}
 		w.Header().Set("X-Request-Id", w.id)
 		if r.ProtoMajor == 2 {
@@ -176,7 +210,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 			// net/http sends what it has buffered, and reads what is left of the
 			// body, after the handler.
 			w.beforeWrite()
-			if !w.broken {
+			if !w.broken && r.Body != http.NoBody {
 				w.beforeRead(time.Time{})
 			}
 			s.record(w, r, time.Since(start))
@@ -223,25 +257,60 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	if w.err != nil {
 		attrs = append(attrs, slog.String("error", w.err.Error()))
 	}
-	s.log.LogAttrs(r.Context(), level, "request", attrs...)
+	line := slog.NewRecord(time.Now(), level, "request", 0) // LogAttrs would look for the caller, whom nobody wants
+	line.AddAttrs(attrs...)
+	s.log.Handler().Handle(r.Context(), line)
 }
 
 // newLog returns a logger for lines of text, or of JSON. What is for the audit
 // is written at any level.
 func newLog(w io.Writer, json bool, level slog.Level) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-		if a.Key != slog.LevelKey || len(groups) > 0 {
-			return a
-		}
-		if level, ok := a.Value.Any().(slog.Level); ok && level == levelAudit {
+	w = &lines{w: w}
+	name := func(groups []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.LevelKey && len(groups) == 0 {
 			return slog.String(slog.LevelKey, "AUDIT")
 		}
 		return a
-	}}
-	if json {
-		return slog.New(slog.NewJSONHandler(w, options))
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	all, audit := &slog.HandlerOptions{Level: level}, &slog.HandlerOptions{Level: level, ReplaceAttr: name}
+	if json {
+		return slog.New(logHandler{slog.NewJSONHandler(w, all), slog.NewJSONHandler(w, audit)})
+	}
+	return slog.New(logHandler{slog.NewTextHandler(w, all), slog.NewTextHandler(w, audit)})
+}
+
+// A logHandler has a handler of its own for the level that has a name of its own:
+// to look at each attribute of each line for it would cost a third of the line.
+type logHandler struct {
+	slog.Handler // for all else
+	audit        slog.Handler
+}
+
+func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level == levelAudit {
+		return h.audit.Handle(ctx, r)
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return logHandler{h.Handler.WithAttrs(attrs), h.audit.WithAttrs(attrs)}
+}
+
+func (h logHandler) WithGroup(name string) slog.Handler {
+	return logHandler{h.Handler.WithGroup(name), h.audit.WithGroup(name)}
+}
+
+// lines are written one at a time, by whichever handler.
+type lines struct {
+	mu sync.Mutex // held while one is written
+	w  io.Writer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
 }
 
 // method is a request's method as a label: a stranger's text is not one.

@@ -339,7 +339,7 @@ func (p *policy) groupsOf(user string) (in []string) {
 }
 
 // starterPolicy is the file that comes with the first user.
-const starterPolicy = `# Who may do what to which repositories. Changes hold from the next request on;
+const starterPolicy = `# Who may do what to which repositories. Changes hold at once;
 # a mistake keeps the old rules, and the log tells. To try an edit:
 #
 #   berth policy check               what the rules say

@@ -2,7 +2,7 @@
 //
 // The file is what Apache's htpasswd -B writes and registry:2 reads, so either
 // can be used on it. `berth user` edits it too; whoever edits it, a change
-// holds from the next request on.
+// holds at once.
 //
 // bcrypt is slow on purpose, 100 ms and more on a small board. So what was tried
 // once is remembered, as a keyed hash, until the password changes: a client pays

@@ -1,8 +1,9 @@
 // Files that people edit while the registry runs.
 //
-// Each use looks at the file with one system call and reads it only when it has
-// changed, so an edit holds from the next request on, and an idle registry does
-// nothing. What cannot be used leaves what was there before, and is told once.
+// Whoever uses a file looks at it with one system call, and reads it only when it
+// has changed; requests that come together share a look. So an edit holds some
+// milliseconds later, and an idle registry does nothing. What cannot be used
+// leaves what was there before, and is told once.
 
 package main
 
@@ -32,9 +33,11 @@ type watched[T any] struct {
 	// before they have been left alone for a while.
 	patient bool
 	now     func() time.Time // the clock of files; nil for time.Now
+	glance  time.Duration    // for so long get believes what was seen; 0 is not at all
 
-	last atomic.Pointer[sighting[T]]
-	mu   sync.Mutex // held while the files are read
+	last   atomic.Pointer[sighting[T]]
+	looked atomic.Int64 // when get last began to look; in nanoseconds since started
+	mu     sync.Mutex   // held while the files are read
 }
 
 // A sighting is what was found in the files the last time.
@@ -55,12 +58,31 @@ const maxWatched = 8 << 20
 // coarsest clock of a file system (FAT).
 const youth = 2 * time.Second
 
+// defaultGlance is much less than it takes to edit a file and do something then,
+// and much more than there is between the requests of a busy registry.
+const defaultGlance = 2 * time.Millisecond
+
+// started is where the process's own time begins, which never jumps.
+var started = time.Now()
+
 // get returns the last good value, nil if there never was one.
 func (w *watched[T]) get() *T {
-	if seen := w.last.Load(); seen != nil && !seen.young && w.unchanged(seen) {
-		return seen.value
+	if seen := w.last.Load(); seen != nil && w.glance > 0 {
+		now := int64(time.Since(started))
+		if now-w.looked.Load() < int64(w.glance) {
+			return seen.value
+		}
+		w.looked.Store(now)
 	}
-	return w.reload().value
+	return w.look().value
+}
+
+// look returns what the files say now.
+func (w *watched[T]) look() *sighting[T] {
+	if seen := w.last.Load(); seen != nil && !seen.young && w.unchanged(seen) {
+		return seen
+	}
+	return w.reload()
 }
 
 // unchanged reports whether the files look as they did.
@@ -141,8 +163,7 @@ func (w *watched[T]) text() ([]byte, error) {
 
 // problem says what is wrong with the files as they are now; nil if nothing is.
 func (w *watched[T]) problem() error {
-	w.get()
-	if err := w.last.Load().err; err != nil {
+	if err := w.look().err; err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(w.files, ", "), err)
 	}
 	return nil
