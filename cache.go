@@ -51,12 +51,8 @@ type answer struct {
 	size     int64           // of the blob
 }
 
-const (
-	// defaultLookups is how many bytes of answers are kept, if nothing else is said.
-	defaultLookups = 8 << 20
-	// perAnswer is how many bytes an answer costs beside the manifest, about.
-	perAnswer = 512
-)
+// perAnswer is how many bytes an answer costs beside the manifest, about.
+const perAnswer = 512
 
 func (a *answer) cost() int {
 	if a.manifest != nil {

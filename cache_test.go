@@ -51,7 +51,7 @@ func (l *lookups) forget() {
 }
 
 func TestLookupsAreBounded(t *testing.T) {
-	l := lookups{limit: defaultLookups}
+	l := lookups{limit: 8 << 20}
 	body := []byte(strings.Repeat("x", 100<<10))
 	about := func(i int) question { return question{"a", byTag, fmt.Sprint(i)} }
 	keep := func(i int, m *storedManifest) {
@@ -84,7 +84,7 @@ func TestLookupsAreBounded(t *testing.T) {
 // What was read before a commit that touches its repository, or during it, is
 // not kept after it; what others have is.
 func TestLookupsForgetWhatACommitTouches(t *testing.T) {
-	l := lookups{limit: defaultLookups}
+	l := lookups{limit: 8 << 20}
 	mine, other := question{"a", byTag, "x"}, question{"b", ofBlob, "y"}
 	a, b := &answer{repo: 1, size: 1}, &answer{repo: 2, size: 2}
 	_, before := l.get(mine)

@@ -330,6 +330,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 		return nil, err
 	}
 	cfg.auth.glance = defaultGlance
+	cfg.budget = budgetFor(memory())
 	cfg.log = newLog(stderr, text.format == "json", text.level)
 	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log
 	return cfg, nil
@@ -443,6 +444,7 @@ const headerTimeout = 20 * time.Second
 
 // serve runs the registry until ctx ends.
 func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
+	cfg.budget.apply()
 	st, err := openStore(cfg.storeConfig)
 	if err != nil {
 		return err
@@ -509,6 +511,7 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
+	go debug.FreeOSMemory() // what only the start took
 	served := make(chan error, 1)
 	go func() {
 		if s.certificates != nil {

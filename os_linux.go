@@ -4,6 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,4 +66,37 @@ func tellsErrors() bool {
 // not read what it has written.
 func isBadSector(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG)
+}
+
+// memory is how many bytes this process may have: the machine's, or less if its
+// control group, or one above that, has a limit.
+func memory() int64 {
+	var s unix.Sysinfo_t
+	if unix.Sysinfo(&s) != nil {
+		return 0
+	}
+	total := int64(uint64(s.Totalram) * uint64(s.Unit))
+	groups, _ := os.ReadFile("/proc/self/cgroup")
+	for line := range strings.Lines(string(groups)) { // 0::/a/b, or 5:memory:/a/b
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		root, file := "/sys/fs/cgroup", "memory.max"
+		switch {
+		case len(fields) != 3:
+			continue
+		case slices.Contains(strings.Split(fields[1], ","), "memory"):
+			root, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+		case fields[1] != "":
+			continue
+		}
+		for dir := path.Clean("/" + fields[2]); ; dir = path.Dir(dir) {
+			text, err := os.ReadFile(path.Join(root, dir, file))
+			if limit, e := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && e == nil && limit > 0 {
+				total = min(total, limit)
+			}
+			if dir == "/" {
+				break
+			}
+		}
+	}
+	return total
 }

@@ -116,6 +116,7 @@ type storeConfig struct {
 	sparse        bool          // what a manifest refers to may be absent
 	usersFile     string        // who may log in,
 	policyFile    string        // and do what: for backups
+	budget        budget
 	log           *slog.Logger
 
 	// now is the time since the process opened the store; tests move it.
@@ -141,10 +142,10 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		tagged:       make(chan struct{}, 1),
 		rulesChanged: make(chan struct{}, 1),
 		suspects:     make(chan digest.Digest, 100),
-		large:        make(chan struct{}, maxLarge),
+		large:        make(chan struct{}, min(max(minLarge, 2*runtime.GOMAXPROCS(0)), maxLarge)),
 		holding:      make(chan struct{}, maxHeld),
 		looks:        make(chan struct{}, maxLooks),
-		lookups:      lookups{limit: defaultLookups},
+		lookups:      lookups{limit: cfg.budget.lookups},
 		unsynced:     unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)},
 	}
 	if st.now == nil {
@@ -345,7 +346,7 @@ func (st *store) openWriter() error {
 	st.writerDB, err = sql.Open("sqlite", st.dsn(url.Values{"_journal_mode": {"WAL"}},
 		// A commit writes the pages that have changed, each for a few bytes: so
 		// let them be small, and many in the log before they are moved.
-		"page_size(2048)", "wal_autocheckpoint(4000)", "journal_size_limit(16777216)",
+		fmt.Sprintf("cache_size(%d)", -st.budget.pages>>10), "page_size(2048)", "wal_autocheckpoint(4000)", "journal_size_limit(16777216)",
 		// The last two make macOS flush the drive, and do nothing elsewhere.
 		"synchronous(FULL)", "foreign_keys(1)", "fullfsync(1)", "checkpoint_fullfsync(1)"))
 	if err != nil {
@@ -431,7 +432,7 @@ func openToLook(path string) (*sql.DB, error) {
 
 // openReaders opens the pool of query-only connections.
 func (st *store) openReaders() error {
-	db, err := sql.Open("sqlite", st.dsn(st.readOnlyQuery(), "query_only(1)"))
+	db, err := sql.Open("sqlite", st.dsn(st.readOnlyQuery(), "query_only(1)", fmt.Sprintf("cache_size(%d)", -st.budget.pages>>10)))
 	if err != nil {
 		return err
 	}

@@ -534,9 +534,10 @@ const (
 	largeBuffer = 256 << 10
 	// perBody buffers let the network, the hash and the file work at once.
 	perBody = 3
-	// maxLarge bounds the bodies that have large buffers at one time; further
-	// ones go on with the small buffer. So memory is bounded: 24 MiB here.
-	maxLarge = 32
+	// minLarge and maxLarge bound the bodies that have large buffers at one time:
+	// two for each processor. Further ones go on with the small buffer, and are
+	// not slower for it: there are others to keep the processors busy.
+	minLarge, maxLarge = 4, 32
 	// roomEvery bytes it is made sure that the disk does not get too full.
 	roomEvery = 1 << 20
 	// writebackEvery bytes the kernel is asked to begin writing.
