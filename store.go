@@ -49,6 +49,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -367,7 +368,9 @@ func (st *store) openWriter() error {
 		if err := st.refuseBlobs(); err != nil {
 			return err
 		}
-		script := fmt.Sprintf("BEGIN IMMEDIATE;%sPRAGMA application_id=%d;PRAGMA user_version=1;COMMIT", schema, applicationID)
+		// The same way as an old one, and in one step.
+		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;%s;PRAGMA application_id=%d;PRAGMA user_version=%d;COMMIT",
+			schema, strings.Join(upgrades[:], ";"), applicationID, latestVersion)
 		if _, err := conn.ExecContext(ctx, script); err != nil {
 			return fmt.Errorf("creating the database: %w", err)
 		}
@@ -378,7 +381,7 @@ func (st *store) openWriter() error {
 		if err := syncDir(st.dir); err != nil {
 			return fmt.Errorf("syncing the data directory: %w", err)
 		}
-		version = 1
+		version = latestVersion
 	}
 	for ; version < latestVersion; version++ {
 		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;PRAGMA user_version=%d;COMMIT", upgrades[version-1], version+1)
