@@ -291,10 +291,10 @@ func (b *backup) files(ctx context.Context) error {
 	return nil
 }
 
-// syncDirs makes the names in directories, which are in one file system with the
-// open file on, survive a power cut.
+// syncDirs makes the names in directories survive a power cut. on is an open file of
+// their file system, as a rule.
 func syncDirs(on *os.File, dirs map[string]bool) error {
-	if done, err := syncFileSystem(on); done {
+	if done, err := syncFileSystem(on, dirs); done {
 		return err
 	}
 	for dir := range dirs {

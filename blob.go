@@ -1,7 +1,7 @@
 // Blobs: bytes under their digest.
 //
-// A file comes to its final path whole, verified and synced, before its row
-// (1, 2 in store.go); a repository sees it through a link. Whoever renames or
+// A file comes to its final path whole and verified, before its row, and a large one
+// synced (1, 2 in store.go); a repository sees it through a link. Whoever renames or
 // removes a file holds the lock of its digest.
 //
 // A file that is found not to be what its row says is put aside, under
@@ -30,13 +30,15 @@ type content struct {
 	body   []byte   // of a small blob (small.go); nil of any other
 	path   string   // of the session's file
 	temp   *os.File // that file, which has all of it; or nil, if only body does
+
+	admitted bool // there is room reserved for body among the unsynced
 }
 
 // commitBlob makes c a blob of a repository and ends the session, if there is one
 // (1, 2). c.temp is closed, and its name is gone, whatever the result. On an error
 // nothing of it is visible.
 func (st *store) commitBlob(repository string, c content, session string) error {
-	defer func() { c.drop() }()
+	defer func() { st.drop(&c) }()
 	if c.body == nil {
 		if err := st.syncUpload(c.temp); err != nil {
 			return err
@@ -46,7 +48,7 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 	unlock := st.digests.lock(d.String())
 	defer unlock()
 	had := st.hasBlob(d)
-	small := c.body != nil && !had && st.unsynced.admit(len(c.body))
+	small := c.admitted && !had
 	if c.body != nil && !small {
 		// A file that is there must not be replaced by one that is not safe.
 		if err := c.makeUpload(); err != nil {
@@ -55,13 +57,14 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		if err := st.syncUpload(c.temp); err != nil {
 			return err
 		}
+		c.body = nil
 	}
-	if err := st.place(c, had, small); err != nil {
+	key := st.unsynced.count.Add(1) // before the file is written: doubt is up to here
+	if err := st.place(&c, had, small); err != nil {
 		return fmt.Errorf("moving the upload into place: %w", err)
 	}
 	st.at("placed")
 	st.promises.make(repository, d)
-	key := st.unsynced.count.Add(1)
 	err := st.update(func(t *tx) error {
 		blob, err := t.addBlob(repository, d, c.size)
 		if err == nil && small {
@@ -73,9 +76,6 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		return err
 	})
 	if err != nil {
-		if small {
-			st.unsynced.bytes.Add(-c.size)
-		}
 		// Whether a commit took place whose sync failed shows only after a
 		// crash, so the file must stay. On a full disk there was none, and the
 		// room is needed.
@@ -89,7 +89,10 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		os.Remove(st.aside(d)) // if it was damaged; scrubbing removes it else
 	}
 	if small {
+		c.admitted = false // it stays, until it is synced
 		st.unsynced.wake()
+	} else {
+		st.unsynced.find(d)
 	}
 	st.wakeJanitor()
 	return nil
@@ -114,12 +117,26 @@ func (t *tx) addBlob(repository string, d digest.Digest, size int64) (blob int64
 	return blob, err
 }
 
-// drop lets go of what content has on the disk.
-func (c *content) drop() {
+// drop lets go of what content has on the disk, and of its reservation.
+func (st *store) drop(c *content) {
+	if c.admitted {
+		st.unsynced.bytes.Add(-c.size)
+		c.admitted = false
+	}
 	if c.temp != nil {
 		c.temp.Close()
 		os.Remove(c.path)
 	}
+}
+
+// writeNew writes a file that is not there.
+func writeNew(path string, body []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(body)
+	return errors.Join(err, f.Close())
 }
 
 // syncUpload syncs the file of content.
@@ -155,7 +172,7 @@ func (c *content) makeUpload() (err error) {
 // file of a new blob until the row is committed: a crash in between must not
 // cost a client what was acknowledged. Not so if there is a row already: the
 // session could go on to write into a file that is being served.
-func (st *store) place(c content, had, small bool) error {
+func (st *store) place(c *content, had, small bool) error {
 	path := st.path(c.digest)
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -163,7 +180,17 @@ func (st *store) place(c content, had, small bool) error {
 	}
 	if c.temp == nil {
 		os.Remove(path) // rubbish by (1), and perhaps another name of a session's file
-		return os.WriteFile(path, c.body, 0o600)
+		err := writeNew(path, c.body)
+		if !errors.Is(err, fs.ErrExist) {
+			if err != nil {
+				os.RemoveAll(dir) // a full disk needs the room
+			}
+			return err
+		}
+		// Windows does not remove what is being read.
+		if err := c.makeUpload(); err != nil {
+			return err
+		}
 	}
 	c.temp.Close() // or Windows would not rename it
 	changed := []string{dir, filepath.Dir(dir)}
@@ -206,6 +233,9 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os
 	size, err := st.lookUpBlob(repository, d, promise)
 	if err != nil {
 		return nil, err
+	}
+	if st.unsynced.lacks(d) {
+		return nil, unknownBlob(repository, d)
 	}
 	f, err := openSized(st.path(d), size)
 	if err == nil {

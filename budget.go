@@ -15,10 +15,11 @@ import (
 
 // A budget is what a process may use. All but percent are bytes.
 type budget struct {
-	limit   int64 // what Go's runtime should stay below; 0 for no limit
-	percent int   // GOGC: how much the heap may grow before it is collected
-	lookups int   // answers that are remembered (cache.go)
-	pages   int   // of the database that each connection keeps
+	limit    int64 // what Go's runtime should stay below; 0 for no limit
+	percent  int   // GOGC: how much the heap may grow before it is collected
+	lookups  int   // answers that are remembered (cache.go)
+	pages    int   // of the database that all connections together keep
+	unsynced int   // small blobs that the database has for a moment (small.go), which are in memory before
 }
 
 // budgetFor is for a machine with so many bytes of memory; 0 is not known.
@@ -28,13 +29,13 @@ type budget struct {
 func budgetFor(memory int64) budget {
 	switch {
 	case memory <= 0:
-		return budget{percent: 100, lookups: 8 << 20, pages: 2 << 20}
+		return budget{percent: 100, lookups: 8 << 20, pages: 8 << 20, unsynced: 16 << 20}
 	case memory < 256<<20:
-		return budget{limit: memory / 2, percent: 50, lookups: 2 << 20, pages: 512 << 10}
+		return budget{limit: memory / 2, percent: 50, lookups: 2 << 20, pages: 4 << 20, unsynced: 8 << 20}
 	case memory < 1<<30:
-		return budget{limit: memory / 2, percent: 100, lookups: 8 << 20, pages: 2 << 20}
+		return budget{limit: memory / 2, percent: 100, lookups: 8 << 20, pages: 8 << 20, unsynced: 16 << 20}
 	}
-	return budget{limit: memory / 2, percent: 200, lookups: 32 << 20, pages: 2 << 20}
+	return budget{limit: memory / 2, percent: 200, lookups: 32 << 20, pages: 16 << 20, unsynced: 32 << 20}
 }
 
 // apply tells Go's runtime.

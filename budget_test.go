@@ -17,8 +17,8 @@ func TestBudgetGrowsWithMemory(t *testing.T) {
 		if b.limit > memory/2 || b.limit <= last.limit || b.percent < last.percent || b.lookups < last.lookups || b.pages < last.pages {
 			t.Errorf("with %s it is %+v, after %+v", size(memory), b, last)
 		}
-		// What there is beside Go's heap: the program, each connection's pages.
-		if most := b.limit + 16<<20 + 8*int64(b.pages); memory <= 64<<20 && most > memory {
+		// What there is beside Go's heap: the program, and pages of the database.
+		if most := b.limit + 16<<20 + int64(b.pages); memory <= 64<<20 && most > memory {
 			t.Errorf("with %s it may come to %s", size(memory), size(most))
 		}
 		last = b

@@ -76,7 +76,9 @@ func (l *lookups) put(q question, a *answer, version int64) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, now := l.committing[a.repo]; now || l.changed[uint8(a.repo)] > version || l.answers[q] != nil {
+	_, now := l.committing[a.repo]
+	_, all := l.committing[everyRepository]
+	if now || all || l.changed[uint8(a.repo)] > version || l.answers[q] != nil {
 		return
 	}
 	for old := range l.answers { // in random order
@@ -126,6 +128,12 @@ func (l *lookups) resume() {
 
 func (l *lookups) touch() {
 	l.version++
+	if _, all := l.committing[everyRepository]; all {
+		l.answers, l.of, l.size = nil, nil, 0
+		for i := range l.changed {
+			l.changed[i] = l.version
+		}
+	}
 	for repo := range l.committing {
 		l.changed[uint8(repo)] = l.version
 		for q := range l.of[repo] {
@@ -133,6 +141,9 @@ func (l *lookups) touch() {
 		}
 	}
 }
+
+// everyRepository stands for the ids of all.
+const everyRepository = -1
 
 // watchRows has SQLite tell of the rows that this connection changes. The ids of the
 // repositories whose answers may change with them are put into touched.
@@ -151,6 +162,11 @@ func watchRows(driverConn any, touched map[int64]struct{}) {
 				return // no answer says that it is not there
 			}
 			column = 0
+		case "blob":
+			if change.Op == sqlite3.SQLITE_UPDATE && turns(change) {
+				touched[everyRepository] = struct{}{} // rather than to look for those that have it
+			}
+			return
 		case "repository":
 			if change.Op == sqlite3.SQLITE_UPDATE && !renames(change) {
 				return // counts, for the most part
@@ -170,6 +186,13 @@ func watchRows(driverConn any, touched map[int64]struct{}) {
 			}
 		}
 	})
+}
+
+// turns reports whether a change of the table blob is of what is known of the bytes,
+// and not of counts.
+func turns(change sqlite.SQLitePreUpdateData) bool {
+	var old, new [4]any // id, digest, size, damaged
+	return change.Old(old[:]...) != nil || change.New(new[:]...) != nil || old[2] != new[2] || old[3] != new[3]
 }
 
 // renames reports whether a change of the table repository is of a name, as a

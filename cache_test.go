@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -162,4 +164,29 @@ func TestCommitsTouchWhatTheyChange(t *testing.T) {
 			r.do("GET", path, nil) // to be known
 		}
 	}
+}
+
+// A blob that is known to be damaged is not served, also if its file could not be
+// put aside and the answer was at hand.
+func TestDamagedBlobIsNotAnsweredFromMemory(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	im := r.pushImage("a", "x", "{}", "layer bytes")
+	blob := "/v2/a/blobs/" + im.layers[0].String()
+	r.want(200, "GET", blob, nil)
+	for _, err := range []error{os.WriteFile(r.st.path(im.layers[0]), []byte("LAYER BYTES"), 0o600),
+		os.WriteFile(filepath.Join(r.cfg.dir, "quarantine"), nil, 0o600)} { // no directory
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if wrong, err := r.st.quarantine(im.layers[0]); wrong == nil || err == nil {
+		t.Fatalf("%v, %v; want it damaged, and still in its place", wrong, err)
+	}
+	r.want(404, "GET", blob, nil)
+	if err := os.Remove(filepath.Join(r.cfg.dir, "quarantine")); err != nil {
+		t.Fatal(err)
+	}
+	r.pushBlob("a", "layer bytes")
+	r.want(200, "GET", blob, nil).is("layer bytes")
 }

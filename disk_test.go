@@ -76,12 +76,12 @@ func makeReadOnly(t testing.TB, dir string) {
 // called.
 func fill(t testing.TB, dir string) (free func()) {
 	t.Helper()
-	path := filepath.Join(dir, "ballast")
-	f, err := os.Create(path)
+	f, err := os.CreateTemp(dir, "ballast")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	path := f.Name()
 	for _, n := range []int{1 << 20, 4 << 10, 1} {
 		for {
 			if _, err = f.Write(make([]byte, n)); err != nil {
@@ -358,12 +358,14 @@ func TestUploadThatCouldNotBeRecorded(t *testing.T) {
 	location := r.want(202, "POST", "/v2/home/app/blobs/uploads/", nil).location()
 	r.want(202, "PATCH", location, begun)
 	free := fill(t, disk)
-	// Use up what the log has yet.
+	// Use up what the log has yet, and what it has given back then.
 	for i := 0; r.do("PUT", fmt.Sprintf("/v2/home/app/manifests/t%d", i), f.image.manifest, "Content-Type: "+typeOCIManifest).status == 201; i++ {
 	}
+	freeLog := fill(t, disk)
 	r.noSpace("PUT", with(location, "digest="+sum(begun).String()), nil)
 	f.pull()
 	free()
+	freeLog()
 
 	// Either the session has ended, or it tells what it truly has.
 	re := r.do("GET", location, nil)

@@ -36,12 +36,18 @@ func dropCache(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 func cloneFile(dst, src *os.File) error { return unix.IoctlFileClone(int(dst.Fd()), int(src.Fd())) }
 
 // syncFileSystem syncs all of the file system of f at once, where that can be
-// relied upon; else it reports false. A write that has failed since f was opened
-// is an error.
-func syncFileSystem(f *os.File) (done bool, err error) {
+// relied upon and dirs are on it, too; else it reports false. A write that has
+// failed since f was opened is an error.
+func syncFileSystem(f *os.File, dirs map[string]bool) (done bool, err error) {
 	var s unix.Statfs_t
-	if unix.Fstatfs(int(f.Fd()), &s) != nil || !tellsErrors() {
+	var here, there unix.Stat_t
+	if unix.Fstatfs(int(f.Fd()), &s) != nil || unix.Fstat(int(f.Fd()), &here) != nil || !tellsErrors() {
 		return false, nil
+	}
+	for dir := range dirs { // blobs/ may be a link to another disk
+		if unix.Stat(dir, &there) == nil && there.Dev != here.Dev {
+			return false, nil
+		}
 	}
 	switch uint32(s.Type) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC:

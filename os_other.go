@@ -23,7 +23,7 @@ func cloneFile(dst, src *os.File) error { return errors.ErrUnsupported }
 
 // syncFileSystem would sync all of the file system of f at once; there is no
 // portable call.
-func syncFileSystem(f *os.File) (done bool, err error) { return false, nil }
+func syncFileSystem(f *os.File, dirs map[string]bool) (done bool, err error) { return false, nil }
 
 // isBadSector reports whether err says that the disk could not read what it has
 // written.

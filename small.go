@@ -14,6 +14,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -21,6 +23,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,9 +36,6 @@ const (
 	// maxSmall is how many bytes a small blob has at most. To write them twice
 	// costs less than to wait, up to about here.
 	maxSmall = 64 << 10
-	// maxUnsynced bounds the bytes that the database keeps of small blobs: while
-	// there are so many, further ones go the way of large ones.
-	maxUnsynced = 32 << 20
 	// syncDelay is how long after the first of them files are synced, or as
 	// soon as there are syncBytes.
 	syncDelay = 2 * time.Second
@@ -45,16 +46,25 @@ const (
 
 // unsynced are the small blobs whose bytes the database still keeps.
 type unsynced struct {
-	count atomic.Int64  // of all that there ever were
-	bytes atomic.Int64  // of those that came since files were last synced
+	count atomic.Int64  // the last n that was given to a row
+	bytes atomic.Int64  // of those that came since a sync last began, about
 	first chan struct{} // tells the syncer that there are some,
 	many  chan struct{} // and that there are syncBytes
+
+	mu sync.Mutex // held while files are synced: a failure is told once, to whoever asks first
+	// doubt is the last n whose file may be one of those that could not be
+	// written: up to it, files are only ever written again. Guarded by mu.
+	doubt int64
+
+	lost  sync.Map     // digests of those whose files are not what they should be, as is known
+	losts atomic.Int64 // how many
 }
 
-// admit reports whether a blob of n bytes may be one of them.
-func (u *unsynced) admit(n int) bool {
-	if u.bytes.Add(int64(n)) > maxUnsynced {
-		u.bytes.Add(int64(-n))
+// admit reserves room for the bytes of a small blob, of which the database keeps
+// so many. It reports whether there is some.
+func (st *store) admit(n int64) bool {
+	if st.unsynced.bytes.Add(n) > int64(st.budget.unsynced) {
+		st.unsynced.bytes.Add(-n)
 		return false
 	}
 	return true
@@ -65,6 +75,28 @@ func (u *unsynced) wake() {
 	notify(u.first)
 	if u.bytes.Load() >= syncBytes {
 		notify(u.many)
+	}
+}
+
+// lacks reports whether a blob is known to have no file yet: the disk had no room
+// for it at the start, or is read-only.
+func (u *unsynced) lacks(d digest.Digest) bool {
+	if u.losts.Load() == 0 {
+		return false
+	}
+	_, lost := u.lost.Load(d)
+	return lost
+}
+
+func (u *unsynced) lose(d digest.Digest) {
+	if _, known := u.lost.LoadOrStore(d, true); !known {
+		u.losts.Add(1)
+	}
+}
+
+func (u *unsynced) find(d digest.Digest) {
+	if _, lost := u.lost.LoadAndDelete(d); lost {
+		u.losts.Add(-1)
 	}
 }
 
@@ -79,18 +111,18 @@ func (st *store) syncer(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		many := st.unsynced.many
 		if st.unsynced.bytes.Load() < syncBytes {
 			select { // what was said before the last time
-			case <-st.unsynced.many:
+			case <-many:
 			default:
 			}
 		}
-		wait := syncDelay
-		for wait > 0 {
+		for wait := syncDelay; wait > 0; {
 			timer := time.NewTimer(wait)
 			select {
 			case <-timer.C:
-			case <-st.unsynced.many:
+			case <-many:
 			case <-ctx.Done(): // close does the rest
 				timer.Stop()
 				return
@@ -98,7 +130,7 @@ func (st *store) syncer(ctx context.Context) {
 			timer.Stop()
 			wait = 0
 			if err := st.syncSmall(); err != nil {
-				wait = syncRetry
+				wait, many = syncRetry, nil
 				st.log.Error("the files of small blobs cannot be synced; the database keeps their bytes", "error", err, "retry", wait)
 			}
 		}
@@ -109,59 +141,87 @@ func (st *store) syncer(ctx context.Context) {
 // bytes from the database. A file was written before its row was committed, so
 // whatever has a row now is synced now.
 func (st *store) syncSmall() error {
-	before := st.unsynced.bytes.Swap(0)
+	u := &st.unsynced
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	before := u.bytes.Swap(0)
 	err := st.eachUnsynced(func(rows []unsyncedRow) error {
-		files := make([]string, len(rows))
-		for i, x := range rows {
-			files[i] = st.path(x.digest)
+		if slices.ContainsFunc(rows, func(x unsyncedRow) bool { return x.n <= u.doubt || x.damaged }) {
+			return st.writeAgain(rows)
 		}
 		st.at("syncing")
-		n, err := syncFiles(st.lock, files)
-		st.fileSyncs.Add(int64(n))
+		err := st.syncRows(rows)
 		if err != nil {
-			// What the kernel has of them cannot be trusted any more.
 			st.log.Warn("the files of small blobs cannot be synced, and are written again", "error", err)
 			err = st.writeAgain(rows)
 		}
 		return err
 	})
 	if err != nil {
-		st.unsynced.bytes.Add(before)
+		u.bytes.Add(before)
 	}
 	return err
 }
 
 // recoverSmall runs at start: it writes the files that the last process had not
-// synced for certain.
+// synced for certain. Those that the disk has no room for now, or that are wrong on
+// a read-only disk, are not there for anybody.
 func (st *store) recoverSmall() error {
-	if err := st.eachUnsynced(st.writeAgain); err != nil {
-		return fmt.Errorf("writing small blobs again: %w", err)
+	u := &st.unsynced
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var last int64
+	if err := st.get(`SELECT coalesce(max(n), 0) FROM unsynced`, nil, &last); err != nil || last == 0 {
+		return err
 	}
+	u.count.Store(last)
+	u.doubt = last
+	err := st.eachUnsynced(st.writeAgain)
+	if st.writer != nil && !isNoSpace(err) {
+		return err
+	}
+	// What is there now is served if it is right, though it may not be synced.
+	rows, err := column(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob`)
+	if err != nil {
+		return err
+	}
+	for _, x := range rows {
+		if verifyFile(st.path(x.digest), x.digest) != nil {
+			u.lose(x.digest)
+			st.log.Error("a small blob cannot be written to the disk, which is full or read-only; the database has it", "digest", x.digest)
+		}
+	}
+	u.wake()
 	return nil
 }
 
 // An unsyncedRow is a row of that table, without the bytes.
 type unsyncedRow struct {
-	blob   int64 // its id, which may come to be another blob's
-	n      int64 // which may not, in the life of a process
-	digest digest.Digest
+	blob    int64 // its id, which may come to be another blob's
+	n       int64 // which may not
+	digest  digest.Digest
+	damaged bool // the file was found not to be what it should be
+	written bool // it has been written again
 }
 
 func scanUnsynced(rows *sql.Rows) (x unsyncedRow, err error) {
-	err = rows.Scan(&x.blob, &x.n, &x.digest)
+	err = rows.Scan(&x.blob, &x.n, &x.digest, &x.damaged)
 	return x, err
 }
 
 // eachUnsynced calls fn with the rows that there are, some at a time, and drops
 // those for which it returns nil. That need not be durable.
 func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
+	if st.writer == nil {
+		return nil
+	}
 	const atOnce = 1000
 	var end int64 // those that come meanwhile are for the next time
 	if err := st.get(`SELECT coalesce(max(blob), 0) FROM unsynced`, nil, &end); err != nil {
 		return err
 	}
 	for last := int64(0); ; {
-		rows, err := column(st, scanUnsynced, `SELECT u.blob, u.n, b.digest FROM unsynced u JOIN blob b ON b.id = u.blob
+		rows, err := column(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob
 			WHERE u.blob > ? AND u.blob <= ? ORDER BY u.blob LIMIT ?`, last, end, atOnce)
 		if err != nil || len(rows) == 0 {
 			return err
@@ -171,6 +231,12 @@ func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
 		}
 		err = st.updateLazy(func(t *tx) error {
 			for _, x := range rows {
+				if x.written { // and synced
+					if _, err := t.exec(`UPDATE blob SET damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL
+						AND EXISTS (SELECT 1 FROM unsynced WHERE blob = ?1 AND n = ?2)`, x.blob, x.n); err != nil {
+						return err
+					}
+				}
 				if _, err := t.exec(`DELETE FROM unsynced WHERE blob = ? AND n = ?`, x.blob, x.n); err != nil {
 					return err
 				}
@@ -180,88 +246,118 @@ func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
 		if err != nil {
 			return err
 		}
+		for _, x := range rows {
+			st.unsynced.find(x.digest)
+		}
 		last = rows[len(rows)-1].blob
 	}
 }
 
+// unsyncedBody returns the bytes that the database has of a small blob;
+// sql.ErrNoRows if it was collected.
+func (st *store) unsyncedBody(x unsyncedRow) (body []byte, err error) {
+	err = st.get(`SELECT body FROM unsynced WHERE blob = ? AND n = ?`, []any{x.blob, x.n}, &body)
+	return body, err
+}
+
 // writeAgain makes new files of the bytes that the database has, and syncs them.
+// The caller holds unsynced.mu.
 func (st *store) writeAgain(rows []unsyncedRow) error {
-	var files []string
-	for _, x := range rows {
-		written, err := st.writeOneAgain(x)
+	for i := range rows {
+		x := &rows[i]
+		body, err := st.unsyncedBody(*x)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
-		if written {
-			files = append(files, st.path(x.digest))
+		if sum := x.digest.Algorithm().FromBytes(body); sum != x.digest {
+			st.log.Error("the database has damaged a small blob; its file counts", "digest", x.digest)
+			if _, err := st.quarantine(x.digest); err != nil {
+				return err
+			}
+			continue
 		}
+		if err := st.writeFileAgain(x.digest, body); err != nil {
+			return err
+		}
+		x.written = true
 	}
-	n, err := syncFiles(st.lock, files)
-	st.fileSyncs.Add(int64(n))
-	return err
+	return st.syncRows(rows)
 }
 
-func (st *store) writeOneAgain(x unsyncedRow) (written bool, err error) {
-	unlock := st.digests.lock(x.digest.String())
+func (st *store) writeFileAgain(d digest.Digest, body []byte) error {
+	unlock := st.digests.lock(d.String())
 	defer unlock()
-	var body []byte
-	err = st.get(`SELECT u.body FROM unsynced u JOIN blob b ON b.id = u.blob AND b.damaged IS NULL WHERE u.blob = ? AND u.n = ?`,
-		[]any{x.blob, x.n}, &body)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil // collected, or put aside
+	if !st.hasBlob(d) {
+		return nil // collected meanwhile
 	}
-	if err != nil {
-		return false, err
-	}
-	path := st.path(x.digest)
-	if sum := x.digest.Algorithm().FromBytes(body); sum != x.digest {
-		st.log.Error("the database has damaged a small blob; its file counts", "digest", x.digest)
-		st.suspect(x.digest)
-		return true, nil
-	}
+	path := st.path(d)
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return false, err
+		return err
 	}
 	id := uuid.NewString() // as a session that has no row
 	st.sessions.brief.Store(id, true)
 	defer st.sessions.brief.Delete(id)
 	temp := filepath.Join(st.dir, "uploads", id)
 	defer os.Remove(temp)
-	if err := os.WriteFile(temp, body, 0o600); err != nil {
-		return false, err
+	err := os.WriteFile(temp, body, 0o600)
+	if isNoSpace(err) && st.spareRoom() {
+		err = os.WriteFile(temp, body, 0o600)
 	}
-	return true, os.Rename(temp, path)
+	if err != nil {
+		return err
+	}
+	return os.Rename(temp, path)
 }
 
-// syncFiles syncs files of blobs, their directories and the directories of
-// those. What has gone meanwhile does not matter. on is a file of the same file
-// system, open since before they were written. It returns how many syncs it took.
-func syncFiles(on *os.File, files []string) (n int, err error) {
-	if len(files) == 0 {
-		return 0, nil
-	}
-	if done, err := syncFileSystem(on); done {
-		return 1, err
-	}
-	dirs := make(map[string]bool)
-	for _, file := range files {
-		err := syncPath(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
+// syncRows syncs the files of small blobs, with their directories and those of
+// these; what has gone meanwhile does not matter. After an error nothing that is
+// written now, or about to have a row, can be trusted: the kernel tells once. The
+// caller holds unsynced.mu.
+func (st *store) syncRows(rows []unsyncedRow) (err error) {
+	defer func() {
 		if err != nil {
-			return n, err
+			st.unsynced.doubt = st.unsynced.count.Load()
 		}
-		n++
-		dirs[filepath.Dir(file)], dirs[filepath.Dir(filepath.Dir(file))] = true, true
+	}()
+	shards := make(map[string]bool)
+	for _, x := range rows {
+		shards[st.shardDir(x.digest)] = true
 	}
-	for dir := range dirs {
-		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return n, err
+	if done, err := st.syncDisk(st.lock, shards); done {
+		st.fileSyncs.Add(1)
+		return err
+	}
+	for _, x := range rows {
+		if err := st.syncRow(x); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
 		}
-		n++
 	}
-	return n, nil
+	for dir := range shards {
+		st.fileSyncs.Add(1)
+		if err := syncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// syncRow is syncRows for one file, by itself. The kernel may have forgotten that it
+// could not write it, but then it has forgotten the bytes as well.
+func (st *store) syncRow(x unsyncedRow) error {
+	path := st.path(x.digest)
+	st.fileSyncs.Add(2)
+	failed := errors.Join(syncPath(path), syncDir(filepath.Dir(path)))
+	body, err := st.unsyncedBody(x)
+	if err = cmp.Or(err, failed); err != nil {
+		return err // if it was collected, that it is not there is no wonder
+	}
+	if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, body) {
+		return fmt.Errorf("the file of %s is not what was written: %w", x.digest, cmp.Or(err, errDamaged))
+	}
+	return nil
 }
 
 func syncPath(path string) error {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -91,7 +93,7 @@ func TestSmallImageCostsOneSyncForEachPart(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := r.st.fileSyncs.Load() - files
-	if done, _ := syncFileSystem(r.st.lock); done && n != 1 || !done && n < 6*2 {
+	if done, _ := syncFileSystem(r.st.lock, nil); done && n != 1 || !done && n < 6*2 {
 		t.Errorf("%d syncs of files, want one of the file system, or of each file and directory (%t)", n, done)
 	}
 	if n := r.unsyncedRows(); n != 0 {
@@ -102,40 +104,105 @@ func TestSmallImageCostsOneSyncForEachPart(t *testing.T) {
 	}
 }
 
+// oneByOne has the registry sync files and directories one by one.
+func oneByOne(cfg *config) {
+	cfg.syncDisk = func(*os.File, map[string]bool) (bool, error) { return false, nil }
+}
+
 // Without a call that syncs a file system, files and directories are synced one
-// by one; and one that cannot be is written anew from the database.
+// by one; and one that is not what was written is written anew, from the database.
 func TestFileThatCannotBeSyncedIsWrittenAgain(t *testing.T) {
 	t.Parallel()
-	r := startRegistry(t)
-	good, bad, gone := r.pushBlob("a", "good"), r.pushBlob("a", "bad"), r.pushBlob("a", "gone")
+	r := startRegistry(t, oneByOne)
+	good, bad, changed, gone := r.pushBlob("a", "good"), r.pushBlob("a", "bad"), r.pushBlob("a", "changed"), r.pushBlob("a", "gone")
+	missing := r.pushBlob("a", "missing")
 	r.want(202, "DELETE", "/v2/a/blobs/"+gone.String(), nil)
-	closed, err := os.Open(r.cfg.dir)
-	if err != nil {
-		t.Fatal(err)
+	for _, err := range []error{os.Remove(r.st.path(bad)), os.Symlink(r.st.path(bad), r.st.path(bad)), os.Remove(r.st.path(missing)),
+		os.WriteFile(r.st.path(changed), make([]byte, 7), 0o600)} {
+		if err != nil {
+			t.Skip(err)
+		}
 	}
-	closed.Close() // so that it says nothing of its file system
-	if n, err := syncFiles(closed, []string{r.st.path(good), r.st.path(gone)}); err != nil || n < 3 {
-		t.Errorf("syncing one by one: %d syncs, %v; want at least a file and two directories", n, err)
-	}
-	loop := r.st.path(bad)
-	if err := os.Remove(loop); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(loop, loop); err != nil {
-		t.Skip(err)
-	}
-	if _, err := syncFiles(closed, []string{loop}); err == nil {
-		t.Fatal("what cannot be opened is synced")
-	}
-	lock := r.st.lock
-	r.st.lock = closed
-	err = r.st.syncSmall()
-	r.st.lock = lock
-	if err != nil || r.unsyncedRows() != 0 {
+	files := r.st.fileSyncs.Load()
+	if err := r.st.syncSmall(); err != nil || r.unsyncedRows() != 0 {
 		t.Errorf("%d blobs are kept, %v", r.unsyncedRows(), err)
 	}
-	for d, content := range map[string]string{good.String(): "good", bad.String(): "bad"} {
+	if n := r.st.fileSyncs.Load() - files; n < 4*2 {
+		t.Errorf("%d syncs, want at least four files and their directories", n)
+	}
+	for d, content := range map[string]string{good.String(): "good", bad.String(): "bad", changed.String(): "changed", missing.String(): "missing"} {
 		r.want(200, "GET", "/v2/a/blobs/"+d, nil).is(content)
+	}
+}
+
+// losing is a disk that tells of a failed write to the first that asks, and from
+// then on says that all is well; and the files are not what was written.
+func losing(r **registry, first func()) func(cfg *config) {
+	var asked atomic.Int64
+	return func(cfg *config) {
+		cfg.syncDisk = func(*os.File, map[string]bool) (bool, error) {
+			if asked.Add(1) > 1 {
+				return true, nil
+			}
+			files, _ := filepath.Glob(filepath.Join((*r).cfg.dir, "blobs", "*", "*", "*", "data"))
+			for _, file := range files {
+				os.Truncate(file, 0)
+			}
+			first()
+			return true, errors.New("a write has failed")
+		}
+	}
+}
+
+// The kernel tells of a failed write once. So from then on nothing is believed of
+// files that were written before, whoever asks for what.
+func TestFailedSyncIsNotBelievedTheSecondTime(t *testing.T) {
+	for _, x := range []struct {
+		name  string
+		blobs int
+		first func(r *registry) // while the failure is told
+		then  func(r *registry)
+	}{
+		{"of many", 1100, func(r *registry) {}, func(r *registry) {}},
+		{"of one that gets its row meanwhile", 1, func(r *registry) {
+			r.pushBlob("a", "late") // its file is lost likewise
+			os.Truncate(r.st.path(sum("late")), 0)
+		}, func(r *registry) {}},
+		{"while nothing can be written", 1, func(r *registry) {
+			os.Rename(filepath.Join(r.cfg.dir, "uploads"), filepath.Join(r.cfg.dir, "elsewhere"))
+		}, func(r *registry) {
+			os.Rename(filepath.Join(r.cfg.dir, "elsewhere"), filepath.Join(r.cfg.dir, "uploads"))
+		}},
+		{"by two at once", 1, func(r *registry) {
+			go r.st.syncSmall()
+			waitingIn(r.t, "(*store).syncSmall")
+		}, func(r *registry) {}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			var r *registry
+			r = startRegistry(t, losing(&r, func() { x.first(r) }))
+			var contents []string
+			for i := range x.blobs {
+				contents = append(contents, fmt.Sprint("blob ", i))
+				r.pushBlob("a", contents[i])
+			}
+			err := r.st.syncSmall()
+			x.then(r)
+			if e := r.st.syncSmall(); e != nil {
+				t.Errorf("%v, and then %v", err, e)
+			}
+			if n := r.unsyncedRows(); n != 0 {
+				t.Errorf("the database still keeps %d blobs", n)
+			}
+			if r.hasFile(sum("late")) {
+				contents = append(contents, "late")
+			}
+			for _, content := range contents {
+				if have, err := os.ReadFile(r.st.path(sum(content))); err != nil || string(have) != content {
+					t.Fatalf("the file of %q has %q, %v", content, have, err)
+				}
+			}
+		})
 	}
 }
 
@@ -144,27 +211,48 @@ func TestFileThatCannotBeSyncedIsWrittenAgain(t *testing.T) {
 func TestSmallBlobCollectedBeforeItsFileIsSynced(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)
-	for i := range 3 {
-		content := fmt.Sprint("round ", i)
-		d := r.pushBlob("a", content)
-		if i < 2 {
-			r.want(202, "DELETE", "/v2/a/blobs/"+d.String(), nil)
-			r.collect(collectNow)
-			if r.hasFile(d) || r.unsyncedRows() != 0 {
-				t.Errorf("round %d: file %t, %d rows, want nothing", i, r.hasFile(d), r.unsyncedRows())
-			}
+	d := r.pushBlob("a", "first")
+	err := r.st.eachUnsynced(func(rows []unsyncedRow) error { // while its file is being synced
+		r.want(202, "DELETE", "/v2/a/blobs/"+d.String(), nil)
+		r.collect(collectNow)
+		if r.hasFile(d) || r.unsyncedRows() != 0 {
+			t.Errorf("file %t, %d rows, want nothing", r.hasFile(d), r.unsyncedRows())
 		}
+		r.pushBlob("a", "second")
+		var id int64
+		if err := r.st.get(`SELECT blob FROM unsynced`, nil, &id); err != nil || id != rows[0].blob {
+			t.Fatalf("the second is blob %d (%v), the first was %d", id, err, rows[0].blob)
+		}
+		return nil
+	})
+	if err != nil || r.unsyncedRows() != 1 {
+		t.Errorf("%d rows (%v), want that of the second", r.unsyncedRows(), err)
 	}
-	if n := r.unsyncedRows(); n != 1 {
-		t.Errorf("%d rows, want that of the last", n)
+}
+
+// What the database still has heals a file that was found damaged.
+func TestDamagedSmallBlobHealsByItself(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	d := r.pushBlob("a", "precious")
+	if err := os.WriteFile(r.st.path(d), []byte("rotten!!"), 0o600); err != nil {
+		t.Fatal(err)
 	}
+	if wrong, err := r.st.quarantine(d); wrong == nil || err != nil {
+		t.Fatal(wrong, err)
+	}
+	r.want(404, "GET", "/v2/a/blobs/"+d.String(), nil)
+	if err := r.st.syncSmall(); err != nil {
+		t.Fatal(err)
+	}
+	r.want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("precious")
 }
 
 // A database that keeps as much as it may makes pushes wait for their files.
 func TestBytesThatTheDatabaseKeepsAreBounded(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)
-	r.st.unsynced.bytes.Store(maxUnsynced - 3)
+	r.st.unsynced.bytes.Store(int64(r.st.budget.unsynced) - 3)
 	r.pushBlob("a", "123")
 	files := r.st.fileSyncs.Load()
 	for _, way := range ways {

@@ -126,13 +126,16 @@ type storeConfig struct {
 	restoring bool
 	// noPromises lets what clients were just told of go; tests collect at once.
 	noPromises bool
+	// syncDisk is syncFileSystem; tests have it fail.
+	syncDisk func(f *os.File, dirs map[string]bool) (done bool, err error)
 	// at is called at the named points of a write; crash tests die there.
 	at func(point string)
 }
 
 // openStore opens or creates the data directory. On a disk that cannot be
 // written it opens for pulls only. Work done here is in proportion to the
-// uploads that were open, not to what is stored.
+// uploads that were open and to the small blobs whose files were not synced, not to
+// what is stored.
 func openStore(cfg storeConfig) (_ *store, err error) {
 	st := &store{
 		storeConfig:  cfg,
@@ -151,6 +154,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	}
 	if st.now == nil {
 		st.now = func() time.Duration { return time.Since(st.opened) }
+	}
+	if st.syncDisk == nil {
+		st.syncDisk = syncFileSystem
 	}
 	if st.at == nil {
 		st.at = func(string) {}
@@ -175,6 +181,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		if err := st.openReaders(); err != nil {
 			return nil, err
 		}
+		if err := st.recoverSmall(); err != nil {
+			return nil, err
+		}
 		return st, st.loadRobots()
 	}
 	if err := st.makeDirectories(); err != nil {
@@ -189,7 +198,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		return nil, err
 	}
 	if err := st.recoverSmall(); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("writing small blobs again: %w", err)
 	}
 	st.promises.begin(st.uptime)
 	if err := st.loadRobots(); err != nil {
@@ -347,7 +356,7 @@ func (st *store) openWriter() error {
 	st.writerDB, err = sql.Open("sqlite", st.dsn(url.Values{"_journal_mode": {"WAL"}},
 		// A commit writes the pages that have changed, each for a few bytes: so
 		// let them be small, and many in the log before they are moved.
-		fmt.Sprintf("cache_size(%d)", -st.budget.pages>>10), "page_size(2048)", "wal_autocheckpoint(4000)", "journal_size_limit(16777216)",
+		st.cacheSize(), "page_size(2048)", "wal_autocheckpoint(4000)", "journal_size_limit(16777216)",
 		// The last two make macOS flush the drive, and do nothing elsewhere.
 		"synchronous(FULL)", "foreign_keys(1)", "fullfsync(1)", "checkpoint_fullfsync(1)"))
 	if err != nil {
@@ -435,21 +444,29 @@ func openToLook(path string) (*sql.DB, error) {
 
 // openReaders opens the pool of query-only connections.
 func (st *store) openReaders() error {
-	db, err := sql.Open("sqlite", st.dsn(st.readOnlyQuery(), "query_only(1)", fmt.Sprintf("cache_size(%d)", -st.budget.pages>>10)))
+	db, err := sql.Open("sqlite", st.dsn(st.readOnlyQuery(), "query_only(1)", st.cacheSize()))
 	if err != nil {
 		return err
 	}
 	st.db = db
 	// Queries are short and do not wait, so a few connections serve many
 	// requests; each costs memory.
-	n := max(4, runtime.GOMAXPROCS(0)) + maxLooks
-	db.SetMaxOpenConns(n)
-	db.SetMaxIdleConns(n)
+	db.SetMaxOpenConns(readers())
+	db.SetMaxIdleConns(readers())
 	version, err := st.recognise(db)
 	if err == nil && version < latestVersion {
 		err = fmt.Errorf("the database is of an earlier berth, and its disk is read-only: start once with the disk writable, which brings it up to date")
 	}
 	return err
+}
+
+// readers is how many connections there are that read.
+func readers() int { return max(4, runtime.GOMAXPROCS(0)) + maxLooks }
+
+// cacheSize is the pragma for how much of the database a connection keeps.
+func (st *store) cacheSize() string {
+	each := max(st.budget.pages/(readers()+1), 256<<10)
+	return fmt.Sprintf("cache_size(-%d)", each>>10) // in KiB
 }
 
 // readOnlyQuery is how a database on a read-only disk is opened; on any other it

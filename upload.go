@@ -727,7 +727,7 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 	defer st.letGo(u)
 	c, err := st.seal(u, d.Algorithm())
 	if err == nil && c.digest != d {
-		c.drop()
+		st.drop(&c)
 		err = errDigestInvalid.withf("the %d bytes received have the digest %s, not %s", c.size, c.digest, d)
 	}
 	if err == nil {
@@ -752,7 +752,9 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 // body that was held, and the digest of that.
 func (st *store) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
 	if u.held != nil {
-		return content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: st.uploadPath(u)}, nil
+		c = content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: st.uploadPath(u)}
+		c.admitted = st.admit(c.size)
+		return c, nil
 	}
 	c.size, c.path = u.offset.Load(), st.uploadPath(u)
 	if c.temp, err = openUpload(c.path, c.size); err != nil {
@@ -763,11 +765,15 @@ func (st *store) seal(u *upload, algorithm digest.Algorithm) (c content, err err
 	} else {
 		c.digest, err = sumFile(c.temp, algorithm, nil)
 	}
-	if err == nil && c.size <= maxSmall {
+	if err == nil && c.size <= maxSmall && st.admit(c.size) {
+		c.admitted = true
 		c.body = make([]byte, c.size)
 		_, err = c.temp.ReadAt(c.body, 0)
 	}
 	if err != nil {
+		if c.admitted {
+			st.unsynced.bytes.Add(-c.size)
+		}
 		c.temp.Close()
 		return content{}, fmt.Errorf("reading an upload's file: %w", err)
 	}
