@@ -354,7 +354,9 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 		}
 		b.damaged++
 		b.out.printf("DAMAGED: blob %s: %v\n", row.digest, err)
-		os.Remove(filepath.Dir(to))
+		if os.Remove(filepath.Dir(to)) == nil {
+			delete(b.dirs, filepath.Dir(to)) // it cannot be synced any more
+		}
 		return b.mark(ctx, row.digest, err)
 	}
 	return err

@@ -141,8 +141,7 @@ func writeNew(path string, body []byte) error {
 
 // syncUpload syncs the file of content.
 func (st *store) syncUpload(temp *os.File) error {
-	st.fileSyncs.Add(1)
-	if err := syncData(temp); err != nil {
+	if err := st.syncData(temp); err != nil {
 		return fmt.Errorf("syncing the upload: %w", err)
 	}
 	st.at("synced")
@@ -214,8 +213,7 @@ func (st *store) place(c *content, had, small bool) error {
 		return nil
 	}
 	for _, dir := range changed {
-		st.fileSyncs.Add(1)
-		if err := syncDir(dir); err != nil {
+		if err := st.syncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -394,10 +392,10 @@ func (st *store) putAside(d digest.Digest) error {
 	if err := os.Rename(st.path(d), aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := syncDir(filepath.Dir(st.path(d))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := st.syncDir(filepath.Dir(st.path(d))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(filepath.Dir(aside))
+	return st.syncDir(filepath.Dir(aside))
 }
 
 // aside is where a damaged file is kept.

@@ -87,11 +87,17 @@ var ways = []string{"one POST", "POST and PUT", "streamed PATCH", "chunks"}
 // pushBy pushes content in one of the ways. It returns the reply that decided,
 // which is a 201 if all went well.
 func (r *registry) pushBy(way, repo, content string) (*reply, error) {
-	uploads, d := "/v2/"+repo+"/blobs/uploads/", sum(content)
+	return r.pushDigest(way, repo, content, sum(content), "")
+}
+
+// pushDigest is pushBy with the content's digest, and with the query that a session
+// begins with.
+func (r *registry) pushDigest(way, repo, content string, d digest.Digest, query string) (*reply, error) {
+	uploads := "/v2/" + repo + "/blobs/uploads/"
 	if way == "one POST" {
 		return r.try("POST", uploads+"?digest="+d.String(), content)
 	}
-	re, err := r.try("POST", uploads, nil)
+	re, err := r.try("POST", uploads+query, nil)
 	if err != nil || re.status != 202 {
 		return re, err
 	}

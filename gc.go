@@ -601,8 +601,7 @@ func (st *store) unlink(list []digest.Digest) (n int, err error) {
 	st.at("unlinked")
 	if len(gone) > 0 {
 		// A file must not come back after its trash row has gone.
-		st.fileSyncs.Add(1)
-		if err := syncDir(st.shardDir(gone[0])); err != nil {
+		if err := st.syncDir(st.shardDir(gone[0])); err != nil {
 			return 0, errors.Join(append(errs, err)...)
 		}
 	}

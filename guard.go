@@ -150,7 +150,7 @@ func (l *limiter) take(from origin) (wait time.Duration) {
 	x := l.of[address]
 	if x == nil {
 		makeRoom(l.of, maxLimited)
-		x = rate.NewLimiter(rate.Limit(l.perSecond), 10*l.perSecond)
+		x = rate.NewLimiter(rate.Limit(l.perSecond), 10*min(l.perSecond, 1e8)) // an int may have 32 bits
 		l.of[address] = x
 	}
 	now := time.Unix(0, 0).Add(l.now())

@@ -118,7 +118,7 @@ func (p *pushing) member(it target, in wraps) (m member, ok bool, err error) {
 		}
 		in[it.digest] = image.digest
 	}
-	m = member{MediaType: image.mediaType, Size: image.size, Digest: image.digest}
+	m = member{MediaType: image.mediaType, Size: int64(image.size), Digest: image.digest}
 	return m, true, json.Unmarshal([]byte(it.platform.String), &m.Platform)
 }
 

@@ -341,7 +341,7 @@ func (s *server) registerMetrics() {
 		if s.st.writer == nil {
 			return 0
 		}
-		return s.st.writer.syncs.Load()
+		return s.st.writer.syncCount()
 	})
 }
 

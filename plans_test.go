@@ -215,6 +215,7 @@ var allowedSteps = []allowedStep{
 	{"store.dropGone", "", once},
 	{"store.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
 	{"store.loadRobots", "SCAN token", once + "; as many rows as a person has made tokens"},
+	{"store.recoverSmall", "", once + "; at most what may be unsynced"},
 	{"store.sweepUploads", "SCAN upload USING COVERING INDEX upload_used", once + "; at most --max-uploads rows"},
 
 	{"store.figuresOr", "SCAN repository", "one row for a repository, to sum up the counts"},

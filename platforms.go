@@ -305,7 +305,7 @@ func (st *store) lookForSome(manifests []int64) error {
 // A member is an entry of an index, as it is written there.
 type member struct {
 	MediaType string        `json:"mediaType"`
-	Size      int           `json:"size"`
+	Size      int64         `json:"size"`
 	Digest    digest.Digest `json:"digest"`
 	Platform  platform      `json:"platform"`
 }

@@ -102,8 +102,8 @@ func TestWhoseAnIndexIs(t *testing.T) {
 	amd := r.pushFor("a", "x", "linux/amd64", "x")
 	arm := r.pushFor("a", "y", "linux/arm64", "x")
 	index, err := makeIndex([]member{
-		{typeOCIManifest, len(amd.manifest), amd.digest, platform{OS: "linux", Architecture: "amd64"}},
-		{typeOCIManifest, len(arm.manifest), arm.digest, platform{OS: "linux", Architecture: "arm64"}}})
+		{typeOCIManifest, int64(len(amd.manifest)), amd.digest, platform{OS: "linux", Architecture: "amd64"}},
+		{typeOCIManifest, int64(len(arm.manifest)), arm.digest, platform{OS: "linux", Architecture: "arm64"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

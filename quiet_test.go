@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -37,6 +36,12 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		opened := time.Now()
 		var wakes atomic.Int64 // whoever wakes asks for the uptime
 		cfg.now = func() time.Duration { wakes.Add(1); return time.Since(opened) }
+		var syncs atomic.Int64 // of the files of small blobs
+		cfg.at = func(point string) {
+			if point == "syncing" {
+				syncs.Add(1)
+			}
+		}
 		st, err := openStore(cfg.storeConfig)
 		if err != nil {
 			t.Fatal(err)
@@ -73,11 +78,30 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		old := push("x", "old")
 		im := push("x", "new")
 		do(202, "POST", "/v2/a/blobs/uploads/", "") // and never goes on
-		time.Sleep(10 * 24 * time.Hour)             // until all that became garbage has gone
+
+		// The files of their blobs are synced together a little later. After the first
+		// snapshot nobody looks again.
+		time.Sleep(syncDelay)
+		synctest.Wait()
+		var unsynced int
+		if err := st.get(`SELECT count(*) FROM unsynced`, nil, &unsynced); err != nil || unsynced != 0 || syncs.Load() != 1 {
+			t.Errorf("the files of small blobs were synced %d times, and %d are not: %v", syncs.Load(), unsynced, err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		st.unsynced.bytes.Store(1) // which whoever looks takes away
+		before, woken := listFiles(t, dir), wakes.Load()
+		time.Sleep(12 * time.Hour)
+		synctest.Wait()
+		if n := wakes.Load() - woken; n != 0 || st.unsynced.bytes.Load() != 1 {
+			t.Errorf("after the sync something woke up %d times; %d bytes are to be synced, want 1", n, st.unsynced.bytes.Load())
+		}
+		compareFiles(t, before, listFiles(t, dir))
+		time.Sleep(10 * 24 * time.Hour) // until all that became garbage has gone
 		synctest.Wait()
 		do(404, "GET", "/v2/a/manifests/"+old.digest.String(), "")
 
-		before, woken := listFiles(t, dir), wakes.Load()
+		before, woken = listFiles(t, dir), wakes.Load()
 		time.Sleep(10 * 24 * time.Hour)
 		synctest.Wait()
 		if n := wakes.Load() - woken; n != 0 {
@@ -165,19 +189,9 @@ func TestBytesWrittenPerBytePushed(t *testing.T) {
 	if err := r.st.keepReserve(); err != nil {
 		t.Fatal(err)
 	}
-	written := func() (n int64) {
-		text, err := os.ReadFile("/proc/self/io")
-		if err != nil {
-			t.Skip(err)
-		}
-		for line := range bytes.Lines(text) {
-			fmt.Sscanf(string(line), "write_bytes: %d", &n)
-		}
-		return n
-	}
 	const size = 64 << 20
 	for i, way := range ways {
-		before := written()
+		before := bytesWritten(t)
 		content := noise(uint64(500+i), size)
 		if re, err := r.pushBy(way, "a", content); err != nil || re.status != 201 {
 			t.Fatalf("%s: %+v %v", way, re, err)
@@ -185,7 +199,7 @@ func TestBytesWrittenPerBytePushed(t *testing.T) {
 		if err := r.st.writer.checkpoint(); err != nil {
 			t.Fatal(err)
 		}
-		n := written() - before
+		n := bytesWritten(t) - before
 		if n == 0 {
 			t.Skip("this file system writes no bytes that the kernel counts")
 		}

@@ -352,7 +352,7 @@ func (st *store) adopt(d digest.Digest) (adopted bool, err error) {
 			if err := os.Rename(path, st.path(d)); err != nil {
 				return false, err
 			}
-			if err := errors.Join(syncDir(filepath.Dir(path)), syncDir(dir)); err != nil {
+			if err := errors.Join(st.syncDir(filepath.Dir(path)), st.syncDir(dir)); err != nil {
 				return false, err
 			}
 		}
@@ -360,10 +360,10 @@ func (st *store) adopt(d digest.Digest) (adopted bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if err := errors.Join(syncData(f), f.Close()); err != nil {
+		if err := errors.Join(st.syncData(f), f.Close()); err != nil {
 			return false, err
 		}
-		if err := syncDir(filepath.Dir(st.path(d))); err != nil {
+		if err := st.syncDir(filepath.Dir(st.path(d))); err != nil {
 			return false, err
 		}
 		err = st.update(func(t *tx) error {

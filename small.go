@@ -336,8 +336,7 @@ func (st *store) syncRows(rows []unsyncedRow) (err error) {
 		}
 	}
 	for dir := range shards {
-		st.fileSyncs.Add(1)
-		if err := syncDir(dir); err != nil {
+		if err := st.syncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -348,8 +347,7 @@ func (st *store) syncRows(rows []unsyncedRow) (err error) {
 // could not write it, but then it has forgotten the bytes as well.
 func (st *store) syncRow(x unsyncedRow) error {
 	path := st.path(x.digest)
-	st.fileSyncs.Add(2)
-	failed := errors.Join(syncPath(path), syncDir(filepath.Dir(path)))
+	failed := errors.Join(st.syncPath(path), st.syncDir(filepath.Dir(path)))
 	body, err := st.unsyncedBody(x)
 	if err = cmp.Or(err, failed); err != nil {
 		return err // if it was collected, that it is not there is no wonder
@@ -360,10 +358,10 @@ func (st *store) syncRow(x unsyncedRow) error {
 	return nil
 }
 
-func syncPath(path string) error {
+func (st *store) syncPath(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	return errors.Join(syncData(f), f.Close())
+	return errors.Join(st.syncData(f), f.Close())
 }

@@ -147,7 +147,7 @@ func (st *store) snapshot(ctx context.Context) error {
 	if err := os.Rename(temp, path); err != nil {
 		return err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := st.syncDir(dir); err != nil {
 		return err
 	}
 	err = st.updateLazy(func(t *tx) error {
@@ -201,7 +201,7 @@ func (st *store) copyDatabase(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(syncData(f), f.Close()); err != nil {
+	if err := errors.Join(st.syncData(f), f.Close()); err != nil {
 		return err
 	}
 	if _, err := verifyDatabase(ctx, path); err != nil {

@@ -98,7 +98,7 @@ type store struct {
 	rulesChanged chan struct{}                     // and that there may be other rules
 	removal      sync.RWMutex                      // held for writing while files of blobs go, for reading by backups
 	opened       time.Time
-	fileSyncs    atomic.Int64 // syncs of files and directories, for the metrics
+	fileSyncs    atomic.Int64 // syncs of files and directories since the start, for the metrics
 
 	collectedBlobs, collectedBytes atomic.Int64 // likewise
 	droppedTags                    atomic.Int64 // tags dropped by the rules, likewise
@@ -604,6 +604,18 @@ func (st *store) saveUptime(t *tx) error {
 	return err
 }
 
+// syncData is syncData of a file, counted for the metrics.
+func (st *store) syncData(f *os.File) error {
+	st.fileSyncs.Add(1)
+	return syncData(f)
+}
+
+// syncDir is syncDir of a directory, counted likewise.
+func (st *store) syncDir(path string) error {
+	st.fileSyncs.Add(1)
+	return syncDir(path)
+}
+
 // A space is how much of something a disk has.
 type space struct{ free, total uint64 }
 
@@ -650,7 +662,7 @@ func (st *store) keepReserve() error {
 	// What a file system cannot press together takes the room that it seems to.
 	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), reserveSize)
 	if err == nil {
-		err = syncData(f)
+		err = st.syncData(f)
 	}
 	err = errors.Join(err, f.Close())
 	if err == nil {

@@ -44,7 +44,7 @@ type upload struct {
 	algorithm  digest.Algorithm
 	offset     atomic.Int64  // bytes in the file that count; changed by the holder of turn
 	turn       chan struct{} // full while a request is at work on the session
-	hash       hash.Hash     // of the first offset bytes, or nil if they must be read again; guarded by turn
+	hash       hash.Hash     // by algorithm, of the first offset bytes, or nil if they must be read again; both guarded by turn
 	held       []byte        // all of it, if it came with its end; then there is no file; guarded by turn
 	ended      bool          // guarded by turn
 }
@@ -177,6 +177,7 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	u.expect(d.Algorithm())
 	if err := s.receive(w, r, u, true); err != nil {
 		s.st.saveOffsetAfter(u, err)
 		return err
@@ -186,6 +187,20 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.answerBlobCreated(w, u.repository, d)
 	return nil
+}
+
+// expect is called before a session's last bytes come, with the algorithm of the
+// digest that it shall have: few clients say so when they begin. Bytes that are
+// here already and were hashed otherwise are read again at the end, so the others
+// need not be hashed now. The caller holds the turn.
+func (u *upload) expect(algorithm digest.Algorithm) {
+	if algorithm == u.algorithm {
+		return
+	}
+	u.algorithm, u.hash = algorithm, nil
+	if u.offset.Load() == 0 {
+		u.hash = algorithm.Hash()
+	}
 }
 
 // deleteUpload gives an upload up.

@@ -10,6 +10,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -43,11 +44,12 @@ type settings struct {
 	tags               int
 	each, mixed        time.Duration
 	fresh, quiet, idle time.Duration // before idle memory is read; before idle work is; and for how long
+	settle             bool          // wait for what a server writes late
 }
 
 var (
 	full = settings{large: 256 << 20, flood: 64 << 20, pushers: 32, small: 300, images: 50, tags: 2000,
-		each: 2 * time.Second, mixed: 4 * time.Second, fresh: time.Second, quiet: 10 * time.Second, idle: 5 * time.Second}
+		each: 2 * time.Second, mixed: 4 * time.Second, fresh: time.Second, quiet: 10 * time.Second, idle: 5 * time.Second, settle: true}
 	quick = settings{large: 16 << 20, flood: 2 << 20, pushers: 8, small: 30, images: 5, tags: 40,
 		each: 150 * time.Millisecond, mixed: 300 * time.Millisecond, fresh: 100 * time.Millisecond,
 		quiet: 500 * time.Millisecond, idle: 500 * time.Millisecond}
@@ -167,6 +169,18 @@ func (b *bench) together(s *server, connections int, work func(c *conn, worker i
 	return took, context.Cause(ctx)
 }
 
+// settle waits until a server has written all that it was sent: what it still does is its own, and not the
+// next one's.
+func (b *bench) settle(s *server) error {
+	if b.amount.settle {
+		if err := b.sleep(s.product.late); err != nil {
+			return err
+		}
+	}
+	syncDisk(b.tmp)
+	return nil
+}
+
 // rate does something over and over on each connection until the time is up, and returns how often it was
 // done in a second.
 func (b *bench) rate(s *server, connections int, do func(c *conn, worker int) error) (float64, error) {
@@ -241,7 +255,7 @@ func (b *bench) pushLarge(s *server) ([]float64, error) {
 func blobs(connections int) func(b *bench, s *server) ([]float64, error) {
 	return func(b *bench, s *server) ([]float64, error) {
 		rate, err := b.rate(s, connections, func(c *conn, _ int) error { return b.pushBlob(c, b.cast(b.small)) })
-		return []float64{rate}, err
+		return []float64{rate}, errors.Join(err, b.settle(s))
 	}
 }
 
@@ -257,6 +271,9 @@ func images(connections int) func(b *bench, s *server) ([]float64, error) {
 			return b.pushImage(c, last[worker])
 		})
 		if err != nil {
+			return nil, err
+		}
+		if err := b.settle(s); err != nil {
 			return nil, err
 		}
 		written := (s.written() - before) / 1024 / float64(done.Load())
@@ -293,7 +310,7 @@ func (b *bench) pushTags(s *server) ([]float64, error) {
 	between := func(from, to int64) float64 { // of answers, without the first one's own time
 		return float64(to-from) / times[to].Sub(times[from]).Seconds()
 	}
-	return []float64{between(0, n-1), between(0, n/4), between(n-1-n/4, n-1)}, nil
+	return []float64{between(0, n-1), between(0, n/4), between(n-1-n/4, n-1)}, b.settle(s)
 }
 
 func (b *bench) pullLarge(s *server) ([]float64, error) {
@@ -393,7 +410,7 @@ func (b *bench) mixed(s *server) ([]float64, error) {
 		slices.Sort(d)
 		return d[(len(d)*99+99)/100-1].Seconds() * 1000
 	}
-	return []float64{p99(pulls), p99(pushes)}, nil
+	return []float64{p99(pulls), p99(pushes)}, b.settle(s)
 }
 
 // startFresh starts another server of the product, on an empty directory, and has blobs pushed to it all at

@@ -32,10 +32,11 @@ type product struct {
 	find    func(tmp string) (binary string, err error)
 	version func(binary string) string
 	command func(binary, dir, addr string) (*exec.Cmd, error)
-	leaves  bool   // what it was sent to be lost with the power: it syncs nothing
-	static  bool   // serves the files in its directory, and takes no pushes
-	addr    string // of one that runs somewhere; else ""
-	binary  string // known once it has been found
+	leaves  bool          // what it was sent to be lost with the power: it syncs nothing
+	late    time.Duration // after an answer it may still have something to write, for so long
+	static  bool          // serves the files in its directory, and takes no pushes
+	addr    string        // of one that runs somewhere; else ""
+	binary  string        // known once it has been found
 }
 
 const (
@@ -50,6 +51,7 @@ var products = []*product{
 	{
 		name: "berth",
 		find: buildBerth,
+		late: 3 * time.Second, // the files of small blobs, whose bytes are safe in the database till then
 		version: func(binary string) string {
 			out, _ := exec.Command(binary, "version").Output()
 			return strings.TrimSpace(string(out))

@@ -45,6 +45,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 )
@@ -102,6 +103,7 @@ type file struct {
 	mode  uint32
 	links int
 	mtime int64 // in nanoseconds
+	syncs int
 
 	data  []byte
 	disk  []byte             // of data, what the disk has
@@ -153,6 +155,20 @@ func (d *Disk) Count() (syncs, changes, failed int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.syncs, d.changes, d.failed
+}
+
+// SyncsOf returns how often the file or directory at path, below the root and with slashes, was
+// synced since it was made; 0 if there is none.
+func (d *Disk) SyncsOf(path string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.root
+	for name := range strings.SplitSeq(path, "/") {
+		if f = f.names[name]; f == nil {
+			return 0
+		}
+	}
+	return f.syncs
 }
 
 // On reports whether the power is on.
@@ -260,6 +276,7 @@ func resized(b []byte, n int) []byte {
 
 // syncFile is fsync, and fdatasync.
 func (d *Disk) syncFile(f *file) syscall.Errno {
+	f.syncs++
 	if d.plan.LieAboutFiles {
 		return 0
 	}
@@ -297,6 +314,7 @@ func (d *Disk) set(dir *file, name string, to *file, after *change) *change {
 
 // syncDir is fsync of a directory.
 func (d *Disk) syncDir(dir *file) syscall.Errno {
+	dir.syncs++
 	if d.plan.LieAboutNames {
 		return 0
 	}
