@@ -88,11 +88,10 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 	if had {
 		os.Remove(st.aside(d)) // if it was damaged; scrubbing removes it else
 	}
+	st.unsynced.find(d)
 	if small {
 		c.admitted = false // it stays, until it is synced
 		st.unsynced.wake()
-	} else {
-		st.unsynced.find(d)
 	}
 	st.wakeJanitor()
 	return nil
