@@ -280,7 +280,7 @@ func newLog(w io.Writer, json bool, level slog.Level) *slog.Logger {
 }
 
 // A logHandler has a handler of its own for the level that has a name of its own:
-// to look at each attribute of each line for it would cost a third of the line.
+// it would be looked for in each attribute of each line else.
 type logHandler struct {
 	slog.Handler // for all else
 	audit        slog.Handler
