@@ -227,8 +227,10 @@ func (c *committer) try(group []write) (results []error, err error) {
 	if !slices.Contains(results, nil) {
 		return results, nil // nothing to keep
 	}
-	c.lookups.suspend(c.touched)
-	defer c.lookups.resume()
+	if len(c.touched) > 0 {
+		c.lookups.suspend(c.touched)
+		defer c.lookups.resume()
+	}
 	if durable {
 		c.begun.Add(1)
 		defer c.ended.Add(1)

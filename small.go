@@ -33,8 +33,8 @@ import (
 )
 
 const (
-	// maxSmall is how many bytes a small blob has at most. To write them twice
-	// costs less than to wait, up to about here.
+	// maxSmall is how many bytes a small blob has at most. To write them to the
+	// log and the database too costs less than to wait, up to about here.
 	maxSmall = 64 << 10
 	// syncDelay is how long after the first of them files are synced, or as
 	// soon as there are syncBytes.

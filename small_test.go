@@ -112,26 +112,32 @@ func oneByOne(cfg *config) {
 // Without a call that syncs a file system, files and directories are synced one
 // by one; and one that is not what was written is written anew, from the database.
 func TestFileThatCannotBeSyncedIsWrittenAgain(t *testing.T) {
-	t.Parallel()
-	r := startRegistry(t, oneByOne)
-	good, bad, changed, gone := r.pushBlob("a", "good"), r.pushBlob("a", "bad"), r.pushBlob("a", "changed"), r.pushBlob("a", "gone")
-	missing := r.pushBlob("a", "missing")
-	r.want(202, "DELETE", "/v2/a/blobs/"+gone.String(), nil)
-	for _, err := range []error{os.Remove(r.st.path(bad)), os.Symlink(r.st.path(bad), r.st.path(bad)), os.Remove(r.st.path(missing)),
-		os.WriteFile(r.st.path(changed), make([]byte, 7), 0o600)} {
-		if err != nil {
-			t.Skip(err)
-		}
-	}
-	files := r.st.fileSyncs.Load()
-	if err := r.st.syncSmall(); err != nil || r.unsyncedRows() != 0 {
-		t.Errorf("%d blobs are kept, %v", r.unsyncedRows(), err)
-	}
-	if n := r.st.fileSyncs.Load() - files; n < 4*2 {
-		t.Errorf("%d syncs, want at least four files and their directories", n)
-	}
-	for d, content := range map[string]string{good.String(): "good", bad.String(): "bad", changed.String(): "changed", missing.String(): "missing"} {
-		r.want(200, "GET", "/v2/a/blobs/"+d, nil).is(content)
+	for name, spoil := range map[string]func(path string) error{
+		"sound":   func(path string) error { return nil },
+		"changed": func(path string) error { return os.WriteFile(path, make([]byte, 7), 0o600) },
+		"missing": os.Remove,
+		"without its directory": func(path string) error {
+			return os.RemoveAll(filepath.Dir(path))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := startRegistry(t, oneByOne)
+			good, bad, gone := r.pushBlob("a", "good"), r.pushBlob("a", "spoiled"), r.pushBlob("a", "gone")
+			r.want(202, "DELETE", "/v2/a/blobs/"+gone.String(), nil)
+			if err := spoil(r.st.path(bad)); err != nil {
+				t.Fatal(err)
+			}
+			files := r.st.fileSyncs.Load()
+			if err := r.st.syncSmall(); err != nil || r.unsyncedRows() != 0 {
+				t.Errorf("%d blobs are kept, %v", r.unsyncedRows(), err)
+			}
+			if n := r.st.fileSyncs.Load() - files; n < 2*3 {
+				t.Errorf("%d syncs, want at least two files, their directories and those above", n)
+			}
+			r.want(200, "GET", "/v2/a/blobs/"+good.String(), nil).is("good")
+			r.want(200, "GET", "/v2/a/blobs/"+bad.String(), nil).is("spoiled")
+		})
 	}
 }
 
@@ -174,8 +180,14 @@ func TestFailedSyncIsNotBelievedTheSecondTime(t *testing.T) {
 			os.Rename(filepath.Join(r.cfg.dir, "elsewhere"), filepath.Join(r.cfg.dir, "uploads"))
 		}},
 		{"by two at once", 1, func(r *registry) {
-			go r.st.syncSmall()
-			waitingIn(r.t, "(*store).syncSmall")
+			ended := make(chan error, 1)
+			go func() { ended <- r.st.syncSmall() }()
+			waitingIn(r.t, "(*Mutex).lockSlow")
+			r.t.Cleanup(func() {
+				if err := <-ended; err != nil {
+					r.t.Error(err)
+				}
+			})
 		}, func(r *registry) {}},
 	} {
 		t.Run(x.name, func(t *testing.T) {

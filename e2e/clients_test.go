@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/berth-registry/berth/e2e/goinstall"
 )
 
 // goClients are the clients built with `go install`.
@@ -57,7 +59,7 @@ func newClient(t *testing.T, name string, args ...string) *client {
 	path := ""
 	if c, ok := goClients[name]; ok {
 		var err error
-		if path, err = install(c.pkg, c.version); err != nil {
+		if path, err = goinstall.Command(c.pkg, c.version); err != nil {
 			missing(t, "%s@%s cannot be installed: %v", c.pkg, c.version, err)
 		}
 	} else {
@@ -192,40 +194,6 @@ func needRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		missing(t, "this test must run as root")
 	}
-}
-
-var installing sync.Mutex // one build at a time: each takes all cores
-
-// install builds a command at a version into a directory of Go's cache and returns its path. It
-// builds nothing when it is there already.
-func install(pkg, version string) (string, error) {
-	installing.Lock()
-	defer installing.Unlock()
-	cache, err := exec.Command("go", "env", "GOCACHE").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOCACHE: %w", err)
-	}
-	name := filepath.Base(pkg)
-	dir := filepath.Join(strings.TrimSpace(string(cache)), "berth-e2e", name+"@"+version)
-	if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-		return filepath.Join(dir, name), nil
-	}
-	// Build beside and rename, so that an interrupted build is never taken for a client.
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", err
-	}
-	fresh, err := os.MkdirTemp(filepath.Dir(dir), name+"-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(fresh)
-	cmd := exec.Command("go", "install", pkg+"@"+version)
-	cmd.Dir = fresh // outside of this module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOWORK=off", "GOBIN="+fresh)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go install: %w\n%s", err, out)
-	}
-	return filepath.Join(dir, name), os.Rename(fresh, dir)
 }
 
 // searchPath has the directories of daemons too, which are in root's PATH only.

@@ -15,6 +15,7 @@
 //	tap_test.go          a proxy that remembers what a client asked
 //	conformance_test.go  the official suite
 //	powercut_test.go     what a power cut may not take, on the file system of lossyfs/
+//	goinstall/           clients and registries in Go, built into Go's cache
 //	docker_test.go …     one file for each family of clients
 //	login_test.go        who may push and pull, and how clients log in
 //	tls_test.go          the local CA, and certificates that are renewed

@@ -23,6 +23,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/berth-registry/berth/e2e/goinstall"
 )
 
 // A product is a program that can be started, or a registry that runs somewhere already.
@@ -62,14 +64,14 @@ var products = []*product{
 	}, {
 		name:    "distribution",
 		note:    "syncs files, but not all of their names",
-		find:    func(string) (string, error) { return install(distributionPackage, distributionVersion) },
+		find:    func(string) (string, error) { return goinstall.Command(distributionPackage, distributionVersion) },
 		version: func(string) string { return distributionVersion },
 		command: distributionCommand,
 	}, {
 		name:    "crane",
 		note:    "for tests: syncs nothing, so no rival in what the disk decides; has manifests, and uploads in parts, in memory",
 		leaves:  true,
-		find:    func(string) (string, error) { return install(cranePackage, craneVersion) },
+		find:    func(string) (string, error) { return goinstall.Command(cranePackage, craneVersion) },
 		version: func(string) string { return craneVersion },
 		command: func(binary, dir, addr string) (*exec.Cmd, error) {
 			return exec.Command(binary, "registry", "serve", "--disk", dir, "--address", addr), nil
@@ -280,36 +282,6 @@ func repository() (string, error) {
 			return "", errors.New("run this in Berth's repository, or set BERTH=/path/to/berth")
 		}
 	}
-}
-
-// install builds a command at a version into a directory of Go's cache and returns its path. It builds
-// nothing when it is there already.
-func install(pkg, version string) (string, error) {
-	cache, err := exec.Command("go", "env", "GOCACHE").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOCACHE: %w", err)
-	}
-	name := filepath.Base(pkg)
-	dir := filepath.Join(strings.TrimSpace(string(cache)), "berth-e2e", name+"@"+version)
-	if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-		return filepath.Join(dir, name), nil
-	}
-	// Build beside and rename, so that an interrupted build is never taken for a server.
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", err
-	}
-	fresh, err := os.MkdirTemp(filepath.Dir(dir), name+"-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(fresh)
-	cmd := exec.Command("go", "install", pkg+"@"+version)
-	cmd.Dir = fresh // outside of this module
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOWORK=off", "GOBIN="+fresh)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go install: %w\n%s", err, out)
-	}
-	return filepath.Join(dir, name), os.Rename(fresh, dir)
 }
 
 // lookPath looks where daemons are too, which is in root's PATH only.
