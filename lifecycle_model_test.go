@@ -173,6 +173,9 @@ func (l *life) rebase(repo string, x *lifeRepo, tag string, was lifeTag, d diges
 		}
 		return x.move(base, nil, l.n)
 	}
+	if ok && maps.Equal(members, is.members) {
+		return nil // a chart has come beside them: the index is none the newer
+	}
 	step := l.n
 	if d == "" {
 		step = -1

@@ -355,7 +355,8 @@ func (l *life) undo() (string, error) {
 	want, conflict, moves, immutable := x.clone(), false, false, false
 	switch {
 	case c.after == nil: // a repository comes back,
-		want, conflict, moves = c.before.clone(), x != nil, true
+		// One that has no tags any more may be collected, or not yet.
+		want, conflict, moves = c.before.clone(), x != nil && len(x.tags) > 0, x == nil
 	case c.before == nil && c.restored: // or goes again,
 		moves, want = true, nil
 		for _, later := range l.changes {
@@ -373,12 +374,15 @@ func (l *life) undo() (string, error) {
 		if was == nil {
 			was = &lifeRepo{}
 		}
-		// An index that has changed since follows the tags that it is made of.
+		// An index that the change has changed, and another since, follows the tags that
+		// it is made of.
 		var follow []func() error
 		changed := merged(was.tags, c.after.tags)
 		equal := func(a lifeTag, okA bool, b lifeTag, okB bool) bool { return okA == okB && (!okA || a.same(b)) }
 		follows := func(tag string) bool {
-			if strings.HasPrefix(repo, "same/") || !was.tags[tag].automatic() && !c.after.tags[tag].automatic() {
+			before, hadBefore := was.tags[tag]
+			after, hasAfter := c.after.tags[tag]
+			if strings.HasPrefix(repo, "same/") || !before.automatic() && !after.automatic() || equal(before, hadBefore, after, hasAfter) {
 				return false
 			}
 			for part := range changed {
@@ -402,7 +406,12 @@ func (l *life) undo() (string, error) {
 					if !follows(base) || equal(at, ok, of, had) || equal(at, ok, before, hadBefore) {
 						return nil
 					}
-					return l.rebase(repo, want, tag, is, old.is)
+					err := l.rebase(repo, want, tag, is, old.is)
+					if made, ok := want.tags[base]; ok && !made.same(at) { // what is put back counts as pushed
+						made.pushed = l.n
+						want.tags[base] = made
+					}
+					return err
 				})
 			}
 			switch {
@@ -457,6 +466,7 @@ func (l *life) undo() (string, error) {
 	}
 	last := &l.changes[len(l.changes)-1]
 	l.disturbed[repo], last.restored = last.number, c.after == nil
+	l.disturbed[c.repo] = last.number // what was there may be under another name now
 	for _, s := range answer.Did {
 		if d := digest.Digest(s.New); s.Tag == "" && strings.Contains(s.New, ":") {
 			last.restored = true
