@@ -12,9 +12,11 @@
 package main
 
 import (
+	"bytes"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -219,22 +221,31 @@ func (st *store) place(c *content, had, small bool) error {
 	return nil
 }
 
-// openBlob opens a repository's blob for reading, and with promise keeps it
-// from being collected soon (4). The caller closes it. The error is
-// errBlobUnknown if the repository does not have it, or if the file is not what
-// the row says: then a client that pushes again repairs it.
-func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os.File, error) {
+// openBlob opens a repository's blob for reading, and with promise makes sure that
+// there is a file and keeps it from being collected soon (4). The caller closes it.
+// The error is errBlobUnknown if the repository does not have it, or if the file is
+// not what the row says: then a client that pushes again repairs it.
+func (st *store) openBlob(repository string, d digest.Digest, promise bool) (io.ReadSeekCloser, error) {
 	if promise {
 		st.promises.make(repository, d) // before looking, lest it go in between
 	}
-	size, err := st.lookUpBlob(repository, d, promise)
+	q := question{repository, ofBlob, d.String()}
+	known, again, err := st.lookUpBlob(q, d, promise)
 	if err != nil {
 		return nil, err
 	}
 	if st.unsynced.lacks(d) {
 		return nil, unknownBlob(repository, d)
 	}
-	f, err := openSized(st.path(d), size)
+	if known.body != nil && !promise {
+		return inMemory{bytes.NewReader(known.body)}, nil
+	}
+	f, err := openSized(st.path(d), known.size)
+	if err == nil && again && !promise && known.size <= maxKept {
+		if err = st.remember(q, known, f, d); err != nil {
+			f.Close()
+		}
+	}
 	if err == nil {
 		return f, nil
 	}
@@ -255,18 +266,37 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (*os
 	return nil, fmt.Errorf("opening blob %s: %w", d, err)
 }
 
+// remember keeps a small blob's bytes with the answer that is known of it. The
+// error is errDamaged if they are not what they should be. f is left at its beginning.
+func (st *store) remember(q question, known *answer, f *os.File, d digest.Digest) error {
+	body := make([]byte, known.size)
+	if _, err := f.ReadAt(body, 0); err != nil {
+		return nil // whoever sends the file finds out
+	}
+	if d.Algorithm().FromBytes(body) != d {
+		return fmt.Errorf("the file has other bytes: %w", errDamaged)
+	}
+	st.lookups.remember(q, known, body)
+	return nil
+}
+
+// inMemory is a blob whose bytes are remembered.
+type inMemory struct{ *bytes.Reader }
+
+func (inMemory) Close() error { return nil }
+
 func unknownBlob(repository string, d digest.Digest) *protocolError {
 	return errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
 }
 
-// lookUpBlob is openBlob for its row. It returns the size.
-func (st *store) lookUpBlob(repository string, d digest.Digest, promise bool) (size int64, err error) {
-	q := question{repository, ofBlob, d.String()}
+// lookUpBlob is openBlob for its row. q is the question for it, and again whether the
+// answer was known.
+func (st *store) lookUpBlob(q question, d digest.Digest, promise bool) (found *answer, again bool, err error) {
 	known, version := st.lookups.get(q)
 	if known != nil {
-		return known.size, nil
+		return known, true, nil
 	}
-	var repo, blob int64
+	var repo, blob, size int64
 	var loose sql.NullInt64
 	var damaged bool
 	err = st.get(`
@@ -275,29 +305,30 @@ func (st *store) lookUpBlob(repository string, d digest.Digest, promise bool) (s
 		JOIN blob b ON b.digest = ?
 		JOIN link l ON l.repository = r.id AND l.blob = b.id
 		WHERE r.name = ?`,
-		[]any{d, repository}, &repo, &blob, &loose, &size, &damaged)
+		[]any{d, q.repository}, &repo, &blob, &loose, &size, &damaged)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && damaged {
-		return 0, unknownBlob(repository, d)
+		return nil, false, unknownBlob(q.repository, d)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("looking up blob %s in %s: %w", d, repository, err)
+		return nil, false, fmt.Errorf("looking up blob %s in %s: %w", d, q.repository, err)
 	}
 	if loose.Valid && st.dueSoon(loose.Int64, st.grace) {
 		err := st.keep(`UPDATE link SET loose = ? WHERE repository = ? AND blob = ? AND loose IS NOT NULL`,
 			`SELECT count(*) FROM link WHERE repository = ? AND blob = ?`, repo, blob)
 		switch {
 		case errors.Is(err, errGone):
-			return 0, unknownBlob(repository, d)
+			return nil, false, unknownBlob(q.repository, d)
 		case err != nil && promise:
-			return 0, err
+			return nil, false, err
 		case err != nil: // a full disk, say: this pull works all the same
 			st.log.Warn("the grace of a blob cannot be extended", "digest", d, "error", err)
 		}
 	}
+	found = &answer{repo: repo, size: size}
 	if !loose.Valid {
-		st.lookups.put(q, &answer{repo: repo, size: size}, version)
+		st.lookups.put(q, found, version)
 	}
-	return size, nil
+	return found, false, nil
 }
 
 // openSized opens a file that must have size bytes; errDamaged if it has not.

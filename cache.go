@@ -48,8 +48,13 @@ const (
 type answer struct {
 	repo     int64           // the repository's id
 	manifest *storedManifest // nil for a blob
-	size     int64           // of the blob
+	size     int64           // of the blob,
+	body     []byte          // and its bytes, if it is small and was asked for again; they are verified
 }
+
+// maxKept is how many bytes a blob has at most whose bytes are kept. Configs are
+// smaller; a larger one costs no less from memory than from the file.
+const maxKept = 16 << 10
 
 // perAnswer is how many bytes an answer costs beside the manifest, about.
 const perAnswer = 512
@@ -58,7 +63,7 @@ func (a *answer) cost() int {
 	if a.manifest != nil {
 		return len(a.manifest.body) + perAnswer
 	}
-	return perAnswer
+	return len(a.body) + perAnswer
 }
 
 // get returns the answer to q, or nil; and the version to give to put.
@@ -81,6 +86,25 @@ func (l *lookups) put(q question, a *answer, version int64) {
 	if now || all || l.changed[uint8(a.repo)] > version || l.answers[q] != nil {
 		return
 	}
+	l.add(q, a)
+}
+
+// remember keeps the bytes of a blob with the answer that get has returned, if that is
+// still true.
+func (l *lookups) remember(q question, known *answer, body []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.answers[q] != known {
+		return
+	}
+	l.drop(q)
+	a := *known
+	a.body = body
+	l.add(q, &a)
+}
+
+// add makes room for an answer and keeps it. The caller holds mu.
+func (l *lookups) add(q question, a *answer) {
 	for old := range l.answers { // in random order
 		if l.size+a.cost() <= l.limit {
 			break

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // After each 201, and not only in the end, every reader sees the new manifest.
@@ -173,7 +175,9 @@ func TestDamagedBlobIsNotAnsweredFromMemory(t *testing.T) {
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer bytes")
 	blob := "/v2/a/blobs/" + im.layers[0].String()
-	r.want(200, "GET", blob, nil)
+	for range 3 { // its bytes are remembered
+		r.want(200, "GET", blob, nil)
+	}
 	for _, err := range []error{os.WriteFile(r.st.path(im.layers[0]), []byte("LAYER BYTES"), 0o600),
 		os.WriteFile(filepath.Join(r.cfg.dir, "quarantine"), nil, 0o600)} { // no directory
 		if err != nil {
@@ -187,6 +191,69 @@ func TestDamagedBlobIsNotAnsweredFromMemory(t *testing.T) {
 	if err := os.Remove(filepath.Join(r.cfg.dir, "quarantine")); err != nil {
 		t.Fatal(err)
 	}
+	r.pushBlob("a", "layer bytes")
+	r.want(200, "GET", blob, nil).is("layer bytes")
+}
+
+// A small blob that is asked for again is served from memory, until it goes; a HEAD,
+// by which a client may leave out a push, sees the file.
+func TestSmallBlobsAreRemembered(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	most := noise(1, maxKept)
+	im := r.pushImage("a", "x", "{}", "layer bytes", most, most+"x")
+	kept := func() (n int) {
+		r.st.lookups.mu.RLock()
+		defer r.st.lookups.mu.RUnlock()
+		for q, a := range r.st.lookups.answers {
+			if a.body != nil {
+				n++
+			}
+			if d := digest.Digest(q.name); a.body != nil && d.Algorithm().FromBytes(a.body) != d {
+				t.Errorf("other bytes are kept of %s", d)
+			}
+		}
+		return n
+	}
+	for i, want := range []int{0, 2, 2} {
+		for j, content := range []string{"layer bytes", most, most + "x"} {
+			r.want(200, "GET", "/v2/a/blobs/"+im.layers[j].String(), nil).is(content)
+		}
+		if n := kept(); n != want {
+			t.Errorf("%d blobs are kept after %d rounds, want %d", n, i+1, want)
+		}
+	}
+	blob := "/v2/a/blobs/" + im.layers[0].String()
+	r.want(206, "GET", blob, nil, "Range: bytes=6-").is("bytes")
+	r.want(304, "GET", blob, nil, `If-None-Match: "`+im.layers[0].String()+`"`)
+	r.want(416, "GET", blob, nil, "Range: bytes=100-")
+	if err := r.st.syncSmall(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(r.st.path(im.layers[0])); err != nil {
+		t.Fatal(err)
+	}
+	r.want(200, "GET", blob, nil).is("layer bytes")
+	r.want(404, "HEAD", blob, nil)
+	r.want(404, "GET", blob, nil)
+	r.pushBlob("a", "layer bytes")
+	r.want(200, "GET", blob, nil).is("layer bytes")
+}
+
+// What is not what it was is found when it is about to be remembered.
+func TestOnlyWhatIsRightIsRemembered(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	im := r.pushImage("a", "x", "{}", "layer bytes")
+	blob := "/v2/a/blobs/" + im.layers[0].String()
+	if err := r.st.syncSmall(); err != nil {
+		t.Fatal(err)
+	}
+	r.want(200, "GET", blob, nil)
+	if err := os.WriteFile(r.st.path(im.layers[0]), []byte("LAYER BYTES"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.want(404, "GET", blob, nil).code("BLOB_UNKNOWN")
 	r.pushBlob("a", "layer bytes")
 	r.want(200, "GET", blob, nil).is("layer bytes")
 }
