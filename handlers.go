@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
 	"regexp"
 	"strconv"
@@ -336,13 +337,13 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 	if immutable {
 		h.Set("Cache-Control", "max-age=31536000, immutable")
 	}
-	if emptySuffix.MatchString(r.Header.Get("Range")) && r.Method == http.MethodGet {
+	switch ranges := r.Header.Get("Range"); {
+	case ranges == "":
+	case emptySuffix.MatchString(ranges) && r.Method == http.MethodGet:
 		// ServeContent would send 206 and nothing.
 		size, _ := content.Seek(0, io.SeekEnd)
 		return errRangeUnsatisfiable.withHeader("Content-Range", fmt.Sprintf("bytes */%d", size))
-	}
-	if ranges := r.Header.Get("Range"); r.Method == http.MethodHead || !strings.HasPrefix(ranges, "bytes=") ||
-		strings.Count(ranges, ",") >= maxRanges {
+	case r.Method == http.MethodHead, !strings.HasPrefix(ranges, "bytes="), strings.Count(ranges, ",") >= maxRanges:
 		// RFC 9110, 14.2: Range is for GET and in a unit that is understood,
 		// and may be ignored. A flood of ranges costs more than the whole.
 		r.Header.Del("Range")
@@ -358,8 +359,12 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		h.Set("Accept-Ranges", "bytes")
 		h.Set("Content-Length", strconv.FormatInt(size, 10))
 		w.WriteHeader(http.StatusOK)
-		if r.Method != http.MethodHead {
-			io.CopyN(w, content, size) // an error means that the client has gone, or is in the response
+		switch _, ok := content.(*os.File); { // an error means that the client has gone, or is in the response
+		case r.Method == http.MethodHead:
+		case ok:
+			io.CopyN(w, content, size)
+		default: // in memory: one write, with the header
+			io.Copy(w, content)
 		}
 		return nil
 	}

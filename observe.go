@@ -55,21 +55,25 @@ func (w *response) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-func (w *response) Write(p []byte) (int, error) {
-	w.beforeWrite()
+// Write sends p, in pieces that each have the stall timeout.
+func (w *response) Write(p []byte) (n int, err error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
-	n, err := w.ResponseWriter.Write(p)
+	for more := true; more && err == nil; more = n < len(p) {
+		w.beforeWrite()
+		var sent int
+		sent, err = w.ResponseWriter.Write(p[n:min(len(p), n+sendAtOnce)])
+		n += sent
+	}
 	if !w.head {
 		w.bytes += int64(n)
 	}
 	return n, err
 }
 
-// sendAtOnce is how much of a file one write may carry: the stall timeout is
-// for this many bytes, so it must be little for a slow line and much for a
-// system call.
+// sendAtOnce is how much one write may carry: the stall timeout is for this many
+// bytes, so it must be little for a slow line and much for a system call.
 const sendAtOnce = 512 << 10
 
 // ReadFrom lets the kernel send a file (sendfile), in pieces that each have

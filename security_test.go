@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"runtime"
 	"slices"
@@ -170,6 +171,50 @@ func TestMemoryIsBounded(t *testing.T) {
 	// What the heap has taken from the system does not shrink, so it tells the peak.
 	if grown := int64(after.HeapSys) - int64(before.HeapSys); grown > 400<<20 {
 		t.Errorf("the heap grew by %d MiB for 64 clients that sent 1.3 GiB", grown>>20)
+	}
+}
+
+// A pieceWriter notes the lengths of writes, and how many have a deadline of their own.
+type pieceWriter struct {
+	*httptest.ResponseRecorder
+	pieces    []int
+	deadlines int
+}
+
+func (w *pieceWriter) SetWriteDeadline(time.Time) error {
+	w.deadlines++
+	return nil
+}
+
+func (w *pieceWriter) Write(p []byte) (int, error) {
+	w.pieces = append(w.pieces, len(p))
+	return w.ResponseRecorder.Write(p)
+}
+
+// The stall timeout is for a piece of what is sent, also from memory: a manifest may
+// have 4 MiB, and a line may be slow.
+func TestWritesHaveTheStallTimeoutForEachPiece(t *testing.T) {
+	t.Parallel()
+	body := noise(1, 2*sendAtOnce+1)
+	for _, send := range []func(*response) (int64, error){
+		func(w *response) (int64, error) { return io.Copy(w, strings.NewReader(body)) },
+		func(w *response) (int64, error) { n, err := w.Write([]byte(body)); return int64(n), err },
+	} {
+		to := &pieceWriter{ResponseRecorder: httptest.NewRecorder()}
+		w := &response{ResponseWriter: to, control: http.NewResponseController(to), stall: 1}
+		n, err := send(w)
+		if n != int64(len(body)) || err != nil || to.Body.String() != body || w.bytes != n {
+			t.Errorf("%d bytes are sent, and %d counted (%v), want %d", n, w.bytes, err, len(body))
+		}
+		if want := []int{sendAtOnce, sendAtOnce, 1}; !slices.Equal(to.pieces, want) || to.deadlines != len(want) {
+			t.Errorf("pieces of %d with %d deadlines, want %d", to.pieces, to.deadlines, want)
+		}
+	}
+	// Nothing is something to send: the header.
+	to := &pieceWriter{ResponseRecorder: httptest.NewRecorder()}
+	w := &response{ResponseWriter: to, control: http.NewResponseController(to), stall: 1}
+	if n, err := w.Write(nil); n != 0 || err != nil || len(to.pieces) != 1 || w.status != 200 {
+		t.Errorf("an empty body: %d %v, %d writes, status %d", n, err, len(to.pieces), w.status)
 	}
 }
 
