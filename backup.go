@@ -335,6 +335,9 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 		b.bar.add(row.size)
 		return nil
 	}
+	if err := b.dest.makeShards(row.digest.Algorithm()); err != nil {
+		return err
+	}
 	if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -591,13 +594,13 @@ func (b *backup) removeRest(ctx context.Context) error {
 		for _, row := range rows {
 			known[row.digest.Encoded()] = true
 		}
-		dir := filepath.Join(b.dest.dir, "blobs", s.algorithm, s.prefix)
+		dir := filepath.Join(b.dest.blobsDir(s.algorithm), s.prefix)
 		entries, err := os.ReadDir(dir)
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		for _, e := range entries {
-			d := digest.NewDigestFromEncoded(digest.Algorithm(s.algorithm), e.Name())
+			d := digest.NewDigestFromEncoded(s.algorithm, e.Name())
 			if known[e.Name()] || d.Validate() != nil {
 				continue
 			}

@@ -440,11 +440,14 @@ func (st *store) probe(ctx context.Context, d digest.Digest, size int64, deep bo
 }
 
 // A shard is the directory of the blobs whose digests begin alike.
-type shard struct{ algorithm, prefix string }
+type shard struct {
+	algorithm digest.Algorithm
+	prefix    string
+}
 
 // shards are all there are, in the order of digests.
 func shards() (list []shard) {
-	for _, algorithm := range []string{"sha256", "sha512"} {
+	for _, algorithm := range algorithms {
 		for i := range 256 {
 			list = append(list, shard{algorithm, fmt.Sprintf("%02x", i)})
 		}
@@ -459,7 +462,7 @@ type blobRow struct {
 }
 
 // from and to are what a shard's digests are between.
-func (s shard) from() string { return s.algorithm + ":" + s.prefix }
+func (s shard) from() string { return s.algorithm.String() + ":" + s.prefix }
 func (s shard) to() string   { return s.from() + "g" }
 
 const blobsInShard = `SELECT digest, size, damaged IS NOT NULL FROM blob WHERE digest >= ? AND digest < ? ORDER BY digest`
@@ -481,8 +484,11 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 	for _, b := range rows {
 		known[b.digest.Encoded()] = true
 	}
-	dir := filepath.Join("blobs", s.algorithm, s.prefix)
+	dir := filepath.Join("blobs", s.algorithm.String(), s.prefix)
 	entries, err := os.ReadDir(filepath.Join(st.dir, dir))
+	if all := st.blobsDir(s.algorithm); errors.Is(err, fs.ErrNotExist) && exists(all) && !exists(filepath.Join(all, "ff")) {
+		return nil, nil // they are made when they are needed
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -499,7 +505,7 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 		for _, f := range files {
 			path := filepath.Join(path, f.Name())
 			if f.Name() == "data" {
-				d := digest.NewDigestFromEncoded(digest.Algorithm(s.algorithm), e.Name())
+				d := digest.NewDigestFromEncoded(s.algorithm, e.Name())
 				if known[e.Name()] {
 					continue
 				}

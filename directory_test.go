@@ -13,9 +13,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -178,14 +180,23 @@ func TestNewerDatabaseOnAReadOnlyDisk(t *testing.T) {
 
 // The disk with the blobs is not mounted: an empty directory is in its place.
 func TestBlobsMissingBesideADatabase(t *testing.T) {
-	for _, what := range []string{"blobs", "blobs/sha256", "blobs/sha512"} {
+	for _, what := range []string{"blobs", "blobs/sha256", "blobs/sha512", "what is in blobs/sha256", "what is in blobs/sha512"} {
 		t.Run(what, func(t *testing.T) {
 			r := startRegistry(t)
 			f := r.pushFixture("home/app")
+			if re, err := r.pushDigest(ways[0], "home/app", "long", digest.SHA512.FromString("long"), ""); err != nil || re.status != 201 {
+				t.Fatalf("%+v %v", re, err)
+			}
+			what, empty := strings.CutPrefix(what, "what is in ")
 			r.whileStopped(func() {
 				blobs, aside := filepath.Join(r.cfg.dir, what), filepath.Join(r.cfg.dir, "aside")
 				if err := os.Rename(blobs, aside); err != nil {
 					t.Fatal(err)
+				}
+				if empty {
+					if err := os.Mkdir(blobs, 0o700); err != nil {
+						t.Fatal(err)
+					}
 				}
 				before := tree(t, r.cfg.dir)
 				st, err := openStore(r.cfg.storeConfig)
@@ -195,7 +206,14 @@ func TestBlobsMissingBesideADatabase(t *testing.T) {
 				} else if !strings.Contains(err.Error(), "is a disk not mounted?") {
 					t.Errorf("the refusal says %q", err)
 				}
-				if !maps.Equal(before, tree(t, r.cfg.dir)) {
+				after := tree(t, r.cfg.dir)
+				if db := filepath.Join(r.cfg.dir, "berth.db"); empty { // SQLite has looked into it
+					if after[db+"-wal"] == "" {
+						delete(after, db+"-wal")
+					}
+					delete(after, db+"-shm")
+				}
+				if !maps.Equal(before, after) {
 					t.Error("files have changed")
 				}
 				os.RemoveAll(blobs) // empty directories, if anything
@@ -205,5 +223,72 @@ func TestBlobsMissingBesideADatabase(t *testing.T) {
 			})
 			f.pull()
 		})
+	}
+}
+
+// The directories for blobs are made when they are needed, those of each algorithm
+// in one go, and what was cut short is completed.
+func TestShardsAreMadeWhenNeeded(t *testing.T) {
+	r := startRegistry(t)
+	shards := func(algorithm digest.Algorithm) int {
+		t.Helper()
+		entries, err := os.ReadDir(filepath.Join(r.cfg.dir, "blobs", algorithm.String()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	insist := func(sha256, sha512 int) {
+		t.Helper()
+		if a, b := shards(digest.SHA256), shards(digest.SHA512); a != sha256 || b != sha512 {
+			t.Fatalf("%d and %d directories, want %d and %d", a, b, sha256, sha512)
+		}
+	}
+	push := func(algorithm digest.Algorithm, content string) {
+		t.Helper()
+		if re, err := r.pushDigest(ways[0], "a", content, algorithm.FromString(content), ""); err != nil || re.status != 201 {
+			t.Errorf("%s: %+v %v", content, re, err)
+		}
+	}
+	cut := func(algorithm digest.Algorithm) { // as a crash leaves it
+		t.Helper()
+		for _, name := range []string{"ff", "7f"} {
+			if err := os.Remove(filepath.Join(r.cfg.dir, "blobs", algorithm.String(), name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	scrub := func() {
+		t.Helper()
+		if err := r.st.scrub(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	insist(0, 0)
+	scrub()
+	r.st.sharder(t.Context()) // as after a start
+	insist(256, 0)
+	r.whileStopped(func() { cut(digest.SHA256) })
+	scrub()
+	insist(254, 0)
+	var pushes sync.WaitGroup
+	for i := range 8 {
+		pushes.Go(func() { push(digest.SHA256, fmt.Sprint("first ", i)) })
+	}
+	pushes.Wait()
+	insist(256, 0)
+	scrub()
+	push(digest.SHA512, "long")
+	insist(256, 256)
+	r.restart()
+	push(digest.SHA256, "more")
+	push(digest.SHA512, "more")
+	insist(256, 256)
+	backup := filepath.Join(t.TempDir(), "backup")
+	r.command("backup", backup)
+	for _, algorithm := range algorithms {
+		if _, err := os.Stat(filepath.Join(backup, "blobs", algorithm.String(), "ff")); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -412,7 +412,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 }
 
 func TestDiskOutOfInodes(t *testing.T) {
-	disk := mountDisk(t, "size=64m,nr_inodes=560") // 512 directories, and some
+	disk := mountDisk(t, "size=64m,nr_inodes=300") // 256 directories, and some
 	r := onDisk(t, disk)
 	f := r.pushFixture("home/app")
 	var pushed []string

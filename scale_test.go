@@ -258,6 +258,9 @@ func (f *filled) rows(conn *sql.Conn) error {
 
 	// Blobs: the empty config, base layers of some twenty repositories each, those
 	// of one image only, and those of none.
+	if err := (&store{storeConfig: storeConfig{dir: f.dir}}).makeShards(digest.SHA256); err != nil {
+		return err
+	}
 	digests := make([][sha256.Size]byte, 0, f.blobs)
 	sizes := make([]int32, 0, f.blobs)
 	blob := func(config, large, file bool) error {

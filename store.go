@@ -70,10 +70,14 @@ type store struct {
 
 	readOnlyDisk bool // found at start: only pulls work
 
-	reads        sync.Map // query → *sql.Stmt on db
-	digests      keyLock  // one holder per digest renames or unlinks its file
-	sessions     sessions
-	unsynced     unsynced
+	reads    sync.Map // query → *sql.Stmt on db
+	digests  keyLock  // one holder per digest renames or unlinks its file
+	sessions sessions
+	unsynced unsynced
+	shards   struct { // of which algorithms makeShards has seen to it that they are there
+		sync.Mutex          // held while they are made
+		sha256, sha512 bool // guarded by the mutex
+	}
 	lookups      lookups
 	robots       robots
 	promises     promises
@@ -245,9 +249,9 @@ func (st *store) lookForBlobs() error {
 	info, err := os.Stat(db)
 	switch {
 	case err == nil && info.Size() > 0:
-		for _, algorithm := range []string{"sha256", "sha512"} {
-			if _, err := os.Stat(filepath.Join(st.dir, "blobs", algorithm, "ff")); err != nil {
-				return fmt.Errorf("%s has metadata but not all directories of blobs: is a disk not mounted? (%w)", st.dir, err)
+		for _, algorithm := range algorithms {
+			if _, err := os.Stat(st.blobsDir(algorithm)); err != nil {
+				return st.notMounted(err)
 			}
 		}
 		return nil
@@ -297,35 +301,91 @@ func makeAll(dir string) error {
 	return syncDir(parent)
 }
 
-// makeDirectories makes what is missing of the layout. The last to be made is
-// blobs/sha512/ff, when everything else is synced; so a layout that was cut
-// short is completed.
+// algorithms are those of the digests of blobs.
+var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA512}
+
+// blobsDir is where an algorithm's blobs are.
+func (st *store) blobsDir(algorithm digest.Algorithm) string {
+	return filepath.Join(st.dir, "blobs", algorithm.String())
+}
+
+// makeDirectories makes what is missing of the layout, but for the shards.
 func (st *store) makeDirectories() error {
-	blobs := filepath.Join(st.dir, "blobs")
-	last := filepath.Join(blobs, "sha512", "ff")
-	if _, err := os.Stat(last); err == nil {
-		return makeAll(filepath.Join(st.dir, "uploads"))
+	for _, algorithm := range algorithms {
+		if err := makeAll(st.blobsDir(algorithm)); err != nil {
+			return err
+		}
 	}
-	for _, algorithm := range []string{"sha256", "sha512"} {
-		for i := range 256 {
-			dir := filepath.Join(blobs, algorithm, fmt.Sprintf("%02x", i))
-			if dir == last {
-				continue
-			}
-			if err := os.MkdirAll(dir, 0o700); err != nil {
+	return makeAll(filepath.Join(st.dir, "uploads"))
+}
+
+// makeShards makes the 256 directories in which an algorithm's blobs have theirs,
+// unless they are there, and syncs their names. On a slow disk that takes a while, so
+// it waits until it is needed; hardly anybody needs those of sha512. The last of them,
+// ff, is made when the others are synced, so that it says whether all are there.
+func (st *store) makeShards(algorithm digest.Algorithm) error {
+	st.shards.Lock()
+	defer st.shards.Unlock()
+	made := &st.shards.sha256
+	if algorithm == digest.SHA512 {
+		made = &st.shards.sha512
+	}
+	if *made {
+		return nil
+	}
+	dir := st.blobsDir(algorithm)
+	last := filepath.Join(dir, "ff")
+	if !exists(last) {
+		for i := range 255 {
+			if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 		}
-	}
-	if err := os.MkdirAll(filepath.Join(st.dir, "uploads"), 0o700); err != nil {
-		return err
-	}
-	for _, dir := range []string{filepath.Join(blobs, "sha256"), filepath.Join(blobs, "sha512"), blobs, st.dir} {
-		if err := syncDir(dir); err != nil {
-			return fmt.Errorf("syncing %s: %w", dir, err)
+		if err := st.syncDir(dir); err != nil {
+			return err
+		}
+		if err := os.Mkdir(last, 0o700); err != nil {
+			return err
 		}
 	}
-	return makeAll(last)
+	// Also if a process that made it was killed before it could.
+	if err := st.syncDir(dir); err != nil {
+		return err
+	}
+	*made = true
+	return nil
+}
+
+// sharder makes the directories that nearly every registry needs, after a first start.
+func (st *store) sharder(context.Context) {
+	if st.writer == nil || exists(filepath.Join(st.blobsDir(digest.SHA256), "ff")) {
+		return
+	}
+	if err := st.makeShards(digest.SHA256); err != nil {
+		st.log.Error("the directories for blobs cannot be made; the next push tries again", "error", err)
+	}
+}
+
+// lookForShards refuses a database with blobs of which the directories are not there.
+func (st *store) lookForShards(db *sql.DB) error {
+	for _, algorithm := range algorithms {
+		_, err := os.Stat(filepath.Join(st.blobsDir(algorithm), "ff"))
+		if err == nil {
+			continue
+		}
+		var blobs bool
+		if e := db.QueryRow(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest >= ? AND digest < ?)`, algorithm+":", algorithm+";").Scan(&blobs); e != nil {
+			return st.damaged(e)
+		}
+		if blobs {
+			return st.notMounted(err)
+		}
+	}
+	return nil
+}
+
+func (st *store) notMounted(err error) error {
+	return fmt.Errorf("%s has metadata but not all directories of blobs: is a disk not mounted? (%w)", st.dir, err)
 }
 
 // dsn is the name by which the driver opens the database, with pragmas.
@@ -485,7 +545,8 @@ func (st *store) readOnlyQuery() url.Values {
 }
 
 // recognise returns the version of a database, and refuses one that is not
-// Berth's or that a newer Berth has made. An empty one is of version 0.
+// Berth's, that a newer Berth has made, or whose blobs are elsewhere. An empty one is
+// of version 0.
 func (st *store) recognise(db *sql.DB) (version int, err error) {
 	var id, tables int
 	err = db.QueryRow(`SELECT (SELECT application_id FROM pragma_application_id),
@@ -501,7 +562,7 @@ func (st *store) recognise(db *sql.DB) (version int, err error) {
 	case version > latestVersion:
 		return 0, fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: %w", version, latestVersion, errNewer)
 	}
-	return version, nil
+	return version, st.lookForShards(db)
 }
 
 var errNewer = errors.New("use a newer berth")
@@ -567,7 +628,7 @@ func (st *store) closeFiles() error {
 
 // loops are what a server runs in the background, each until its context ends.
 func (st *store) loops() []func(context.Context) {
-	return []func(context.Context){st.janitor, st.syncer, st.scrubber, st.snapshots, st.retainer}
+	return []func(context.Context){st.sharder, st.janitor, st.syncer, st.scrubber, st.snapshots, st.retainer}
 }
 
 // uptime is how long the data directory has been served, over all processes:
