@@ -316,6 +316,10 @@ func (b *backup) rows(ctx context.Context, s shard) ([]blobRow, error) {
 // file brings one blob to DEST. One that is damaged here may be whole there,
 // and the other way round.
 func (b *backup) file(ctx context.Context, row blobRow) error {
+	// Also for one that is damaged: where there are rows, there are directories.
+	if err := b.dest.makeShards(row.digest.Algorithm()); err != nil {
+		return err
+	}
 	to := b.dest.path(row.digest)
 	f, err := openSized(to, row.size)
 	if err == nil {
@@ -334,9 +338,6 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 		b.kept++
 		b.bar.add(row.size)
 		return nil
-	}
-	if err := b.dest.makeShards(row.digest.Algorithm()); err != nil {
-		return err
 	}
 	if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // snapshotsOn lets time pass as the loop in snapshots would, and returns how
@@ -668,6 +670,31 @@ func TestBackupDoesNotTakeAPushForDamage(t *testing.T) {
 		t.Error(err)
 	}
 	r.serveCopy(dest).want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("layer")
+}
+
+// A backup of rows whose blobs are all damaged is a registry too.
+func TestBackupOfDamagedBlobsAlone(t *testing.T) {
+	r := startRegistry(t)
+	d := digest.SHA512.FromString("long")
+	if re, err := r.pushDigest(ways[0], "a", "long", d, ""); err != nil || re.status != 201 {
+		t.Fatalf("%+v %v", re, err)
+	}
+	if err := errors.Join(r.st.syncSmall(), os.WriteFile(r.st.path(d), []byte("LONG"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r.scrub()
+	dest := filepath.Join(t.TempDir(), "backup")
+	out, _ := r.backup(dest) // which says that a blob is damaged
+	cfg := r.cfg.storeConfig
+	cfg.dir = dest
+	st, err := openStore(cfg)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	defer st.close()
+	if _, err := st.openBlob("a", d, false); !errors.Is(err, errBlobUnknown) {
+		t.Errorf("%v, want %v", err, errBlobUnknown)
+	}
 }
 
 // A directory that is refused stays as it was.

@@ -56,7 +56,7 @@ type answer struct {
 // smaller; a larger one costs no less from memory than from the file.
 const maxKept = 16 << 10
 
-// perAnswer is how many bytes an answer costs beside the manifest, about.
+// perAnswer is how many bytes an answer costs beside the manifest or the blob, about.
 const perAnswer = 512
 
 func (a *answer) cost() int {

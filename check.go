@@ -445,7 +445,7 @@ type shard struct {
 	prefix    string
 }
 
-// shards are all there are, in the order of digests.
+// shards are all there can be, in the order of digests.
 func shards() (list []shard) {
 	for _, algorithm := range algorithms {
 		for i := range 256 {
@@ -486,7 +486,7 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 	}
 	dir := filepath.Join("blobs", s.algorithm.String(), s.prefix)
 	entries, err := os.ReadDir(filepath.Join(st.dir, dir))
-	if all := st.blobsDir(s.algorithm); errors.Is(err, fs.ErrNotExist) && exists(all) && !exists(filepath.Join(all, "ff")) {
+	if all := st.blobsDir(s.algorithm); len(rows) == 0 && errors.Is(err, fs.ErrNotExist) && exists(all) && !exists(filepath.Join(all, "ff")) {
 		return nil, nil // they are made when they are needed
 	}
 	if err != nil {

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -291,4 +292,47 @@ func TestShardsAreMadeWhenNeeded(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// A name that a process made and was killed before it could sync is synced by the
+// next: what is pushed then is below it.
+func TestDirectoriesOfAKilledProcessAreSynced(t *testing.T) {
+	dir := t.TempDir()
+	before := &store{storeConfig: storeConfig{dir: dir}}
+	if err := errors.Join(before.makeDirectories(), before.makeShards(digest.SHA256)); err != nil {
+		t.Fatal(err)
+	}
+	r := startRegistry(t, func(cfg *config) { cfg.dir = dir })
+	for i := range 2 { // and only once
+		r.pushBlob("a", fmt.Sprint("small ", i))
+		if n := r.st.fileSyncs.Load(); n != 3 {
+			t.Errorf("%d syncs, want those of blobs/sha256, blobs, and the data directory", n)
+		}
+	}
+}
+
+// The disk with the blobs goes while a registry runs that has pushed nothing yet:
+// that is trouble, and nothing is put elsewhere or taken for damaged.
+func TestDiskGoesBeforeTheFirstPush(t *testing.T) {
+	r := startRegistry(t)
+	f := r.pushFixture("home/app")
+	im := r.pushImage("a", "x", "{}", "layer")
+	blob := "/v2/a/blobs/" + im.layers[0].String()
+	r.restart()
+	blobs, aside := filepath.Join(r.cfg.dir, "blobs", "sha256"), filepath.Join(r.cfg.dir, "aside")
+	if err := errors.Join(os.Rename(blobs, aside), os.Mkdir(blobs, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	r.want(500, "HEAD", blob, nil)
+	r.want(500, "POST", "/v2/b/blobs/uploads/?digest="+sum("other").String(), "other")
+	r.want(500, "HEAD", blob, nil)
+	if _, err := r.st.check(t.Context(), false, func(int64) {}); err == nil {
+		t.Error("check has nothing to say")
+	}
+	if err := errors.Join(os.Remove(blobs), os.Rename(aside, blobs)); err != nil {
+		t.Fatal(err)
+	}
+	r.want(200, "HEAD", blob, nil)
+	r.pushBlob("b", "other")
+	f.pull()
 }

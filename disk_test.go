@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -409,6 +410,20 @@ func TestStartOnAFullDisk(t *testing.T) {
 		}
 	})
 	f.pull()
+}
+
+// The first blob of sha512 needs 256 directories: where there is no room for them, it
+// takes none of what others need.
+func TestFirstLongDigestOnASmallDisk(t *testing.T) {
+	r := onDisk(t, mountDisk(t, "size=64m,nr_inodes=450"))
+	r.pushBlob("a", "first")
+	for range 2 {
+		if re, err := r.pushDigest(ways[0], "a", "long", digest.SHA512.FromString("long"), ""); err != nil || re.status != 507 {
+			t.Errorf("%+v %v, want 507", re, err)
+		}
+		r.pushBlob("a", "second")
+		r.restart()
+	}
 }
 
 func TestDiskOutOfInodes(t *testing.T) {

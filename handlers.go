@@ -332,8 +332,8 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 	h.Set("Content-Type", contentType)
 	h.Set("Docker-Content-Digest", d.String())
 	h.Set("Etag", `"`+d.String()+`"`)
-	// No more headers than are of use: the ninth costs as much as four before it, by the
-	// way Go's maps grow.
+	// No more headers than are of use: with the ninth Go's map of them grows, which costs
+	// more than the five before it.
 	if !inert(contentType) {
 		h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	}
@@ -368,7 +368,7 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		case r.Method == http.MethodHead:
 		case ok:
 			io.CopyN(w, content, size)
-		default: // in memory: one write, with the header
+		default: // in memory: one write, with the header, if it is small
 			io.Copy(w, content)
 		}
 		return nil

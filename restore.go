@@ -429,6 +429,9 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 		if st.hasBlob(d) {
 			continue
 		}
+		if err := st.makeShards(d.Algorithm()); err != nil {
+			return 0, err
+		}
 		size, err := st.wholeFile(d)
 		if err != nil {
 			return 0, err

@@ -336,6 +336,14 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 	dir := st.blobsDir(algorithm)
 	last := filepath.Join(dir, "ff")
 	if !exists(last) {
+		if st.db != nil { // or the disk that they are on has gone since the start
+			if err := st.lookForShards(st.db); err != nil {
+				return err
+			}
+		}
+		if err := st.roomFor(256*4096, 256); err != nil {
+			return err
+		}
 		for i := range 255 {
 			if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
@@ -348,9 +356,11 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 			return err
 		}
 	}
-	// Also if a process that made it was killed before it could.
-	if err := st.syncDir(dir); err != nil {
-		return err
+	// Also if the process that made them, or dir itself, was killed before it could.
+	for _, dir := range []string{dir, filepath.Dir(dir), st.dir} {
+		if err := st.syncDir(dir); err != nil {
+			return err
+		}
 	}
 	*made = true
 	return nil
@@ -683,7 +693,10 @@ type space struct{ free, total uint64 }
 // room returns errNoSpace if n more bytes would leave less of the disk than
 // pushes must leave: SQLite needs room even for a DELETE, so without a floor a
 // full disk could not be emptied.
-func (st *store) room(n int64) error {
+func (st *store) room(n int64) error { return st.roomFor(n, 0) }
+
+// roomFor is room for n bytes in so many new files and directories.
+func (st *store) roomFor(n int64, inodes uint64) error {
 	bytes, files, err := freeSpace(st.dir)
 	if err != nil {
 		return fmt.Errorf("looking for free space: %w", err)
@@ -691,7 +704,8 @@ func (st *store) room(n int64) error {
 	floor := st.floor(bytes.total)
 	// A push takes a handful of files, in any number of uploads at once.
 	filesFloor := min(files.total/100, 1000)
-	if st.minFree != 0 && (bytes.free < floor || bytes.free-floor < uint64(max(n, 0)) || files.free < filesFloor) {
+	fits := bytes.free >= floor && bytes.free-floor >= uint64(max(n, 0)) && (files.total == 0 || files.free >= filesFloor+inodes)
+	if st.minFree != 0 && !fits {
 		return errNoSpace
 	}
 	return nil
