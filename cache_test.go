@@ -79,6 +79,22 @@ func TestLookupsAreBounded(t *testing.T) {
 	if total > l.limit || total < l.limit-2*len(body) || total != l.size || indexed != len(l.answers) {
 		t.Errorf("%d bytes are kept, counted as %d, want at most %d; %d questions, %d of repositories", total, l.size, l.limit, len(l.answers), indexed)
 	}
+	for i := range 1000 { // the bytes of blobs count as well
+		q := question{"b", ofBlob, fmt.Sprint(i)}
+		_, version := l.get(q)
+		blob := &answer{repo: int64(i % 3), size: maxKept}
+		l.put(q, blob, version)
+		l.remember(q, blob, make([]byte, maxKept))
+	}
+	held := 0
+	for _, a := range l.answers {
+		if held += len(a.body); a.manifest != nil {
+			held += len(a.manifest.body)
+		}
+	}
+	if held > l.limit || held < l.limit/2 {
+		t.Errorf("%d bytes of manifests and blobs are kept, want at most %d", held, l.limit)
+	}
 	keep(-1, &storedManifest{body: make([]byte, maxManifest)})
 	if a, _ := l.get(about(-1)); a != nil {
 		t.Error("a manifest of 4 MiB is kept")
@@ -110,10 +126,19 @@ func TestLookupsForgetWhatACommitTouches(t *testing.T) {
 	if got, _ := l.get(other); got != b {
 		t.Error("another repository's answer is gone")
 	}
+	l.remember(mine, a, []byte("x"))
+	if got, _ := l.get(mine); got != nil {
+		t.Error("bytes are kept of what a commit has touched")
+	}
 	_, after := l.get(mine)
-	l.put(mine, a, after)
-	if got, _ := l.get(mine); got != a {
-		t.Error("what was read after the commit is not kept")
+	l.put(mine, b, after)
+	l.remember(mine, a, []byte("x"))
+	if got, _ := l.get(mine); got != b {
+		t.Error("the bytes of what it was are kept with what it is")
+	}
+	l.remember(mine, b, []byte("xy"))
+	if got, _ := l.get(mine); got == nil || string(got.body) != "xy" || b.body != nil {
+		t.Errorf("%+v, want the bytes in an answer of their own", got)
 	}
 }
 
