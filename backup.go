@@ -44,7 +44,8 @@ type backup struct {
 	db   *sql.DB
 	out  *console
 	bar  *progress
-	dirs map[string]bool // that have changed
+	dirs map[string]bool // that have changed, and are to be synced
+	had  map[string]bool // the digests of a shard of which an earlier backup that was finished has the blobs
 
 	accepted bool // the destination is ours
 	earlier  bool // and has an earlier backup
@@ -271,8 +272,19 @@ func (b *backup) files(ctx context.Context) error {
 	}
 	b.bar = b.out.progress("backing up", total)
 	defer b.bar.end()
+	var earlier *sql.DB
+	if b.earlier {
+		var err error
+		if earlier, err = openToLook(filepath.Join(b.dest.dir, "berth.db")); err != nil {
+			return err
+		}
+		defer earlier.Close()
+	}
 	for _, s := range shards() {
 		rows, err := b.rows(ctx, s)
+		if err == nil {
+			b.had, err = wholeIn(ctx, earlier, s)
+		}
 		if err != nil {
 			return err
 		}
@@ -313,6 +325,24 @@ func (b *backup) rows(ctx context.Context, s shard) ([]blobRow, error) {
 	return collect(rows, scanBlobRow)
 }
 
+// wholeIn returns the digests of the blobs of a shard that a database has and does not
+// take for damaged; db may be nil.
+func wholeIn(ctx context.Context, db *sql.DB, s shard) (map[string]bool, error) {
+	whole := make(map[string]bool)
+	if db == nil {
+		return whole, nil
+	}
+	rows, err := db.QueryContext(ctx, blobsInShard, s.from(), s.to())
+	if err != nil {
+		return nil, err
+	}
+	list, err := collect(rows, scanBlobRow)
+	for _, row := range list {
+		whole[row.digest.String()] = !row.damaged
+	}
+	return whole, err
+}
+
 // file brings one blob to DEST. One that is damaged here may be whole there,
 // and the other way round.
 func (b *backup) file(ctx context.Context, row blobRow) error {
@@ -324,6 +354,9 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 	f, err := openSized(to, row.size)
 	if err == nil {
 		f.Close()
+		if !b.had[row.digest.String()] { // a run that was cut short has brought it, and not synced its name
+			b.changes(row.digest)
+		}
 	}
 	if row.damaged {
 		b.bar.add(row.size)
@@ -342,7 +375,7 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 	if err := os.Mkdir(filepath.Dir(to), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	b.dirs[filepath.Dir(to)], b.dirs[b.dest.shardDir(row.digest)] = true, true
+	b.changes(row.digest)
 	err = b.bring(ctx, to, row)
 	if errors.Is(err, errDamaged) {
 		if b.st.writer != nil {
@@ -364,6 +397,11 @@ func (b *backup) file(ctx context.Context, row blobRow) error {
 		return b.mark(ctx, row.digest, err)
 	}
 	return err
+}
+
+// changes notes that the names that lead to a blob of DEST are to be synced.
+func (b *backup) changes(d digest.Digest) {
+	b.dirs[filepath.Dir(b.dest.path(d))], b.dirs[b.dest.shardDir(d)] = true, true
 }
 
 // mark records in the copied database whether a blob is damaged there.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -446,6 +447,48 @@ func TestBackupThatIsCutShort(t *testing.T) {
 	c := r.serveCopy(dest)
 	c.want(200, "GET", "/v2/a/manifests/x", nil).is(im.manifest)
 	c.want(200, "GET", "/v2/a/manifests/y", nil)
+}
+
+// What a run that was cut short has brought may not be synced. The next syncs it, and
+// nothing of an earlier backup that was finished.
+func TestBackupSyncsWhatACutShortRunHasBrought(t *testing.T) {
+	r := startRegistry(t)
+	r.pushImage("a", "x", "{}", "layer")
+	dest := filepath.Join(t.TempDir(), "backup")
+	cut := func() map[string]bool { // all but the end of a run; it returns what is synced
+		t.Helper()
+		b := &backup{st: r.st, out: newConsole(io.Discard, false), dirs: make(map[string]bool),
+			dest: &store{storeConfig: storeConfig{dir: dest, log: r.cfg.log}}}
+		temp := filepath.Join(dest, "berth.db.new")
+		defer os.Remove(temp)
+		err := errors.Join(b.dest.own(), b.accept(t.Context()), b.dest.makeDirectories(), r.st.copyDatabase(t.Context(), temp))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.dest.lock.Close()
+		if b.db, err = openToLook(temp); err != nil {
+			t.Fatal(err)
+		}
+		defer b.db.Close()
+		if err := errors.Join(b.files(t.Context()), writeSynced(filepath.Join(dest, backupMark), strings.NewReader(""))); err != nil {
+			t.Fatal(err)
+		}
+		return b.dirs
+	}
+	first := cut()
+	if again := cut(); len(first) != 4 || !maps.Equal(first, again) {
+		t.Errorf("%v is synced, and then %v; want the directories of two blobs and those around them, twice", first, again)
+	}
+	if out, err := r.backup(dest); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r.pushBlob("a", "more")
+	if more := cut(); len(more) != 2 {
+		t.Errorf("%v is synced after a backup, want what is new", more)
+	}
+	if more := cut(); len(more) != 2 {
+		t.Errorf("%v is synced after a backup and a run that was cut short, want what is new since the backup", more)
+	}
 }
 
 // To another disk bytes are copied, and so read: what is rotten shows. What the
