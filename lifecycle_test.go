@@ -370,70 +370,7 @@ func (l *life) undo() (string, error) {
 			immutable = immutable || strings.HasPrefix(tag, "v")
 		}
 	case x != nil: // or tags
-		was := c.before
-		if was == nil {
-			was = &lifeRepo{}
-		}
-		// An index that the change has changed, and another since, follows the tags that
-		// it is made of.
-		var follow []func() error
-		changed := merged(was.tags, c.after.tags)
-		equal := func(a lifeTag, okA bool, b lifeTag, okB bool) bool { return okA == okB && (!okA || a.same(b)) }
-		follows := func(tag string) bool {
-			before, hadBefore := was.tags[tag]
-			after, hasAfter := c.after.tags[tag]
-			if strings.HasPrefix(repo, "same/") || !before.automatic() && !after.automatic() || equal(before, hadBefore, after, hasAfter) {
-				return false
-			}
-			for part := range changed {
-				old, hadOld := was.tags[part]
-				now, hadNow := c.after.tags[part]
-				if lifeBase(part) == tag && !equal(old, hadOld, now, hadNow) {
-					return true
-				}
-			}
-			return false
-		}
-		for tag := range changed {
-			old, hadOld := was.tags[tag]
-			now, hadNow := c.after.tags[tag]
-			is, has := x.tags[tag]
-			if base := lifeBase(tag); base != "" && !equal(old, hadOld, now, hadNow) && !equal(is, has, old, hadOld) {
-				follow = append(follow, func() error {
-					at, ok := x.tags[base]
-					of, had := c.after.tags[base]
-					before, hadBefore := was.tags[base]
-					if !follows(base) || equal(at, ok, of, had) || equal(at, ok, before, hadBefore) {
-						return nil
-					}
-					err := l.rebase(repo, want, tag, is, old.is)
-					if made, ok := want.tags[base]; ok && !made.same(at) { // what is put back counts as pushed
-						made.pushed = l.n
-						want.tags[base] = made
-					}
-					return err
-				})
-			}
-			switch {
-			case equal(old, hadOld, now, hadNow), equal(is, has, old, hadOld):
-				continue
-			case !equal(is, has, now, hadNow) && follows(tag):
-				continue
-			case !equal(is, has, now, hadNow):
-				conflict = true
-			case has && strings.HasPrefix(tag, "v"):
-				immutable = true
-			}
-			moves = true
-			delete(want.tags, tag)
-			if hadOld {
-				old.pushed = l.n
-				want.tags[tag] = old
-			}
-		}
-		for _, fn := range follow {
-			immutable = fn() != nil || immutable
-		}
+		conflict, moves, immutable = l.undoTags(c, x, want)
 	default:
 		conflict = true
 	}
@@ -474,6 +411,77 @@ func (l *life) undo() (string, error) {
 		}
 	}
 	return what, err
+}
+
+// undoTags makes of want what it is after a change of tags is undone; x is what the
+// repository has. It reports whether others are in the way, whether anything moves,
+// and whether a rule forbids it.
+func (l *life) undoTags(c lifeChange, x, want *lifeRepo) (conflict, moves, immutable bool) {
+	was := c.before
+	if was == nil {
+		was = &lifeRepo{}
+	}
+	// An index that the change has changed, and another since, follows the tags that
+	// it is made of.
+	var follow []func() error
+	changed := merged(was.tags, c.after.tags)
+	equal := func(a lifeTag, okA bool, b lifeTag, okB bool) bool { return okA == okB && (!okA || a.same(b)) }
+	follows := func(tag string) bool {
+		before, hadBefore := was.tags[tag]
+		after, hasAfter := c.after.tags[tag]
+		if strings.HasPrefix(c.repo, "same/") || !before.automatic() && !after.automatic() || equal(before, hadBefore, after, hasAfter) {
+			return false
+		}
+		for part := range changed {
+			old, hadOld := was.tags[part]
+			now, hadNow := c.after.tags[part]
+			if lifeBase(part) == tag && !equal(old, hadOld, now, hadNow) {
+				return true
+			}
+		}
+		return false
+	}
+	for tag := range changed {
+		old, hadOld := was.tags[tag]
+		now, hadNow := c.after.tags[tag]
+		is, has := x.tags[tag]
+		if base := lifeBase(tag); base != "" && !equal(old, hadOld, now, hadNow) && !equal(is, has, old, hadOld) {
+			follow = append(follow, func() error {
+				at, ok := x.tags[base]
+				of, had := c.after.tags[base]
+				before, hadBefore := was.tags[base]
+				if !follows(base) || equal(at, ok, of, had) || equal(at, ok, before, hadBefore) {
+					return nil
+				}
+				err := l.rebase(c.repo, want, tag, is, old.is)
+				if made, ok := want.tags[base]; ok && !made.same(at) { // what is put back counts as pushed
+					made.pushed = l.n
+					want.tags[base] = made
+				}
+				return err
+			})
+		}
+		switch {
+		case equal(old, hadOld, now, hadNow), equal(is, has, old, hadOld):
+			continue
+		case !equal(is, has, now, hadNow) && follows(tag):
+			continue
+		case !equal(is, has, now, hadNow):
+			conflict = true
+		case has && strings.HasPrefix(tag, "v"):
+			immutable = true
+		}
+		moves = true
+		delete(want.tags, tag)
+		if hadOld {
+			old.pushed = l.n
+			want.tags[tag] = old
+		}
+	}
+	for _, fn := range follow {
+		immutable = fn() != nil || immutable
+	}
+	return conflict, moves, immutable
 }
 
 func merged[K comparable, V any](a, b map[K]V) map[K]V {

@@ -322,7 +322,8 @@ func (st *store) makeDirectories() error {
 // makeShards makes the 256 directories in which an algorithm's blobs have theirs,
 // unless they are there, and syncs their names. On a slow disk that takes a while, so
 // it waits until it is needed; hardly anybody needs those of sha512. The last of them,
-// ff, is made when the others are synced, so that it says whether all are there.
+// ff, is made when the others are synced, so that it says whether all are there. The
+// error is errNoSpace if there is no room for all of them: then there is none.
 func (st *store) makeShards(algorithm digest.Algorithm) error {
 	st.shards.Lock()
 	defer st.shards.Unlock()
