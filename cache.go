@@ -53,7 +53,7 @@ type answer struct {
 }
 
 // maxKept is how many bytes a blob has at most whose bytes are kept. Configs are
-// smaller; a larger one costs no less from memory than from the file.
+// smaller, and a larger one would take the room of many answers.
 const maxKept = 16 << 10
 
 // perAnswer is how many bytes an answer costs beside the manifest or the blob, about.

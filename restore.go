@@ -429,7 +429,7 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 		if st.hasBlob(d) {
 			continue
 		}
-		if err := st.makeShards(d.Algorithm()); err != nil {
+		if err := st.makeShards(d.Algorithm()); err != nil { // where there are rows, there are directories
 			return 0, err
 		}
 		size, err := st.wholeFile(d)

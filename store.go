@@ -309,6 +309,12 @@ func (st *store) blobsDir(algorithm digest.Algorithm) string {
 	return filepath.Join(st.dir, "blobs", algorithm.String())
 }
 
+// lastShard is the directory that says, by being there, that those of all the
+// algorithm's blobs are.
+func (st *store) lastShard(algorithm digest.Algorithm) string {
+	return filepath.Join(st.blobsDir(algorithm), "ff")
+}
+
 // makeDirectories makes what is missing of the layout, but for the shards.
 func (st *store) makeDirectories() error {
 	for _, algorithm := range algorithms {
@@ -321,9 +327,9 @@ func (st *store) makeDirectories() error {
 
 // makeShards makes the 256 directories in which an algorithm's blobs have theirs,
 // unless they are there, and syncs their names. On a slow disk that takes a while, so
-// it waits until it is needed; hardly anybody needs those of sha512. The last of them,
-// ff, is made when the others are synced, so that it says whether all are there. The
-// error is errNoSpace if there is no room for all of them: then there is none.
+// it waits until it is needed; hardly anybody needs those of sha512. The last of them
+// is made when the others are synced. The error is errNoSpace if there is no room for
+// all of them: then none is made.
 func (st *store) makeShards(algorithm digest.Algorithm) error {
 	st.shards.Lock()
 	defer st.shards.Unlock()
@@ -334,8 +340,7 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 	if *made {
 		return nil
 	}
-	dir := st.blobsDir(algorithm)
-	last := filepath.Join(dir, "ff")
+	dir, last := st.blobsDir(algorithm), st.lastShard(algorithm)
 	if !exists(last) {
 		if st.db != nil { // or the disk that they are on has gone since the start
 			if err := st.lookForShards(st.db); err != nil {
@@ -369,7 +374,7 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 
 // sharder makes the directories that nearly every registry needs, after a first start.
 func (st *store) sharder(context.Context) {
-	if st.writer == nil || exists(filepath.Join(st.blobsDir(digest.SHA256), "ff")) {
+	if st.writer == nil || exists(st.lastShard(digest.SHA256)) {
 		return
 	}
 	if err := st.makeShards(digest.SHA256); err != nil {
@@ -380,7 +385,7 @@ func (st *store) sharder(context.Context) {
 // lookForShards refuses a database with blobs of which the directories are not there.
 func (st *store) lookForShards(db *sql.DB) error {
 	for _, algorithm := range algorithms {
-		_, err := os.Stat(filepath.Join(st.blobsDir(algorithm), "ff"))
+		_, err := os.Stat(st.lastShard(algorithm))
 		if err == nil {
 			continue
 		}
