@@ -306,7 +306,7 @@ func (st *store) lookUpBlob(q question, d digest.Digest, promise bool) (found *a
 		SELECT l.repository, l.blob, l.loose, b.size, b.damaged IS NOT NULL
 		FROM repository r
 		JOIN blob b ON b.digest = ?
-		JOIN link l ON l.repository = r.id AND l.blob = b.id
+		JOIN link l ON l.repository = r.id AND l.blob = b.id AND l.hidden IS NULL
 		WHERE r.name = ?`,
 		[]any{d, q.repository}, &repo, &blob, &loose, &size, &damaged)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && damaged {
@@ -474,7 +474,8 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 }
 
 // deleteBlob takes a blob out of a repository. One that a manifest there still
-// refers to stays, and the error is errDenied (3).
+// refers to stays, and the error is errDenied (3). One that only deleted manifests use,
+// and that was pushed again since, is hidden again: they can still be restored.
 func (st *store) deleteBlob(repository string, d digest.Digest) error {
 	err := st.update(func(t *tx) error {
 		repo, blob, err := t.findBlob(repository, d)
@@ -490,16 +491,12 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		// Who deletes an image and then its blobs does not want it back.
-		deleted, err := list(t, scanDeleted, `SELECT m.id, m.digest FROM uses u JOIN manifest m ON m.id = u.manifest
-			WHERE u.repository = ? AND u.blob = ?`, repo, blob)
-		if err != nil {
+		n, err := t.exec(`UPDATE link SET hidden = ?3 WHERE repository = ?1 AND blob = ?2
+			AND (EXISTS (SELECT 1 FROM uses WHERE repository = ?1 AND blob = ?2)
+			OR EXISTS (SELECT 1 FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NOT NULL
+				WHERE n.repository = ?1 AND n.digest = ?4))`, repo, blob, t.clock, d)
+		if err != nil || n > 0 {
 			return err
-		}
-		for _, m := range deleted {
-			if err := t.removeManifest(repo, m.id, m.digest); err != nil {
-				return err
-			}
 		}
 		if _, err := t.unlinkBlob(repo, blob, d); err != nil {
 			return err
@@ -512,18 +509,13 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 	return err
 }
 
-func scanDeleted(rows *sql.Rows) (m target, err error) {
-	err = rows.Scan(&m.id, &m.digest)
-	return m, err
-}
-
-// findBlob returns the ids of a repository and of a blob that it has;
-// errBlobUnknown if it does not.
+// findBlob returns the ids of a repository and of a blob that it has and that is not
+// hidden; errBlobUnknown if it does not.
 func (t *tx) findBlob(repository string, d digest.Digest) (repo, blob int64, err error) {
 	err = t.get(`
 		SELECT r.id, b.id FROM repository r
 		JOIN blob b ON b.digest = ?
-		JOIN link l ON l.repository = r.id AND l.blob = b.id
+		JOIN link l ON l.repository = r.id AND l.blob = b.id AND l.hidden IS NULL
 		WHERE r.name = ?`, []any{d, repository}, &repo, &blob)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})
@@ -531,8 +523,8 @@ func (t *tx) findBlob(repository string, d digest.Digest) (repo, blob int64, err
 	return repo, blob, err
 }
 
-// linked returns the id of a blob that the repository has, and whether its
-// bytes are sound as far as is known; sql.ErrNoRows if it does not have it.
+// linked returns the id of a blob that the repository has, perhaps hidden, and whether
+// its bytes are sound as far as is known; sql.ErrNoRows if it does not have it.
 func (t *tx) linked(repo int64, d digest.Digest) (blob int64, sound bool, err error) {
 	err = t.get(`SELECT b.id, b.damaged IS NULL FROM blob b JOIN link l ON l.repository = ? AND l.blob = b.id
 		WHERE b.digest = ?`, []any{repo, d}, &blob, &sound)
@@ -543,7 +535,8 @@ func (t *tx) linked(repo int64, d digest.Digest) (blob int64, sound bool, err er
 // unless something refers to it already.
 func (t *tx) linkBlob(repo, blob int64) error {
 	_, err := t.exec(`INSERT INTO link (repository, blob, loose) VALUES (?1, ?2, ?3)
-		ON CONFLICT (repository, blob) DO UPDATE SET loose = ?3 WHERE loose IS NOT NULL`, repo, blob, t.clock)
+		ON CONFLICT (repository, blob) DO UPDATE SET loose = iif(loose IS NULL, NULL, ?3), hidden = NULL
+			WHERE loose IS NOT NULL OR hidden IS NOT NULL`, repo, blob, t.clock)
 	if err != nil {
 		return err
 	}

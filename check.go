@@ -246,6 +246,16 @@ func (r *report) checkLoose() error {
 		{`SELECT b.digest, link.repository, link.blob FROM link JOIN blob b ON b.id = link.blob WHERE (link.loose IS NULL) <> (` + linkLive + `)`,
 			"blob %s: loose and referred to, or neither (6)",
 			func(x row) func(*tx) error { return func(t *tx) error { return t.settleLink(x.repo, x.key) } }},
+		{`SELECT b.digest, l.repository, l.blob FROM link l JOIN blob b ON b.id = l.blob WHERE l.hidden IS NOT NULL
+			AND EXISTS (SELECT 1 FROM uses u JOIN manifest m ON m.id = u.manifest
+				WHERE u.repository = l.repository AND u.blob = l.blob AND m.deleted IS NULL)`,
+			"blob %s: hidden, and used by a manifest that is not (4)",
+			func(x row) func(*tx) error {
+				return func(t *tx) error {
+					_, err := t.exec(`UPDATE link SET hidden = NULL WHERE repository = ? AND blob = ?`, x.repo, x.key)
+					return err
+				}
+			}},
 		{`SELECT digest, repository, id FROM manifest WHERE (loose IS NULL) <> (` + manifestLive + `)`,
 			"manifest %s: loose and referred to, or neither (6)",
 			func(x row) func(*tx) error {

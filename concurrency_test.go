@@ -423,7 +423,7 @@ func TestPushesNeverNoticeAPatientCollector(t *testing.T) {
 				if _, err := r.expect(202, "DELETE", fmt.Sprint("/v2/", repo, "/manifests/", im.digest), nil); err != nil {
 					return err
 				}
-				if _, err := r.expect(202, "DELETE", fmt.Sprint("/v2/", repo, "/blobs/", im.layers[1]), nil); err != nil {
+				if _, err := r.expect(404, "DELETE", fmt.Sprint("/v2/", repo, "/blobs/", im.layers[1]), nil); err != nil {
 					return err
 				}
 			}

@@ -396,6 +396,15 @@ func (l *ledger) deleteManifest(p *process, im image) error {
 	}
 	l.manifests[im.digest] = gone
 	maps.Copy(l.tags, affected)
+	for _, d := range append(im.layers, im.config) {
+		used := false
+		for other, k := range l.manifests {
+			used = used || k == present && slices.Contains(append(l.images[other].layers, l.images[other].config), d)
+		}
+		if !used && l.blobs[d] == present {
+			l.blobs[d] = maybe // hidden, unless a manifest is there of which it is not known
+		}
+	}
 	return nil
 }
 

@@ -228,6 +228,7 @@ func TestAudit(t *testing.T) {
 	r.newRobot("ci", "**", "push")
 	r.want(202, "DELETE", "/v2/a/manifests/x", nil, as("ann"))
 	r.want(202, "DELETE", "/v2/a/manifests/"+im.digest.String(), nil, as("ann"))
+	r.want(201, "POST", "/v2/a/blobs/uploads/?digest="+sum("{}").String(), "{}", as("ann"))
 	r.want(202, "DELETE", "/v2/a/blobs/"+sum("{}").String(), nil, as("ann"))
 	r.want(401, "GET", "/v2/", nil, basic("ann", "x"))
 	r.want(401, "GET", "/v2/", nil, basic("eve", "x"))

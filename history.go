@@ -9,7 +9,7 @@
 // same again. That is a change too, and can be undone.
 //
 // So nothing that a client deletes goes at once. An image stays, hidden and loose,
-// with its blobs; a repository stays whole under a name that nobody can ask for.
+// with its blobs, of which those that no other uses are hidden too; a repository stays whole under a name that nobody can ask for.
 // The collector takes them when their grace is over (gc.go).
 
 package main
@@ -459,8 +459,12 @@ func (u *undoing) makeFree(name string, to int64) (free bool, err error) {
 	if err := u.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?)`, []any{there.id}, &used); err != nil || used {
 		return false, err
 	}
-	blobs, err := list(u.tx, scanOne[int64], `SELECT blob FROM link WHERE repository = ?`, there.id)
+	blobs, err := list(u.tx, scanOne[int64], `SELECT blob FROM link WHERE repository = ? AND hidden IS NULL`, there.id)
 	if err != nil {
+		return false, err
+	}
+	if _, err := u.exec(`INSERT OR IGNORE INTO link (repository, blob, loose, hidden)
+		SELECT ?2, blob, loose, hidden FROM link WHERE repository = ?1 AND hidden IS NOT NULL`, there.id, to); err != nil {
 		return false, err
 	}
 	for _, blob := range blobs {

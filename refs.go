@@ -275,7 +275,9 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 		if _, err := t.exec(`INSERT INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
 			return 0, err
 		}
-		if err := t.settleLink(repo, blob); err != nil {
+		// It is referred to now (6), and there for clients again if it was hidden (4).
+		if _, err := t.exec(`UPDATE link SET loose = NULL, hidden = NULL
+			WHERE repository = ? AND blob = ? AND (loose IS NOT NULL OR hidden IS NOT NULL)`, repo, blob); err != nil {
 			return 0, err
 		}
 	}
@@ -374,7 +376,7 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 		if err := t.settleAll(repo, blobs, named); err != nil {
 			return err
 		}
-		return t.settleManifest(repo, m.digest)
+		return errors.Join(t.showLinks(repo, id), t.settleManifest(repo, m.digest))
 	})
 }
 
@@ -553,13 +555,16 @@ func (st *store) deleteManifest(repository string, d digest.Digest, by author) (
 	return number, err
 }
 
-// hideManifest takes a manifest that has no tags out of sight. It keeps its blobs,
-// and can be shown again as long as its grace lasts.
+// hideManifest takes a manifest that has no tags out of sight, with the blobs that no
+// other uses. It keeps them, and can be shown again as long as its grace lasts.
 func (t *tx) hideManifest(c *change, repo repository, id int64, d digest.Digest) error {
 	if _, err := t.exec(`UPDATE manifest SET deleted = ?2, loose = ?2 WHERE id = ?1`, id, t.clock); err != nil {
 		return err
 	}
 	if err := t.settleAround(repo.id, id, d); err != nil {
+		return err
+	}
+	if err := t.hideLinks(repo.id, id); err != nil {
 		return err
 	}
 	return t.record(c, step{repository: repo.name, old: d.String()})
@@ -576,11 +581,49 @@ func (t *tx) showManifest(c *change, repo repository, id int64, d digest.Digest)
 	if err := t.settleAround(repo.id, id, d); err != nil {
 		return err
 	}
+	if err := t.showLinks(repo.id, id); err != nil {
+		return err
+	}
 	return t.record(c, step{repository: repo.name, new: d.String()})
 }
 
+// hideLinks hides the blobs of a manifest that has just been hidden, except those
+// that another uses.
+func (t *tx) hideLinks(repo, id int64) error {
+	blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?1
+		UNION ALL SELECT b.id FROM names n JOIN blob b ON b.digest = n.digest WHERE n.manifest = ?1`, id)
+	if err != nil {
+		return err
+	}
+	return t.hideUnused(repo, blobs)
+}
+
+// hideUnused hides those blobs that deleted manifests refer to, and no other (4).
+func (t *tx) hideUnused(repo int64, blobs []int64) error {
+	for _, blob := range blobs {
+		// The newest first: who deletes many begins with the oldest as a rule.
+		if _, err := t.exec(`UPDATE link SET hidden = ?3 WHERE repository = ?1 AND blob = ?2 AND hidden IS NULL AND loose IS NULL
+			AND (SELECT 1 FROM uses u JOIN manifest m ON m.id = u.manifest AND m.deleted IS NULL
+				WHERE u.repository = ?1 AND u.blob = ?2 ORDER BY u.manifest DESC LIMIT 1) IS NULL
+			AND (SELECT 1 FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL
+				WHERE n.repository = ?1 AND n.digest = (SELECT digest FROM blob WHERE id = ?2) ORDER BY n.manifest DESC LIMIT 1) IS NULL`,
+			repo, blob, t.clock); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// showLinks makes the blobs of a manifest visible, unless that is hidden itself.
+func (t *tx) showLinks(repo, id int64) error {
+	_, err := t.exec(`UPDATE link SET hidden = NULL WHERE repository = ?1 AND hidden IS NOT NULL AND blob IN (SELECT blob FROM uses WHERE manifest = ?2
+		UNION ALL SELECT b.id FROM names n JOIN blob b ON b.digest = n.digest WHERE n.manifest = ?2)
+		AND EXISTS (SELECT 1 FROM manifest WHERE id = ?2 AND deleted IS NULL)`, repo, id)
+	return err
+}
+
 // settleAround keeps (6) for the manifests that one refers to, and for its
-// referrers. Its blobs do not mind whether it is hidden.
+// referrers.
 func (t *tx) settleAround(repo, id int64, d digest.Digest) error {
 	named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
 	if err != nil {
@@ -656,16 +699,20 @@ func (t *tx) removeManifest(repo, id int64, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	for _, query := range []string{
-		`DELETE FROM tag WHERE manifest = ?`,
-		`DELETE FROM manifest WHERE id = ?`,
-	} {
-		if _, err := t.exec(query, id); err != nil {
-			return err
-		}
+	if _, err := t.exec(`DELETE FROM tag WHERE manifest = ?`, id); err != nil {
+		return err
+	}
+	var hidden bool
+	if err := t.get(`DELETE FROM manifest WHERE id = ? RETURNING deleted IS NOT NULL`, []any{id}, &hidden); err != nil {
+		return err
 	}
 	if err := t.settleAll(repo, blobs, named); err != nil {
 		return err
+	}
+	if !hidden { // the others that use its blobs may be
+		if err := t.hideUnused(repo, blobs); err != nil {
+			return err
+		}
 	}
 	return t.settleReferrers(repo, d)
 }

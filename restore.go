@@ -479,7 +479,7 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 			[]any{repo, s.manifest.digest, s.manifest.body}, &id)
 		switch {
 		case err == nil:
-			return errors.Join(t.settleManifest(repo, s.manifest.digest), t.settleAround(repo, id, s.manifest.digest))
+			return errors.Join(t.settleManifest(repo, s.manifest.digest), t.settleAround(repo, id, s.manifest.digest), t.showLinks(repo, id))
 		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}

@@ -315,6 +315,16 @@ CREATE TABLE unsynced (
 	body BLOB NOT NULL
 ) STRICT;
 `,
+	`
+-- Uptime since when it is not there for clients: only deleted manifests use the blob,
+-- and nobody has pushed it since. NULL if it is there.
+ALTER TABLE link ADD COLUMN hidden INTEGER;
+UPDATE link SET hidden = (SELECT uptime FROM meta)
+	WHERE blob IN (SELECT u.blob FROM manifest m JOIN uses u ON u.manifest = m.id WHERE m.deleted IS NOT NULL)
+	AND EXISTS (SELECT 1 FROM uses u WHERE u.repository = link.repository AND u.blob = link.blob)
+	AND NOT EXISTS (SELECT 1 FROM uses u JOIN manifest m ON m.id = u.manifest
+		WHERE u.repository = link.repository AND u.blob = link.blob AND m.deleted IS NULL);
+`,
 }
 
 // recount sets every count from the rows it sums up. It runs once, before there

@@ -22,7 +22,10 @@
 //     layers and (for an index) its members; foreign layers excepted, and
 //     all of it under --sparse-manifests. Its subject may be absent.
 //  4. A blob or manifest that a client was told exists stays for at least half
-//     the grace period, unless a client deletes it.
+//     the grace period, unless a client deletes it. When the last manifest that
+//     uses a blob is deleted, the blob is hidden: no client finds it, until it is
+//     pushed or mounted again, or a manifest that uses it is pushed or restored.
+//     A push under way that was told of it before gets what it was told of.
 //  5. A tag points at a manifest of its own repository, and not at one that was
 //     deleted.
 //  6. A link or manifest is loose (has a time from which its grace counts)
