@@ -150,6 +150,11 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 	var deleted bool
 	var mediaType string
 	err = p.get(`SELECT id, deleted IS NOT NULL, media_type FROM manifest WHERE repository = ? AND digest = ?`, []any{p.repo.id, m.digest}, &id, &deleted, &mediaType)
+	if err == nil && mediaType != m.mediaType {
+		if err := p.mayRetype(id, m, mediaType, deleted); err != nil {
+			return 0, err
+		}
+	}
 	switch {
 	case err == nil && deleted: // it comes back like any other
 		if err := p.removeManifest(p.repo.id, id, m.digest); err != nil {
@@ -157,7 +162,7 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 		}
 	case err == nil:
 		if mediaType != m.mediaType {
-			if err := p.retype(id, m); err != nil {
+			if _, err := p.exec(`UPDATE manifest SET media_type = ?2, platform = ?3 WHERE id = ?1`, id, m.mediaType, p.it.platform); err != nil {
 				return 0, err
 			}
 		}
@@ -173,10 +178,11 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 	return p.insertManifest(p.repo.id, m, admission{sparse: sparse, platform: p.it.platform})
 }
 
-// retype gives a manifest another media type, unless tags that do not move show it.
-func (p *pushing) retype(id int64, m *manifest) error {
-	if !p.c.overwrite {
-		return errDenied.saying("%s is there with another media type; you may push, but not overwrite", m.digest)
+// mayRetype is errDenied if a manifest that is there, or was deleted, must keep its
+// media type: an index names it, or a tag that never moves points at it.
+func (p *pushing) mayRetype(id int64, m *manifest, is string, deleted bool) error {
+	if !deleted && !p.c.overwrite {
+		return errDenied.saying("%s is there as %q; you may push, but not overwrite", m.digest, is)
 	}
 	tags, err := list(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
 	if err != nil {
@@ -188,16 +194,15 @@ func (p *pushing) retype(id int64, m *manifest) error {
 		}
 	}
 	var index digest.Digest
-	err = p.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest AND m.made AND m.deleted IS NULL
+	err = p.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL
 		WHERE n.repository = ? AND n.digest = ? LIMIT 1`, []any{p.repo.id, m.digest}, &index)
-	if err == nil {
-		return errDenied.saying("%s is in the index %s with another media type", m.digest, index)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
 	}
-	if !errors.Is(err, sql.ErrNoRows) {
+	if err != nil {
 		return err
 	}
-	_, err = p.exec(`UPDATE manifest SET media_type = ?2 WHERE id = ?1`, id, m.mediaType)
-	return err
+	return errDenied.saying("%s is in the index %s as %q; push it as that, or delete the index first", m.digest, index, is)
 }
 
 // An admission says what a manifest that is added may lack, and what is known of
