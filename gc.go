@@ -22,7 +22,8 @@
 //
 // Grace is counted in uptime: a clock that jumps expires nothing, and a
 // registry that is off ages nothing. With nothing loose and no session open
-// the janitor sleeps until a request wakes it.
+// the janitor sleeps until a request wakes it, or until it is a year since something
+// was done (history.go).
 //
 // Even when grace is over at once, by --grace 0 or `berth gc --now`, a push
 // under way keeps its layers: what a client was told in the last minutes to
@@ -188,13 +189,20 @@ type tally struct {
 	Promised  int   `json:"promised"` // kept, since a client was told lately that they exist
 }
 
-// collectDue removes all that is due now, and returns how long to wait for the
-// next; negative if nothing is loose.
+// collectDue removes all that is due now, forgets what was done too long ago, and
+// returns how long to wait for the next; negative if nothing will be due.
 func (st *store) collectDue(ctx context.Context) (next time.Duration, err error) {
 	if _, err := st.collect(ctx, st.graces()); err != nil {
 		return 0, err
 	}
-	return st.untilDue()
+	forget, err := st.forgetHistory(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("forgetting what was done: %w", err)
+	}
+	if next, err = st.untilDue(); next < 0 || forget >= 0 && forget < next {
+		next = forget
+	}
+	return next, err
 }
 
 // collect removes all that is due by g, and what becomes due by that. It may

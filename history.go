@@ -10,13 +10,17 @@
 //
 // So nothing that a client deletes goes at once. An image stays, hidden and loose,
 // with its blobs, of which those that no other uses are hidden too; a repository stays whole under a name that nobody can ask for.
-// The collector takes them when their grace is over (gc.go).
+// The collector takes them when their grace is over (gc.go). Till then the history has
+// the change, however much is pushed: what bounds it is the room that pushes leave on
+// the disk. The janitor forgets the rest in its time.
 
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,8 +32,8 @@ import (
 )
 
 const (
-	// historyKept is how long what was done is remembered, and maxHistory how
-	// many changes at most.
+	// historyKept is how long what was done is remembered. Of what cannot be undone
+	// any more, less is if there are more steps than maxHistory.
 	historyKept = 366 * 24 * time.Hour
 	maxHistory  = 200000
 )
@@ -93,26 +97,148 @@ func (t *tx) record(c *change, s step) error {
 	return err
 }
 
-// nextChange returns a number that no change has had, and forgets some of the
-// oldest if there are too many.
+// nextChange returns a number that no change has had.
 func (t *tx) nextChange() (number int64, err error) {
-	if err := t.get(`SELECT coalesce(max(change), 0) + 1 FROM history`, nil, &number); err != nil {
-		return 0, err
-	}
-	for range 2 { // more than are added
-		var oldest, at int64
-		err := t.get(`SELECT change, at FROM history ORDER BY change LIMIT 1`, nil, &oldest, &at)
-		if errors.Is(err, sql.ErrNoRows) || err == nil && (oldest == number-1 || oldest > number-maxHistory && at >= t.clock-int64(historyKept/time.Second)) {
-			break // the last one stays, so that its number is not given again
+	err = t.get(`SELECT max(coalesce((SELECT max(change) FROM history), 0), (SELECT changes FROM meta)) + 1`, nil, &number)
+	return number, err
+}
+
+// forgetHistory forgets what is older than historyKept, and some of what cannot be
+// undone any more if there is too much. It returns how long to wait for the next that
+// is due; negative if there is none.
+func (st *store) forgetHistory(ctx context.Context) (next time.Duration, err error) {
+	window := st.restoreGrace()
+	kept := max(historyKept, window)
+	for {
+		var at, last int64
+		err := st.get(`SELECT at, (SELECT max(change) FROM history) FROM history ORDER BY change LIMIT 1`, nil, &at, &last)
+		if errors.Is(err, sql.ErrNoRows) {
+			return -1, nil
 		}
 		if err != nil {
 			return 0, err
 		}
-		if _, err := t.exec(`DELETE FROM history WHERE change = ?`, oldest); err != nil {
-			return 0, err
+		// A day's at once, so that nobody is woken for each.
+		if due := time.Duration(at)*time.Second + kept + 24*time.Hour - st.uptime(); due > 0 {
+			again, err := st.countHistory(ctx, last, st.cutoff(window))
+			if again > 0 {
+				due = min(due, again)
+			}
+			return due, err
+		}
+		if err := st.forgetOldest(st.cutoff(kept)); err != nil || ctx.Err() != nil {
+			return 0, errors.Join(err, ctx.Err())
 		}
 	}
-	return number, nil
+}
+
+// forgetAtOnce bounds the changes that a transaction forgets.
+const forgetAtOnce = 500
+
+// forgetOldest forgets some of the oldest changes, if they are from before the cutoff.
+func (st *store) forgetOldest(cutoff int64) error {
+	return st.forgetting(func(t *tx) error {
+		_, err := t.exec(`DELETE FROM history WHERE change <= (SELECT max(change) FROM
+			(SELECT change, at FROM history ORDER BY change LIMIT ?2) WHERE at < ?1)`, cutoff, forgetAtOnce)
+		return err
+	})
+}
+
+// countHistory calls forgetMost, if there are so many changes since it last did that it
+// may matter, or if there was too much that could still be undone. It returns how long
+// to wait in that case; 0 if there is no need to come back. last is the last change.
+func (st *store) countHistory(ctx context.Context, last, cutoff int64) (again time.Duration, err error) {
+	now, at := int64(st.uptime()/time.Second), st.counted.again.Load()
+	if last-st.counted.last.Load() < maxHistory/100 && (at == 0 || now < at) {
+		return time.Duration(max(at-now, 0)) * time.Second, nil
+	}
+	much, err := st.forgetMost(ctx, cutoff)
+	if err != nil {
+		return 0, err
+	}
+	at = 0
+	if much {
+		again = 24 * time.Hour
+		at = now + int64(again/time.Second)
+	}
+	st.counted.last.Store(last)
+	st.counted.again.Store(at)
+	return again, nil
+}
+
+// forgetMost brings the history back to maxHistory steps, as far as there are changes
+// from before the cutoff: the repositories that have most lose their oldest, until none
+// of them has more than another that has lost some. It reports whether there are still
+// too many.
+func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err error) {
+	type share struct {
+		repository string
+		steps      int
+	}
+	shares, err := column(st, func(rows *sql.Rows) (s share, err error) {
+		err = rows.Scan(&s.repository, &s.steps)
+		return s, err
+	}, `SELECT repository, count(*) FROM history GROUP BY repository`)
+	if err != nil {
+		return false, err
+	}
+	slices.SortFunc(shares, func(a, b share) int { return cmp.Compare(a.steps, b.steps) })
+	total := 0
+	for _, s := range shares {
+		total += s.steps
+	}
+	if total <= maxHistory {
+		return false, nil
+	}
+	room, level := maxHistory-maxHistory/100, 0 // so that it need not be done again at once
+	for i, s := range shares {
+		if level = room / (len(shares) - i); s.steps > level {
+			break
+		}
+		room -= s.steps
+	}
+	for _, s := range shares {
+		if s.steps <= level {
+			continue
+		}
+		changes, err := column(st, scanOne[int64], `SELECT change FROM history WHERE repository = ? ORDER BY change LIMIT ?`, s.repository, s.steps-level)
+		if err != nil {
+			return false, err
+		}
+		for some := range slices.Chunk(slices.Compact(changes), forgetAtOnce) {
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+			text, err := json.Marshal(some)
+			if err != nil {
+				return false, err
+			}
+			var n int64
+			err = st.forgetting(func(t *tx) error {
+				n, err = t.exec(`DELETE FROM history WHERE change IN (SELECT value FROM json_each(?)) AND at < ?`, string(text), cutoff)
+				return err
+			})
+			if err != nil {
+				return false, err
+			}
+			if n == 0 {
+				much = true // the rest is younger
+				break
+			}
+		}
+	}
+	return much, nil
+}
+
+// forgetting runs fn, which deletes from the history, and keeps the last number: it must
+// not be given again.
+func (st *store) forgetting(fn func(*tx) error) error {
+	return st.updateLazy(func(t *tx) error {
+		if _, err := t.exec(`UPDATE meta SET changes = max(changes, (SELECT coalesce(max(change), 0) FROM history))`); err != nil {
+			return err
+		}
+		return fn(t)
+	})
 }
 
 // A record is a step as it stands in the history.

@@ -7,7 +7,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -524,42 +523,5 @@ func TestCommandsThatChangeThings(t *testing.T) {
 			r.wantTags("c", "new", "old", "v1", "x")
 			bad("without the host", "rm", "localhost:5000/a/b:x")
 		})
-	}
-}
-
-func TestHistoryIsBounded(t *testing.T) {
-	t.Parallel()
-	r := startRegistry(t)
-	r.freeze()
-	r.pushImage("a", "x", "{}", "layer")
-	r.restart(func(c *config) {
-		// A hundred of long ago, and one that makes them too old.
-		inDatabase(t, filepath.Join(c.dir, "berth.db"), fmt.Sprintf(`WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 100)
-			INSERT INTO history SELECT i, 1, 0, 0, 'me', '', 'push', '', 'b', 'x', '', '', 0 FROM (SELECT i FROM n UNION ALL SELECT %d)`, maxHistory+10))
-	})
-	r.freeze()
-	remembered := func() (n, first int64) {
-		t.Helper()
-		if err := r.st.get(`SELECT count(*), min(change) FROM history`, nil, &n, &first); err != nil {
-			t.Fatal(err)
-		}
-		return n, first
-	}
-	for i := range 10 {
-		r.pushImage("a", fmt.Sprint(i), "{}", "layer")
-	}
-	if n, first := remembered(); first != 21 || n != 80+1+10 {
-		t.Errorf("%d changes are remembered from %d on", n, first)
-	}
-	// What is a year old goes too, and what is new stays.
-	r.moved.Add(int64(historyKept) + int64(24*time.Hour))
-	for i := range 10 {
-		r.pushImage("a", fmt.Sprint("n", i), "{}", "layer")
-	}
-	if n, first := remembered(); first != 41 || n != 60+1+20 {
-		t.Errorf("after a year %d are remembered from %d on", n, first)
-	}
-	if list := r.history("a", "n=100"); len(list) != 20 {
-		t.Errorf("a has %d changes, want 20", len(list))
 	}
 }

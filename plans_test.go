@@ -233,7 +233,11 @@ var allowedSteps = []allowedStep{
 	{"store.emptyRepositories", "SEARCH m USING COVERING INDEX sqlite_autoindex_manifest_1 (repository=?)", collector},
 
 	{"store.listRepositories", "SEARCH m USING INDEX sqlite_autoindex_manifest_1 (repository=?)", first + " that is not deleted, of repositories without tags"},
-	{"tx.nextChange", "SCAN history", first},
+	{"store.forgetHistory", "SCAN history", first},
+	{"store.forgetOldest", "SCAN history", "the first forgetAtOnce"},
+	{"store.forgetMost", "SCAN history USING COVERING INDEX history_name", "in the background, once in maxHistory/100 changes"},
+	{"store.forgetMost", "SEARCH history USING COVERING INDEX history_name (repository=?)", collector + "; keys only"},
+	{"store.forgetMost", "USE TEMP B-TREE FOR ORDER BY", "likewise"},
 	{"tx.makeRepository", "", "foreign keys, of a new row: only if one is violated"},
 	{"tx.dropRepository", "", first},
 	{"undoing.makeFree", "", "a repository that has blobs of unfinished pushes only"},

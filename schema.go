@@ -324,6 +324,9 @@ UPDATE link SET hidden = (SELECT uptime FROM meta)
 	AND EXISTS (SELECT 1 FROM uses u WHERE u.repository = link.repository AND u.blob = link.blob)
 	AND NOT EXISTS (SELECT 1 FROM uses u JOIN manifest m ON m.id = u.manifest
 		WHERE u.repository = link.repository AND u.blob = link.blob AND m.deleted IS NULL);
+
+-- The last number of a change (history) when some were forgotten.
+ALTER TABLE meta ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
 `,
 }
 

@@ -82,6 +82,7 @@ type store struct {
 		sha256, sha512 bool // guarded by the mutex
 	}
 	lookups      lookups
+	counted      struct{ last, again atomic.Int64 } // the history's last change when it was counted, and uptime when it is to be again; 0 for none
 	robots       robots
 	promises     promises
 	garbage      garbage
