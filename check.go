@@ -261,6 +261,15 @@ func (r *report) checkLoose() error {
 			func(x row) func(*tx) error {
 				return func(t *tx) error { return t.settleManifest(x.repo, digest.Digest(x.what)) }
 			}},
+		{`SELECT digest, repository, id FROM manifest m WHERE subject IS NOT NULL AND NOT met
+			AND EXISTS (SELECT 1 FROM manifest s WHERE s.repository = m.repository AND s.digest = m.subject)`,
+			"manifest %s: its subject is here, and not known to be (6)",
+			func(x row) func(*tx) error {
+				return func(t *tx) error {
+					_, err := t.exec(`UPDATE manifest SET met = 1 WHERE id = ?`, x.key)
+					return errors.Join(err, t.settleManifest(x.repo, digest.Digest(x.what)))
+				}
+			}},
 		{`SELECT digest, 0, id FROM blob b WHERE NOT EXISTS (SELECT 1 FROM link l WHERE l.blob = b.id)`,
 			"blob %s: in no repository (6)",
 			func(x row) func(*tx) error {

@@ -169,6 +169,15 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 		if _, err := p.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body); err != nil {
 			return 0, err
 		}
+		if m.subject != "" { // whoever pushes it when its subject has gone means to keep it
+			if _, err := p.exec(`UPDATE manifest SET met = 0 WHERE id = ?1 AND met
+				AND NOT EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?2 AND s.digest = ?3)`, id, p.repo.id, m.subject); err != nil {
+				return 0, err
+			}
+			if err := p.settleManifest(p.repo.id, m.digest); err != nil {
+				return 0, err
+			}
+		}
 		// Its config may not have been there before.
 		_, err = p.exec(`UPDATE manifest SET platform = ?2 WHERE id = ?1 AND platform IS NOT ?2 AND coalesce(platform, '') = ''`, id, p.it.platform)
 		return id, err
@@ -270,8 +279,9 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 		}
 	}
 	err = t.get(`
-		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, made)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id`,
+		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, made, met)
+		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+			?5 IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?1 AND s.digest = ?5)) RETURNING id`,
 		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body, may.platform, may.made}, &id)
 	if err != nil {
 		return 0, err
@@ -294,7 +304,7 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 			return 0, err
 		}
 	}
-	// Referrers that came before their subject are no longer loose.
+	// Referrers that came before their subject go with it from now on.
 	if err := t.settleReferrers(repo, m.digest); err != nil {
 		return 0, err
 	}
@@ -344,7 +354,8 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 		if m.subject != "" {
 			subject = m.subject
 		}
-		if _, err := t.exec(`UPDATE manifest SET subject = ? WHERE id = ?`, subject, id); err != nil {
+		if _, err := t.exec(`UPDATE manifest SET subject = ?2, met = ?2 IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
+			WHERE s.repository = manifest.repository AND s.digest = ?2) WHERE id = ?1`, id, subject); err != nil {
 			return err
 		}
 		for _, d := range m.blobs {
@@ -789,8 +800,8 @@ func (t *tx) settleManifest(repo int64, d digest.Digest) error {
 // just come or gone.
 func (t *tx) settleReferrers(repo int64, d digest.Digest) error {
 	_, err := t.exec(`
-		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
-		WHERE repository = ?1 AND subject = ?2 AND (loose IS NULL) <> (`+manifestLive+`)`, repo, d, t.clock)
+		UPDATE manifest SET met = 1, loose = iif(`+manifestLive+`, NULL, coalesce(loose, ?3))
+		WHERE repository = ?1 AND subject = ?2 AND (NOT met OR (loose IS NULL) <> (`+manifestLive+`))`, repo, d, t.clock)
 	return err
 }
 
@@ -805,8 +816,8 @@ const (
 		EXISTS (SELECT 1 FROM tag t WHERE t.manifest = manifest.id)
 		OR EXISTS (SELECT 1 FROM names n JOIN manifest p ON p.id = n.manifest
 			WHERE n.repository = manifest.repository AND n.digest = manifest.digest AND p.deleted IS NULL)
-		OR manifest.subject IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
-			WHERE s.repository = manifest.repository AND s.digest = manifest.subject AND s.deleted IS NULL))`
+		OR manifest.subject IS NOT NULL AND (NOT manifest.met OR EXISTS (SELECT 1 FROM manifest s
+			WHERE s.repository = manifest.repository AND s.digest = manifest.subject AND s.deleted IS NULL)))`
 )
 
 // listTags returns at most n tags of a repository after last, in byte order,

@@ -327,6 +327,12 @@ UPDATE link SET hidden = (SELECT uptime FROM meta)
 
 -- The last number of a change (history) when some were forgotten.
 ALTER TABLE meta ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
+
+-- 1 if its subject has been in the repository since it came.
+ALTER TABLE manifest ADD COLUMN met INTEGER NOT NULL DEFAULT 0;
+UPDATE manifest SET met = 1 WHERE subject IS NOT NULL
+	AND EXISTS (SELECT 1 FROM manifest s WHERE s.repository = manifest.repository AND s.digest = manifest.subject);
+UPDATE manifest SET loose = NULL WHERE loose IS NOT NULL AND deleted IS NULL AND subject IS NOT NULL AND NOT met;
 `,
 }
 

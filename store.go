@@ -32,7 +32,8 @@
 //     exactly while nothing refers to it; so what is garbage can be found
 //     without looking at what is not. A manifest that a client has deleted is
 //     loose and refers to no manifest, but still to its blobs, so that it can be
-//     restored as long as its grace lasts.
+//     restored as long as its grace lasts. One whose subject has never been in the
+//     repository counts as referred to: it is kept elsewhere on purpose.
 //
 // The schema enforces 3, for blobs, by foreign keys. Every transaction that adds
 // or removes a reference settles both ends of it, which keeps 6.
