@@ -243,7 +243,8 @@ type salvaged struct {
 	id         int64
 	repository string
 	manifest   *manifest
-	made       bool // by the registry
+	made       bool                   // by the registry
+	had        map[digest.Digest]bool // the blobs that it used; not read but from a sparse registry
 }
 
 // salvage puts back what a damaged database still has and this one lacks.
@@ -258,7 +259,7 @@ func (st *store) salvage(ctx context.Context, path string, out *console) error {
 	if err != nil {
 		return err
 	}
-	put, adopted, lost, err := st.putBack(ctx, missing)
+	put, adopted, lost, err := st.putBack(ctx, old, missing)
 	if err != nil {
 		return err
 	}
@@ -326,9 +327,9 @@ func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64
 		if e != nil {
 			err = e // of this database, not of the damaged one
 		} else if !has {
-			missing = append(missing, salvaged{s.id, s.repository, m, s.made})
+			missing = append(missing, salvaged{id: s.id, repository: s.repository, manifest: m, made: s.made})
 		}
-		known[s.id] = salvaged{s.id, s.repository, &manifest{digest: d}, s.made}
+		known[s.id] = salvaged{id: s.id, repository: s.repository, manifest: &manifest{digest: d}, made: s.made}
 		return s.id, nil
 	})
 	return known, missing, whole, err
@@ -336,10 +337,15 @@ func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64
 
 // putBack puts manifests back, members before their indexes. It returns how
 // many, how many blobs were adopted, and which manifests cannot be.
-func (st *store) putBack(ctx context.Context, missing []salvaged) (put, adopted int, lost []salvaged, err error) {
-	var sparse bool
-	if err := st.get(`SELECT sparse FROM meta`, nil, &sparse); err != nil {
+func (st *store) putBack(ctx context.Context, old *sql.DB, missing []salvaged) (put, adopted int, lost []salvaged, err error) {
+	sparse, err := st.wasSparse(ctx, old)
+	if err != nil {
 		return 0, 0, nil, err
+	}
+	for i := range missing {
+		if sparse {
+			missing[i].had = readUses(ctx, old, missing[i].id)
+		}
 	}
 	for progress := true; progress; {
 		progress, lost = false, nil
@@ -347,7 +353,7 @@ func (st *store) putBack(ctx context.Context, missing []salvaged) (put, adopted 
 			if ctx.Err() != nil {
 				return put, adopted, nil, ctx.Err()
 			}
-			n, err := st.putSalvaged(s, sparse || st.sparse)
+			n, err := st.putSalvaged(s, sparse)
 			switch {
 			case errors.Is(err, errManifestBlobUnknown):
 				lost = append(lost, s)
@@ -362,6 +368,39 @@ func (st *store) putBack(ctx context.Context, missing []salvaged) (put, adopted 
 		missing = lost
 	}
 	return put, adopted, lost, nil
+}
+
+// wasSparse reports whether manifests were ever taken whose content was not there, as
+// the damaged database says, or this one, which then says so too.
+func (st *store) wasSparse(ctx context.Context, old *sql.DB) (sparse bool, err error) {
+	if err := st.get(`SELECT sparse FROM meta`, nil, &sparse); err != nil || sparse {
+		return sparse, err
+	}
+	if old.QueryRowContext(ctx, `SELECT sparse FROM meta`).Scan(&sparse) != nil || !sparse {
+		return false, nil
+	}
+	return true, st.update(func(t *tx) error {
+		_, err := t.exec(`UPDATE meta SET sparse = 1`)
+		return err
+	})
+}
+
+// readUses returns the blobs that a manifest in a damaged database uses, as far as
+// they can be read. That it refers to others says nothing in a sparse registry: they
+// may be another repository's.
+func readUses(ctx context.Context, old *sql.DB, manifest int64) map[digest.Digest]bool {
+	had := make(map[digest.Digest]bool)
+	rows, err := old.QueryContext(ctx, `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, manifest)
+	if err != nil {
+		return had
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if d, err := scanOne[digest.Digest](rows); err == nil {
+			had[d] = true
+		}
+	}
+	return had
 }
 
 func (st *store) hasManifest(repository string, d digest.Digest) (has bool, err error) {
@@ -421,12 +460,12 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 
 // putSalvaged puts back a manifest with the blobs it needs, and returns how
 // many of those were adopted: on the disk, whole, and without a row. Blobs that
-// are nowhere count as damaged; if sparse, they need not be anywhere. The error
-// is errManifestBlobUnknown if a member of an index is missing.
+// are nowhere count as damaged; if sparse, those that it is not known to have had are
+// left out. The error is errManifestBlobUnknown if a member of an index is missing.
 func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 	found := make(map[digest.Digest]int64) // sizes
 	for _, d := range slices.Concat(s.manifest.blobs, s.manifest.children) {
-		if st.hasBlob(d) {
+		if st.hasBlob(d) || sparse && !s.had[d] {
 			continue
 		}
 		if err := st.makeShards(d.Algorithm()); err != nil { // where there are rows, there are directories
@@ -458,17 +497,8 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 			}
 		}
 		for _, d := range s.manifest.blobs {
-			if _, ok := found[d]; ok {
+			if _, ok := found[d]; ok || sparse && !s.had[d] {
 				continue
-			}
-			if sparse {
-				var has bool
-				if err := t.get(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest = ?)`, []any{d}, &has); err != nil {
-					return err
-				}
-				if !has {
-					continue
-				}
 			}
 			if _, err := t.makeLink(repo, d); err != nil {
 				return err
