@@ -115,6 +115,9 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 	if platform.String, err = st.platformOf(repository, m); err != nil {
 		return err
 	}
+	if err := st.lookForMissing(repository, m); err != nil {
+		return err
+	}
 	st.promises.make(repository, m.digest)
 	err = st.updateKnowing(func(t *tx) error {
 		repo, err := t.makeRepository(repository)
@@ -140,6 +143,40 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 	})
 	if err == nil && len(tags) > 0 {
 		notify(st.tagged)
+	}
+	return err
+}
+
+// lookForMissing is errManifestBlobUnknown if a manifest that is new, and refers to
+// very much, refers to what is not there. The transaction looks again, but whoever
+// pushes such manifests must not keep it, in which everybody waits, busy with it.
+func (st *store) lookForMissing(repository string, m *manifest) error {
+	if st.sparse || len(m.blobs)+len(m.children) <= maxMissing {
+		return nil
+	}
+	var there bool
+	err := st.get(`SELECT EXISTS (SELECT 1 FROM repository r JOIN manifest m ON m.repository = r.id AND m.digest = ?2 AND m.deleted IS NULL WHERE r.name = ?1)`,
+		[]any{repository, m.digest}, &there)
+	if err != nil || there {
+		return err
+	}
+	blobs, err := json.Marshal(m.blobs)
+	if err != nil {
+		return err
+	}
+	members, err := json.Marshal(m.children)
+	if err != nil {
+		return err
+	}
+	missing, err := column(st, scanOne[digest.Digest], `
+		SELECT value FROM json_each(?2) WHERE value IS NOT NULL AND NOT EXISTS (SELECT 1 FROM repository r JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
+			JOIN link l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?1)
+		UNION ALL SELECT value FROM json_each(?3) WHERE value IS NOT NULL AND NOT EXISTS (SELECT 1 FROM repository r JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
+			JOIN link l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?1)
+			AND NOT EXISTS (SELECT 1 FROM repository r JOIN manifest m ON m.repository = r.id AND m.digest = json_each.value
+				AND m.deleted IS NULL AND m.damaged IS NULL WHERE r.name = ?1) LIMIT ?4`, repository, string(blobs), string(members), maxMissing)
+	if err == nil && len(missing) > 0 {
+		err = missingError(missing)
 	}
 	return err
 }
@@ -410,7 +447,7 @@ func (t *tx) makeLink(repo int64, d digest.Digest) (blob int64, err error) {
 	return blob, t.linkBlob(repo, blob)
 }
 
-// maxMissing bounds how many missing digests an error lists.
+// maxMissing bounds how many missing digests an error lists, and are looked for.
 const maxMissing = 100
 
 func missingError(missing []digest.Digest) error {
