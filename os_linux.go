@@ -28,6 +28,22 @@ func startWriteback(f *os.File, off, n int64) {
 	unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
 }
 
+// waitRange waits until n bytes of f at off, whose write-back has begun, have been
+// written. The disk may still have them in a memory of its own.
+func waitRange(f *os.File, off, n int64) error {
+	var s unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &s); err != nil {
+		return os.NewSyscallError("fstatfs", err)
+	}
+	switch uint32(s.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC,
+		unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		return os.NewSyscallError("sync_file_range", unix.SyncFileRange(int(f.Fd()), off, n,
+			unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE|unix.SYNC_FILE_RANGE_WAIT_AFTER))
+	}
+	return errors.ErrUnsupported // NFS, FUSE, overlayfs, ZFS: it would do nothing, or half
+}
+
 // dropCache asks the kernel to forget what it has of f in memory, so that the
 // next read is of the disk, or does not keep from memory what is of more use.
 func dropCache(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }

@@ -11,9 +11,12 @@ import (
 // syncData flushes f's bytes, and what is needed to read them back, to the disk.
 func syncData(f *os.File) error { return f.Sync() }
 
-// startWriteback could begin writing early; without a portable call for it,
-// the final sync does it all.
+// startWriteback could begin writing early; there is no portable call.
 func startWriteback(f *os.File, off, n int64) {}
+
+// waitRange would wait until n bytes of f at off are written; there is no portable
+// call.
+func waitRange(f *os.File, off, n int64) error { return errors.ErrUnsupported }
 
 // dropCache would make the next read one of the disk; there is no portable call.
 func dropCache(f *os.File) {}

@@ -137,6 +137,8 @@ type storeConfig struct {
 	noPromises bool
 	// syncDisk is syncFileSystem; tests have it fail.
 	syncDisk func(f *os.File, dirs map[string]bool) (done bool, err error)
+	// waitWritten is the function of that name; tests count, and have it fail.
+	waitWritten func(f *os.File, off, n int64) error
 	// at is called at the named points of a write; crash tests die there.
 	at func(point string)
 }
@@ -166,6 +168,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	}
 	if st.syncDisk == nil {
 		st.syncDisk = syncFileSystem
+	}
+	if st.waitWritten == nil {
+		st.waitWritten = waitWritten
 	}
 	if st.at == nil {
 		st.at = func(string) {}

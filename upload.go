@@ -45,6 +45,7 @@ type upload struct {
 	offset     atomic.Int64  // bytes in the file that count; changed by the holder of turn
 	turn       chan struct{} // full while a request is at work on the session
 	hash       hash.Hash     // by algorithm, of the first offset bytes, or nil if they must be read again; both guarded by turn
+	writing    writing       // guarded by turn
 	held       []byte        // all of it, if it came with its end; then there is no file; guarded by turn
 	ended      bool          // guarded by turn
 }
@@ -360,6 +361,9 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// rest is called when nobody waits for the client: it has no time to keep.
+func (b *bodyReader) rest() { b.response.afterRead(nil) }
+
 // more reports whether the body goes on after left bytes.
 func (b *bodyReader) more() bool {
 	if b.left != 0 {
@@ -555,8 +559,6 @@ const (
 	minLarge, maxLarge = 4, 32
 	// roomEvery bytes it is made sure that the disk does not get too full.
 	roomEvery = 1 << 20
-	// writebackEvery bytes the kernel is asked to begin writing.
-	writebackEvery = 8 << 20
 )
 
 var (
@@ -581,12 +583,18 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 	if info.Size() < start {
 		return 0, fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), start)
 	}
-	w := &uploadWriter{st: st, u: u, f: f, at: start, synced: start, roomy: start}
+	w := &uploadWriter{st: st, u: u, f: f, at: start, roomy: start}
+	w.body, _ = body.(*bodyReader)
+	u.writing.from(start)
 	err = w.copy(body)
 	if w.failed != nil {
 		// Some bytes were hashed and not written.
 		u.hash = nil
 		err = fmt.Errorf("writing an upload: %w", w.failed)
+		if w.lost {
+			st.giveUp(u)
+			return 0, err
+		}
 		if isNoSpace(w.failed) || errors.Is(w.failed, errNoSpace) {
 			if e := f.Truncate(start); e != nil {
 				st.log.Error("a full disk's upload cannot be cut back", "error", e)
@@ -637,10 +645,11 @@ type uploadWriter struct {
 	st     *store
 	u      *upload
 	f      *os.File
-	at     int64 // where the next byte goes
-	synced int64 // up to where write-back was begun
-	roomy  int64 // up to where the disk was found to have room
-	failed error // of the file, as opposed to the body
+	at     int64       // where the next byte goes
+	roomy  int64       // up to where the disk was found to have room
+	failed error       // of the file, as opposed to the body
+	lost   bool        // what was written before may be gone
+	body   *bodyReader // nil if the bytes do not come from a client
 }
 
 // copy reads body to its end: with one small buffer, then, if it goes on, with
@@ -721,9 +730,9 @@ func (w *uploadWriter) write(p []byte) {
 		w.failed = w.st.room(0)
 		w.roomy = w.at
 	}
-	if w.at-w.synced >= writebackEvery {
-		startWriteback(w.f, w.synced, w.at-w.synced)
-		w.synced = w.at
+	if w.failed == nil {
+		w.failed = w.keepPace()
+		w.lost = w.failed != nil
 	}
 }
 
@@ -752,15 +761,20 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 		}
 	}
 	// After a failed sync the pages cannot be trusted, and after a wrong
-	// digest neither can what the client sent: only a fresh start helps. If
-	// even the row cannot be removed now, the session is an empty one.
+	// digest neither can what the client sent: only a fresh start helps.
+	st.giveUp(u)
+	return err
+}
+
+// giveUp ends a session that has failed. If even the row cannot be removed now, the
+// session is an empty one. The caller holds the turn.
+func (st *store) giveUp(u *upload) {
 	st.dropFile(u)
 	u.hash = nil
 	u.offset.Store(0)
-	if e := st.endUpload(u); e != nil {
-		st.log.Error("a failed upload cannot be removed", "error", e)
+	if err := st.endUpload(u); err != nil {
+		st.log.Error("a failed upload cannot be removed", "error", err)
 	}
-	return err
 }
 
 // seal returns what a session has received: its file, cut to its offset, or the
