@@ -131,6 +131,8 @@ type storeConfig struct {
 
 	// now is the time since the process opened the store; tests move it.
 	now func() time.Duration
+	// patience is that with a silent client whose upload another request goes on with.
+	patience time.Duration
 	// restoring opens a directory whose restore is not finished.
 	restoring bool
 	// noPromises lets what clients were just told of go; tests collect at once.
@@ -168,6 +170,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	}
 	if st.syncDisk == nil {
 		st.syncDisk = syncFileSystem
+	}
+	if st.patience == 0 {
+		st.patience = defaultPatience
 	}
 	if st.waitWritten == nil {
 		st.waitWritten = waitWritten

@@ -44,6 +44,7 @@ type upload struct {
 	algorithm  digest.Algorithm
 	offset     atomic.Int64  // bytes in the file that count; changed by the holder of turn
 	turn       chan struct{} // full while a request is at work on the session
+	queue      queue         // those who wait for it
 	hash       hash.Hash     // by algorithm, of the first offset bytes, or nil if they must be read again; both guarded by turn
 	writing    writing       // guarded by turn
 	held       []byte        // all of it, if it came with its end; then there is no file; guarded by turn
@@ -143,6 +144,7 @@ func (s *server) getUpload(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	answerUpload(w, u)
+	w.Header().Set("Range", rangeTo(max(u.offset.Load(), u.queue.arrived.Load())))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -233,9 +235,9 @@ func (u *upload) location() string {
 
 // rangeSoFar is the Range header: the first and last byte that are here. It
 // has no unit, and no way to say "none": zero bytes look like one.
-func (u *upload) rangeSoFar() string {
-	return "0-" + strconv.FormatInt(max(u.offset.Load(), 1)-1, 10)
-}
+func (u *upload) rangeSoFar() string { return rangeTo(u.offset.Load()) }
+
+func rangeTo(offset int64) string { return "0-" + strconv.FormatInt(max(offset, 1)-1, 10) }
 
 func (s *server) answerBlobCreated(w http.ResponseWriter, name string, d digest.Digest) {
 	h := w.Header()
@@ -283,7 +285,9 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 		return errTooManyBodies
 	}
 	defer s.arriving.Add(-1)
-	body := &bodyReader{body: r.Body, response: w.(*response), left: -1}
+	body := &bodyReader{body: r.Body, response: w.(*response), left: -1, queue: &u.queue, patience: s.st.patience}
+	u.queue.arrived.Store(offset)
+	defer u.queue.arrived.Store(0)
 	if want >= 0 {
 		body.left = want
 	} else if limit > 0 {
@@ -337,7 +341,11 @@ type bodyReader struct {
 	body     io.Reader
 	response *response
 	left     int64
-	until    time.Time // when all of it must have come; zero for never
+	queue    *queue        // of the session; nil for a manifest
+	patience time.Duration // with a client that is silent while others are in the queue
+	since    time.Time     // when the last read began
+	hurried  bool          // another request wants the turn
+	until    time.Time     // when all of it must have come; zero for never
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
@@ -347,14 +355,20 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.left > 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
-	b.response.beforeRead(b.until)
-	n, err := b.body.Read(p)
+	n, err := b.read(p)
+	if b.queue != nil {
+		b.queue.arrived.Add(int64(n))
+	}
 	if b.left > 0 {
 		b.left -= int64(n)
 	}
 	if err != nil {
 		b.response.afterRead(err)
-		if err != io.EOF {
+		switch {
+		case err == io.EOF:
+		case b.hurried && errors.Is(err, os.ErrDeadlineExceeded):
+			err = errClient.with("another request goes on with the upload")
+		default:
 			err = errClient.with(clientError(err))
 		}
 	}
@@ -370,10 +384,9 @@ func (b *bodyReader) more() bool {
 		return false
 	}
 	var one [1]byte
-	b.response.beforeRead(b.until)
-	n, err := io.ReadFull(b.body, one[:])
+	n, err := b.read(one[:])
 	b.response.afterRead(err)
-	return n > 0 && err == nil
+	return n > 0 && (err == nil || err == io.EOF)
 }
 
 // createUpload opens a session. Its row survives a crash of the process, and
@@ -472,9 +485,7 @@ func (st *store) takeUpload(ctx context.Context, repository, id, owner string) (
 	if err != nil {
 		return nil, nil, err
 	}
-	select {
-	case u.turn <- struct{}{}:
-	case <-ctx.Done():
+	if !u.take(ctx) {
 		return nil, nil, errClient.with("the client left while another request was at work on the upload")
 	}
 	if u.ended {

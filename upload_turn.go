@@ -1,0 +1,90 @@
+// Whose turn it is on an upload.
+//
+// Requests on one session take turns. A connection may die without a word (the
+// network changed, a router forgot it), and its request then waits for bytes that
+// never come; the client is back on another connection long before the stall
+// timeout. So whoever waits for the turn ends a request that only waits for bytes,
+// when none has come for a while; what has arrived is kept. One that is writing or
+// committing is waited for. To ask how far an upload has come ends nothing.
+
+package main
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// defaultPatience is how long a client may be silent when another request waits for
+// its turn: longer than a living client is that sends one body twice.
+const defaultPatience = 2 * time.Second
+
+// A queue is who waits for the turn on a session.
+type queue struct {
+	// arrived is up to where the request at work has read, though it may not have
+	// written it yet; 0 if none reads. All of it will be kept.
+	arrived atomic.Int64
+	mu      sync.Mutex  // guards the rest, and hurried of reading
+	waiting int         // requests
+	reading *bodyReader // waits for bytes now, of the request whose turn it is; nil if it does something else
+}
+
+// take waits for the turn, no longer than ctx. It reports false if that has ended.
+func (u *upload) take(ctx context.Context) bool {
+	select {
+	case u.turn <- struct{}{}:
+		return true
+	default:
+	}
+	q := &u.queue
+	q.mu.Lock()
+	q.waiting++
+	if q.reading != nil {
+		q.reading.hurry()
+	}
+	q.mu.Unlock()
+	defer func() {
+		q.mu.Lock()
+		q.waiting--
+		q.mu.Unlock()
+	}()
+	select {
+	case u.turn <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// read is one read of the body, which a request that waits for the turn may end.
+func (b *bodyReader) read(p []byte) (n int, err error) {
+	q := b.queue
+	if q == nil {
+		b.response.beforeRead(b.until)
+		return b.body.Read(p)
+	}
+	q.mu.Lock()
+	if b.hurried { // the deadline is not the one that is remembered
+		b.hurried, b.response.moving.read = false, time.Time{}
+	}
+	b.response.beforeRead(b.until)
+	b.since = time.Now()
+	if q.waiting > 0 {
+		b.hurry()
+	}
+	q.reading = b
+	q.mu.Unlock()
+	n, err = b.body.Read(p)
+	q.mu.Lock()
+	q.reading = nil
+	q.mu.Unlock()
+	return n, err
+}
+
+// hurry gives the client no more time than patience since it was last heard of. The
+// queue's mutex is held.
+func (b *bodyReader) hurry() {
+	b.hurried = true
+	b.response.control.SetReadDeadline(b.since.Add(b.patience))
+}
