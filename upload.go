@@ -57,6 +57,8 @@ type sessions struct {
 	open  map[string]*upload
 	count atomic.Int64 // rows in the database
 	brief sync.Map     // ids of those without a row, that end with their request
+
+	finished finished
 }
 
 func newSession(id, repository, owner string, algorithm digest.Algorithm) *upload {
@@ -172,6 +174,11 @@ func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
 // putUpload appends what the body has, if anything, and makes a blob of it all.
 func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
+	if errors.Is(err, errBlobUploadUnknown) {
+		if done, e := s.commitAgain(w, r); done || e != nil {
+			return e
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -767,6 +774,7 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 	}
 	if err == nil {
 		if err = st.commitBlob(u.repository, c, u.id); err == nil {
+			st.sessions.finished.add(u, d) // first: others may be waiting for the turn
 			st.forget(u)
 			return nil
 		}

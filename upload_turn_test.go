@@ -34,6 +34,15 @@ func (r *registry) beginPart(method, loc, query string, length int, part string)
 	}
 }
 
+// await returns when so many requests wait for the turn.
+func (q *queue) await(n int) {
+	for waiting := 0; waiting < n; runtime.Gosched() {
+		q.mu.Lock()
+		waiting = q.waiting
+		q.mu.Unlock()
+	}
+}
+
 // soon fails the test if fn does not end by itself. Nothing is measured.
 func soon(t *testing.T, what string, fn func()) {
 	t.Helper()
@@ -148,10 +157,7 @@ func TestLivingUploadIsNotOvertaken(t *testing.T) {
 	}
 	r.want(204, "GET", loc, nil).has("Range", "0-3")
 	go patch(second, "01234567")
-	waiting := func() bool { u.queue.mu.Lock(); defer u.queue.mu.Unlock(); return u.queue.waiting > 0 }
-	for !waiting() {
-		runtime.Gosched()
-	}
+	u.queue.await(1)
 	r.want(204, "GET", loc, nil).has("Range", "0-3")
 	io.WriteString(client, "4567")
 	client.Close()
