@@ -31,18 +31,19 @@ import (
 type command func(context.Context, *store, options, *console) error
 
 var commands = map[string]command{
-	"backup": backupCommand,
-	"check":  checkCommand,
-	"gc":     gcCommand,
-	"log":    logCommand,
-	"ls":     listCommand,
-	"repair": repairCommand,
-	"retain": retainCommand,
-	"rm":     removeCommand,
-	"stats":  statsCommand,
-	"tag":    tagCommand,
-	"token":  tokenCommand,
-	"undo":   undoCommand,
+	"backup":  backupCommand,
+	"check":   checkCommand,
+	"gc":      gcCommand,
+	"log":     logCommand,
+	"ls":      listCommand,
+	"repair":  repairCommand,
+	"retain":  retainCommand,
+	"rm":      removeCommand,
+	"stats":   statsCommand,
+	"tag":     tagCommand,
+	"token":   tokenCommand,
+	"undo":    undoCommand,
+	"uploads": uploadsCommand,
 }
 
 // options are a command's own flags and arguments.

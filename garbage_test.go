@@ -743,7 +743,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 		"a@" + old.layers[1].String() + "  only what goes uses it",
 		gone.String() + "  its file is about to be removed",
 		upload + "  nobody has continued it for ",
-		"\nwould remove 1 manifest, 3 blobs with 16 B, 1 upload\n",
+		"\nwould remove 1 manifest, 3 blobs with 16 B, 1 upload with 0 B\n",
 	} {
 		if strings.Count(text, want) != 1 {
 			t.Errorf("%q is not there, or more than once, in\n%s", want, text)
@@ -760,7 +760,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 		tally
 		Items []doomed
 	}
-	if err := json.Unmarshal([]byte(text), &doc); err != nil || len(doc.Items) != 7 || doc.tally != (tally{1, 1, 3, 16, 0}) {
+	if err := json.Unmarshal([]byte(text), &doc); err != nil || len(doc.Items) != 7 || doc.tally != (tally{1, 0, 1, 3, 16, 0}) {
 		t.Errorf("--json: %v, %+v\n%s", err, doc.tally, text)
 	}
 	var bytes int64
@@ -788,7 +788,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	}
 	// Then for real, with the same words.
 	text, err = runOnceOn(t, r.st, "gc", "--now")
-	if err != nil || !strings.HasPrefix(text, "removed 1 manifest, 2 blobs with 9 B, 1 upload\n") {
+	if err != nil || !strings.HasPrefix(text, "removed 1 manifest, 2 blobs with 9 B, 1 upload with 0 B\n") {
 		t.Errorf("gc --now: %v\n%s", err, text)
 	}
 }

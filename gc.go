@@ -183,6 +183,7 @@ func (st *store) recallFlags(given map[string]bool) error {
 // A tally is what has been removed, or would be.
 type tally struct {
 	Uploads   int   `json:"uploads"`
+	Uploaded  int64 `json:"uploadBytes"` // of those
 	Manifests int   `json:"manifests"`
 	Blobs     int   `json:"blobs"`
 	Bytes     int64 `json:"bytes"`    // of blobs
@@ -220,6 +221,7 @@ func (st *store) collect(ctx context.Context, g graces) (all tally, err error) {
 			return all, err
 		}
 		all.Uploads += c.Uploads
+		all.Uploaded += c.Uploaded
 		all.Manifests += c.Manifests
 		all.Blobs += c.Blobs
 		all.Bytes += c.Bytes
@@ -301,7 +303,7 @@ func (st *store) expireUploads(g graces, c *tally) error {
 			}
 			continue
 		}
-		expired := false
+		expired, bytes := false, u.offset.Load()
 		if !u.ended {
 			expired, err = st.expireUpload(u, cutoff)
 		}
@@ -313,6 +315,7 @@ func (st *store) expireUploads(g graces, c *tally) error {
 			continue // used again, or ended, meanwhile
 		}
 		c.Uploads++
+		c.Uploaded += bytes
 		st.log.Info("upload expired", "repository", x.repository, "upload", x.id)
 	}
 	return nil

@@ -69,7 +69,9 @@ On the registry in --data, whether it is being served or not (with --json for pr
                                          with --force)
 
   berth stats [NAME]                     how much is stored, and what of it is garbage
-  berth gc [--now] [--dry-run]           remove what is due; what is not due too; only say what and why
+  berth uploads                          those that are open: whose, how large, how long idle
+  berth gc [--now] [--dry-run]           remove what is due; what is not due, and uploads that are idle,
+                                         too; only say what and why
   berth check [--deep]                   verify what is stored; read every byte of it too
   berth repair [--deep]                  put in order what check finds
   berth backup DEST                      copy it to DEST, which is then a registry; again, only what is new
@@ -130,7 +132,8 @@ How long things stay, counted in the time the registry runs
                           an upload that nobody continues (default 24h)
 
 Limits
-  --max-uploads N         open uploads; 0 is no limit (default 10000)
+  --max-uploads N         open uploads; nobody may have more than are left for
+                          others; 0 is no limit (default 10000)
   --max-concurrent-uploads N
                           uploads whose bytes are arriving; 0 is no limit
                           (default 0)
@@ -205,7 +208,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 }
 
 // maxArgs is how many arguments a command takes, and so which commands are.
-var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "log": 1, "ls": 1, "retain": 1, "rm": 100, "stats": 1, "tag": 2, "undo": 1, "backup": 1, "restore": 0,
+var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "log": 1, "ls": 1, "retain": 1, "rm": 100, "stats": 1, "tag": 2, "undo": 1, "uploads": 0, "backup": 1, "restore": 0,
 	"user": 2, "policy": 4, "token": 2, "trust": 1}
 
 // textFlags are flags that mean something else than what they are.
@@ -267,7 +270,7 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	case "log":
 		flags.IntVar(&cfg.Limit, "limit", 100, "")
 		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "backup", "ls", "stats", "user":
+	case "backup", "ls", "stats", "uploads", "user":
 		flags.BoolVar(&cfg.JSON, "json", false, "")
 	case "retain":
 		flags.BoolVar(&cfg.Explain, "explain", false, "")

@@ -19,7 +19,7 @@ func TestEveryCommandAnswersInJSON(t *testing.T) {
 		r.pushImage("ci/app", tag, `{"os":"linux","architecture":"amd64"}`, "layer "+tag)
 	}
 	lines := [][]string{
-		{"backup", filepath.Join(t.TempDir(), "copy")}, {"check"}, {"check", "--deep"}, {"gc", "--dry-run"}, {"gc"}, {"repair"}, {"stats"},
+		{"backup", filepath.Join(t.TempDir(), "copy")}, {"check"}, {"check", "--deep"}, {"gc", "--dry-run"}, {"gc"}, {"repair"}, {"stats"}, {"uploads"},
 		{"ls"}, {"ls", "ci/app"}, {"ls", "ci/app:1.9"}, {"retain", "--explain"}, {"retain"}, {"tag", "ci/app:latest", "stable"},
 		{"rm", "ci/app:stable", "ci/app:1.10"}, {"log"}, {"log", "ci/app"}, {"log", "ci/app:stable"}, {"undo", "ci/app:stable"}, {"rm", "ci/app"}, {"undo", "ci/app"},
 		{"token", "create", "robot", "--repo", "ci/*", "--allow", "pull"}, {"token", "list"},

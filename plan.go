@@ -114,7 +114,11 @@ func (p *planner) uploads() error {
 		if err := rows.Scan(&d.Upload, &d.Repository, &d.Bytes, &used); err != nil {
 			return err
 		}
+		if _, yes := p.st.sessions.atWork(d.Upload); yes {
+			return nil
+		}
 		p.total.Uploads++
+		p.total.Uploaded += d.Bytes
 		d.Why = "nobody has continued it for " + p.ago(used)
 		return p.each(d)
 	}, `SELECT id, repository, offset, used FROM upload WHERE used < ?`, p.st.cutoff(p.g.upload))
@@ -378,7 +382,9 @@ func (p *planner) trash() error {
 // gcCommand is `berth gc`.
 func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	g := st.graces()
-	g.now = o.Now
+	if o.Now {
+		g = st.gracesNow()
+	}
 	var c tally
 	var list []doomed
 	var err error
@@ -407,7 +413,7 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	for _, d := range list {
 		out.printf("%-8s  %10s  %s  %s\n", d.Kind, size(d.Bytes), d.name(), d.Why)
 	}
-	out.printf("%s %s, %s with %s, %s\n", verb, count(c.Manifests, "manifest"), count(c.Blobs, "blob"), size(c.Bytes), count(c.Uploads, "upload"))
+	out.printf("%s %s, %s with %s, %s with %s\n", verb, count(c.Manifests, "manifest"), count(c.Blobs, "blob"), size(c.Bytes), count(c.Uploads, "upload"), size(c.Uploaded))
 	if c.Promised > 0 {
 		out.printf("kept %s that a client was told of in the last half hour, or may have been before the start: a push may need it\n", count(c.Promised, "thing"))
 	}

@@ -216,10 +216,11 @@ var allowedSteps = []allowedStep{
 	{"store.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
 	{"store.loadRobots", "SCAN token", once + "; as many rows as a person has made tokens"},
 	{"store.recoverSmall", "", once + "; at most what may be unsynced"},
-	{"store.sweepUploads", "SCAN upload USING COVERING INDEX upload_used", once + "; at most --max-uploads rows"},
+	{"store.sweepUploads", "SCAN upload", once + "; at most --max-uploads rows"},
 
 	{"store.figuresOr", "SCAN repository", "one row for a repository, to sum up the counts"},
 	{"store.figuresOr", "SCAN upload", "at most --max-uploads rows"},
+	{"uploadsCommand", "SCAN u USING INDEX upload_used", wanted},
 	{"store.eachRepository", "SCAN repository USING INDEX sqlite_autoindex_repository_1", wanted},
 	{"listAll", "", wanted},
 	{"store.listedTags", "SEARCH t USING PRIMARY KEY (repository=?)", wanted},

@@ -15,6 +15,9 @@
 // were pulled, and which indexes the registry has made.
 //
 // Version 5 takes the bytes of small blobs, until their files are synced.
+//
+// Version 6 knows which blobs only deleted manifests use, and which referrers have met
+// their subject. Version 7 knows how old an upload is.
 
 package main
 
@@ -333,6 +336,11 @@ ALTER TABLE manifest ADD COLUMN met INTEGER NOT NULL DEFAULT 0;
 UPDATE manifest SET met = 1 WHERE subject IS NOT NULL
 	AND EXISTS (SELECT 1 FROM manifest s WHERE s.repository = manifest.repository AND s.digest = manifest.subject);
 UPDATE manifest SET loose = NULL WHERE loose IS NOT NULL AND deleted IS NULL AND subject IS NOT NULL AND NOT met;
+`,
+	`
+-- Uptime when it was begun, or seen first.
+ALTER TABLE upload ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
+UPDATE upload SET begun = used;
 `,
 }
 

@@ -180,7 +180,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if st.at == nil {
 		st.at = func(string) {}
 	}
-	st.sessions.open = make(map[string]*upload)
+	st.sessions.open, st.sessions.shares = make(map[string]*upload), make(map[string]int64)
 	defer func() {
 		if err != nil {
 			if st.writer != nil {

@@ -41,6 +41,7 @@ type upload struct {
 	id         string
 	repository string
 	owner      string // caller.id of whoever began it
+	share      string // whose share of the uploads it takes
 	algorithm  digest.Algorithm
 	offset     atomic.Int64  // bytes in the file that count; changed by the holder of turn
 	turn       chan struct{} // full while a request is at work on the session
@@ -53,10 +54,11 @@ type upload struct {
 
 // sessions are the uploads that this process has touched.
 type sessions struct {
-	mu    sync.Mutex // guards open
-	open  map[string]*upload
-	count atomic.Int64 // rows in the database
-	brief sync.Map     // ids of those without a row, that end with their request
+	mu     sync.Mutex // guards open and shares, and is held while count changes
+	open   map[string]*upload
+	shares map[string]int64 // how many there are by upload.share
+	count  atomic.Int64     // rows in the database, or about to be
+	brief  sync.Map         // ids of those without a row, that end with their request
 
 	finished finished
 }
@@ -112,7 +114,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		s.answerBlobCreated(w, name, d)
 		return nil
 	}
-	u, err := s.st.createUpload(name, owner(w), algorithm)
+	u, err := s.st.createUpload(name, owner(w), shareOf(w), algorithm)
 	if err != nil {
 		return err
 	}
@@ -398,29 +400,26 @@ func (b *bodyReader) more() bool {
 
 // createUpload opens a session. Its row survives a crash of the process, and
 // costs no sync.
-func (st *store) createUpload(repository, owner string, algorithm digest.Algorithm) (*upload, error) {
-	if n := st.sessions.count.Add(1); st.maxUploads > 0 && n > st.maxUploads {
-		st.sessions.count.Add(-1)
-		return nil, errTooManyRequests.withHeader("Retry-After", "60")
-	}
+func (st *store) createUpload(repository, owner, share string, algorithm digest.Algorithm) (*upload, error) {
 	u := newSession(uuid.NewString(), repository, owner, algorithm)
+	u.share = share
+	if err := st.sessions.begin(u, st.maxUploads); err != nil {
+		return nil, err
+	}
 	err := st.room(0)
 	if err != nil {
-		st.sessions.count.Add(-1)
+		st.sessions.end(u)
 		return nil, err
 	}
 	err = st.updateLazy(func(t *tx) error {
-		_, err := t.exec(`INSERT INTO upload (id, repository, owner, algorithm, offset, used) VALUES (?, ?, ?, ?, 0, ?)`,
+		_, err := t.exec(`INSERT INTO upload (id, repository, owner, algorithm, offset, used, begun) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)`,
 			u.id, repository, owner, algorithm, t.clock)
 		return err
 	})
 	if err != nil {
-		st.sessions.count.Add(-1)
+		st.sessions.end(u)
 		return nil, fmt.Errorf("opening an upload: %w", err)
 	}
-	st.sessions.mu.Lock()
-	st.sessions.open[u.id] = u
-	st.sessions.mu.Unlock()
 	st.wakeJanitor()
 	return u, nil
 }
@@ -460,7 +459,7 @@ func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 			offset = min(offset, info.Size())
 		}
 		u.offset.Store(offset)
-		u.hash = nil
+		u.hash, u.share = nil, u.owner
 		st.sessions.open[id] = u
 	}
 	if u.repository != repository || u.owner != owner {
@@ -551,13 +550,7 @@ func (st *store) dropFile(u *upload) {
 // turn; requests that wait for it find the session ended.
 func (st *store) forget(u *upload) {
 	u.ended = true
-	st.sessions.mu.Lock()
-	_, known := st.sessions.open[u.id]
-	delete(st.sessions.open, u.id)
-	st.sessions.mu.Unlock()
-	if known { // not so for a POST with digest, which has no row
-		st.sessions.count.Add(-1)
-	}
+	st.sessions.end(u)
 }
 
 func (st *store) uploadPath(u *upload) string { return filepath.Join(st.dir, "uploads", u.id) }
@@ -893,18 +886,22 @@ func verifyFile(path string, d digest.Digest) error {
 // sweepUploads runs at start: it counts the sessions and removes files that
 // belong to none.
 func (st *store) sweepUploads() error {
-	rows, err := st.db.Query(`SELECT id FROM upload`)
+	rows, err := st.db.Query(`SELECT id, owner FROM upload`)
 	if err != nil {
 		return fmt.Errorf("listing uploads: %w", err)
 	}
-	ids, err := collect(rows, scanOne[string])
+	all, err := collect(rows, func(rows *sql.Rows) (x [2]string, err error) {
+		err = rows.Scan(&x[0], &x[1])
+		return x, err
+	})
 	if err != nil {
 		return fmt.Errorf("listing uploads: %w", err)
 	}
-	st.sessions.count.Store(int64(len(ids)))
-	known := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		known[id] = true
+	st.sessions.count.Store(int64(len(all)))
+	known := make(map[string]bool, len(all))
+	for _, x := range all {
+		known[x[0]] = true
+		st.sessions.shares[x[1]]++ // an address is not remembered
 	}
 	entries, err := os.ReadDir(filepath.Join(st.dir, "uploads"))
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 
 // beginPart sends the first part of a request's body, and nothing more: the
 // connection is as good as dead. It returns when the server has the part.
-func (r *registry) beginPart(method, loc, query string, length int, part string) {
+func (r *registry) beginPart(method, loc, query string, length int, part string) net.Conn {
 	r.t.Helper()
 	conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
 	if err != nil {
@@ -32,6 +32,7 @@ func (r *registry) beginPart(method, loc, query string, length int, part string)
 	for u.queue.arrived.Load() < want {
 		runtime.Gosched()
 	}
+	return conn
 }
 
 // await returns when so many requests wait for the turn.
