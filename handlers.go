@@ -659,7 +659,8 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	artifactType := query.Get("artifactType")
+	// A + that was not escaped has become a space, which no media type has.
+	artifactType := strings.ReplaceAll(query.Get("artifactType"), " ", "+")
 	const (
 		head = `{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[`
 		tail = `]}`
@@ -700,8 +701,8 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 	}
 	if more {
 		next := url.Values{"last": {last.String()}}
-		for _, key := range []string{"n", "artifactType"} {
-			if v := query.Get(key); v != "" {
+		for key, v := range map[string]string{"n": query.Get("n"), "artifactType": artifactType} {
+			if v != "" {
 				next.Set(key, v)
 			}
 		}
