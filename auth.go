@@ -524,12 +524,17 @@ func (s *server) allow(c *caller, need access, name string) error {
 	return nil
 }
 
-// challenge adds to an error how to log in: by a token for what was asked.
+// challenge adds to an error how to log in: by a token for what was asked. Who
+// names no host, as load balancers that speak HTTP/1.0, cannot be told where
+// tokens are to be had, unless a flag says it.
 func (s *server) challenge(w *response, e *protocolError, need access, name string, c *caller) error {
 	if need == observe {
 		return challengeBasic(e)
 	}
 	base, err := s.gate.url(w.origin)
+	if err != nil && w.origin.host == "" {
+		return challengeBasic(e)
+	}
 	if err != nil {
 		return err
 	}

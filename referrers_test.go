@@ -27,7 +27,9 @@ func TestReferrersByTypeWithPlus(t *testing.T) {
 		found := 0
 		for pages := 0; next != "" && pages < 5; pages++ {
 			re := r.want(200, "GET", next, nil).has("OCI-Filters-Applied", "artifactType")
-			var index struct{ Manifests []struct{ ArtifactType string } }
+			var index struct {
+				Manifests []struct{ ArtifactType string }
+			}
 			if err := json.Unmarshal(re.body, &index); err != nil {
 				t.Fatal(err)
 			}
