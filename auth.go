@@ -566,6 +566,18 @@ func (g *gate) url(o origin) (string, error) {
 	return o.url()
 }
 
+// called is what a flag says that clients call this registry, or a proxy that is
+// trusted: HOST or HOST:PORT; "" if nobody but the client of the request says it.
+func (g *gate) called(r *http.Request) string {
+	if host := g.named().host; host != "" {
+		return host
+	}
+	if o := g.proxies.origin(r); o.host != r.Host {
+		return o.host
+	}
+	return ""
+}
+
 // levelAudit is the level of what is always logged.
 const levelAudit = slog.Level(100)
 

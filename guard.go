@@ -198,9 +198,9 @@ type origin struct {
 	proxied bool       // a proxy that is trusted says so
 }
 
-// origin works out who is at the other end. Behind a proxy that is trusted it is
+// origin works out who is at the other end. Behind proxies that are trusted it is
 // the last address that is not one, for what stands before anyone may have
-// written.
+// written; and what it calls this registry is what the outermost of them says.
 func (list proxies) origin(r *http.Request) origin {
 	o := origin{client: r.RemoteAddr, host: r.Host, secure: r.TLS != nil}
 	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
@@ -210,35 +210,104 @@ func (list proxies) origin(r *http.Request) origin {
 		return o
 	}
 	o.proxied = true
-	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(hops) - 1; i >= 0 && list.have(o.address); i-- {
-		hop := strings.TrimSpace(hops[i])
-		addr, err := netip.ParseAddr(hop)
-		if host, _, e := net.SplitHostPort(hop); err != nil && e == nil {
-			addr, err = netip.ParseAddr(host)
-		}
-		if err != nil {
+	f := readForwarded(r.Header)
+	said := 0 // how many of ours have said whom they speak for
+	for ; said < len(f.client) && list.have(o.address); said++ {
+		addr, ok := parseHop(f.client[len(f.client)-1-said])
+		if !ok {
 			break
 		}
-		o.address = addr.Unmap()
-		o.client = o.address.String()
+		o.address, o.client = addr, addr.String()
 	}
-	if proto := lastOf(r.Header.Values("X-Forwarded-Proto")); proto != "" {
+	if proto := outermost(f.proto, said); proto != "" {
 		o.secure = strings.EqualFold(proto, "https")
 	}
-	if host := lastOf(r.Header.Values("X-Forwarded-Host")); host != "" {
+	if host := outermost(f.host, said); host != "" {
 		o.host = host
+	}
+	// 80 and 443 go without saying, and may be those of a proxy further in.
+	if port := outermost(f.port, said); portForm.MatchString(port) && port != "80" && port != "443" && o.host != "" {
+		if _, _, err := net.SplitHostPort(o.host); err != nil {
+			o.host += ":" + port
+		}
 	}
 	return o
 }
 
-// lastOf is the last element of a list header: what the nearest proxy says.
-func lastOf(values []string) string {
-	_, last, found := cutLast(strings.Join(values, ","), ",")
-	if !found {
-		last = strings.Join(values, ",")
+// portForm is a port as proxies write it.
+var portForm = regexp.MustCompile(`^[1-9][0-9]{0,4}$`)
+
+// forwarded is what proxies say of a request, each at the end of what it got.
+type forwarded struct{ client, proto, host, port []string }
+
+// readForwarded reads the X-Forwarded headers; or, if there are none, Forwarded
+// (RFC 7239), for a proxy that sends the former may pass on a stranger's of the latter.
+func readForwarded(h http.Header) forwarded {
+	f := forwarded{elements(h["X-Forwarded-For"]), elements(h["X-Forwarded-Proto"]), elements(h["X-Forwarded-Host"]), elements(h["X-Forwarded-Port"])}
+	if len(f.client)+len(f.proto)+len(f.host)+len(f.port) > 0 {
+		return f
 	}
-	return strings.TrimSpace(last)
+	for _, element := range splitUnquoted(strings.Join(h["Forwarded"], ","), ',') {
+		for _, pair := range splitUnquoted(element, ';') {
+			key, value, _ := strings.Cut(pair, "=")
+			value = strings.Trim(strings.TrimSpace(value), `"`)
+			switch strings.ToLower(strings.TrimSpace(key)) {
+			case "for":
+				f.client = append(f.client, value)
+			case "proto":
+				f.proto = append(f.proto, value)
+			case "host":
+				f.host = append(f.host, value)
+			}
+		}
+	}
+	return f
+}
+
+// elements are those of a list header.
+func elements(values []string) (list []string) {
+	for _, value := range values {
+		for element := range strings.SplitSeq(value, ",") {
+			if element = strings.TrimSpace(element); element != "" {
+				list = append(list, element)
+			}
+		}
+	}
+	return list
+}
+
+// splitUnquoted splits at a separator where that is not in quotes.
+func splitUnquoted(s string, separator rune) []string {
+	quoted, escaped := false, false
+	return strings.FieldsFunc(s, func(c rune) bool {
+		switch {
+		case escaped:
+			escaped = false
+		case c == '\\':
+			escaped = quoted
+		case c == '"':
+			quoted = !quoted
+		}
+		return c == separator && !quoted
+	})
+}
+
+// outermost is what the outermost of so many proxies of ours says, of a list to
+// which each may have added. Before it anyone may have written.
+func outermost(list []string, proxies int) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[max(0, len(list)-max(1, proxies))]
+}
+
+// parseHop reads an address, with or without a port.
+func parseHop(text string) (netip.Addr, bool) {
+	if host, _, err := net.SplitHostPort(text); err == nil {
+		text = host
+	}
+	addr, err := netip.ParseAddr(strings.Trim(text, "[]"))
+	return addr.Unmap().WithZone(""), err == nil
 }
 
 // key is an address as it is counted: who has one IPv6 address has 2^64.

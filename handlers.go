@@ -128,6 +128,9 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 		return nil, err
 	}
 	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
+	if cfg.certificates != nil {
+		cfg.certificates.called = gate.called
+	}
 	st.busy = func() bool { return s.inFlight.Load() > 0 }
 	s.registerMetrics()
 	for _, r := range s.routes() {
@@ -136,15 +139,9 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	return s, nil
 }
 
-// handler is the registry with all that is around it. A page of another site
-// cannot have a browser push or delete, with a password or certificate that
-// the browser remembers.
+// handler is the registry with all that is around it.
 func (s *server) handler() http.Handler {
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, errDenied.with("the request comes from a page of another site"))
-	}))
-	return s.observe(protection.Handler(fold(s.mux)))
+	return s.observe(s.onlyOurPages(fold(s.mux)))
 }
 
 // serve makes a route an http.Handler: it checks the access, calls the handler

@@ -113,7 +113,8 @@ TLS
 
 Behind a proxy
   --trusted-proxies ADDR,...
-                          addresses or networks whose X-Forwarded headers are true
+                          addresses or networks whose X-Forwarded headers (or
+                          Forwarded) are true
   --public-url URL        what clients call this registry, as https://hub.example.org
                           (default what they say)
 

@@ -58,7 +58,8 @@ type certificates struct {
 	acme      *autocert.Manager          // in mode acme
 	clients   *watched[*clientCAs]       // with --client-ca
 	base      *tls.Config
-	open      net.Listener // on httpAddr; nil for none
+	open      net.Listener               // on httpAddr; nil for none
+	called    func(*http.Request) string // HOST or HOST:PORT as a flag or a trusted proxy says, or ""; nil for nobody
 }
 
 // openTLS reads or makes what o asks for, and listens on o.httpAddr. What
@@ -373,8 +374,8 @@ func (c *certificates) plainHandler(port string) http.Handler {
 			writeError(w, errSpeakTLS) // a client that is redirected would send its password twice
 			return
 		}
-		host := registryHost(r.Host, "")
-		if port != "" {
+		host, told := c.hostOf(r)
+		if port != "" && !told {
 			host = registryHost(bareHost(host), port)
 		}
 		switch {
@@ -394,6 +395,17 @@ func (c *certificates) plainHandler(port string) http.Handler {
 			http.Error(w, errSpeakTLS.message, http.StatusBadRequest)
 		}
 	})
+}
+
+// hostOf is what the client of a request calls this registry, as registryHost
+// returns it, and whether others than the client say so.
+func (c *certificates) hostOf(r *http.Request) (host string, told bool) {
+	if c.called != nil {
+		if host := c.called(r); host != "" {
+			return registryHost(host, ""), true
+		}
+	}
+	return registryHost(r.Host, ""), false
 }
 
 func isUnder(path, top string) bool { return path == top || strings.HasPrefix(path, top+"/") }

@@ -226,7 +226,7 @@ func (c *certificates) trust() http.Handler {
 			http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
 			return
 		}
-		host := registryHost(r.Host, "")
+		host, _ := c.hostOf(r)
 		if host == "" {
 			http.Error(w, "the Host header is not that of a registry", http.StatusBadRequest)
 			return
