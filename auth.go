@@ -40,8 +40,9 @@ type authConfig struct {
 	usersFile     string // "" for the one in the data directory
 	policyFile    string // likewise
 	anonymousPull bool
-	byCertificate bool   // clients may have certificates
-	publicURL     string // as clients know this registry; "" for what they call it
+	byCertificate bool     // clients may have certificates
+	publicURL     string   // as clients know this registry; "" for what they call it
+	names         []string // further ones, for browsers
 	proxies       proxies
 	perSecond     int // requests of one address; 0 for no limit
 
@@ -466,6 +467,9 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	}
 	if err == nil {
 		err = s.allow(c, need, name)
+	}
+	if err == nil && c.id() == "" && (c.view == nil || !isSafe(r.Method)) && fromBrowser(r.Header) {
+		err = s.gate.calledByName(r, w.origin) // nothing else keeps a stranger's page out
 	}
 	var e *protocolError
 	if errors.As(err, &e) && e.Is(errUnauthorized) {

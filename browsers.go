@@ -1,14 +1,24 @@
 // What pages in people's browsers may have those do.
 //
 // A page of another site cannot have a browser push or delete with a password or
-// a certificate that the browser remembers.
+// a certificate that the browser remembers. And where nobody needs either, a page
+// whose name was pointed at this machine (DNS rebinding) gets nothing: to the
+// browser it is of the same site then, but the name that it calls is not ours. All
+// browsers say Origin with what changes something. What only reads they do not
+// always mark over plain HTTP; a page can then read what everybody may.
+//
+// Clients of registries send none of the headers that tell of a browser, and may
+// call the registry what they like.
 
 package main
 
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"os"
+	"slices"
 	"strings"
 )
 
@@ -73,4 +83,40 @@ func withPort(host, scheme string) string {
 func (g *gate) named() origin {
 	scheme, host, _ := strings.Cut(g.publicURL, "://")
 	return origin{host: host, secure: scheme == "https"}
+}
+
+// fromBrowser reports whether a browser has made a request for a page.
+func fromBrowser(h http.Header) bool {
+	return len(h["Origin"])+len(h["Sec-Fetch-Site"])+len(h["Sec-Fetch-Mode"])+len(h["Sec-Fetch-Dest"])+len(h["Sec-Fetch-User"]) > 0
+}
+
+// calledByName refuses a request of a browser that calls this registry a name that
+// anybody can have pointed at it. What the header said counts too: a page of the
+// same site can claim to be a proxy, if it is on a proxy's machine.
+func (g *gate) calledByName(r *http.Request, o origin) error {
+	for _, host := range []string{r.Host, o.host} {
+		if !g.isOurName(host) {
+			return errDenied.saying("to browsers this registry is not known as %.80q; use its address, or name it with --public-url or --tls-name", host)
+		}
+	}
+	return nil
+}
+
+// isOurName reports whether a host is one that a stranger's DNS cannot give: an
+// address, a name of a local network or of this machine, or what a flag says.
+func (g *gate) isOurName(host string) bool {
+	bare := bareHost(host)
+	if _, err := netip.ParseAddr(bare); err == nil {
+		return true
+	}
+	name := hostName(strings.TrimSuffix(bare, "."))
+	if name == "" {
+		return false
+	}
+	_, domain, found := strings.Cut(name, ".")
+	if !found || slices.ContainsFunc(localDomains, func(local string) bool { return domain == local || strings.HasSuffix(domain, "."+local) }) {
+		return true
+	}
+	hostname, _ := os.Hostname()
+	return slices.Contains(machineNames(hostname), name) || slices.Contains(g.names, name) || hostName(bareHost(g.named().host)) == name
 }

@@ -400,7 +400,10 @@ func (cfg *config) readAccess(text *textFlags) (err error) {
 	if cfg.auth.perSecond < 0 || cfg.maxArriving < 0 {
 		return errors.New("--rate-limit and --max-concurrent-uploads: must not be negative")
 	}
-	cfg.tls.names = splitList(text.names)
+	if cfg.tls.names, err = parseNames(splitList(text.names)); err != nil {
+		return err
+	}
+	cfg.auth.names = cfg.tls.names
 	return cfg.chooseTLS()
 }
 
