@@ -445,8 +445,14 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	if need == open {
 		return nil
 	}
-	if wait := s.gate.limiter.take(w.origin); wait > 0 {
-		return errTooFast.withHeader("Retry-After", seconds(wait))
+	if wait, back := s.gate.limiter.take(w.origin, patience); wait > 0 {
+		if back == nil {
+			return errTooFast.withHeader("Retry-After", seconds(wait))
+		}
+		if !s.waiting.sleep(r.Context().Done(), w.origin.key(), wait) {
+			back()
+			return errTooFast.withHeader("Retry-After", seconds(wait))
+		}
 	}
 	if need == login {
 		return nil // the handler does it

@@ -138,11 +138,13 @@ type limiter struct {
 // maxLimited bounds the addresses that are kept apart.
 const maxLimited = 10000
 
-// take returns 0, or how long an address has to wait for its next request. It
-// may have ten seconds' worth at once: an image has many layers.
-func (l *limiter) take(from origin) (wait time.Duration) {
+// take returns how long an address has to wait for its next request, 0 if it need
+// not, and what takes the request back. It may have ten seconds' worth at once: an
+// image has many layers. If it would have to wait longer than most, nothing is
+// taken, and back is nil.
+func (l *limiter) take(from origin, most time.Duration) (wait time.Duration, back func()) {
 	if l.perSecond == 0 {
-		return 0
+		return 0, nil
 	}
 	address := from.key()
 	l.mu.Lock()
@@ -155,9 +157,14 @@ func (l *limiter) take(from origin) (wait time.Duration) {
 	}
 	now := time.Unix(0, 0).Add(l.now())
 	if x.AllowN(now, 1) {
-		return 0
+		return 0, nil
 	}
-	return time.Duration((1 - x.TokensAt(now)) / float64(l.perSecond) * float64(time.Second))
+	wait = time.Duration((1 - x.TokensAt(now)) / float64(l.perSecond) * float64(time.Second))
+	if wait > most {
+		return wait, nil
+	}
+	r := x.ReserveN(now, 1)
+	return wait, func() { r.CancelAt(time.Unix(0, 0).Add(l.now())) }
 }
 
 // proxies are the addresses whose X-Forwarded headers are believed.

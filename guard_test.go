@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -155,7 +154,7 @@ func TestManyStrangersInLittleMemory(t *testing.T) {
 	}
 	lim := limiter{perSecond: 1, now: a.now, of: make(map[string]*rate.Limiter)}
 	for i := range 2 * maxLimited {
-		lim.take(origin{address: netip.AddrFrom4([4]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)})})
+		lim.take(origin{address: netip.AddrFrom4([4]byte{byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)})}, patience)
 	}
 	if len(lim.of) > maxLimited {
 		t.Errorf("%d addresses are kept apart, want at most %d", len(lim.of), maxLimited)
@@ -320,44 +319,6 @@ func TestHostsInChallenges(t *testing.T) {
 			t.Errorf("%s: %s", host, re.header.Get("WWW-Authenticate"))
 		}
 	}
-}
-
-func TestRateLimit(t *testing.T) {
-	r := startRegistry(t, trustLoopback, func(c *config) { c.auth.perSecond = 1 })
-	r.freeze()
-	for range 10 {
-		r.want(200, "GET", "/v2/", nil, "X-Forwarded-For: 192.0.2.1")
-	}
-	r.want(429, "GET", "/v2/", nil, "X-Forwarded-For: 192.0.2.1").code("TOOMANYREQUESTS").has("Retry-After", "1")
-	r.moved.Add(int64(time.Second))
-	r.want(200, "GET", "/v2/", nil, "X-Forwarded-For: 192.0.2.1")
-	r.want(429, "GET", "/v2/", nil, "X-Forwarded-For: 192.0.2.1")
-	r.want(200, "GET", "/v2/", nil, "X-Forwarded-For: 192.0.2.2")
-	r.want(200, "GET", "/healthz", nil, "X-Forwarded-For: 192.0.2.1") // probes are
-}
-
-func TestConcurrentUploadsAreLimited(t *testing.T) {
-	r := startRegistry(t, func(c *config) { c.maxArriving = 1 })
-	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
-	body, in := io.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		re, err := r.try("PATCH", loc, body)
-		if err == nil && re.status != 202 {
-			err = fmt.Errorf("the first upload: %d", re.status)
-		}
-		ended <- err
-	}()
-	for r.server.arriving.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	r.want(429, "POST", "/v2/a/blobs/uploads/?digest="+sum("x").String(), "x").code("TOOMANYREQUESTS").has("Retry-After", "5")
-	r.want(202, "POST", "/v2/a/blobs/uploads/", nil) // brings no bytes
-	in.Close()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	r.pushBlob("a", "x")
 }
 
 // Passwords over plain HTTP are warned of once, unless they stay on the machine or

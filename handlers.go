@@ -43,7 +43,9 @@ type server struct {
 	arriving atomic.Int64     // bodies of uploads under way
 	gate     *gate
 	ids      requestIDs
-	large    chan struct{} // full while as many large manifests as may be are in memory
+	large    atomic.Int64 // large manifests in memory
+	waiting  *waiting
+	lines    struct{ sessions, bodies, large line } // that wait to be opened, to arrive, to be read
 }
 
 type serverConfig struct {
@@ -127,7 +129,9 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), large: make(chan struct{}, maxLargeManifests)}
+	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), waiting: newWaiting()}
+	s.lines.sessions.waiting, s.lines.bodies.waiting, s.lines.large.waiting = s.waiting, s.waiting, s.waiting
+	st.uploadEnded = s.lines.sessions.freed
 	if cfg.certificates != nil {
 		cfg.certificates.called = gate.called
 	}
@@ -496,11 +500,9 @@ const (
 	smallManifest     = 64 << 10
 	maxLargeManifests = 3
 	// manifestTimeout is how long a small manifest's body may take in all;
-	// largeTimeout how long a large one's may take from its turn on, and
-	// largeWait how long it waits for its turn.
+	// largeTimeout how long a large one's may take from its turn on.
 	manifestTimeout = 2 * time.Minute
 	largeTimeout    = 30 * time.Second
-	largeWait       = 10 * time.Second
 )
 
 // readManifest reads a request's body, at most maxManifest bytes. The caller
@@ -513,12 +515,16 @@ func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []by
 	release = func() {}
 	body, err = io.ReadAll(io.LimitReader(reader, smallManifest))
 	if err == nil && len(body) == smallManifest {
-		select {
-		case s.large <- struct{}{}:
-			release = func() { <-s.large }
-		case <-time.After(largeWait):
-			return nil, nil, errBusy
+		err := s.lines.large.await(r.Context().Done(), reader.response.origin.key(), patience, errBusy, func() error {
+			if !takeOne(&s.large, maxLargeManifests) {
+				return errBusy
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, nil, err
 		}
+		release = func() { s.large.Add(-1); s.lines.large.freed() }
 		reader.until = time.Now().Add(largeTimeout)
 		rest := bytes.NewBuffer(body)
 		_, err = rest.ReadFrom(io.LimitReader(reader, maxManifest-smallManifest+1))

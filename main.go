@@ -132,7 +132,7 @@ How long things stay, counted in the time the registry runs
   --upload-expiry DURATION
                           an upload that nobody continues (default 24h)
 
-Limits
+Limits (what is more waits for some seconds before it is refused)
   --max-uploads N         open uploads; nobody may have more than are left for
                           others; 0 is no limit (default 10000)
   --max-concurrent-uploads N
@@ -534,6 +534,7 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.log.Info("stopping", "grace", shutdownGrace)
+	close(s.waiting.stopping)
 	deadline, cancel := context.WithTimeout(context.Background(), shutdownGrace)
 	defer cancel()
 	if server.Shutdown(deadline) != nil {

@@ -759,6 +759,7 @@ func TestReadOnly(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	r := startRegistry(t, func(c *config) { c.maxUploads, c.maxBlob = 3, 10 })
+	r.impatient()
 	var last string
 	for range 2 {
 		last = r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()

@@ -130,7 +130,7 @@ func TestSlowLargeManifests(t *testing.T) {
 		defer conn.Close()
 		fmt.Fprintf(conn, "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n%s", strings.Repeat(" ", 100000))
 	}
-	for len(r.server.large) < maxLargeManifests {
+	for r.server.large.Load() < maxLargeManifests {
 		runtime.Gosched()
 	}
 	large := newImage(typeOCIManifest, "x/y", "x/y", `,"annotations":{"pad":"`+strings.Repeat("x", 100000)+`"}`, "{}").manifest

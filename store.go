@@ -94,6 +94,7 @@ type store struct {
 	tagRules     func() (*tagRules, error)         // those that hold; nil for none
 	guards       func() (map[string][]byte, error) // the texts of users and rules that hold; nil likewise
 	busy         func() bool                       // there are requests under way; nil if there can be none
+	uploadEnded  func()                            // there may be room for another upload; nil if nobody waits
 	looks        chan struct{}                     // full while as many snapshots as may be are in use
 	large        chan struct{}                     // full while as many bodies as may be have large buffers
 	holding      chan struct{}                     // full while as many bodies as may be are held in memory

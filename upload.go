@@ -114,7 +114,19 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		s.answerBlobCreated(w, name, d)
 		return nil
 	}
-	u, err := s.st.createUpload(name, owner(w), shareOf(w), algorithm)
+	var u *upload
+	var refused error
+	err = s.lines.sessions.await(r.Context().Done(), w.(*response).origin.key(), patience, errTooManyRequests, func() (err error) {
+		u, err = s.st.createUpload(name, owner(w), shareOf(w), algorithm)
+		refused = err
+		return err
+	})
+	if errors.Is(err, errTooManyRequests) {
+		if refused == nil { // too many wait already
+			refused = errTooManyRequests.withHeader("Retry-After", "60")
+		}
+		return refused
+	}
 	if err != nil {
 		return err
 	}
@@ -289,11 +301,16 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 	if err := s.st.room(want); err != nil {
 		return err
 	}
-	if n := s.arriving.Add(1); s.maxArriving > 0 && n > s.maxArriving {
-		s.arriving.Add(-1)
-		return errTooManyBodies
+	err := s.lines.bodies.await(r.Context().Done(), w.(*response).origin.key(), bodyPatience, errTooManyBodies, func() error {
+		if !takeOne(&s.arriving, s.maxArriving) {
+			return errTooManyBodies
+		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	defer s.arriving.Add(-1)
+	defer func() { s.arriving.Add(-1); s.lines.bodies.freed() }()
 	body := &bodyReader{body: r.Body, response: w.(*response), left: -1, queue: &u.queue, patience: s.st.patience}
 	u.queue.arrived.Store(offset)
 	defer u.queue.arrived.Store(0)
@@ -303,7 +320,6 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 		body.left = limit - offset
 	}
 	var n int64
-	var err error
 	if last && offset == 0 && want > 0 && want == r.ContentLength && want <= maxSmall {
 		n, err = s.st.hold(u, body)
 	} else {
@@ -408,7 +424,7 @@ func (st *store) createUpload(repository, owner, share string, algorithm digest.
 	}
 	err := st.room(0)
 	if err != nil {
-		st.sessions.end(u)
+		st.endSession(u)
 		return nil, err
 	}
 	err = st.updateLazy(func(t *tx) error {
@@ -417,7 +433,7 @@ func (st *store) createUpload(repository, owner, share string, algorithm digest.
 		return err
 	})
 	if err != nil {
-		st.sessions.end(u)
+		st.endSession(u)
 		return nil, fmt.Errorf("opening an upload: %w", err)
 	}
 	st.wakeJanitor()
@@ -550,7 +566,15 @@ func (st *store) dropFile(u *upload) {
 // turn; requests that wait for it find the session ended.
 func (st *store) forget(u *upload) {
 	u.ended = true
+	st.endSession(u)
+}
+
+// endSession counts one open session less, which somebody may wait for.
+func (st *store) endSession(u *upload) {
 	st.sessions.end(u)
+	if st.uploadEnded != nil {
+		st.uploadEnded()
+	}
 }
 
 func (st *store) uploadPath(u *upload) string { return filepath.Join(st.dir, "uploads", u.id) }
