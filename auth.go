@@ -323,13 +323,14 @@ func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 	}
 	sent := r.Header["Authorization"]
 	if len(sent) == 0 {
-		if name, ok := s.gate.clientName(r); ok {
-			return &caller{view: v, person: person{name}, certificate: true}, nil
-		}
-		return &caller{view: v}, nil
+		return s.nameless(r, v), nil
 	}
 	if len(sent) > 1 {
 		return nil, errUnauthorized.with("more than one Authorization header")
+	}
+	user, password, basic := r.BasicAuth()
+	if basic && user == "" && password == "" {
+		return s.nameless(r, v), nil // podman and skopeo without credentials, asked for Basic
 	}
 	s.gate.warnOfPlainHTTP(w.origin, r)
 	if token, ok := cutScheme(sent[0], "Bearer"); ok {
@@ -338,11 +339,19 @@ func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 		}
 		return s.tokenCaller(r, v, token)
 	}
-	user, password, ok := r.BasicAuth()
-	if !ok {
+	if !basic {
 		return nil, errUnauthorized.with("the Authorization header is neither Basic nor Bearer")
 	}
 	return s.logIn(w, r, v, user, password)
+}
+
+// nameless is who makes a request without credentials: the subject of the client
+// certificate, else anonymous.
+func (s *server) nameless(r *http.Request, v *view) *caller {
+	if name, ok := s.gate.clientName(r); ok {
+		return &caller{view: v, person: person{name}, certificate: true}
+	}
+	return &caller{view: v}
 }
 
 // cutScheme returns what follows an authentication scheme, whose case does not

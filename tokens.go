@@ -361,6 +361,9 @@ func (s *server) logInBy(w *response, r *http.Request, user, password string) (*
 	if v == nil {
 		return anyone, nil
 	}
+	if user == "" && password == "" {
+		return s.nameless(r, v), nil
+	}
 	s.gate.warnOfPlainHTTP(w.origin, r)
 	return s.logIn(w, r, v, user, password)
 }
