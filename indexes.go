@@ -24,6 +24,7 @@ type pushing struct {
 	c     *change
 	repo  repository
 	it    target // what is pushed
+	chart bool   // that is a chart of helm's
 }
 
 // tag points a tag at what is pushed, or at an index that has it.
@@ -58,7 +59,12 @@ func (p *pushing) untag(tag string, was target) error {
 func (p *pushing) move(tag string, was, to target, grows bool) error {
 	if was.id != 0 && was.id != to.id && !grows {
 		if rule := p.rules.immutableBy(p.repo.name, tag); rule != nil && !p.c.force {
-			return immutableError(p.repo.name, tag, rule)
+			err := immutableError(p.repo.name, tag, rule)
+			if p.chart {
+				return err.saying("%s; helm writes the time and the time zone of the chart's file into the manifest: "+
+					"to push the same chart again, give the file the same time (touch -d) and set TZ=UTC", err.message)
+			}
+			return err
 		}
 		// Who may delete a tag may take something out of it.
 		if to.id != 0 && !p.c.overwrite && !p.c.takes() {
@@ -68,7 +74,7 @@ func (p *pushing) move(tag string, was, to target, grows bool) error {
 	return p.moveTag(p.c, p.repo, tag, was, to)
 }
 
-func immutableError(repository, tag string, rule *tagRule) error {
+func immutableError(repository, tag string, rule *tagRule) *protocolError {
 	return errDenied.saying("%s:%s is immutable, by the rule %s", repository, tag, rule)
 }
 

@@ -28,6 +28,7 @@ const (
 	typeDockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	typeDockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
 	typeOCIConfig      = "application/vnd.oci.image.config.v1+json"
+	typeHelmConfig     = "application/vnd.cncf.helm.config.v1+json"
 	typeDockerConfig   = "application/vnd.docker.container.image.v1+json"
 	typeDockerSchema1  = "application/vnd.docker.distribution.manifest.v1+json"
 	typeDockerSigned1  = "application/vnd.docker.distribution.manifest.v1+prettyjws"

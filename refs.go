@@ -124,7 +124,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 		if err != nil {
 			return err
 		}
-		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo,
+		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo, chart: m.artifactType == typeHelmConfig,
 			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: platform}}
 		if p.it.id, err = p.store(m, st.sparse); err != nil {
 			return err

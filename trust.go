@@ -116,6 +116,10 @@ BuildKit: make the builder anew, or restart buildkitd
     [registry."{{.Host}}"]
       ca = ["/etc/buildkit/{{.Name}}.crt"]
   docker buildx create --use --config /etc/buildkit/buildkitd.toml
+  Where the registry has users it is the client that fetches tokens, not buildkitd:
+  the machine of docker buildx needs the CA in its system's store, too (see below);
+  buildctl build takes it as
+    --registry-auth-tlscontext 'host={{.Host}},ca=/etc/buildkit/{{.Name}}.crt'
 
 The system's store, for crane, curl, browsers and whatever else
   Debian, Ubuntu, Alpine:

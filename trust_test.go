@@ -30,7 +30,7 @@ func TestTrustPage(t *testing.T) {
 	re := s.trustGet("/trust", "pi.lan:5000").has("Content-Type", "text/html; charset=utf-8")
 	page := string(re.body)
 	for _, want := range []string{s.c.fingerprint(), "/etc/docker/certs.d/pi.lan:5000/ca.crt", "/etc/containers/certs.d/pi.lan:5000/ca.crt",
-		"/etc/containerd/certs.d/pi.lan:5000/hosts.toml", "config_path", "registries.yaml", "buildkitd.toml", "update-ca-certificates",
+		"/etc/containerd/certs.d/pi.lan:5000/hosts.toml", "config_path", "registries.yaml", "buildkitd.toml", "--registry-auth-tlscontext", "update-ca-certificates",
 		"update-ca-trust", "trust anchor", "add-trusted-cert", "certutil", "plain HTTP", "berth trust"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %q", want)

@@ -118,6 +118,7 @@ trust_buildkit() {
 	  ca = ["/etc/buildkit/$name.crt"]
 	END
 	say 'TO DO, if that was new: restart buildkitd, or docker buildx create --use --config /etc/buildkit/buildkitd.toml'
+	say 'If the registry has users, run this also where docker buildx runs, which fetches the tokens itself'
 }
 
 # update COMMAND...: has the system read its store again.
