@@ -200,6 +200,18 @@ func (c *soaker) tryBlob(content, d string) (done bool, err error) {
 		}
 		return err == nil, err
 	}
+	// goOn is try for a session's next request. The error is errDied, too, if the
+	// session may have been idle for so long that it was collected.
+	sent := time.Now()
+	goOn := func(method, path, body string) (*reply, error) {
+		before := sent
+		sent = time.Now()
+		re, err := c.try(method, path, body)
+		if err == nil && re.status == 404 && time.Since(before) >= (idleNow-time.Second)/soakSpeed {
+			err = errDied
+		}
+		return re, err
+	}
 	uploads := c.repo + "/blobs/uploads/"
 	n := c.rng.IntN(6)
 	switch {
@@ -236,7 +248,7 @@ func (c *soaker) tryBlob(content, d string) (done bool, err error) {
 		chunks = []string{content[:len(content)/3], content[len(content)/3:]}
 	}
 	for _, chunk := range chunks {
-		re, err := c.try("PATCH", location, chunk)
+		re, err := goOn("PATCH", location, chunk)
 		if err != nil {
 			return false, err
 		}
@@ -248,7 +260,7 @@ func (c *soaker) tryBlob(content, d string) (done bool, err error) {
 	if len(chunks) > 0 {
 		last = ""
 	}
-	re, err = c.try("PUT", location+"?digest="+d, last)
+	re, err = goOn("PUT", location+"?digest="+d, last)
 	if err == nil && re.status == 404 && !c.is(p) {
 		return false, errDied // it had ended with the answer lost
 	}
