@@ -102,7 +102,7 @@ func (r *report) checkDatabase() error {
 func (r *report) checkManifests() error {
 	return r.rows(func(rows *sql.Rows) error {
 		var x checkedManifest
-		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.body, &x.damaged, &x.deleted, &x.made); err != nil {
+		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.artifactType, &x.annotations, &x.body, &x.damaged, &x.deleted, &x.made); err != nil {
 			return err
 		}
 		r.manifests++
@@ -110,7 +110,7 @@ func (r *report) checkManifests() error {
 			return nil // its bytes cannot tell
 		}
 		return r.checkManifest(x)
-	}, `SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.body, m.damaged IS NOT NULL, m.deleted IS NOT NULL, m.made
+	}, `SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.artifact_type, m.annotations, m.body, m.damaged IS NOT NULL, m.deleted IS NOT NULL, m.made
 		FROM manifest m JOIN repository r ON r.id = m.repository`)
 }
 
@@ -119,6 +119,8 @@ type checkedManifest struct {
 	id, repo        int64
 	name, mediaType string
 	digest, subject digest.Digest
+	artifactType    string
+	annotations     sql.NullString
 	body            []byte
 	damaged         bool
 	deleted, made   bool
@@ -141,6 +143,9 @@ func (r *report) checkManifest(x checkedManifest) error {
 	relate := func(st *store) (string, error) { return "recorded anew", st.relate(x.repo, x.id, m, r.sparse) }
 	if m.subject != x.subject {
 		r.findf(relate, "manifest %s: subject %s, recorded %s", where, m.subject, x.subject)
+	}
+	if _, annotations := m.about(); m.artifactType != x.artifactType || annotations != x.annotations {
+		r.findf(relate, "manifest %s: the list of referrers shows what is not in it", where)
 	}
 	uses, err := listed(r.snapshot, scanOne[digest.Digest], `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
 	if err != nil {

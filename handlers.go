@@ -673,11 +673,8 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 	count, more := 0, false
 	err = s.st.eachReferrer(name, d, artifactType, digest.Digest(query.Get("last")), func(f referrer) (bool, error) {
 		entry, err := encodeReferrer(f)
-		if err != nil {
-			return false, err
-		}
-		if len(head)+len(entry)+len(tail) > maxManifest {
-			// Its annotations are nearly as long as a manifest may be.
+		if err != nil || len(head)+len(entry)+len(tail) > maxManifest {
+			// Its annotations have rotted, or are nearly as long as a manifest may be.
 			f.Annotations = nil
 			if entry, err = encodeReferrer(f); err != nil {
 				return false, err

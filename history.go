@@ -512,7 +512,7 @@ func (st *store) complete(t *tx, id int64) (bool, error) {
 		return false, err
 	}
 	m, err := parseManifest(body, mediaType, d)
-	if err != nil {
+	if err != nil || examineManifest(d, body) != nil {
 		return true, nil // its bytes cannot tell; check does
 	}
 	for _, child := range m.children {

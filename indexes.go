@@ -115,7 +115,19 @@ func (p *pushing) member(it target, in wraps) (m member, ok bool, err error) {
 		if err := p.get(`SELECT body FROM manifest WHERE id = ?`, []any{it.id}, &body); err != nil {
 			return m, false, err
 		}
-		image, err = p.findTarget(p.repo.id, attestedImage(body))
+		inside := attestedImage(body)
+		if examineManifest(it.digest, body) != nil {
+			// What was recorded of it when it was pushed is still known.
+			err := p.get(`SELECT max(m.digest) FROM names n JOIN manifest m ON m.repository = n.repository AND m.digest = n.digest
+				WHERE n.manifest = ? AND m.platform <> '' HAVING count(*) = 1`, []any{it.id}, &inside)
+			if errors.Is(err, sql.ErrNoRows) {
+				return m, false, nil
+			}
+			if err != nil {
+				return m, false, err
+			}
+		}
+		image, err = p.findTarget(p.repo.id, inside)
 		if errors.Is(err, sql.ErrNoRows) {
 			return m, false, nil // a sparse one
 		}
@@ -224,7 +236,7 @@ func (p *pushing) index(tag string, members []member, in wraps) (to target, err 
 		}
 	}
 	if err == nil {
-		_, err = p.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, to.id, m.body)
+		err = p.heal(to.id, m)
 	} else if errors.Is(err, sql.ErrNoRows) {
 		// A damaged member is there all the same: a push heals it.
 		to.id, err = p.insertManifest(p.repo.id, m, admission{damaged: true, platform: to.platform, made: true})

@@ -182,6 +182,9 @@ func (st *store) listedTags(ctx context.Context, name, only string) (tags []list
 			if !platform.Valid {
 				unknown = append(unknown, id)
 			}
+			if len(body) > 0 && examineManifest(t.Digest, body) != nil {
+				body = nil // what it says is not what was pushed
+			}
 			t.Platforms = platforms(platform.String, t.MediaType, body)
 			t.Pushed, t.Pulled = timeOf(pushed), timeOf(pulled)
 			tags = append(tags, t)

@@ -286,8 +286,11 @@ func (st *store) lookForSome(manifests []int64) error {
 		if err != nil {
 			return err
 		}
-		if m, err := parseManifest(body, mediaType, d); err != nil {
-			found[id] = "" // damaged
+		if why := examineManifest(d, body); why != nil {
+			found[id] = "" // until it is pushed again
+			st.takeManifest(id, d, why)
+		} else if m, err := parseManifest(body, mediaType, d); err != nil {
+			found[id] = ""
 		} else if found[id], err = st.platformOf(repository, m); err != nil {
 			return err
 		}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -46,7 +47,8 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 	return m, err
 }
 
-// lookUpManifest is findManifest for those who need no promise, or make it.
+// lookUpManifest is findManifest for those who need no promise, or make it. The body
+// is what its digest says: it is verified when it is read from the database.
 func (st *store) lookUpManifest(repository string, ref reference, promise bool) (*storedManifest, error) {
 	q := question{repository, byDigest, ref.digest.String()}
 	if ref.tag != "" {
@@ -81,6 +83,10 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking up manifest %s in %s: %w", ref, repository, err)
+	}
+	if why := examineManifest(m.digest, m.body); why != nil {
+		st.takeManifest(m.id, m.digest, why)
+		return nil, errManifestUnknown.with(map[string]string{"name": repository, "reference": ref.String()})
 	}
 	if loose.Valid && st.untaggedGrace > 0 && st.dueSoon(loose.Int64, st.untaggedGrace) {
 		err := st.keep(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`,
@@ -203,7 +209,7 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 				return 0, err
 			}
 		}
-		if _, err := p.exec(`UPDATE manifest SET body = ?2, damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL`, id, m.body); err != nil {
+		if err := p.heal(id, m); err != nil {
 			return 0, err
 		}
 		if m.subject != "" { // whoever pushes it when its subject has gone means to keep it
@@ -222,6 +228,25 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 		return 0, err
 	}
 	return p.insertManifest(p.repo.id, m, admission{sparse: sparse, platform: p.it.platform})
+}
+
+// heal gives a manifest that is there the bytes of one that is pushed, and what is
+// listed of them, unless it has those: they may have rotted, and nobody have noticed yet.
+func (t *tx) heal(id int64, m *manifest) error {
+	_, annotations := m.about()
+	_, err := t.exec(`UPDATE manifest SET body = ?2, artifact_type = ?3, annotations = ?4, damaged = NULL WHERE id = ?1
+		AND (damaged IS NOT NULL OR body <> ?2 OR artifact_type <> ?3 OR annotations IS NOT ?4)`, id, m.body, m.artifactType, annotations)
+	return err
+}
+
+// about returns what a manifest is about, and what the list of its referrers shows, as
+// in the schema.
+func (m *manifest) about() (subject, annotations sql.NullString) {
+	if m.subject != "" {
+		subject = sql.NullString{String: m.subject.String(), Valid: true}
+		annotations = sql.NullString{String: string(m.annotations), Valid: m.annotations != nil}
+	}
+	return subject, annotations
 }
 
 // mayRetype is errDenied if a manifest that is there, or was deleted, must keep its
@@ -308,13 +333,7 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 		return 0, missingError(missing)
 	}
 
-	var subject, annotations any
-	if m.subject != "" {
-		subject = m.subject
-		if m.annotations != nil {
-			annotations = string(m.annotations)
-		}
-	}
+	subject, annotations := m.about()
 	err = t.get(`
 		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, made, met)
 		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
@@ -356,6 +375,15 @@ func examineManifest(d digest.Digest, body []byte) error {
 	return nil
 }
 
+// takeManifest is damageManifest for one that somebody has just read.
+func (st *store) takeManifest(id int64, d digest.Digest, why error) {
+	st.log.Error("manifest damaged; push it again to repair it", "digest", d, "error", why)
+	// If it cannot be recorded, nobody gets it all the same.
+	if err := st.damageManifest(id, d); err != nil && !errors.Is(err, syscall.EROFS) {
+		st.log.Error("a damaged manifest cannot be taken out of service", "digest", d, "error", err)
+	}
+}
+
 // damageManifest takes a manifest whose bytes are not what its digest says out
 // of service, until it is pushed again.
 func (st *store) damageManifest(id int64, d digest.Digest) error {
@@ -387,12 +415,9 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 		if err != nil {
 			return err
 		}
-		var subject any
-		if m.subject != "" {
-			subject = m.subject
-		}
-		if _, err := t.exec(`UPDATE manifest SET subject = ?2, met = ?2 IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
-			WHERE s.repository = manifest.repository AND s.digest = ?2) WHERE id = ?1`, id, subject); err != nil {
+		subject, annotations := m.about()
+		if _, err := t.exec(`UPDATE manifest SET subject = ?2, artifact_type = ?3, annotations = ?4, met = ?2 IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
+			WHERE s.repository = manifest.repository AND s.digest = ?2) WHERE id = ?1`, id, subject, m.artifactType, annotations); err != nil {
 			return err
 		}
 		for _, d := range m.blobs {

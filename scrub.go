@@ -13,7 +13,8 @@
 //	count that is wrong
 //
 // What is out of service is back when it is pushed again. A blob that could
-// not be read on a pull is looked at soon, without waiting for a pass.
+// not be read on a pull is looked at soon, without waiting for a pass; a manifest is
+// verified whenever it is read (refs.go).
 
 package main
 
