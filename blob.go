@@ -87,6 +87,7 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		return fmt.Errorf("recording the blob: %w", err)
 	}
 	st.at("recorded")
+	st.noteVerified(d)
 	if had {
 		os.Remove(st.aside(d)) // if it was damaged; scrubbing removes it else
 	}

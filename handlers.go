@@ -364,11 +364,18 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 			h.Set("Accept-Ranges", "bytes")
 		}
 		h.Set("Content-Length", strconv.FormatInt(size, 10))
+		file, isFile := content.(*os.File)
+		resp, ok := w.(*response)
+		if isFile && ok && r.Method == http.MethodGet && !s.st.verifiedLately(d) {
+			return s.sendVerified(resp, d, file, size)
+		}
 		w.WriteHeader(http.StatusOK)
-		switch _, ok := content.(*os.File); { // an error means that the client has gone, or is in the response
+		switch { // an error means that the client has gone, or is in the response
 		case r.Method == http.MethodHead:
-		case ok:
-			io.CopyN(w, content, size)
+		case isFile:
+			if n, _ := io.CopyN(w, file, size); n < size && ok {
+				resp.cut = true
+			}
 		default: // in memory: one write, with the header, if it is small
 			io.Copy(w, content)
 		}
@@ -380,6 +387,47 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 	http.ServeContent(w, r, "", time.Time{}, content)
 	return nil
 }
+
+// sendVerified sends a blob that was not verified for long, and hashes it on the way. If
+// it is not what it should be, the client does not get its last piece, and can tell; and
+// what is one piece is errBlobUnknown.
+func (s *server) sendVerified(w *response, d digest.Digest, f io.Reader, size int64) error {
+	v := d.Verifier()
+	piece := make([]byte, min(size, verifiedPiece))
+	for left := size; ; {
+		piece = piece[:min(left, verifiedPiece)]
+		n, err := io.ReadFull(f, piece)
+		v.Write(piece[:n])
+		left -= int64(n)
+		if err == nil && left == 0 && !v.Verified() {
+			err = fmt.Errorf("its bytes have another digest: %w", errDamaged)
+		}
+		if err != nil {
+			s.st.suspect(d)
+			w.failed = err
+			switch {
+			case w.status == 0 && (errors.Is(err, errDamaged) || isBadSector(err)):
+				return errBlobUnknown.with(map[string]string{"digest": d.String()})
+			case w.status == 0:
+				return fmt.Errorf("reading blob %s: %w", d, err)
+			}
+			w.cut = true
+			return nil
+		}
+		if w.status == 0 {
+			w.WriteHeader(http.StatusOK)
+		}
+		if left == 0 {
+			s.st.noteVerified(d)
+		}
+		if _, err := w.Write(piece); err != nil || left == 0 {
+			return nil // an error means that the client has gone
+		}
+	}
+}
+
+// verifiedPiece is how much of a blob is in memory while it is hashed on the way.
+const verifiedPiece = 32 << 10
 
 // typeBlob is the media type of all blobs: a manifest knows their own.
 const typeBlob = "application/octet-stream"

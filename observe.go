@@ -41,6 +41,7 @@ type response struct {
 	route   string
 	head    bool  // net/http drops the body
 	broken  bool  // the client's body ended badly
+	cut     bool  // ours ends early, and the client must see that
 	failed  error // sending a file
 	err     error // a stranger, for the log
 }
@@ -214,6 +215,9 @@ func (s *server) observe(next http.Handler) http.Handler {
 			// net/http sends what it has buffered, and reads what is left of the
 			// body, after the handler.
 			w.beforeWrite()
+			if w.cut {
+				defer panic(http.ErrAbortHandler)
+			}
 			if !w.broken && r.Body != http.NoBody {
 				w.beforeRead(time.Time{})
 			}

@@ -4,9 +4,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -170,4 +176,143 @@ func TestRottenAnnotationsOfAReferrer(t *testing.T) {
 			}
 		}
 	}
+}
+
+// over are two servers of a registry's, with a client each: one speaks HTTP/1.1, the
+// other HTTP/2.
+func (r *registry) over() map[string]func(method, path string, header ...string) (*http.Response, error) {
+	second := httptest.NewUnstartedServer(r.server.handler())
+	second.EnableHTTP2 = true
+	second.StartTLS()
+	r.t.Cleanup(second.Close)
+	ask := func(server *httptest.Server) func(string, string, ...string) (*http.Response, error) {
+		return func(method, path string, header ...string) (*http.Response, error) {
+			req, err := http.NewRequest(method, server.URL+path, nil)
+			if err != nil {
+				return nil, err
+			}
+			for _, h := range header {
+				key, value, _ := strings.Cut(h, ": ")
+				req.Header.Set(key, value)
+			}
+			return server.Client().Transport.RoundTrip(req)
+		}
+	}
+	return map[string]func(string, string, ...string) (*http.Response, error){"HTTP/1.1": ask(r.http), "HTTP/2.0": ask(second)}
+}
+
+const month = 30 * 24 * time.Hour
+
+// A blob that nobody has looked at for a month is not served whole if it has rotted.
+func TestRottenBlobIsNotServedWhole(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	for proto, ask := range r.over() {
+		for _, size := range []int{100, verifiedPiece, verifiedPiece + 1, 3 * verifiedPiece, 1 << 20} {
+			content := noise(uint64(size), size)
+			d := r.pushBlob("a", content)
+			if err := r.st.syncSmall(); err != nil {
+				t.Fatal(err)
+			}
+			path := "/v2/a/blobs/" + d.String()
+			r.moved.Add(int64(month + time.Hour))
+			r.pushBlob("a", content+"another, whose push says nothing of this one")
+			if err := os.WriteFile(r.st.path(d), flip([]byte(content)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // whoever comes before it was put aside
+				resp, err := ask("GET", path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.Proto != proto {
+					t.Fatalf("the client speaks %s", resp.Proto)
+				}
+				if size > verifiedPiece && (resp.StatusCode != 200 || err == nil || len(body) >= size || resp.ContentLength != int64(size)) {
+					t.Errorf("%s: status %d, %d bytes of %d, %v; want fewer, and an error", proto, resp.StatusCode, len(body), size, err)
+				}
+				if proto == "HTTP/2.0" && errors.Is(err, io.ErrUnexpectedEOF) {
+					t.Errorf("the stream has come to an end in order; not every client counts bytes")
+				}
+				if size <= verifiedPiece && resp.StatusCode != 404 {
+					t.Errorf("%s: status %d for %d bytes, want 404", proto, resp.StatusCode, size)
+				}
+			}
+			for range len(r.st.suspects) {
+				r.st.lookAt(<-r.st.suspects)
+			}
+			r.want(404, "HEAD", path, nil)
+			r.want(404, "GET", path, nil)
+			if f := r.figures(); f.Quarantined.Count != 1 {
+				t.Errorf("%d things in quarantine, want the blob", f.Quarantined.Count)
+			}
+			r.pushBlob("a", content)
+			r.want(200, "GET", path, nil).is(content)
+		}
+	}
+}
+
+// A blob is hashed once in a month, and neither if a pass has read it nor in part.
+func TestBlobsAreVerifiedOnAPullOnceAMonth(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, fastScrub)
+	content := noise(7, 100<<10)
+	d := r.pushBlob("a", content)
+	path := "/v2/a/blobs/" + d.String()
+	image := newImage(typeOCIManifest, "x/y", "x/y", "", "{}", content)
+	r.pushBlob("a", "{}")
+	r.want(201, "PUT", "/v2/a/manifests/x", image.manifest, "Content-Type: "+typeOCIManifest)
+	// A changed file shows whether it is hashed: without, it is served.
+	hashed := func() bool {
+		t.Helper()
+		if err := os.WriteFile(r.st.path(d), flip([]byte(content)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		re, err := r.try("GET", path, nil)
+		if err := os.WriteFile(r.st.path(d), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err == nil && (re.status != 200 || len(re.body) != len(content)) {
+			t.Fatalf("%s = %d, %d bytes", path, re.status, len(re.body))
+		}
+		return err != nil
+	}
+	want := func(when string, want bool) {
+		t.Helper()
+		if got := hashed(); got != want {
+			t.Errorf("%s: is it hashed: %v, want %v", when, got, want)
+		}
+	}
+	want("after the push", false)
+	r.moved.Add(int64(month - time.Hour))
+	want("within a month", false)
+	r.moved.Add(int64(2 * time.Hour))
+	want("after a month", true)
+	r.want(200, "GET", path, nil, `If-None-Match: "other"`).is(content)
+	r.want(206, "GET", path, nil, "Range: bytes=0-9").is(content[:10])
+	r.want(200, "HEAD", path, nil)
+	want("after others", true)
+	r.want(200, "GET", path, nil).is(content)
+	want("after it was pulled", false)
+	r.restart()
+	want("after a restart", true)
+	r.want(200, "GET", path, nil).is(content)
+	want("after it was pulled again", false)
+	if n, _ := r.st.commits(); n != 0 {
+		t.Errorf("pulls have written %d times", n)
+	}
+	r.moved.Add(int64(2 * month))
+	want("after two months", true)
+	r.scrub()
+	want("after a pass", false)
+	r.moved.Add(int64(month + time.Hour))
+	// A pass that has only come to this one.
+	before := "sha256:"
+	r.st.verified.place.Store(&before)
+	want("before a pass comes to it", true)
+	after := "sha256:g"
+	r.st.verified.place.Store(&after)
+	want("after a pass came to it", false)
 }

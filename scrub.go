@@ -14,7 +14,8 @@
 //
 // What is out of service is back when it is pushed again. A blob that could
 // not be read on a pull is looked at soon, without waiting for a pass; a manifest is
-// verified whenever it is read (refs.go).
+// verified whenever it is read (refs.go). A blob that no pass has come to for a month,
+// for want of time or by --scrub-every 0, is hashed while it is pulled.
 
 package main
 
@@ -26,6 +27,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -117,6 +120,66 @@ func (st *store) scrubDue() (time.Duration, error) {
 	return max(0, time.Duration(last)*time.Second+st.scrubEvery-st.uptime()), nil
 }
 
+// verifications are what is known of when blobs were verified last: all by the last pass,
+// and some since. They are in memory, so that a pull writes nothing; what a restart or want of
+// room forgets is verified once more.
+type verifications struct {
+	passed atomic.Int64           // uptime in seconds when the last pass ended
+	place  atomic.Pointer[string] // the last blob that the pass under way has read; nil if there is none
+
+	mu sync.Mutex              // guards at
+	at map[digest.Digest]int64 // uptime in seconds
+}
+
+const (
+	// verifiedFor is how long a blob is believed to be what it was, in seconds.
+	verifiedFor = 30 * 24 * 3600
+	// maxVerifiedBlobs bounds the blobs that are remembered; they take a MiB.
+	maxVerifiedBlobs = 1 << 13
+)
+
+// loadVerified reads how far the last passes have come.
+func (st *store) loadVerified() error {
+	var place string
+	var passed int64
+	if err := st.get(`SELECT scrub_place, scrubbed FROM meta`, nil, &place, &passed); err != nil {
+		return err
+	}
+	st.verified.passed.Store(passed)
+	if place != "" && st.scrubEvery != 0 {
+		st.verified.place.Store(&place)
+	}
+	return nil
+}
+
+// verifiedLately reports whether a blob was verified less than a month ago.
+func (st *store) verifiedLately(d digest.Digest) bool {
+	x := &st.verified
+	since := int64(st.uptime()/time.Second) - verifiedFor
+	if x.passed.Load() >= since {
+		return true
+	}
+	if place := x.place.Load(); place != nil && d.String() <= *place {
+		return true
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	at, known := x.at[d]
+	return known && at >= since
+}
+
+// noteVerified notes that a blob was verified just now.
+func (st *store) noteVerified(d digest.Digest) {
+	x := &st.verified
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.at == nil {
+		x.at = make(map[digest.Digest]int64)
+	}
+	makeRoom(x.at, maxVerifiedBlobs)
+	x.at[d] = int64(st.uptime() / time.Second)
+}
+
 // A scrubbing is a pass under way.
 type scrubbing struct {
 	st    *store
@@ -149,6 +212,10 @@ func (st *store) scrub(ctx context.Context) error {
 		return err
 	}
 	err = st.updateLazy(func(t *tx) error {
+		t.committed = append(t.committed, func() {
+			st.verified.passed.Store(t.clock)
+			st.verified.place.Store(nil)
+		})
 		_, err := t.exec(`UPDATE meta SET scrub_place = '', scrubbed = ?`, t.clock)
 		return err
 	})
@@ -247,6 +314,8 @@ func (s *scrubbing) shard(x shard) error {
 			return err
 		}
 		s.place = b.digest.String()
+		place := s.place
+		s.st.verified.place.Store(&place)
 		if now := s.st.uptime(); now-s.saved >= saveEvery {
 			if err := s.remember(); err != nil {
 				return err

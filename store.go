@@ -90,6 +90,7 @@ type store struct {
 	wake         chan struct{} // tells the janitor that something became loose
 	trashed      chan struct{} // tells the janitor that a file is to be removed
 	suspects     chan digest.Digest
+	verified     verifications
 	open         func() bool                       // everybody may do everything; nil if nobody serves
 	tagRules     func() (*tagRules, error)         // those that hold; nil for none
 	guards       func() (map[string][]byte, error) // the texts of users and rules that hold; nil likewise
@@ -549,7 +550,10 @@ func (st *store) openReaders() error {
 	if err == nil && version < latestVersion {
 		err = fmt.Errorf("the database is of an earlier berth, and its disk is read-only: start once with the disk writable, which brings it up to date")
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return st.loadVerified()
 }
 
 // readers is how many connections there are that read.
