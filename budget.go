@@ -19,23 +19,28 @@ type budget struct {
 	percent  int   // GOGC: how much the heap may grow before it is collected
 	lookups  int   // answers that are remembered (cache.go)
 	pages    int   // of the database that all connections together keep
+	answers  int64 // long ones that are in memory while clients read them (sending.go)
 	unsynced int   // small blobs that the database has for a moment (small.go), which are in memory before
 }
 
 // budgetFor is for a machine with so many bytes of memory; 0 is not known.
+//
+// Long answers have an eighth: the few that are read from the database at one moment
+// are there three times (SQLite's, the driver's and ours), and Go lets garbage come to
+// as much again.
 //
 // Measured with 32 connections that ask for manifests: with GOGC=200 a twentieth
 // more of them, for 5 MiB more.
 func budgetFor(memory int64) budget {
 	switch {
 	case memory <= 0:
-		return budget{percent: 100, lookups: 8 << 20, pages: 8 << 20, unsynced: 16 << 20}
+		return budget{percent: 100, lookups: 8 << 20, pages: 8 << 20, unsynced: 16 << 20, answers: 64 << 20}
 	case memory < 256<<20:
-		return budget{limit: memory / 2, percent: 50, lookups: 2 << 20, pages: 4 << 20, unsynced: 8 << 20}
+		return budget{limit: memory / 2, percent: 50, lookups: 2 << 20, pages: 4 << 20, unsynced: 8 << 20, answers: memory / 8}
 	case memory < 1<<30:
-		return budget{limit: memory / 2, percent: 100, lookups: 8 << 20, pages: 8 << 20, unsynced: 16 << 20}
+		return budget{limit: memory / 2, percent: 100, lookups: 8 << 20, pages: 8 << 20, unsynced: 16 << 20, answers: memory / 8}
 	}
-	return budget{limit: memory / 2, percent: 200, lookups: 32 << 20, pages: 16 << 20, unsynced: 32 << 20}
+	return budget{limit: memory / 2, percent: 200, lookups: 32 << 20, pages: 16 << 20, unsynced: 32 << 20, answers: min(memory/8, 256<<20)}
 }
 
 // apply tells Go's runtime.

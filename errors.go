@@ -92,6 +92,7 @@ var (
 	errRangeUnsatisfiable  = &protocolError{status: 416, code: "RANGE_INVALID", message: "requested range is not in the content"}
 	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later"}
 	errBusy                = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many large manifests at once; try again later", header: http.Header{"Retry-After": {"10"}}}
+	errTooManyAnswers      = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many long answers are being sent; try again later", header: http.Header{"Retry-After": {"5"}}}
 	errUnauthorized        = &protocolError{status: 401, code: "UNAUTHORIZED", message: "authentication required"}
 	errTooFast             = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests from this address; try again later"}
 	errTooManyLogins       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many failed logins; try again later"}
@@ -144,7 +145,7 @@ func writeError(w http.ResponseWriter, e *protocolError) {
 		panic(err) // details are strings and small maps
 	}
 	h := w.Header()
-	for _, key := range []string{"ETag", "Cache-Control", "Accept-Ranges", "Docker-Content-Digest", "Content-Encoding"} {
+	for _, key := range []string{"ETag", "Cache-Control", "Accept-Ranges", "Docker-Content-Digest", "Content-Encoding", "Link"} {
 		h.Del(key) // set for the content that is not sent after all
 	}
 	for key, values := range e.header {

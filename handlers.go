@@ -12,6 +12,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"os"
 	"path"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -43,7 +45,9 @@ type server struct {
 	arriving atomic.Int64     // bodies of uploads under way
 	gate     *gate
 	ids      requestIDs
-	large    atomic.Int64 // large manifests in memory
+	building chan struct{} // full while as many lists as may be are put together
+	planning chan struct{} // likewise, for what looks at more
+	large    atomic.Int64  // large manifests in memory
 	waiting  *waiting
 	lines    struct{ sessions, bodies, large line } // that wait to be opened, to arrive, to be read
 }
@@ -129,7 +133,8 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), waiting: newWaiting()}
+	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), waiting: newWaiting(),
+		building: make(chan struct{}, max(4, runtime.GOMAXPROCS(0))), planning: make(chan struct{}, maxLooks)}
 	s.lines.sessions.waiting, s.lines.bodies.waiting, s.lines.large.waiting = s.waiting, s.waiting, s.waiting
 	st.uploadEnded = s.lines.sessions.freed
 	if cfg.certificates != nil {
@@ -303,8 +308,22 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 	if m, err = s.negotiate(w, r, name, m); err != nil {
 		return err
 	}
+	var content io.ReadSeeker
+	if r.Method == http.MethodHead && m.verified.Load() {
+		content = io.NewSectionReader(nil, 0, int64(m.size)) // nothing of it is read
+	} else {
+		body, release, err := s.st.bodyOf(r.Context(), m)
+		if errors.Is(err, context.Canceled) {
+			return errTooManyAnswers // the client has gone
+		}
+		if err != nil {
+			return err
+		}
+		defer release()
+		content = bytes.NewReader(body)
+	}
 	s.st.notePull(m, r.Method, ref.tag != "", pushed)
-	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", bytes.NewReader(m.body))
+	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", content)
 }
 
 // getBlob serves a blob's bytes, or a part of them: GET and HEAD
@@ -664,17 +683,19 @@ func (s *server) listTags(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	tags, more, err := s.st.listTags(name, query.Get("last"), n)
-	if err != nil {
-		return err
-	}
-	if more {
-		linkNext(w, "/v2/"+name+"/tags/list", url.Values{"n": {strconv.Itoa(n)}, "last": {tags[n-1]}})
-	}
-	return writeJSON(w, struct {
-		Name string   `json:"name"`
-		Tags []string `json:"tags"`
-	}{name, tags})
+	return s.sendBuilt(w, r, s.building, "application/json", func() ([]byte, error) {
+		tags, more, err := s.st.listTags(name, query.Get("last"), n)
+		if err != nil {
+			return nil, err
+		}
+		if more {
+			linkNext(w, "/v2/"+name+"/tags/list", url.Values{"n": {strconv.Itoa(n)}, "last": {tags[n-1]}})
+		}
+		return json.Marshal(struct {
+			Name string   `json:"name"`
+			Tags []string `json:"tags"`
+		}{name, tags})
+	})
 }
 
 // listRepositories answers GET /v2/_catalog with what the caller may pull from.
@@ -685,21 +706,23 @@ func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error 
 		return err
 	}
 	c := w.(*response).caller
-	names, more, err := s.st.listRepositories(query.Get("last"), n, c.sees)
-	if err != nil {
-		return err
-	}
-	if more {
-		linkNext(w, "/v2/_catalog", url.Values{"n": {strconv.Itoa(n)}, "last": {names[n-1]}})
-	}
-	return writeJSON(w, struct {
-		Repositories []string `json:"repositories"`
-	}{names})
+	return s.sendBuilt(w, r, s.building, "application/json", func() ([]byte, error) {
+		names, more, err := s.st.listRepositories(query.Get("last"), n, c.sees)
+		if err != nil {
+			return nil, err
+		}
+		if more {
+			linkNext(w, "/v2/_catalog", url.Values{"n": {strconv.Itoa(n)}, "last": {names[n-1]}})
+		}
+		return json.Marshal(struct {
+			Repositories []string `json:"repositories"`
+		}{names})
+	})
 }
 
 // listReferrers answers GET /v2/<name>/referrers/<digest> ("Listing
 // referrers"): an index of the manifests whose subject is the digest, which
-// need not exist. A page is no longer than a manifest may be.
+// need not exist.
 func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 	name, d, err := nameAndDigest(r)
 	if err != nil {
@@ -712,14 +735,38 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 	}
 	// A + that was not escaped has become a space, which no media type has.
 	artifactType := strings.ReplaceAll(query.Get("artifactType"), " ", "+")
+	if artifactType != "" {
+		w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	return s.sendBuilt(w, r, s.building, typeOCIIndex, func() ([]byte, error) {
+		body, next, err := s.st.referrersPage(name, d, artifactType, digest.Digest(query.Get("last")), n)
+		if next != "" {
+			link := url.Values{"last": {next.String()}}
+			for key, v := range map[string]string{"n": query.Get("n"), "artifactType": artifactType} {
+				if v != "" {
+					link.Set(key, v)
+				}
+			}
+			linkNext(w, "/v2/"+name+"/referrers/"+d.String(), link)
+		}
+		return body, err
+	})
+}
+
+// maxReferrers is how many bytes a page of referrers has at most, unless it is of one,
+// whose annotations may have nearly as many as a manifest.
+const maxReferrers = 1 << 20
+
+// referrersPage returns the index of at most n referrers of d after last, and the last
+// of them if there are more.
+func (st *store) referrersPage(name string, d digest.Digest, artifactType string, last digest.Digest, n int) (page []byte, next digest.Digest, err error) {
 	const (
 		head = `{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[`
 		tail = `]}`
 	)
 	body := bytes.NewBufferString(head)
-	var last digest.Digest
 	count, more := 0, false
-	err = s.st.eachReferrer(name, d, artifactType, digest.Digest(query.Get("last")), func(f referrer) (bool, error) {
+	err = st.eachReferrer(name, d, artifactType, last, func(f referrer) (bool, error) {
 		entry, err := encodeReferrer(f)
 		if err != nil || len(head)+len(entry)+len(tail) > maxManifest {
 			// Its annotations have rotted, or are nearly as long as a manifest may be.
@@ -728,7 +775,7 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 				return false, err
 			}
 		}
-		if count == n || body.Len()+1+len(entry)+len(tail) > maxManifest {
+		if count == n || count > 0 && body.Len()+1+len(entry)+len(tail) > maxReferrers {
 			more = n > 0
 			return false, nil
 		}
@@ -741,22 +788,13 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 		return true, nil
 	})
 	if err != nil {
-		return fmt.Errorf("listing referrers: %w", err)
+		return nil, "", fmt.Errorf("listing referrers: %w", err)
 	}
 	body.WriteString(tail)
-	if artifactType != "" {
-		w.Header().Set("OCI-Filters-Applied", "artifactType")
-	}
 	if more {
-		next := url.Values{"last": {last.String()}}
-		for key, v := range map[string]string{"n": query.Get("n"), "artifactType": artifactType} {
-			if v != "" {
-				next.Set(key, v)
-			}
-		}
-		linkNext(w, "/v2/"+name+"/referrers/"+d.String(), next)
+		next = last
 	}
-	return writeBody(w, typeOCIIndex, body.Bytes())
+	return body.Bytes(), next, nil
 }
 
 // encodeReferrer leaves annotations as they were written: no HTML escapes,

@@ -399,11 +399,13 @@ func (s *server) getRetention(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.st.explainRetention(r.Context(), name)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, list[0])
+	return s.sendBuilt(w, r, s.planning, "application/json", func() ([]byte, error) {
+		list, err := s.st.explainRetention(r.Context(), name)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(list[0])
+	})
 }
 
 // getHistory says what was done to a repository, the last first: GET
@@ -424,27 +426,33 @@ func (s *server) getHistory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := s.st.history(name, tag, after, n+1)
-	if err != nil {
-		return err
-	}
-	if len(list) > n {
-		list = list[:n]
-		if n > 0 {
-			last := list[n-1]
-			next := url.Values{"n": {strconv.Itoa(n)}, "last": {cursor{last.change, last.n}.String()}}
-			if tag != "" {
-				next.Set("tag", tag)
-			}
-			linkNext(w, "/v2/"+name+"/_berth/history", next)
+	n = min(n, maxHistoryPage)
+	return s.sendBuilt(w, r, s.building, "application/json", func() ([]byte, error) {
+		list, err := s.st.history(name, tag, after, n+1)
+		if err != nil {
+			return nil, err
 		}
-	}
-	entries := make([]historyEntry, len(list))
-	for i, x := range list {
-		entries[i] = x.entry()
-	}
-	return writeJSON(w, map[string]any{"name": name, "history": entries})
+		if len(list) > n {
+			list = list[:n]
+			if n > 0 {
+				last := list[n-1]
+				next := url.Values{"n": {strconv.Itoa(n)}, "last": {cursor{last.change, last.n}.String()}}
+				if tag != "" {
+					next.Set("tag", tag)
+				}
+				linkNext(w, "/v2/"+name+"/_berth/history", next)
+			}
+		}
+		entries := make([]historyEntry, len(list))
+		for i, x := range list {
+			entries[i] = x.entry()
+		}
+		return json.Marshal(map[string]any{"name": name, "history": entries})
+	})
 }
+
+// maxHistoryPage is how many steps a page has at most: each may have some hundred bytes.
+const maxHistoryPage = 1000
 
 // postUndo undoes a change of a repository: POST
 // /v2/<name>/_berth/undo?change=<number>. A repository comes back under another name

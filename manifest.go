@@ -335,7 +335,7 @@ func parseDigest(s string) (digest.Digest, error) {
 	algorithm, hex, _ := strings.Cut(s, ":")
 	switch d := digest.Digest(s); {
 	case algorithm != "sha256" && algorithm != "sha512" && hex != "" && len(s) < maxDigest:
-		return "", errDigestInvalid.withf("digest algorithm of %q is not supported; use sha256 or sha512", s)
+		return "", errDigestInvalid.withf("digest algorithm of %.80q is not supported; use sha256 or sha512", s)
 	case len(s) > maxDigest || d.Validate() != nil:
 		return "", errDigestInvalid.withf("%.80q is not a digest", s)
 	default:

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -355,11 +355,14 @@ func (s *server) registerMetrics() {
 
 // getMetrics answers in the Prometheus text format.
 func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	var b strings.Builder
+	return s.sendBuilt(w, r, s.planning, "text/plain; version=0.0.4; charset=utf-8", func() ([]byte, error) { return s.allMetrics(r.Context()), nil })
+}
+
+func (s *server) allMetrics(ctx context.Context) []byte {
+	var b bytes.Buffer
 	s.metrics.WritePrometheus(&b)
 	// Who asks every few seconds shall not have the machine work all the time.
-	f, err := s.st.figuresOr(r.Context(), 50)
+	f, err := s.st.figuresOr(ctx, 50)
 	if err != nil { // the others are wanted all the more
 		s.log.Error("the figures for the metrics", "error", err)
 	}
@@ -387,6 +390,5 @@ func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	metrics.WriteProcessMetrics(&b)
-	io.WriteString(w, b.String()) // an error means that the client has gone
-	return nil
+	return b.Bytes()
 }

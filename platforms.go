@@ -24,6 +24,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -163,7 +164,18 @@ func (st *store) platformOf(repository string, m *manifest) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if m, err = parseManifest(image.body, image.mediaType, d); err != nil {
+		if image.size > maxConfig {
+			return "", nil // no image has so many layers
+		}
+		body, release, err := st.bodyOf(context.Background(), image)
+		if errors.Is(err, errManifestUnknown) {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		defer release()
+		if m, err = parseManifest(body, image.mediaType, d); err != nil {
 			return "", nil
 		}
 	}

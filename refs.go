@@ -9,6 +9,7 @@
 package main
 
 import (
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -26,7 +27,9 @@ type storedManifest struct {
 	id        int64
 	digest    digest.Digest
 	mediaType string
-	body      []byte
+	size      int          // of the body, which is nil if that is more than freeAnswer
+	body      []byte       // verified
+	verified  atomic.Bool  // a body that is not kept was what the digest says when it was last read
 	made      bool         // the tag it was found by is on an index of the registry's
 	pushed    int64        // uptime when the tag that it was found by was pushed
 	noted     atomic.Int64 // uptime when a pull of it was last noted, in hours and one
@@ -47,8 +50,36 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 	return m, err
 }
 
-// lookUpManifest is findManifest for those who need no promise, or make it. The body
-// is what its digest says: it is verified when it is read from the database.
+// bodyColumns are the size of a manifest's body, and the body unless it is long.
+const bodyColumns = `length(m.body), iif(length(m.body) <= 65536, m.body, NULL)`
+
+// bodyOf returns the bytes of a manifest, which are what its digest says: those of a long
+// one when there is room for them (sending.go), read once for all who want them at the
+// time. The error is errManifestUnknown if they are not there any more, or have rotted.
+// The caller calls release when it has done with them.
+func (st *store) bodyOf(ctx context.Context, m *storedManifest) (body []byte, release func(), err error) {
+	if m.size <= freeAnswer {
+		return m.body, func() {}, nil
+	}
+	return st.sending.share(ctx, m.digest, m.size, func() (body []byte, err error) {
+		err = st.get(`SELECT body FROM manifest WHERE id = ? AND digest = ? AND damaged IS NULL AND deleted IS NULL`, []any{m.id, m.digest}, &body)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, errManifestUnknown.with(map[string]string{"reference": m.digest.String()})
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading manifest %s: %w", m.digest, err)
+		}
+		if why := examineManifest(m.digest, body); why != nil {
+			st.takeManifest(m.id, m.digest, why)
+			return nil, errManifestUnknown.with(map[string]string{"reference": m.digest.String()})
+		}
+		m.verified.Store(true)
+		return body, nil
+	})
+}
+
+// lookUpManifest is findManifest for those who need no promise, or make it. A body that
+// is not long is verified when it is read from the database.
 func (st *store) lookUpManifest(repository string, ref reference, promise bool) (*storedManifest, error) {
 	q := question{repository, byDigest, ref.digest.String()}
 	if ref.tag != "" {
@@ -64,19 +95,19 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 	var err error
 	if ref.tag != "" {
 		err = st.get(`
-			SELECT r.id, m.id, m.digest, m.media_type, m.loose, m.body, t.made, t.pushed
+			SELECT r.id, m.id, m.digest, m.media_type, m.loose, `+bodyColumns+`, t.made, t.pushed
 			FROM repository r
 			JOIN tag t ON t.repository = r.id AND t.name = ?
 			JOIN manifest m ON m.id = t.manifest AND m.damaged IS NULL AND m.deleted IS NULL
 			WHERE r.name = ?`,
-			[]any{ref.tag, repository}, &repo, &m.id, &m.digest, &m.mediaType, &loose, &m.body, &m.made, &m.pushed)
+			[]any{ref.tag, repository}, &repo, &m.id, &m.digest, &m.mediaType, &loose, &m.size, &m.body, &m.made, &m.pushed)
 	} else {
 		err = st.get(`
-			SELECT r.id, m.id, m.digest, m.media_type, m.loose, m.body
+			SELECT r.id, m.id, m.digest, m.media_type, m.loose, `+bodyColumns+`
 			FROM repository r
 			JOIN manifest m ON m.repository = r.id AND m.digest = ? AND m.damaged IS NULL AND m.deleted IS NULL
 			WHERE r.name = ?`,
-			[]any{ref.digest, repository}, &repo, &m.id, &m.digest, &m.mediaType, &loose, &m.body)
+			[]any{ref.digest, repository}, &repo, &m.id, &m.digest, &m.mediaType, &loose, &m.size, &m.body)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, errManifestUnknown.with(map[string]string{"name": repository, "reference": ref.String()})
@@ -84,7 +115,9 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 	if err != nil {
 		return nil, fmt.Errorf("looking up manifest %s in %s: %w", ref, repository, err)
 	}
-	if why := examineManifest(m.digest, m.body); why != nil {
+	if m.size > freeAnswer {
+		// Whoever wants it reads it.
+	} else if why := examineManifest(m.digest, m.body); why != nil {
 		st.takeManifest(m.id, m.digest, why)
 		return nil, errManifestUnknown.with(map[string]string{"name": repository, "reference": ref.String()})
 	}

@@ -84,6 +84,7 @@ type store struct {
 	}
 	lookups      lookups
 	counted      struct{ last, again atomic.Int64 } // the history's last change when it was counted, and uptime when it is to be again; 0 for none
+	sending      sending
 	robots       robots
 	promises     promises
 	garbage      garbage
@@ -165,6 +166,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		holding:      make(chan struct{}, maxHeld),
 		looks:        make(chan struct{}, maxLooks),
 		lookups:      lookups{limit: cfg.budget.lookups},
+		sending:      sending{size: cfg.budget.answers, wait: sendingWait},
 		unsynced:     unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)},
 	}
 	if st.now == nil {
