@@ -176,7 +176,8 @@ func TestCommitsTouchWhatTheyChange(t *testing.T) {
 	}{
 		{"a tag that moves", func() { r.pushImage("a", "x", `{"n":2}`, "other") }, map[string]int{"/v2/a/manifests/x": 200, manifest: 200}},
 		{"a tag that goes", func() { r.want(202, "DELETE", "/v2/a/manifests/x", nil) }, map[string]int{"/v2/a/manifests/x": 404}},
-		{"a manifest that goes", func() { r.want(202, "DELETE", manifest, nil) }, map[string]int{manifest: 404, blob: 200}},
+		{"a manifest that goes", func() { r.want(202, "DELETE", manifest, nil) }, map[string]int{manifest: 404, blob: 404}},
+		{"a blob that is pushed again", func() { r.pushBlob("a", "layer") }, map[string]int{manifest: 404, blob: 200}},
 		{"a blob that goes", func() { r.want(202, "DELETE", blob, nil) }, map[string]int{blob: 404}},
 		{"what comes back", func() { r.pushImage("a", "x", "{}", "layer") }, map[string]int{"/v2/a/manifests/x": 200, manifest: 200, blob: 200}},
 		{"a repository that goes", func() { r.want(202, "DELETE", "/v2/a/_berth/repository", nil) }, map[string]int{"/v2/a/manifests/x": 404, manifest: 404, blob: 404}},

@@ -9,10 +9,11 @@
 // same again. That is a change too, and can be undone.
 //
 // So nothing that a client deletes goes at once. An image stays, hidden and loose,
-// with its blobs, of which those that no other uses are hidden too; a repository stays whole under a name that nobody can ask for.
-// The collector takes them when their grace is over (gc.go). Till then the history has
-// the change, however much is pushed: what bounds it is the room that pushes leave on
-// the disk. The janitor forgets the rest in its time.
+// with its blobs, of which those that no other uses are hidden too; a repository stays
+// whole under a name that nobody can ask for. The collector takes them when their grace
+// is over (gc.go). Till then the history has the change, however much is pushed: what
+// bounds it is the room that pushes leave on the disk. The janitor forgets the rest in
+// its time.
 
 package main
 

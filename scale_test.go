@@ -239,7 +239,7 @@ func (f *filled) rows(conn *sql.Conn) error {
 	repositories := table("repository (id, name)")
 	blobs := table("blob (id, digest, size)")
 	links := table("link (repository, blob, loose)")
-	manifests := table("manifest (id, repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform)")
+	manifests := table("manifest (id, repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, met)")
 	names := table("names (repository, digest, manifest)")
 	tags := table("tag (repository, name, manifest, pushed, time, change)")
 	pulls := table("pull (manifest, at, time)")
@@ -367,7 +367,7 @@ func (f *filled) rows(conn *sql.Conn) error {
 			loose = filledUptime - 60
 			f.loose++
 		}
-		if err := manifests.add(id, repo, m.digest, mediaType, loose, subject, artifactType, annotations, []byte(body), platformOf); err != nil {
+		if err := manifests.add(id, repo, m.digest, mediaType, loose, subject, artifactType, annotations, []byte(body), platformOf, subject != nil); err != nil {
 			return err
 		}
 		if m.tag != "" {
