@@ -582,7 +582,7 @@ func (s *server) readManifest(w http.ResponseWriter, r *http.Request) (body []by
 	release = func() {}
 	body, err = io.ReadAll(io.LimitReader(reader, smallManifest))
 	if err == nil && len(body) == smallManifest {
-		err := s.lines.large.await(r.Context().Done(), reader.response.origin.key(), patience, errBusy, func() error {
+		err = s.lines.large.await(reader.response, r, patience, errBusy, func() error {
 			if !takeOne(&s.large, maxLargeManifests) {
 				return errBusy
 			}

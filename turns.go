@@ -12,6 +12,7 @@ package main
 import (
 	lists "container/list"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,16 +97,16 @@ type waiter struct {
 	turn    chan struct{} // has one when there may be room
 }
 
-// await returns what try does as soon as that is not full, or full when it has
-// waited for as long as may be. Who comes later than another of the same address
-// is served later; done is closed when the client has gone.
-func (l *line) await(done <-chan struct{}, address string, most time.Duration, full *protocolError, try func() error) error {
-	if !l.has(address) {
+// await returns what try does as soon as that is not full, or full when the
+// request has waited for as long as may be. Who comes later than another of the
+// same address is served later.
+func (l *line) await(w *response, r *http.Request, most time.Duration, full *protocolError, try func() error) error {
+	if l.length.Load() == 0 || !l.has(w.origin.key()) {
 		if err := try(); !errors.Is(err, full) {
 			return err
 		}
 	}
-	e := l.join(address)
+	e := l.join(w.origin.key())
 	if e == nil {
 		return full
 	}
@@ -122,7 +123,7 @@ func (l *line) await(done <-chan struct{}, address string, most time.Duration, f
 			return full
 		case <-l.stopping:
 			return full
-		case <-done:
+		case <-r.Context().Done():
 			return full
 		}
 	}
@@ -130,9 +131,6 @@ func (l *line) await(done <-chan struct{}, address string, most time.Duration, f
 
 // has reports whether a request of an address waits.
 func (l *line) has(address string) bool {
-	if l.length.Load() == 0 {
-		return false
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.holds(address)
@@ -193,13 +191,14 @@ func (l *line) wakeAfter(e *lists.Element) {
 	wake(e.Next())
 }
 
+// wake gives a turn to the first from e on that has none.
 func wake(e *lists.Element) {
-	if e == nil {
-		return
-	}
-	select {
-	case e.Value.(*waiter).turn <- struct{}{}:
-	default: // it has one already
+	for ; e != nil; e = e.Next() {
+		select {
+		case e.Value.(*waiter).turn <- struct{}{}:
+			return
+		default:
+		}
 	}
 }
 

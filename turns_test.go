@@ -352,3 +352,21 @@ func TestNobodyInALineIsForgotten(t *testing.T) {
 	}
 	clients.Wait()
 }
+
+// Two places that come free before anybody has moved are two turns.
+func TestEachPlaceIsATurn(t *testing.T) {
+	l := &line{waiting: newWaiting()}
+	var turns []chan struct{}
+	for _, address := range []string{"a", "b", "c"} {
+		w := l.join(address).Value.(*waiter)
+		<-w.turn // that with which it tries once more
+		turns = append(turns, w.turn)
+	}
+	l.freed()
+	l.freed()
+	for i, want := range []int{1, 1, 0} {
+		if got := len(turns[i]); got != want {
+			t.Errorf("waiter %d has %d turns, want %d", i, got, want)
+		}
+	}
+}

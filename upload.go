@@ -116,7 +116,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	var u *upload
 	var refused error
-	err = s.lines.sessions.await(r.Context().Done(), w.(*response).origin.key(), patience, errTooManyRequests, func() (err error) {
+	err = s.lines.sessions.await(w.(*response), r, patience, errTooManyRequests, func() (err error) {
 		u, err = s.st.createUpload(name, owner(w), shareOf(w), algorithm)
 		refused = err
 		return err
@@ -301,7 +301,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 	if err := s.st.room(want); err != nil {
 		return err
 	}
-	err := s.lines.bodies.await(r.Context().Done(), w.(*response).origin.key(), bodyPatience, errTooManyBodies, func() error {
+	err := s.lines.bodies.await(w.(*response), r, bodyPatience, errTooManyBodies, func() error {
 		if !takeOne(&s.arriving, s.maxArriving) {
 			return errTooManyBodies
 		}
