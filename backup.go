@@ -20,6 +20,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -66,7 +67,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.separate(); err != nil {
 		return err
 	}
-	if err := b.looksFree(); err != nil {
+	if err := errors.Join(b.looksFree(), b.refuseOthers()); err != nil {
 		return err
 	}
 	if err := b.dest.own(); err != nil {
@@ -78,7 +79,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	}
 	b.accepted = true
 	// The mark first, so that a run that is cut short can be gone on from.
-	if err := os.WriteFile(filepath.Join(dest, backupMark), []byte("A backup made by berth. To restore it: berth --data DIR\n"), 0o600); err != nil {
+	if err := writeSynced(filepath.Join(dest, backupMark), strings.NewReader("A backup made by berth. To restore it: berth --data DIR\n")); err != nil {
 		return err
 	}
 	if err := b.dest.makeDirectories(); err != nil {
@@ -429,7 +430,7 @@ func (b *backup) bring(ctx context.Context, to string, row blobRow) error {
 		return os.Rename(temp, to)
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	dst, err := createAnew(temp)
 	if err != nil {
 		return err
 	}
@@ -514,7 +515,7 @@ func (b *backup) share(temp string, row blobRow) (src *os.File, err error) {
 
 // cloneTo makes the file path share the blocks of src, synced.
 func cloneTo(path string, src *os.File) error {
-	dst, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	dst, err := createAnew(path)
 	if err != nil {
 		return err
 	}
@@ -529,7 +530,11 @@ func cloneTo(path string, src *os.File) error {
 // there: a copy is rather closed to too many than open to them.
 func (b *backup) guards() error {
 	put := func(name string, text []byte) error {
-		return replaceFile(filepath.Join(b.dest.dir, name), text)
+		path := filepath.Join(b.dest.dir, filepath.FromSlash(name))
+		if err := makeAll(filepath.Dir(path)); err != nil {
+			return err
+		}
+		return writeSynced(path, bytes.NewReader(text)) // whatever mode and owner one has that is there
 	}
 	var held map[string][]byte
 	if b.st.guards != nil {
@@ -563,7 +568,11 @@ func (b *backup) guards() error {
 			return err
 		}
 		for _, name := range names {
-			text, info, err := readFile(filepath.Join(b.st.dir, name))
+			from := filepath.Join(b.st.dir, name)
+			if isLink(from) && foreign(b.st.dir) {
+				continue
+			}
+			text, info, err := readFile(from)
 			if info != nil && info.IsDir() {
 				continue
 			}

@@ -159,7 +159,10 @@ func serveCommands(ctx context.Context, st *store, running *atomic.Int64) (wait 
 		os.Remove(path) // of a process that died: the directory's lock is ours
 		l, err := net.Listen("unix", path)
 		if err == nil {
-			if err = os.Chmod(path, 0o600); err != nil {
+			if !foreign(st.dir) { // where it may be another's by now
+				err = os.Chmod(path, 0o600)
+			}
+			if err != nil {
 				l.Close()
 			}
 		}

@@ -56,6 +56,10 @@ var crashRounds = flag.Int("crash.rounds", 1, "how often to crash at each point"
 const serveVariable = "BERTH_TEST_SERVE"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(mainVariable) != "" {
+		main()
+		return
+	}
 	if at, ok := os.LookupEnv(serveVariable); ok {
 		if err := serveUntil(at, os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, "berth:", err)

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,6 +29,7 @@ import (
 
 func main() {
 	runtime.MemProfileRate = 0 // nobody looks, and the tables take half a MiB
+	keepToOneself()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	if err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr); err != nil {
@@ -171,6 +173,7 @@ type config struct {
 	log    *slog.Logger
 	given  map[string]bool // flags that were set, by name
 	script bool            // trust shall print a script
+	became string          // what root did to work on the directory; "" for nothing
 	options
 }
 
@@ -193,19 +196,29 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	switch command {
 	case "serve":
 		return serve(ctx, cfg, stdout)
-	case "restore":
-		return restore(ctx, cfg, stdout)
-	case "user":
-		return userCommand(ctx, cfg, stdin, stdout)
-	case "policy":
-		return policyCommand(ctx, cfg, stdout)
-	case "trust":
-		return trustCommand(cfg.dir, cfg.addr, cfg.Args, cfg.script, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, "berth", version())
 		return err
 	}
-	return runCommand(ctx, cfg, stdout)
+	if err := cfg.becomeOwner(); err != nil {
+		return err
+	}
+	switch command {
+	case "restore":
+		err = restore(ctx, cfg, stdout)
+	case "user":
+		err = userCommand(ctx, cfg, stdin, stdout)
+	case "policy":
+		err = policyCommand(ctx, cfg, stdout)
+	case "trust":
+		err = trustCommand(cfg.dir, cfg.addr, cfg.Args, cfg.script, stdout)
+	default:
+		err = runCommand(ctx, cfg, stdout)
+	}
+	if cfg.became != "" && errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w (%s)", err, cfg.became)
+	}
+	return err
 }
 
 // maxArgs is how many arguments a command takes, and so which commands are.
@@ -473,6 +486,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	listener, err := net.Listen("tcp", cfg.addr)
 	if err != nil {
 		return errors.Join(err, cfg.certificates.close(), st.close())
+	}
+	if foreign(cfg.dir) {
+		cfg.log.Warn("root serves a directory of somebody else, who can have root write elsewhere by links in it; start berth as that user, or make the directory root's", "data", cfg.dir)
 	}
 	if st.writer == nil {
 		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)

@@ -4,7 +4,11 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"os/user"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,11 +31,81 @@ func syncDir(path string) error {
 }
 
 // keepOwner gives a file the owner of another, if this process may.
-func keepOwner(path, like string) {
+func keepOwner(f *os.File, like string) {
 	var s unix.Stat_t
 	if unix.Stat(like, &s) == nil {
-		os.Chown(path, int(s.Uid), int(s.Gid))
+		f.Chown(int(s.Uid), int(s.Gid))
 	}
+}
+
+// hasModes says that files have modes by which others may read them.
+const hasModes = true
+
+// noFollow opens no link.
+const noFollow = syscall.O_NOFOLLOW
+
+// keepToOneself has the process make files that nobody else may read.
+func keepToOneself() { syscall.Umask(0o077) }
+
+// isRoot reports whether this process may do everything.
+func isRoot() bool { return os.Geteuid() == 0 }
+
+// become gives up being root for good, in the whole process.
+func become(uid, gid int) error {
+	groups := []int{gid}
+	if account, err := user.LookupId(strconv.Itoa(uid)); err == nil { // a number need not be known
+		if ids, err := account.GroupIds(); err == nil {
+			for _, id := range ids {
+				if n, err := strconv.Atoi(id); err == nil {
+					groups = append(groups, n)
+				}
+			}
+		}
+	}
+	slices.Sort(groups)
+	if err := syscall.Setgroups(slices.Compact(groups)); err != nil {
+		return os.NewSyscallError("setgroups", err)
+	}
+	if err := syscall.Setgid(gid); err != nil {
+		return os.NewSyscallError("setgid", err)
+	}
+	return os.NewSyscallError("setuid", syscall.Setuid(uid))
+}
+
+// fileOwner is whose a file or socket is; ok is false if there is none, or it is a
+// link, or has another name: anybody may have put it there then.
+func fileOwner(path string) (uid, gid int, ok bool) {
+	var s unix.Stat_t
+	if unix.Lstat(path, &s) != nil || s.Mode&unix.S_IFMT != unix.S_IFREG && s.Mode&unix.S_IFMT != unix.S_IFSOCK || s.Nlink != 1 {
+		return 0, 0, false
+	}
+	return int(s.Uid), int(s.Gid), true
+}
+
+// dirOwner is whose a directory is; ok is false if there is none.
+func dirOwner(path string) (uid, gid int, ok bool) {
+	var s unix.Stat_t
+	if unix.Stat(path, &s) != nil || s.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return 0, 0, false
+	}
+	return int(s.Uid), int(s.Gid), true
+}
+
+// onlyRootChanges reports whether a directory is one in which only root may rename
+// what is root's.
+func onlyRootChanges(dir string) bool {
+	var s unix.Stat_t
+	return unix.Lstat(dir, &s) == nil && s.Mode&unix.S_IFMT == unix.S_IFDIR && s.Uid == 0 &&
+		(s.Mode&0o022 == 0 || s.Mode&unix.S_ISVTX != 0)
+}
+
+// setMode is os.Chmod that follows no link.
+func setMode(path string, mode fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(mode), f.Close())
 }
 
 // isDiskFull reports whether err says that a disk or a quota is used up.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/windows"
@@ -18,7 +19,28 @@ func lockFile(f *os.File) error {
 func syncDir(path string) error { return nil }
 
 // keepOwner does nothing: files inherit who may use them from their directory.
-func keepOwner(path, like string) {}
+func keepOwner(f *os.File, like string) {}
+
+// hasModes says that files have modes by which others may read them: here they
+// inherit that from their directory.
+const hasModes = false
+
+// noFollow would open no link: only an administrator can make one.
+const noFollow = 0
+
+// keepToOneself does nothing.
+func keepToOneself() {}
+
+// isRoot reports false: an administrator works as anybody does.
+func isRoot() bool { return false }
+
+func become(uid, gid int) error                     { return nil }
+func fileOwner(path string) (uid, gid int, ok bool) { return 0, 0, false }
+func dirOwner(path string) (uid, gid int, ok bool)  { return 0, 0, false }
+func onlyRootChanges(dir string) bool               { return false }
+
+// setMode does nothing.
+func setMode(path string, mode fs.FileMode) error { return nil }
 
 // isDiskFull reports whether err says that a disk or a quota is used up.
 func isDiskFull(err error) bool {

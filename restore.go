@@ -221,17 +221,17 @@ func (st *store) setAside(damaged string, out *console) (string, error) {
 func writeSynced(path string, body io.Reader) error {
 	temp := path + ".new"
 	defer os.Remove(temp)
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := createAnew(temp)
 	if err != nil {
 		return err
 	}
+	keepOwner(f, filepath.Dir(path))
 	if _, err = io.Copy(f, body); err == nil {
 		err = syncData(f)
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	keepOwner(temp, filepath.Dir(path))
 	if err := os.Rename(temp, path); err != nil {
 		return err
 	}

@@ -19,7 +19,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -175,9 +174,6 @@ func (st *store) snapshot(ctx context.Context) error {
 // copyDatabase writes the database as it is at one moment to path, verified
 // and synced. A file that is there is replaced.
 func (st *store) copyDatabase(ctx context.Context, path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	if st.writer != nil {
 		// A copy of metadata should have no blobs in it; if it must, no harm.
 		if err := st.syncSmall(); err != nil {
@@ -191,11 +187,16 @@ func (st *store) copyDatabase(ctx context.Context, path string) error {
 		return err
 	}
 	defer db.Close()
+	// SQLite fills an empty file, and would make one that all may read.
+	empty, err := createAnew(path)
+	if err != nil {
+		return err
+	}
+	if err := empty.Close(); err != nil {
+		return err
+	}
 	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", path); err != nil {
 		return fmt.Errorf("copying the database: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

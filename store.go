@@ -196,6 +196,10 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if err := st.own(); err != nil {
 		return nil, err
 	}
+	if err := st.refuseLink(); err != nil {
+		return nil, err
+	}
+	st.closeToOthers()
 	if err := st.lookForBlobs(); err != nil {
 		return nil, err
 	}
@@ -240,10 +244,10 @@ func (st *store) own() (err error) {
 		return fmt.Errorf("making the data directory: %w", err)
 	}
 	path := filepath.Join(st.dir, "berth.lock")
-	st.lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	st.lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if errors.Is(err, syscall.EROFS) {
 		st.readOnlyDisk = true
-		st.lock, err = os.Open(path)
+		st.lock, err = os.OpenFile(path, os.O_RDONLY|noFollow, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("the data directory %s is on a read-only disk and was never served", st.dir)
 		}
@@ -445,6 +449,9 @@ func (st *store) openWriter() error {
 	version, err := st.lookAtDatabase()
 	if err != nil {
 		return err
+	}
+	if err := createDatabase(filepath.Join(st.dir, "berth.db")); err != nil {
+		return st.damaged(err)
 	}
 	// The journal's mode comes after the pragmas: with it a new database's pages
 	// have their size.
@@ -758,7 +765,7 @@ func (st *store) keepReserve() error {
 	}
 	temp := path + ".new"
 	defer os.Remove(temp)
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := createAnew(temp)
 	if err != nil {
 		return err
 	}

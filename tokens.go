@@ -13,6 +13,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -179,7 +180,7 @@ func (st *store) openSigner() (*signer, error) {
 	if st.readOnlyDisk {
 		return s, nil
 	}
-	return s, replaceFile(path, s.key)
+	return s, writeSynced(path, bytes.NewReader(s.key))
 }
 
 // header is every token's first part.

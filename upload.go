@@ -605,7 +605,7 @@ var (
 // It returns how many bytes have been added, which is what the offset grew by.
 // The caller holds the turn.
 func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
-	f, err := os.OpenFile(st.uploadPath(u), os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(st.uploadPath(u), os.O_WRONLY|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return 0, fmt.Errorf("opening an upload's file: %w", err)
 	}
@@ -847,7 +847,7 @@ func (st *store) seal(u *upload, algorithm digest.Algorithm) (c content, err err
 
 // openUpload opens a session's file, which it cuts to size bytes.
 func openUpload(path string, size int64) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening an upload's file: %w", err)
 	}

@@ -261,7 +261,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 func (cfg *config) recallFiles() authConfig {
 	auth := cfg.auth
 	path := filepath.Join(cfg.dir, "berth.db")
-	if !exists(path) {
+	if uid, _, ok := ownerOf(cfg.dir); !exists(path) || isRoot() && ok && uid != 0 { // root edits the file that a flag names
 		return auth
 	}
 	db, err := openToLook(path)
@@ -528,7 +528,7 @@ func replaceFile(path string, content []byte) error {
 		return err
 	}
 	defer os.Remove(f.Name())
-	keepOwner(f.Name(), like) // root edits for a server that is not root
+	keepOwner(f, like) // root edits for a server that is not root
 	_, err = f.Write(content)
 	if err == nil {
 		if mode != 0o600 { // which it has, and FAT has no others

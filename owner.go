@@ -1,0 +1,169 @@
+// Whose the data directory is, and who else may read it.
+//
+// What it holds is secret: hashes of passwords, keys, private images. So each
+// file is made 0600, whatever the umask and whoever has made the directory, and
+// what is found with more than that is put right at the start.
+//
+// A service has an account of its own, and root runs commands on its directory.
+// The account may put links there that lead anywhere; so root becomes the owner
+// of a registry before it opens anything of it, and what a command makes is the
+// owner's. What still has root working in a directory of somebody else (a server
+// in a container, say) makes files under names at which nothing is, and follows
+// no link.
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+)
+
+// createAnew makes a file that nobody else may read. What has its name is removed,
+// and not followed if it is a link.
+func createAnew(path string) (*os.File, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// createDatabase makes an empty file for a database: SQLite would make one that
+// all may read, and gives its logs the mode that the database has. One that is
+// there stays.
+func createDatabase(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// secrets are the files of a data directory that nobody else may read, as
+// patterns. Blobs and uploads are in directories of their own.
+var secrets = []string{"berth.db*", "snapshots/*", "token.key", "tls/" + caKey, "tls/" + caBoth, "tls/acme/*"}
+
+// closeToOthers takes the files of secrets from everybody but their owner, where
+// an earlier version, a copy or a person has left them open, and tells of it. The
+// users' file is the operator's: it only tells. The caller has the lock.
+func (st *store) closeToOthers() {
+	var closed []string
+	for _, pattern := range secrets {
+		names, _ := fs.Glob(os.DirFS(st.dir), pattern)
+		for _, name := range names {
+			path := filepath.Join(st.dir, filepath.FromSlash(name))
+			if !openToOthers(path, 0o077) {
+				continue
+			}
+			if err := setMode(path, 0o600); err != nil || openToOthers(path, 0o077) {
+				st.log.Warn("others on this machine may read a file of the registry, and that cannot be changed", "file", path, "error", err)
+				continue
+			}
+			closed = append(closed, name)
+		}
+	}
+	if closed != nil {
+		st.log.Warn("others on this machine could read files of the registry; now only their owner can", "data", st.dir, "files", closed)
+	}
+	if path := filepath.Join(st.dir, usersFile); openToOthers(path, 0o007) {
+		st.log.Warn("everybody on this machine may read the users' hashes; chmod 600 changes that", "file", path)
+	}
+}
+
+// openToOthers reports whether a file, which is no link, has one of the bits.
+func openToOthers(path string, bits fs.FileMode) bool {
+	info, err := os.Lstat(path)
+	return err == nil && hasModes && info.Mode().IsRegular() && info.Mode()&bits != 0
+}
+
+// becomeOwner makes root, before a command opens anything, the one whose the files
+// are that it works on: who has the registry in the data directory, or the users'
+// file that a flag names. For good, and with the groups of that account. For all
+// others it does nothing.
+func (cfg *config) becomeOwner() error {
+	if !isRoot() {
+		return nil
+	}
+	dir := cfg.dir
+	user.Current() // which remembers: what root does is root's in the history
+	if cfg.Command == "user" && cfg.auth.usersFile != "" {
+		dir = filepath.Dir(cfg.auth.usersFile)
+	}
+	uid, gid, ok := ownerOf(dir)
+	if !ok || uid == 0 {
+		return nil
+	}
+	if cfg.Command == "backup" {
+		makeBackupFor(cfg.Args[0], uid, gid)
+	}
+	if err := become(uid, gid); err != nil {
+		return fmt.Errorf("%s belongs to the user %d, and root must become that user to work on it: %w", dir, uid, err)
+	}
+	cfg.became = fmt.Sprintf("root works here as the user %d, who has %s", uid, dir)
+	return nil
+}
+
+// ownerOf is who has a registry: root, if root serves it, in whosever directory;
+// else whose its database is, or without one the directory.
+func ownerOf(dir string) (uid, gid int, ok bool) {
+	if uid, gid, ok := fileOwner(filepath.Join(dir, "berth.sock")); ok && uid == 0 {
+		return uid, gid, true
+	}
+	if uid, gid, ok := fileOwner(filepath.Join(dir, "berth.db")); ok {
+		return uid, gid, true
+	}
+	return dirOwner(dir)
+}
+
+// foreign reports whether root works in a directory of somebody else.
+func foreign(dir string) bool {
+	uid, _, ok := dirOwner(dir)
+	return isRoot() && ok && uid != 0
+}
+
+// refuseLink refuses, where root works in a directory of somebody else, a database
+// that is elsewhere. SQLite follows no other link.
+func (st *store) refuseLink() error {
+	if db := filepath.Join(st.dir, "berth.db"); isLink(db) && foreign(st.dir) {
+		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", db)
+	}
+	return nil
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+// refuseOthers refuses to have root give the hashes of passwords and the keys of a
+// registry to who has the destination and has them not.
+func (b *backup) refuseOthers() error {
+	to, _, ok := dirOwner(b.dest.dir)
+	if from, _, _ := dirOwner(b.st.dir); !isRoot() || !ok || to == 0 || to == from {
+		return nil
+	}
+	return fmt.Errorf("%s belongs to the user %d, who would have the hashes of passwords and the keys of this registry; name a directory of root's", b.dest.dir, to)
+}
+
+// makeBackupFor makes the directory of a backup for who is going to fill it, where
+// only root may make one, and nobody else can have changed the way there.
+func makeBackupFor(dest string, uid, gid int) {
+	parent := filepath.Dir(dest)
+	for dir := parent; ; dir = filepath.Dir(dir) {
+		if !onlyRootChanges(dir) {
+			return
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	if os.Mkdir(dest, 0o700) == nil {
+		os.Lchown(dest, uid, gid)
+	}
+}
