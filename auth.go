@@ -46,6 +46,7 @@ type authConfig struct {
 	proxies       proxies
 	perSecond     int // requests of one address; 0 for no limit
 
+	open   bool          // it may be open, though there were users
 	glance time.Duration // as of watched, for users and rules
 }
 
@@ -77,6 +78,7 @@ type gate struct {
 	signer       *signer
 	now          func() time.Time
 	started      bool        // the files have been read once
+	guarded      atomic.Bool // the database says that there were users, or rules about them
 	warned       atomic.Bool // that passwords travel in the clear
 }
 
@@ -105,7 +107,12 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	if g.signer, err = st.openSigner(); err != nil {
 		return nil, err
 	}
+	if err := g.remember(); err != nil {
+		return nil, err
+	}
 	st.open = func() bool { return g.view() == nil }
+	st.mayUpload, st.noteGuarded = g.mayUpload, g.noteGuarded
+	st.forgetOwners() // somebody may have been removed while nobody looked
 	st.tagRules = func() (*tagRules, error) { return g.tagRules(), nil }
 	st.guards = func() (map[string][]byte, error) {
 		list, err := g.users.text()
@@ -113,6 +120,51 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		return map[string][]byte{usersFile: list, policyFile: rules}, errors.Join(err, e)
 	}
 	return g, nil
+}
+
+// remember refuses a start by which a registry that had users, or rules about people,
+// would be open because their files have gone; and has the database say that there
+// are some. A flag takes that back.
+func (g *gate) remember() error {
+	var guarded bool
+	if err := g.st.get(`SELECT guarded FROM meta`, nil, &guarded); err != nil {
+		return err
+	}
+	g.guarded.Store(guarded)
+	switch v := g.view(); {
+	case v == nil && guarded && !g.open:
+		return fmt.Errorf("there were users, or rules about them, and their files are not there: neither %s nor a [[rule]] in %s. "+
+			"Is a disk not mounted? Put them back, or begin again with `berth user add NAME`. "+
+			"If everybody may do everything from now on, start once with --open", g.users.files[0], g.policy.files[0])
+	case v == nil && guarded:
+		return g.setGuarded(false)
+	}
+	return g.noteGuarded()
+}
+
+// noteGuarded has the database say that the registry is not open, once it has users or
+// rules about people.
+func (g *gate) noteGuarded() error {
+	list, rules := g.users.last.Load(), g.policy.last.Load()
+	if g.guarded.Load() || list.value == nil && (rules.value == nil || !(*rules.value).people) {
+		return nil
+	}
+	return g.setGuarded(true)
+}
+
+func (g *gate) setGuarded(guarded bool) error {
+	if g.st.writer == nil {
+		return nil
+	}
+	err := g.st.update(func(t *tx) error {
+		_, err := t.exec(`UPDATE meta SET guarded = ?`, guarded)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("noting that there are users: %w", err)
+	}
+	g.guarded.Store(guarded)
+	return nil
 }
 
 // announce tells at start who may do what.
@@ -129,6 +181,28 @@ func (g *gate) announce() {
 	if len(v.users) == 0 && !g.byCertificate && len(g.st.listRobots()) == 0 {
 		g.log.Warn("there are no users, so nobody can log in; `berth user add NAME` makes one")
 	}
+}
+
+// openTo says in words, for the greeting, who may do what.
+func (g *gate) openTo() string {
+	v := g.view()
+	if v == nil {
+		return "everybody there may push, pull and delete, without a password"
+	}
+	known := []string{count(len(v.users), "user")}
+	if n := len(g.st.listRobots()); n > 0 {
+		known = append(known, count(n, "token"))
+	}
+	if g.byCertificate {
+		known = append(known, "client certificates")
+	}
+	anonymous := "without a password nobody may do anything"
+	if v.policy.mayAnywhere(person{}, mayPush) {
+		anonymous = "WITHOUT A PASSWORD EVERYBODY MAY PUSH to some repositories"
+	} else if v.policy.mayAnywhere(person{}, mayPull) {
+		anonymous = "without a password everybody may pull from some repositories"
+	}
+	return strings.Join(known, ", ") + "; " + anonymous
 }
 
 // parsePolicy reads the rules. A file from which those about people have gone
@@ -162,10 +236,17 @@ func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	if len(bad) > 0 {
 		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them", "file", g.users.files[0], "lines", bad)
 	}
+	var cheap []string
 	for name, hash := range list {
 		if cost, _ := bcrypt.Cost([]byte(hash)); cost > maxCost {
 			g.log.Warn("the hash of a password is so dear that logins keep others waiting; `berth user passwd` makes another", "user", name, "cost", cost)
+		} else if cost < minCost {
+			cheap = append(cheap, name)
 		}
+	}
+	if cheap != nil {
+		slices.Sort(cheap)
+		g.log.Warn("the hashes of passwords are cheap to guess at for who has them; `berth user passwd` makes others", "users", cheap, "least cost", minCost)
 	}
 	return list, nil
 }
@@ -196,6 +277,7 @@ func (g *gate) usersChanged(old, new *users, err error) {
 			removed = append(removed, name)
 		}
 	}
+	g.st.forgetOwners()
 	g.st.audit("users changed", "added", added, "removed", removed, "changed", changed)
 }
 
@@ -205,9 +287,25 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 	case err != nil:
 		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.files[0], "error", err)
 	case g.started:
+		g.st.forgetOwners()
 		g.st.audit("rules changed", "file", g.policy.files[0], "rules", (*new).lines())
 	}
 	notify(g.st.rulesChanged)
+}
+
+// mayUpload reports whether there is still somebody with an id, as of caller.id.
+func (g *gate) mayUpload(id string) bool {
+	kind, name, _ := strings.Cut(id, ":")
+	switch kind {
+	case "user":
+		list := g.users.last.Load().value
+		return list != nil && (*list)[name] != ""
+	case "token":
+		return g.st.robot(name, g.now()) != nil
+	case "certificate":
+		return g.byCertificate
+	}
+	return true
 }
 
 // A view is what holds for one request.
@@ -261,6 +359,9 @@ func (c *caller) id() string {
 	}
 	return ""
 }
+
+// known reports whether the request brought something that says who makes it.
+func (c *caller) known() bool { return c.scoped || c.id() != "" }
 
 // label names the caller for people.
 func (c *caller) label() string {
@@ -472,6 +573,9 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	}
 	if c != nil {
 		w.caller = c
+		if c.known() {
+			w.Header().Set("Cache-Control", "private") // what one is shown is not for others
+		}
 	}
 	name := ""
 	if needed[need].named {

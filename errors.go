@@ -148,6 +148,9 @@ func writeError(w http.ResponseWriter, e *protocolError) {
 	for _, key := range []string{"ETag", "Cache-Control", "Accept-Ranges", "Docker-Content-Digest", "Content-Encoding", "Link"} {
 		h.Del(key) // set for the content that is not sent after all
 	}
+	if resp, ok := w.(*response); ok && resp.caller.known() {
+		h.Set("Cache-Control", "private")
+	}
 	for key, values := range e.header {
 		h[key] = values
 	}

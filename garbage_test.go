@@ -35,6 +35,7 @@ var (
 // freeze stops the registry's clock: only the test moves it.
 func (r *registry) freeze() {
 	r.st.now = func() time.Duration { return time.Duration(r.moved.Load()) }
+	r.server.gate.logins.attempts.patience = 0 // nobody waits for a clock that stands
 }
 
 // collect is a collection on the spot.

@@ -267,8 +267,71 @@ func (st *store) untilDue() (time.Duration, error) {
 	return next, nil
 }
 
+// dropUploads ends the sessions of owners who are no more: nobody can go on with
+// them. It looks only when there may be some. A request that is at work on one ends
+// with its next bytes.
+func (st *store) dropUploads(c *tally) error {
+	if st.mayUpload == nil || !st.ownersGone.CompareAndSwap(true, false) {
+		return nil
+	}
+	if err := st.noteGuarded(); err != nil { // not where it is noticed: a transaction may be under way there
+		st.ownersGone.Store(true)
+		return err
+	}
+	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE owner <> ''`)
+	if err != nil {
+		return err
+	}
+	rows, err := s.Query()
+	if err != nil {
+		return err
+	}
+	list, err := collect(rows, func(rows *sql.Rows) (x [3]string, err error) { return x, rows.Scan(&x[0], &x[1], &x[2]) })
+	if err != nil {
+		return err
+	}
+	for _, x := range list {
+		if st.mayUpload(x[2]) {
+			continue
+		}
+		u, err := st.findUpload(x[1], x[0], x[2])
+		if errors.Is(err, errBlobUploadUnknown) {
+			continue // ended meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case u.turn <- struct{}{}:
+		default: // the request that is at work stops, and has this looked at again
+			u.given.Store(true)
+			st.ownersGone.Store(true)
+			continue
+		}
+		if !u.ended {
+			err = st.endUpload(u)
+		}
+		<-u.turn
+		if err != nil {
+			return err
+		}
+		c.Uploads++
+		st.log.Info("upload ended with its owner", "repository", x[1], "upload", x[0], "owner", x[2])
+	}
+	return nil
+}
+
+// forgetOwners has the uploads of owners who are no more ended.
+func (st *store) forgetOwners() {
+	st.ownersGone.Store(true)
+	notify(st.trashed)
+}
+
 // expireUploads ends sessions that were idle for the expiry.
 func (st *store) expireUploads(g graces, c *tally) error {
+	if err := st.dropUploads(c); err != nil {
+		return err
+	}
 	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,13 +23,22 @@ import (
 
 // attempts slows down who guesses passwords, by address and user, and by address
 // alone for who tries many users. A user is never locked out: not from another
-// address, not with a password that was right before, and not for longer than
-// maxDelay.
+// address, not with a password that was right before; and who comes from the address
+// of somebody who guesses stands in line with him, and is let in in turn.
 type attempts struct {
-	now func() time.Duration
+	now      func() time.Duration
+	unit     time.Duration // the first delay
+	patience time.Duration // how long a try stands in line at most
 
-	mu     sync.Mutex // guards failed
+	mu     sync.Mutex // guards the rest
 	failed map[string]*failures
+	lines  map[string][]*standing // by address, in the order in which they came
+}
+
+// A standing is the place of a try in it.
+type standing struct {
+	user string
+	wake chan struct{} // told when one before has gone
 }
 
 // failures are wrong passwords in a row.
@@ -40,22 +50,73 @@ type failures struct {
 const (
 	freeByUser    = 5  // wrong passwords of one address for one user that cost nothing
 	freeByAddress = 30 // and for all users together
-	maxDelay      = time.Minute
+	maxDelay      = 5  // the longest delay, in units: a line must move
+	maxLine       = 6  // tries of one address that wait: as many as the patience is enough for
 	// forgetAfter is how long a wrong password counts.
 	forgetAfter = 15 * time.Minute
 	maxFailed   = 10000
 )
 
-// wait is how long an address has to wait before its next attempt for a user.
-func (a *attempts) wait(address, user string) time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.due(address, user, a.now())
+// loginUnit and loginPatience are for clients that give up after 15 seconds, as
+// docker login does, and for those that do not.
+const (
+	loginUnit     = time.Second
+	loginPatience = 30 * time.Second
+)
+
+// due is how long an address has to wait before its next attempt for a user. a.mu is
+// held.
+func (a *attempts) due(address, user string, now time.Duration) time.Duration {
+	return max(a.failed[pairKey(address, user)].wait(now, freeByUser, a.unit), a.failed[address].wait(now, freeByAddress, a.unit))
 }
 
-// due is wait at a time. a.mu is held.
-func (a *attempts) due(address, user string, now time.Duration) time.Duration {
-	return max(a.failed[pairKey(address, user)].wait(now, freeByUser), a.failed[address].wait(now, freeByAddress))
+// turn waits for the turn of an attempt, and counts it, as a failure until it has
+// succeeded. The error is errTooManyLogins if the line is too long, or too slow.
+func (a *attempts) turn(done <-chan struct{}, address, user string) error {
+	wait := a.begin(address, user, nil)
+	if wait == 0 {
+		return nil
+	}
+	refused := errTooManyLogins.withHeader("Retry-After", seconds(wait))
+	a.mu.Lock()
+	if a.patience == 0 || len(a.lines[address]) >= maxLine {
+		a.mu.Unlock()
+		return refused
+	}
+	me := &standing{user, make(chan struct{}, 1)}
+	a.lines[address] = append(a.lines[address], me)
+	a.mu.Unlock()
+	defer a.leave(address, me)
+	late := time.NewTimer(a.patience)
+	defer late.Stop()
+	for {
+		if wait = a.begin(address, user, me); wait == 0 {
+			return nil
+		}
+		due := time.NewTimer(wait)
+		select {
+		case <-due.C:
+		case <-me.wake:
+		case <-late.C:
+			return refused
+		case <-done:
+			return refused
+		}
+		due.Stop()
+	}
+}
+
+// leave takes a try out of the line, and has the others look.
+func (a *attempts) leave(address string, me *standing) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	line := slices.DeleteFunc(a.lines[address], func(w *standing) bool { return w == me })
+	if a.lines[address] = line; len(line) == 0 {
+		delete(a.lines, address)
+	}
+	for _, w := range line {
+		notify(w.wake)
+	}
 }
 
 // pairKey is for the failures of an address with a user, whose name a stranger chose.
@@ -63,14 +124,22 @@ func pairKey(address, user string) string {
 	return fmt.Sprintf("%s %.64s %d", address, user, len(user))
 }
 
-// begin counts an attempt, as a failure until it has succeeded, or returns how
-// long to wait.
-func (a *attempts) begin(address, user string) (wait time.Duration) {
+// begin counts an attempt, or returns how long to wait, if it is nobody's turn. me is
+// its place in line; nil is behind all.
+func (a *attempts) begin(address, user string, me *standing) (wait time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
 	if wait := a.due(address, user, now); wait > 0 {
 		return wait
+	}
+	for _, w := range a.lines[address] {
+		if w == me {
+			break
+		}
+		if a.due(address, w.user, now) == 0 { // his turn; he is about to see that
+			return a.unit
+		}
 	}
 	for _, f := range []*failures{a.get(pairKey(address, user), now), a.get(address, now)} {
 		f.count++
@@ -79,14 +148,25 @@ func (a *attempts) begin(address, user string) (wait time.Duration) {
 	return 0
 }
 
-// wait is how long the next attempt has to wait: a second, then twice as long
-// each time.
-func (f *failures) wait(now time.Duration, free int) time.Duration {
+// wait is how long the next attempt has to wait: a unit, then twice as long each
+// time.
+func (f *failures) wait(now time.Duration, free int, unit time.Duration) time.Duration {
 	if f == nil || f.count < free || now-f.last >= forgetAfter {
 		return 0
 	}
-	delay := min(maxDelay, time.Second<<min(f.count-free, 10))
+	delay := unit * time.Duration(min(maxDelay, 1<<min(f.count-free, 10)))
 	return max(0, f.last+delay-now)
+}
+
+// undo takes back what begin counted, of a try that was not made.
+func (a *attempts) undo(address, user string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range []*failures{a.failed[pairKey(address, user)], a.failed[address]} {
+		if f != nil && f.count > 0 {
+			f.count--
+		}
+	}
 }
 
 // succeeded takes back what begin counted. Whoever knows one password may still

@@ -358,7 +358,11 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	}
 	if immutable {
-		h.Set("Cache-Control", "max-age=31536000, immutable")
+		kept := "max-age=31536000, immutable"
+		if h.Get("Cache-Control") != "" {
+			kept = "private, " + kept
+		}
+		h.Set("Cache-Control", kept)
 	}
 	switch ranges := r.Header.Get("Range"); {
 	case ranges == "":

@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -96,6 +97,8 @@ Who may do what
                           data directory, if it is there; without rules about
                           people users may do everything)
   --anonymous-pull        everybody may pull
+  --open                  start although there were users and their file has gone:
+                          everybody may do everything; say it once
 
 TLS
   --tls MODE              auto: make a local CA and certificates by it
@@ -258,6 +261,7 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	flags.DurationVar(&text.stall, "stall-timeout", time.Minute, "")
 	flags.StringVar(&cfg.auth.usersFile, "htpasswd", "", "")
 	flags.StringVar(&cfg.auth.policyFile, "policy", "", "")
+	flags.BoolVar(&cfg.auth.open, "open", false, "")
 	flags.BoolVar(&cfg.auth.anonymousPull, "anonymous-pull", false, "")
 	flags.StringVar(&cfg.tls.mode, "tls", "off", "")
 	flags.StringVar(&text.names, "tls-name", "", "")
@@ -500,7 +504,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	}
 	s.gate.announce()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
-	greet(stdout, cfg, listener.Addr())
+	greet(stdout, cfg, listener.Addr(), s.gate.openTo())
 
 	err = s.answer(ctx, listener)
 	stopBackground()
@@ -572,10 +576,17 @@ func (s *server) wait(d time.Duration) bool {
 }
 
 // greet tells a person where the registry is and what to try.
-func greet(w io.Writer, cfg *config, addr net.Addr) {
+func greet(w io.Writer, cfg *config, addr net.Addr, openTo string) {
+	reach := "this machine alone"
 	host, port, _ := net.SplitHostPort(addr.String())
 	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
 		host = "localhost"
+		reach = "whoever reaches this machine"
+		if own := slices.DeleteFunc(machineAddresses(), func(a string) bool { return net.ParseIP(a).IsLoopback() }); own != nil {
+			reach += ", by " + strings.Join(own[:min(len(own), 4)], ", ")
+		}
+	} else if !ip.IsLoopback() {
+		reach = "whoever reaches " + host
 	}
 	address := net.JoinHostPort(host, port)
 	dir, err := filepath.Abs(cfg.dir)
@@ -587,6 +598,7 @@ func greet(w io.Writer, cfg *config, addr net.Addr) {
 		scheme = "https"
 	}
 	fmt.Fprintf(w, "Berth %s serves %s on %s://%s\n", version(), dir, scheme, address)
+	fmt.Fprintf(w, "Open to %s, port %s: %s\n", reach, port, openTo)
 	if !cfg.readOnly {
 		fmt.Fprintf(w, "Try:  docker tag alpine %[1]s/alpine && docker push %[1]s/alpine\n", address)
 	}

@@ -43,6 +43,10 @@ func TestServeUntilStopped(t *testing.T) {
 			t.Fatalf("greeting %q", lines.Text())
 		}
 		lines.Scan()
+		if !strings.HasPrefix(lines.Text(), "Open to this machine alone, port ") || !strings.Contains(lines.Text(), "everybody there may push, pull and delete") {
+			t.Errorf("the greeting does not tell to whom the registry is open: %q", lines.Text())
+		}
+		lines.Scan()
 		if !strings.Contains(lines.Text(), "docker push "+strings.TrimPrefix(url, "http://")+"/") {
 			t.Errorf("no docker push line to try: %q", lines.Text())
 		}

@@ -320,6 +320,7 @@ func (st *store) revokeRobot(name string, out *console) error {
 	st.robots.mu.Lock()
 	delete(st.robots.byID, id)
 	st.robots.mu.Unlock()
+	st.forgetOwners()
 	st.audit("token revoked", "token", name)
 	out.printf("token %s revoked; it is worth nothing from now on\n", name)
 	return nil

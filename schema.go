@@ -17,7 +17,8 @@
 // Version 5 takes the bytes of small blobs, until their files are synced.
 //
 // Version 6 knows which blobs only deleted manifests use, and which referrers have met
-// their subject. Version 7 knows how old an upload is.
+// their subject. Version 7 knows how old an upload is, version 8
+// whether there ever were users or rules about people.
 
 package main
 
@@ -341,6 +342,10 @@ UPDATE manifest SET loose = NULL WHERE loose IS NOT NULL AND deleted IS NULL AND
 -- Uptime when it was begun, or seen first.
 ALTER TABLE upload ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
 UPDATE upload SET begun = used;
+`,
+	`
+-- 1 if there are, or were, users or rules about people: without them it is not open.
+ALTER TABLE meta ADD COLUMN guarded INTEGER NOT NULL DEFAULT 0;
 `,
 }
 

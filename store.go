@@ -95,6 +95,9 @@ type store struct {
 	open         func() bool                       // everybody may do everything; nil if nobody serves
 	tagRules     func() (*tagRules, error)         // those that hold; nil for none
 	guards       func() (map[string][]byte, error) // the texts of users and rules that hold; nil likewise
+	mayUpload    func(owner string) bool           // whether there is still such an owner of uploads; nil likewise
+	noteGuarded  func() error                      // has the database say that there are users, if there are; nil likewise
+	ownersGone   atomic.Bool                       // users or rules have changed: there may be uploads of owners who are no more
 	busy         func() bool                       // there are requests under way; nil if there can be none
 	uploadEnded  func()                            // there may be room for another upload; nil if nobody waits
 	looks        chan struct{}                     // full while as many snapshots as may be are in use

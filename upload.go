@@ -50,6 +50,7 @@ type upload struct {
 	writing    writing       // guarded by turn
 	held       []byte        // all of it, if it came with its end; then there is no file; guarded by turn
 	ended      bool          // guarded by turn
+	given      atomic.Bool   // given up: its owner is no more
 }
 
 // sessions are the uploads that this process has touched.
@@ -311,7 +312,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 		return err
 	}
 	defer func() { s.arriving.Add(-1); s.lines.bodies.freed() }()
-	body := &bodyReader{body: r.Body, response: w.(*response), left: -1, queue: &u.queue, patience: s.st.patience}
+	body := &bodyReader{body: r.Body, response: w.(*response), left: -1, queue: &u.queue, patience: s.st.patience, given: &u.given}
 	u.queue.arrived.Store(offset)
 	defer u.queue.arrived.Store(0)
 	if want >= 0 {
@@ -371,11 +372,15 @@ type bodyReader struct {
 	since    time.Time     // when the last read began
 	hurried  bool          // another request wants the turn
 	until    time.Time     // when all of it must have come; zero for never
+	given    *atomic.Bool  // nobody wants the rest any more; may be nil
 }
 
 func (b *bodyReader) Read(p []byte) (int, error) {
 	if b.left == 0 {
 		return 0, io.EOF
+	}
+	if b.given != nil && b.given.Load() {
+		return 0, errClient.with("who began the upload may not go on with it")
 	}
 	if b.left > 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
@@ -514,7 +519,12 @@ func (st *store) takeUpload(ctx context.Context, repository, id, owner string) (
 		<-u.turn
 		return nil, nil, errBlobUploadUnknown.with(map[string]string{"name": repository})
 	}
-	return u, func() { <-u.turn }, nil
+	return u, func() {
+		<-u.turn
+		if st.ownersGone.Load() { // perhaps the one whose request this was
+			notify(st.trashed)
+		}
+	}, nil
 }
 
 // saveOffset records how far a session has come: what was answered 202

@@ -26,6 +26,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +45,7 @@ type users map[string]string
 // hash is one that nobody can log in with; it is returned in bad by its number.
 func parseUsers(text []byte) (list users, bad []int) {
 	list = make(users)
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // as editors on Windows begin a file
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(nil, maxWatched)
 	for n := 1; lines.Scan(); n++ {
@@ -52,7 +54,7 @@ func parseUsers(text []byte) (list users, bad []int) {
 			continue
 		}
 		name, hash, _ := strings.Cut(line, ":")
-		if _, err := bcrypt.Cost([]byte(hash)); err != nil || checkUserName(name) != nil {
+		if _, err := bcrypt.Cost([]byte(hash)); err != nil || !hashForm.MatchString(hash) || checkUserName(name) != nil {
 			bad = append(bad, n)
 			continue
 		}
@@ -60,6 +62,10 @@ func parseUsers(text []byte) (list users, bad []int) {
 	}
 	return list, bad
 }
+
+// hashForm is a bcrypt hash as a whole: one that is cut short, or has more after it,
+// no password fits.
+var hashForm = regexp.MustCompile(`^\$2[abxy]?\$[0-9]{2}\$[./A-Za-z0-9]{53}$`)
 
 // checkUserName refuses what cannot be a user's name.
 func checkUserName(name string) error {
@@ -74,6 +80,10 @@ func checkUserName(name string) error {
 	}
 	return nil
 }
+
+// minCost is the least bcrypt cost that is not too cheap to guess at, as of what is
+// made by default.
+const minCost = bcrypt.DefaultCost
 
 // maxCost is the greatest bcrypt cost that is reasonable: half a second on a
 // small board.
@@ -116,7 +126,7 @@ const maxKnown = 4096
 // clock now.
 func newLogins(hashing int, now func() time.Duration) *logins {
 	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[mark]bool), turns: make(map[mark]chan struct{}),
-		attempts: attempts{now: now, failed: make(map[string]*failures)}}
+		attempts: attempts{now: now, unit: loginUnit, patience: loginPatience, failed: make(map[string]*failures), lines: make(map[string][]*standing)}}
 	rand.Read(l.key[:])
 	return l
 }
@@ -135,12 +145,13 @@ func (l *logins) mark(user, password, hash string) (m mark) {
 //
 // What was held against the hash once is not again: right, it is let in however
 // many guess; wrong, it counts as one guess however often it comes, for that is
-// a machine with an old password. The error is errTooManyLogins after too many
-// wrong ones, errBusyLogins when too many wait to be hashed.
+// a machine with an old password. After too many wrong ones it stands in line; the
+// error is errTooManyLogins if too many do, errBusyLogins when too many wait to be
+// hashed.
 func (l *logins) verify(done <-chan struct{}, address string, list users, user, password string) (right bool, err error) {
 	hash := list[user]
 	m := l.mark(user, password, hash)
-	late := time.NewTimer(hashWait)
+	late := time.NewTimer(l.attempts.patience + hashWait)
 	defer late.Stop()
 	for {
 		l.mu.Lock()
@@ -174,20 +185,19 @@ func (l *logins) verify(done <-chan struct{}, address string, list users, user, 
 		close(l.turns[m])
 		delete(l.turns, m)
 	}()
-	if wait := l.attempts.wait(address, user); wait > 0 {
-		return false, errTooManyLogins.withHeader("Retry-After", seconds(wait))
+	// Before it is hashed, so that many guesses at once are not many for free.
+	if err := l.attempts.turn(done, address, user); err != nil {
+		return false, err
 	}
 	select {
 	case l.hashing <- struct{}{}:
 		defer func() { <-l.hashing }()
 	case <-late.C:
+		l.attempts.undo(address, user)
 		return false, errBusyLogins
 	case <-done:
+		l.attempts.undo(address, user)
 		return false, errBusyLogins
-	}
-	// Here, in turn, so that many guesses at once are not many for free.
-	if wait := l.attempts.begin(address, user); wait > 0 {
-		return false, errTooManyLogins.withHeader("Retry-After", seconds(wait))
 	}
 	l.hashed.Add(1)
 	if right = list.compare(hash, password); right {
@@ -283,6 +293,7 @@ type userFile struct {
 	exists       bool
 	lines        []string
 	users        users
+	bad          []int // lines that are nobody's
 }
 
 func (f *userFile) read() error {
@@ -295,7 +306,7 @@ func (f *userFile) read() error {
 		return fmt.Errorf("reading the users: %w", err)
 	}
 	f.exists = true
-	f.users, _ = parseUsers(text)
+	f.users, f.bad = parseUsers(text)
 	f.lines = strings.Split(strings.TrimRight(string(text), "\n"), "\n")
 	if len(text) == 0 {
 		f.lines = nil
@@ -316,8 +327,9 @@ func (f *userFile) set(name, hash string) error {
 	switch at := slices.IndexFunc(f.lines, isTheirs); {
 	case hash == "":
 		f.lines = slices.DeleteFunc(f.lines, isTheirs)
-	case at >= 0:
+	case at >= 0: // and one line alone: of several the last holds here, and the first for others
 		f.lines[at] = name + ":" + hash
+		f.lines = append(f.lines[:at+1], slices.DeleteFunc(f.lines[at+1:], isTheirs)...)
 	default:
 		f.lines = append(f.lines, name+":"+hash)
 	}
@@ -410,7 +422,7 @@ func (f *userFile) remove(name string, stdout io.Writer) error {
 	}
 	fmt.Fprintf(stdout, "user %s removed\n", name)
 	if len(f.users) == 0 {
-		fmt.Fprintf(stdout, "Now nobody can log in. (To have a registry that is open to everybody, remove %s and %s, and restart.)\n", f.path, f.policy)
+		fmt.Fprintf(stdout, "Now nobody can log in. (To have a registry that is open to everybody, remove %s and %s, and restart with --open.)\n", f.path, f.policy)
 		return nil
 	}
 	return f.findAdministrator(stdout)
@@ -435,6 +447,9 @@ func (f *userFile) list(stdout io.Writer, asJSON bool) error {
 	}
 	if !f.exists {
 		fmt.Fprintln(stdout, "There are no users: whoever reaches this registry may do everything. `berth user add NAME` makes the first.")
+	}
+	if len(f.bad) > 0 {
+		fmt.Fprintf(stdout, "Lines of %s that are not NAME:BCRYPT-HASH, with which nobody can log in: %v\n", f.path, f.bad)
 	}
 	for _, e := range list {
 		about := strings.Join(e.Groups, ", ")
