@@ -92,7 +92,8 @@ func (r rights) words() (words []string) {
 }
 
 // patterns are a list of them for the names of repositories, or of tags. It has a
-// name that one of them matches, and none with a ! before it.
+// name that one of them matches, and none with a ! before it, which stands for all
+// that lies below, too: who excepts home/secret means home/secret/keys as well.
 type patterns struct {
 	text           []string
 	match, exclude []*regexp.Regexp
@@ -128,6 +129,7 @@ func parsePatterns(text []string, whole string, longest int, form *regexp.Regexp
 		}
 		re := regexp.MustCompile("^" + patternWords.Replace(regexp.QuoteMeta(word)) + "$")
 		if excluded {
+			re = regexp.MustCompile(strings.TrimSuffix(re.String(), "$") + "(?:/.*)?$")
 			list.exclude = append(list.exclude, re)
 		} else {
 			list.match = append(list.match, re)
@@ -348,6 +350,7 @@ const starterPolicy = `# Who may do what to which repositories. Changes hold at 
 # who           users by name, "group:NAME", "users" (everybody with a password),
 #               "anonymous" (everybody)
 # repositories  names; * is anything but a slash, ** anything; "!NAME" excepts
+#               a repository and what lies below it
 # allow         pull, push (new tags), overwrite (tags that exist), delete,
 #               metrics, admin (everything). Each but metrics includes pull.
 
@@ -370,7 +373,8 @@ allow        = ["push", "overwrite", "delete"]
 # allow        = ["pull"]
 
 # Tags that never move, tags that are an index of what several machines push, and
-# tags that go when there are newer ones:
+# tags that go when there are newer ones (who may push new tags can push out old
+# ones by that: make releases immutable, or keep them by a rule with matching):
 #
 # [[immutable]]
 # repositories = ["release/**"]

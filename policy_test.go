@@ -30,7 +30,10 @@ func TestRepositoryPatterns(t *testing.T) {
 		{"a/**/z", "a/z a/b/z a/b/c/z", "a/bz az"},
 		{"v?", "va vb", "v vab v/"},
 		{"a.b", "a.b", "axb"},
-		{"home/** !home/secret", "home/a home/secret/x", "home/secret x"},
+		{"home/** !home/secret", "home/a home/secrets home/a/secret", "home/secret home/secret/x home/secret/x/y x"},
+		{"** !home/*", "home a/home/b", "home/a home/a/b"},
+		{"** !home/a*", "home/b/a", "home/a home/ab/c"},
+		{"** !home/**/keys", "home/a", "home/keys home/a/keys home/a/keys/b"},
 		{"!x/** **", "a y/x", "x/a"},
 		{"a b", "a b", "c ab"},
 	} {
