@@ -164,10 +164,11 @@ func (r *retainRule) rank(tags []candidate) map[string]rank {
 			others = append(others, c)
 		}
 	}
-	slices.Reverse(versions) // tags come in order
-	slices.SortFunc(others, func(a, b candidate) int {
+	later := func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(b.pushed, a.pushed), cmp.Compare(b.change, a.change), cmp.Compare(b.manifest, a.manifest), cmp.Compare(b.tag, a.tag))
-	})
+	}
+	slices.SortFunc(versions, func(a, b candidate) int { return cmp.Or(b.place.version.compare(a.place.version), later(a, b)) })
+	slices.SortFunc(others, later)
 	for _, x := range []struct {
 		list []candidate
 		what string

@@ -80,6 +80,8 @@ func TestRetentionDecides(t *testing.T) {
 	for _, x := range []struct{ what, rules, tags, want string }{
 		{"newest by version", "newest = 2", "v1.2 pushed=9, v1.10 pushed=1, v1.9 pushed=5",
 			"v1.2 drop retain 1, v1.9 keep retain 1, v1.10 keep retain 1"},
+		{"newest build of one version, by time", "newest = 1", "1.2-f0f0f0f pushed=1, 1.2-1a2b3c4 pushed=2", "1.2-1a2b3c4 keep retain 1, 1.2-f0f0f0f drop retain 1"},
+		{"a chart that was brought up later is older", "newest = 1", "1.2.4_up1.9 pushed=1, 1.2.3_up1.10 pushed=2", "1.2.3_up1.10 drop retain 1, 1.2.4_up1.9 keep retain 1"},
 		{"newest by time, apart from versions", "newest = 1", "main pushed=1, dev pushed=2, v1 pushed=90, v2 pushed=3",
 			"dev keep retain 1, main drop retain 1, v1 drop retain 1, v2 keep retain 1"},
 		{"more places than tags", "newest = 9", "a, v1", "a keep retain 1, v1 keep retain 1"},

@@ -250,11 +250,11 @@ func span(d time.Duration) string {
 	return d.String()
 }
 
-// compareTags is the order of tags from old to new: versions by their numbers,
-// and before them what is none, in byte order. A version is numbers with points
-// between, perhaps with a v before and a suffix after -, which comes before the
-// version without it, as in semantic versioning. A single number is one only if
-// it is short, or has the v: others are dates, or commits. 2024-01-31 is a date too.
+// compareTags is the order of tags from old to new: versions, and before them what
+// is none, in byte order. A version is numbers with points between, perhaps with a v
+// before, and then what makers of versions write (parseVersion). A single number is
+// one only if it is short, or has the v: others are dates, or commits. 2024-01-31 is
+// a date too.
 func compareTags(a, b string) int {
 	return comparePlaces(placeOf(a), placeOf(b))
 }
@@ -283,37 +283,80 @@ func comparePlaces(a, b tagPlace) int {
 	return strings.Compare(a.tag, b.tag)
 }
 
-// A tagVersion is what a tag says of its place among others.
+// A tagVersion is what a tag says of its place among others. Names of commits are not
+// part of it: they have no order.
 type tagVersion struct {
 	numbers []string // without zeros before them
-	suffix  string   // after the -; "" for none
+	suffix  string   // what makes it earlier than the version without it; "" for none
+	after   string   // the number of commits, or of a post-release, after it; "" for none
+	variant string   // what git describe, or who builds on it, adds to that; "" for none
+	build   string   // after the _, which stands for the + that a tag cannot have; "" for none
 }
 
 var (
-	versionForm = regexp.MustCompile(`^(v?)(\d{1,18}(?:\.\d{1,18})*)(?:-([A-Za-z0-9._-]+))?$`)
-	dateForm    = regexp.MustCompile(`^\d{4}-\d\d-\d\d`)
+	versionForm = regexp.MustCompile(`^(v?)(\d{1,18}(?:\.\d{1,18})*)(?i:\.(?:final|ga|release))?` +
+		`(?:(?:\.?((?i)alpha|beta|preview|pre|rc|cr|dev|post)|([abc]))\.?(\d{1,18}))?((?:-[A-Za-z0-9._-]+)?)$`)
+	describeForm = regexp.MustCompile(`^((?:-.+)?)-(\d{1,18})-g[0-9a-f]{4,64}((?:-.+)?)$`)
+	dateForm     = regexp.MustCompile(`^\d{4}-\d\d-\d\d`)
+	commitForm   = regexp.MustCompile(`(^|[._-])(?:g[0-9a-f]{7,64}|[0-9a-f]{7,64})$`)
 )
 
 // maxBareNumber is how many digits a single number has at most that is a version.
 const maxBareNumber = 4
 
+// parseVersion reads what tags are made from: semantic versioning, with suffixes and
+// with build metadata, whose + helm writes as _; git describe (v1.2.3-10-g0f0f0f0 is
+// ten commits after v1.2.3); Python's 1.2rc1, 1.2.dev3 and 1.2.post1; Java's
+// 1.2.3.Final. It reports false if the tag is no version.
 func parseVersion(tag string) (v tagVersion, ok bool) {
-	m := versionForm.FindStringSubmatch(tag)
-	if m == nil || dateForm.MatchString(tag) {
+	rest, build, built := strings.Cut(tag, "_")
+	m := versionForm.FindStringSubmatch(rest)
+	if m == nil || dateForm.MatchString(tag) || built && build == "" {
 		return v, false
 	}
-	v.suffix = m[3]
-	for _, n := range strings.Split(m[2], ".") {
+	prefix, numbers, word, letter, number, suffix := m[1], m[2], strings.ToLower(m[3]), m[4], m[5], m[6]
+	for _, n := range strings.Split(numbers, ".") {
 		v.numbers = append(v.numbers, strings.TrimLeft(n, "0"))
 	}
-	if len(v.numbers) == 1 && m[1] == "" && len(m[2]) > maxBareNumber {
-		return v, false
+	if len(v.numbers) == 1 {
+		switch {
+		case prefix == "" && len(numbers) > maxBareNumber, letter != "": // 4821b03
+			return v, false
+		case built && prefix == "" && suffix == "" && number == "": // 2024_01
+			return v, false
+		}
 	}
+	if m := describeForm.FindStringSubmatch(suffix); m != nil {
+		suffix, v.after, v.variant = m[1], strings.TrimLeft(m[2], "0"), m[3]
+	}
+	switch {
+	case word == "post":
+		v.after, v.variant = strings.TrimLeft(number, "0"), suffix
+	case number != "":
+		v.suffix = word + letter + number + suffix
+	default:
+		v.suffix = strings.TrimPrefix(suffix, "-")
+	}
+	v.suffix, v.build = withoutCommit(v.suffix), withoutCommit(build)
 	return v, true
 }
 
+// withoutCommit takes the name of a commit from the end of a text. Words and numbers
+// are none: it has digits and letters.
+func withoutCommit(text string) string {
+	m := commitForm.FindStringSubmatchIndex(text)
+	if m == nil {
+		return text
+	}
+	name := text[m[3]:]
+	if !strings.ContainsAny(name, digits) || strings.Trim(name, digits) == "" {
+		return text
+	}
+	return text[:m[3]] + "*"
+}
+
 // compare is semantic versioning's order, for any number of numbers: what is
-// missing counts as 0.
+// missing counts as 0. What differs only in the commit is the same.
 func (v tagVersion) compare(w tagVersion) int {
 	for i := range max(len(v.numbers), len(w.numbers)) {
 		var a, b string
@@ -327,21 +370,11 @@ func (v tagVersion) compare(w tagVersion) int {
 			return c
 		}
 	}
-	switch {
-	case v.suffix == w.suffix:
-		return 0
-	case v.suffix == "":
-		return 1
-	case w.suffix == "":
-		return -1
+	if (v.suffix == "") != (w.suffix == "") {
+		return cmp.Compare(len(w.suffix), len(v.suffix))
 	}
-	a, b := strings.Split(v.suffix, "."), strings.Split(w.suffix, ".")
-	for i := range min(len(a), len(b)) {
-		if c := compareIdentifiers(a[i], b[i]); c != 0 {
-			return c
-		}
-	}
-	return cmp.Compare(len(a), len(b))
+	return cmp.Or(compareWords(v.suffix, w.suffix), compareNumbers(v.after, w.after),
+		compareWords(v.variant, w.variant), compareWords(v.build, w.build))
 }
 
 // compareNumbers compares digits without zeros before them.
@@ -349,12 +382,44 @@ func compareNumbers(a, b string) int {
 	return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
 }
 
-// compareIdentifiers compares parts of suffixes: numbers come first, and text that
-// ends in a number (rc10) goes by that.
+// compareWords compares suffixes by their parts between points: numbers come first,
+// and numbers in a word (rc10, rc10-alpine3) count as such.
+func compareWords(a, b string) int {
+	return slices.CompareFunc(strings.Split(a, "."), strings.Split(b, "."), compareIdentifiers)
+}
+
 func compareIdentifiers(a, b string) int {
-	wordA, wordB := strings.TrimRight(a, digits), strings.TrimRight(b, digits)
-	return cmp.Or(strings.Compare(wordA, wordB),
-		compareNumbers(strings.TrimLeft(a[len(wordA):], "0"), strings.TrimLeft(b[len(wordB):], "0")))
+	if n := strings.Trim(a, digits) == ""; n != (strings.Trim(b, digits) == "") {
+		if n {
+			return -1
+		}
+		return 1
+	}
+	for a != "" && b != "" {
+		textA, textB := leading(a, false), leading(b, false)
+		if (textA == "") != (textB == "") {
+			return cmp.Compare(len(textA), len(textB)) // a number comes first
+		}
+		if c := strings.Compare(textA, textB); c != 0 {
+			return c
+		}
+		a, b = a[len(textA):], b[len(textB):]
+		numberA, numberB := leading(a, true), leading(b, true)
+		if c := compareNumbers(strings.TrimLeft(numberA, "0"), strings.TrimLeft(numberB, "0")); c != 0 {
+			return c
+		}
+		a, b = a[len(numberA):], b[len(numberB):]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// leading returns the digits that a text begins with, or what is before the first.
+func leading(text string, digit bool) string {
+	i := 0
+	for i < len(text) && (text[i] >= '0' && text[i] <= '9') == digit {
+		i++
+	}
+	return text[:i]
 }
 
 const digits = "0123456789"

@@ -163,6 +163,15 @@ func TestTagsInOrder(t *testing.T) {
 		"1.0-1 1.0-2 1.0-10 1.0-a",
 		"1.9 v1.10 1.11",
 		"1 1.0.1 1.1 2",
+		"1.0-rc2-alpine3.9 1.0-rc2-alpine3.10 1.0-rc10-alpine3.9 1.0", // numbers in the middle of words
+		"1.0-9 1.0-10 1.0-9a",
+		// git describe: commits after a tag, and before the next.
+		"v1.2.3-rc1 v1.2.3-rc1-10-g0f0f0f0 v1.2.3-rc2 v1.2.3 v1.2.3-9-gfffffff v1.2.3-10-g0f0f0f0 v1.2.3-10-g0f0f0f0-dirty v1.2.3-11-g0f0f0f0 v1.2.4-rc1",
+		// Build metadata, as helm writes it.
+		"103.9.8 103.9.9_up0.9.9 104.0.0 104.0.0_up1.0.2 104.0.0_up1.0.10 104.0.1-rc.1_up1.0.10 104.0.1_up1.0.10",
+		"3.14.0.dev9_g1a2b3c4 3.14.0 3.14.0.post1 3.14.0.post10 3.14.1a1 3.14.1a2 3.14.1b1 3.14.1rc1 3.14.1",
+		"17beta1 17beta1-alpine3.21 17rc1 17 17.1",
+		"26.0.0.Beta1 26.0.0.CR1 26.0.0.Final-jdk17 26.0.0.Final 26.0.1.Final",
 		"01.2 1.03 1.4",
 		"1.2.3.4 1.2.3.10",
 		"latest v0.1", // what is no version is before those that are
@@ -186,8 +195,8 @@ func TestTagsInOrder(t *testing.T) {
 
 func TestVersions(t *testing.T) {
 	t.Parallel()
-	const are = "1 v1 0 9999 1.2 v1.2 1.2.3 1.2.3.4 1.02 1.2-rc1 1.2.3-alpine 2024.01.31 v20240131 v1-rc.1_x 1-alpine"
-	const areNot = "latest main 12345 20240131 2024-01-31 2024-01-31T10 20240131-1 1a2b3c4 0000000 1234567 V1 v v1. .1 1..2 1_2 1.2- -1 1.x sha-1234567 v1.2+x 1.2.v3"
+	const are = "1 v1 0 9999 1.2 v1.2 1.2.3 1.2.3.4 1.02 1.2-rc1 1.2.3-alpine 2024.01.31 v20240131 v1-rc.1_x 1-alpine 1.2_3 v1_x 1.2.3_up4 v1-3-g0f0f0f0 17beta1 1.25rc1-alpine3.21 1.2.4.dev9_g1a2b3c4 1.2.post1 1.2.3.Final 6.0.0-M1"
+	const areNot = "latest main 12345 20240131 2024-01-31 2024-01-31T10 20240131-1 1a2b3c4 0000000 1234567 V1 v v1. .1 1..2 1_2 1.2- -1 1.x sha-1234567 v1.2+x 1.2.v3 2024_01 2024_01_31 1.2_ _1.2 4821b03 12c4 1.2rc 1.2x1 1.2.Finals"
 	for _, tag := range strings.Fields(are) {
 		if _, ok := parseVersion(tag); !ok {
 			t.Errorf("%s is no version", tag)
@@ -200,6 +209,27 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// What differs only in the name of a commit is one version: which is newer is known
+// by the time of the push.
+func TestVersionsOfCommits(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct{ a, b string }{
+		{"v1.2.3-10-g0f0f0f0", "v1.2.3-10-gfffffff"}, {"1.2.3-1a2b3c4", "1.2.3-f0f0f0f"}, {"1.2.3_1a2b3c4", "1.2.3_g0f0f0f0"},
+		{"1.2.3-main-1a2b3c4", "1.2.3-main-f0f0f0f"}, {"1.2.4.dev9_g1a2b3c4", "1.2.4.dev9_gf0f0f0f"},
+	} {
+		if a, b := placeOf(x.a), placeOf(x.b); !a.is || !b.is || a.version.compare(b.version) != 0 {
+			t.Errorf("%s and %s: %+v, %+v", x.a, x.b, a, b)
+		}
+	}
+	for _, x := range []struct{ older, newer string }{
+		{"1.2.3-20240131", "1.2.3-20240201"}, {"1.2.3-defaced", "1.2.3-effaced"}, {"1.2.3-f0f0f0f", "1.2.3"}, {"1.2.3-dev-f0f0f0f", "1.2.3-main-1a2b3c4"},
+	} {
+		if c := placeOf(x.older).version.compare(placeOf(x.newer).version); c >= 0 {
+			t.Errorf("%s compares to %s as %d", x.older, x.newer, c)
+		}
+	}
+}
+
 // The order is one, whatever the tags are: else the newest would depend on how
 // they were listed.
 func TestOrderOfTagsIsTotal(t *testing.T) {
@@ -207,7 +237,7 @@ func TestOrderOfTagsIsTotal(t *testing.T) {
 	seed := cmp.Or(*garbageSeed, rand.Uint64())
 	t.Logf("-garbage.seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 2))
-	words := []string{"v", "0", "1", "01", "10", "2", ".", ".", "-", "-", "_", "rc", "a", "00", "9999", "alpine", strings.Repeat("8", 17)}
+	words := []string{"v", "0", "1", "01", "10", "2", ".", ".", "-", "-", "_", "rc", "a", "00", "9999", "alpine", strings.Repeat("8", 17), "-3-g0f0f0f0", "-1a2b3c4", "1.2", ".post", "dev"}
 	versions := 0
 	random := func() string {
 		var b strings.Builder
