@@ -501,7 +501,10 @@ func (st *store) collectManifests(g graces, c *tally) error {
 			if err != nil || live { // (6) says never; to be sure costs nothing
 				return false, errors.Join(err, t.settleManifest(x.repo, x.digest))
 			}
-			return true, t.removeManifest(x.repo, x.id, x.digest)
+			if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {
+				return false, err
+			}
+			return true, t.dropSignatures(repository{x.repo, x.repository}, x.digest)
 		},
 		func(x looseRow) {
 			c.Manifests++

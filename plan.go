@@ -208,6 +208,9 @@ func (p *planner) follow() error {
 				return err
 			}
 		}
+		if err := p.signaturesOf(m); err != nil {
+			return err
+		}
 		// Most blobs are of one manifest: then there is nothing more to ask.
 		blobs, err := listed(p.snapshot, func(rows *sql.Rows) (b plannedBlob, err error) {
 			err = rows.Scan(&b.blob, &b.digest, &b.size, &b.links, &b.alone)
@@ -279,6 +282,30 @@ func (p *planner) alongWith(m plannedManifest) error {
 			why = "the index that has it goes"
 		}
 		if err := p.kill(c.plannedManifest, why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// signaturesOf kills what only the tags keep that go with a dead manifest.
+func (p *planner) signaturesOf(m plannedManifest) error {
+	found, err := listed(p.snapshot, func(rows *sql.Rows) (s plannedManifest, err error) {
+		err = rows.Scan(&s.id, &s.size, &s.digest)
+		s.repo, s.repository = m.repo, m.repository
+		return s, err
+	}, `SELECT m.id, length(m.body), m.digest FROM tag t JOIN manifest m ON m.id = t.manifest
+		WHERE t.repository = ?1 AND t.name IN (`+signatureTags+`)`, m.repo, signatureTag(m.digest))
+	if err != nil {
+		return err
+	}
+	for _, s := range found {
+		if lives, err := p.outlives(s); err != nil {
+			return err
+		} else if lives {
+			continue
+		}
+		if err := p.kill(s, "its tag belongs to an image that goes"); err != nil {
 			return err
 		}
 	}

@@ -156,8 +156,8 @@ func (r *retainRule) rank(tags []candidate) map[string]rank {
 	}
 	var versions, others []candidate
 	for _, c := range tags {
-		if !r.tags.has(c.tag) || c.part != "" {
-			continue // a part takes no place beside its index
+		if !r.tags.has(c.tag) || c.part != "" || signedBy(c.tag) != "" {
+			continue // a part takes no place beside its index, nor a signature beside its image
 		} else if c.place.is {
 			versions = append(versions, c)
 		} else {
@@ -199,6 +199,10 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 	v := verdict{candidate: c, keep: true}
 	if c.immutable != nil {
 		v.rule, v.why = c.immutable.origin, "immutable"
+		return v
+	}
+	if d := signedBy(c.tag); d != "" {
+		v.why = "belongs to " + shortDigest(d.String()) + ", and goes with it"
 		return v
 	}
 	var about []string

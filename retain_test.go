@@ -380,6 +380,9 @@ func (h *history) explainAndDo(only string) error {
 			}
 			drops, frees = drops+n, frees+sum
 		}
+		for i := range list { // with garbage go the tags that belong to it
+			list[i].Tags = slices.DeleteFunc(list[i].Tags, func(e explained) bool { return signedBy(e.Tag) != "" })
+		}
 		return slices.DeleteFunc(list, func(x explainedRepository) bool { return len(x.Tags) == 0 }), drops, frees
 	}
 	tags := func() map[string]bool {
@@ -389,7 +392,9 @@ func (h *history) explainAndDo(only string) error {
 		}
 		all := make(map[string]bool)
 		for _, tag := range list {
-			all[tag] = true
+			if _, name, _ := strings.Cut(tag, ":"); signedBy(name) == "" {
+				all[tag] = true
+			}
 		}
 		return all
 	}

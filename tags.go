@@ -104,7 +104,7 @@ func (rules *tagRules) lines() (lines []string) {
 
 // immutableBy returns the rule by which a tag never moves, nil if there is none.
 func (rules *tagRules) immutableBy(repository, tag string) *tagRule {
-	return firstOf(rules.immutable, func(r *tagRule) bool { return r.about(repository, tag) })
+	return firstOf(rules.immutable, func(r *tagRule) bool { return r.about(repository, tag) && r.means(tag) })
 }
 
 // indexedBy returns the rule by which a tag is an index, nil if there is none.

@@ -1,0 +1,74 @@
+// Tags that belong to an image: signatures and what else clients keep beside it.
+//
+// Clients that do not use the referrers list put what they know of an image under a
+// tag made from its digest: sha256-HEX.sig, .att and .sbom (cosign), sha256-HEX for an
+// index of them (specification: "Referrers Tag Schema"). Such a tag is nobody's
+// release. It stays while its image does, whatever rules of retention say of others,
+// and goes when that is collected. It may move, although all tags of the repository
+// are immutable: that is how an image is signed a second time.
+
+package main
+
+import (
+	"regexp"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// signatureForm is the algorithm and the digest, of which 64 letters are used, and
+// what it is.
+var signatureForm = regexp.MustCompile(`^(sha256|sha512)-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?$`)
+
+// signedBy returns the digest that a tag is made from, or its first 64 letters after
+// the algorithm; "" if it is a tag like others.
+func signedBy(tag string) digest.Digest {
+	m := signatureForm.FindStringSubmatch(tag)
+	if m == nil {
+		return ""
+	}
+	return digest.Digest(m[1] + ":" + m[2])
+}
+
+// signatureTag is what the tags of an image's signatures begin with.
+func signatureTag(d digest.Digest) string {
+	return d.Algorithm().String() + "-" + d.Encoded()[:64]
+}
+
+// means reports whether a rule that is about a tag is so by more than being about all:
+// about one that belongs to an image only if a pattern names that kind.
+func (r *tagRule) means(tag string) bool {
+	if signedBy(tag) == "" {
+		return true
+	}
+	for _, pattern := range r.tags.text {
+		if strings.HasPrefix(pattern, "sha256-") || strings.HasPrefix(pattern, "sha512-") {
+			return true
+		}
+	}
+	return false
+}
+
+// signatureTags finds the tags of a repository that belong to an image, by what they
+// begin with.
+const signatureTags = `SELECT name FROM tag WHERE repository = ?1 AND name >= ?2 AND name < ?2 || '/' AND (name = ?2 OR substr(name, length(?2) + 1, 1) = '.')`
+
+// dropSignatures takes away the tags that belong to an image which has just been
+// collected.
+func (t *tx) dropSignatures(repo repository, d digest.Digest) error {
+	tags, err := list(t, scanOne[string], signatureTags, repo.id, signatureTag(d))
+	if err != nil || len(tags) == 0 {
+		return err
+	}
+	c := author{who: "retention", overwrite: true}.change("retention", "with its image")
+	for _, tag := range tags {
+		was, err := t.findTag(repo.id, tag)
+		if err != nil {
+			return err
+		}
+		if err := t.moveTag(c, repo, tag, was, target{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+// Signatures that are tags stay with their image, and go with it.
+
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// sign pushes what a client without the referrers list keeps beside an image.
+func (r *registry) sign(repo string, of digest.Digest, kind, word string) image {
+	r.t.Helper()
+	return r.pushImage(repo, signatureTag(of)+kind, "{}", "signature "+word)
+}
+
+// wantSorted is wantTags in any order.
+func (r *registry) wantSorted(repo string, tags ...string) {
+	r.t.Helper()
+	r.wantTags(repo, slices.Sorted(slices.Values(tags))...)
+}
+
+func TestSignedBy(t *testing.T) {
+	t.Parallel()
+	hex := strings.Repeat("0a", 32)
+	for tag, want := range map[string]string{
+		"sha256-" + hex: "sha256:" + hex, "sha256-" + hex + ".sig": "sha256:" + hex, "sha512-" + hex: "sha512:" + hex, "sha256-" + hex + ".cosign.bundle": "sha256:" + hex,
+		"sha256-" + hex[1:]: "", "sha256-" + hex + "0": "", "sha256-" + hex + "-sig": "", "sha256-" + hex + ".": "", "md5-" + hex: "",
+		"sha256-" + strings.ToUpper(hex): "", "latest": "", "1.0": "",
+	} {
+		if got := signedBy(tag); string(got) != want {
+			t.Errorf("%s belongs to %q, want %q", tag, got, want)
+		}
+	}
+}
+
+// Rules count builds, not their signatures; a signature is as old as its image.
+func TestRetentionLeavesSignaturesWithTheirImage(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"**\"]\nnewest = 2\n"), func(c *config) { c.noPromises = true })
+	var signatures []string
+	var first image
+	for i, tag := range []string{"build-a", "build-b", "build-c"} {
+		im := r.pushImage("app", tag, "{}", tag)
+		if i == 0 {
+			first = im
+		}
+		r.sign("app", im.digest, ".sig", tag)
+		list, _ := ociIndex(im.manifest) // whatever it lists
+		if i > 0 {
+			r.want(201, "PUT", "/v2/app/manifests/"+signatureTag(im.digest), list, "Content-Type: "+typeOCIIndex)
+			signatures = append(signatures, signatureTag(im.digest))
+		}
+		signatures = append(signatures, signatureTag(im.digest)+".sig")
+		r.moved.Add(int64(1e9))
+	}
+	explained := r.command("retain", "app", "--explain")
+	if want := "belongs to " + shortDigest(first.digest.String()) + ", and goes with it"; !strings.Contains(explained, want) {
+		t.Errorf("explained as\n%s\nwant %q", explained, want)
+	}
+	frees := r.blobBytes()
+	r.retained("app")
+	r.wantSorted("app", append(signatures, "build-b", "build-c")...)
+	// It can still be undone, with its signature.
+	r.undo(200, "app", r.last("app"), "")
+	r.wantSorted("app", append(signatures, "build-a", "build-b", "build-c")...)
+	r.want(202, "DELETE", "/v2/app/manifests/build-a", nil)
+	r.pass(r.cfg.untaggedGrace + 2e9)
+	r.wantSorted("app", append(signatures[1:], "build-b", "build-c")...)
+	r.pass(r.cfg.untaggedGrace + 2e9) // the signature's manifest,
+	r.pass(r.cfg.grace + 2e9)         // and the blobs
+	if !strings.Contains(explained, "frees "+size(frees-r.blobBytes())) {
+		t.Errorf("%d bytes are free, explained as\n%s", frees-r.blobBytes(), explained)
+	}
+}
+
+// Nothing is known of the image of a signature that is kept elsewhere: that stays.
+func TestSignaturesInARepositoryOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"**\"]\nnewest = 1\n"))
+	im := r.pushImage("app", "v1", "{}", "app")
+	r.sign("signatures", im.digest, ".sig", "one")
+	r.sign("signatures", sum("another image"), ".sig", "two")
+	r.want(202, "DELETE", "/v2/app/manifests/"+im.digest.String(), nil)
+	r.retained("signatures")
+	r.pass(3 * r.cfg.untaggedGrace)
+	r.wantSorted("signatures", signatureTag(im.digest)+".sig", signatureTag(sum("another image"))+".sig")
+}
+
+// A deleted image takes its signatures along when it is collected, not before.
+func TestSignaturesOfADeletedImage(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	im, other := r.pushImage("app", "v1", "{}", "one"), r.pushImage("app", "v2", "{}", "two")
+	r.sign("app", im.digest, ".sig", "one")
+	r.sign("app", other.digest, ".sig", "two")
+	r.want(202, "DELETE", "/v2/app/manifests/"+im.digest.String(), nil)
+	r.pass(r.cfg.untaggedGrace / 2)
+	r.wantSorted("app", "v2", signatureTag(im.digest)+".sig", signatureTag(other.digest)+".sig")
+	r.pass(r.cfg.untaggedGrace)
+	r.wantSorted("app", "v2", signatureTag(other.digest)+".sig")
+	if h := r.history("app", "n=1"); len(h) != 1 || h[0].Action != "retention" || h[0].Why != "with its image" {
+		t.Errorf("the history says %+v", h)
+	}
+}
+
+// Where no tag moves, an image can be signed a second time.
+func TestSignaturesOfImmutableTags(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, ruled("[[immutable]]\nrepositories = [\"release/**\"]\n[[immutable]]\nrepositories = [\"sealed\"]\ntags = [\"*\", \"sha256-*\"]\n"))
+	for _, repo := range []string{"release/app", "sealed"} {
+		im := r.pushImage(repo, "v1", "{}", "app")
+		for _, kind := range []string{".sig", ""} {
+			r.sign(repo, im.digest, kind, "one")
+			second := ociImage("{}", "signature two")
+			r.pushBlob(repo, "signature two")
+			status := 201
+			if repo == "sealed" { // the rule names them
+				status = 403
+			}
+			r.want(status, "PUT", "/v2/"+repo+"/manifests/"+signatureTag(im.digest)+kind, second.manifest, "Content-Type: "+typeOCIManifest)
+		}
+		r.pushBlob(repo, "other")
+		r.want(403, "PUT", "/v2/"+repo+"/manifests/v1", ociImage("{}", "other").manifest, "Content-Type: "+typeOCIManifest)
+		r.want(403, "DELETE", "/v2/"+repo+"/manifests/"+im.digest.String(), nil)
+	}
+}
