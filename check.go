@@ -510,7 +510,7 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 	}
 	dir := filepath.Join("blobs", s.algorithm.String(), s.prefix)
 	entries, err := os.ReadDir(filepath.Join(st.dir, dir))
-	if len(rows) == 0 && errors.Is(err, fs.ErrNotExist) && exists(st.blobsDir(s.algorithm)) && !exists(st.lastShard(s.algorithm)) {
+	if len(rows) == 0 && errors.Is(err, fs.ErrNotExist) && exists(st.blobsDir(s.algorithm)) {
 		return nil, nil // they are made when they are needed
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -208,12 +209,11 @@ func TestBlobsMissingBesideADatabase(t *testing.T) {
 					t.Errorf("the refusal says %q", err)
 				}
 				after := tree(t, r.cfg.dir)
-				if db := filepath.Join(r.cfg.dir, "berth.db"); empty { // SQLite has looked into it
-					if after[db+"-wal"] == "" {
-						delete(after, db+"-wal")
-					}
-					delete(after, db+"-shm")
+				db := filepath.Join(r.cfg.dir, "berth.db") // SQLite has looked into it
+				if after[db+"-wal"] == "" {
+					delete(after, db+"-wal")
 				}
+				delete(after, db+"-shm")
 				if !maps.Equal(before, after) {
 					t.Error("files have changed")
 				}
@@ -224,6 +224,47 @@ func TestBlobsMissingBesideADatabase(t *testing.T) {
 			})
 			f.pull()
 		})
+	}
+}
+
+// Copies by rclone, git or zip have no empty directories. What is missing is made.
+func TestCopyWithoutEmptyDirectories(t *testing.T) {
+	for _, also := range [][]string{nil, {"blobs/sha512", "blobs/sha256/ff"}, {"lost+found"}} {
+		r := startRegistry(t)
+		f := r.pushFixture("home/app")
+		r.pass(0)
+		r.whileStopped(func() {
+			for removed := true; removed; {
+				removed = false
+				err := filepath.WalkDir(r.cfg.dir, func(path string, e fs.DirEntry, err error) error {
+					if err == nil && e.IsDir() && os.Remove(path) == nil { // only if it is empty
+						removed = true
+						return fs.SkipDir
+					}
+					return err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, name := range also {
+				if err := os.MkdirAll(filepath.Join(r.cfg.dir, name), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		f.pull()
+		r.want(404, "GET", "/v2/home/app/blobs/"+sum("never pushed").String(), nil)
+		for i := range 20 { // into many directories
+			r.pushBlob("home/app", noise(uint64(i), 100<<10))
+		}
+		if re, err := r.pushDigest(ways[0], "home/app", "long", digest.SHA512.FromString("long"), ""); err != nil || re.status != 201 {
+			t.Errorf("%+v %v", re, err)
+		}
+		if err := r.st.scrub(t.Context()); err != nil {
+			t.Error(err)
+		}
+		f.pull()
 	}
 }
 

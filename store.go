@@ -216,12 +216,15 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		}
 		return st, st.loadRobots()
 	}
-	if err := st.makeDirectories(); err != nil {
-		return nil, err
-	}
 	// The same durability for half the wait, where the system has the call.
 	sqlite.Fdatasync(true)
 	if err := st.openWriter(); err != nil {
+		return nil, err
+	}
+	if err := st.makeDirectories(); err != nil {
+		return nil, err
+	}
+	if err := st.completeShards(); err != nil {
 		return nil, err
 	}
 	if err := st.openReaders(); err != nil {
@@ -275,12 +278,7 @@ func (st *store) lookForBlobs() error {
 	info, err := os.Stat(db)
 	switch {
 	case err == nil && info.Size() > 0:
-		for _, algorithm := range algorithms {
-			if _, err := os.Stat(st.blobsDir(algorithm)); err != nil {
-				return st.notMounted(err)
-			}
-		}
-		return nil
+		return nil // recognise looks whether its blobs are here
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("looking at the database: %w", err)
 	case st.readOnlyDisk:
@@ -335,10 +333,33 @@ func (st *store) blobsDir(algorithm digest.Algorithm) string {
 	return filepath.Join(st.dir, "blobs", algorithm.String())
 }
 
-// lastShard is the directory that says, by being there, that those of all the
-// algorithm's blobs are.
-func (st *store) lastShard(algorithm digest.Algorithm) string {
-	return filepath.Join(st.blobsDir(algorithm), "ff")
+// missingShards returns which of the 256 directories of an algorithm's blobs are not
+// there; found reports whether there is a blob in any of the others. Copies that
+// leave empty directories out (of rclone, git, zip) lack some. The error is
+// fs.ErrNotExist if there is not even the directory of them.
+func (st *store) missingShards(algorithm digest.Algorithm) (missing []string, found bool, err error) {
+	dir := st.blobsDir(algorithm)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, false, err
+	}
+	there := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		there[e.Name()] = true
+	}
+	var present []string
+	for i := range 256 {
+		if name := fmt.Sprintf("%02x", i); there[name] {
+			present = append(present, name)
+		} else {
+			missing = append(missing, name)
+		}
+	}
+	for i := 0; i < len(present) && len(missing) > 0 && !found; i++ {
+		blobs, err := filepath.Glob(filepath.Join(dir, present[i], present[i]+"*"))
+		found = err == nil && len(blobs) > 0
+	}
+	return missing, found, nil
 }
 
 // makeDirectories makes what is missing of the layout, but for the shards.
@@ -353,9 +374,8 @@ func (st *store) makeDirectories() error {
 
 // makeShards makes the 256 directories in which an algorithm's blobs have theirs,
 // unless they are there, and syncs their names. On a slow disk that takes a while, so
-// it waits until it is needed; hardly anybody needs those of sha512. The last of them
-// is made when the others are synced. The error is errNoSpace if there is no room for
-// all of them: then none is made.
+// it waits until it is needed; hardly anybody needs those of sha512. The error is
+// errNoSpace if there is no room for all of them: then none is made.
 func (st *store) makeShards(algorithm digest.Algorithm) error {
 	st.shards.Lock()
 	defer st.shards.Unlock()
@@ -366,25 +386,19 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 	if *made {
 		return nil
 	}
-	dir, last := st.blobsDir(algorithm), st.lastShard(algorithm)
-	if !exists(last) {
-		if st.db != nil { // or the disk that they are on has gone since the start
-			if err := st.lookForShards(st.db); err != nil {
-				return err
-			}
-		}
-		if err := st.roomFor(256*4096, 256); err != nil {
-			return err
-		}
-		for i := range 255 {
-			if err := os.Mkdir(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-				return err
-			}
-		}
-		if err := st.syncDir(dir); err != nil {
-			return err
-		}
-		if err := os.Mkdir(last, 0o700); err != nil {
+	dir := st.blobsDir(algorithm)
+	missing, _, err := st.missingShards(algorithm)
+	if err == nil && len(missing) > 0 && st.db != nil { // or the disk that they are on has gone since the start
+		err = st.lookForShards(st.db)
+	}
+	if err == nil && len(missing) > 0 {
+		err = st.roomFor(int64(len(missing))*4096, uint64(len(missing)))
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range missing {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -398,26 +412,48 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 	return nil
 }
 
+// completeShards makes those that a copy of the directory has left out. Until they are
+// there it looks as if a disk were missing.
+func (st *store) completeShards() error {
+	for _, algorithm := range algorithms {
+		missing, found, err := st.missingShards(algorithm)
+		if err == nil && found && len(missing) > 0 {
+			err = st.makeShards(algorithm)
+		}
+		if err != nil && !errors.Is(err, errNoSpace) { // the next push tries again
+			return err
+		}
+	}
+	return nil
+}
+
 // sharder makes the directories that nearly every registry needs, after a first start.
 func (st *store) sharder(context.Context) {
-	if st.writer == nil || exists(st.lastShard(digest.SHA256)) {
+	if st.writer == nil {
 		return
+	}
+	if missing, _, err := st.missingShards(digest.SHA256); err == nil && len(missing) == 0 {
+		return // the first push syncs their names
 	}
 	if err := st.makeShards(digest.SHA256); err != nil {
 		st.log.Error("the directories for blobs cannot be made; the next push tries again", "error", err)
 	}
 }
 
-// lookForShards refuses a database with blobs of which the directories are not there.
+// lookForShards refuses a database with blobs of which neither the directories are
+// there nor any blob.
 func (st *store) lookForShards(db *sql.DB) error {
 	for _, algorithm := range algorithms {
-		_, err := os.Stat(st.lastShard(algorithm))
-		if err == nil {
+		missing, found, err := st.missingShards(algorithm)
+		if err == nil && (found || len(missing) == 0) {
 			continue
 		}
 		var blobs bool
 		if e := db.QueryRow(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest >= ? AND digest < ?)`, algorithm+":", algorithm+";").Scan(&blobs); e != nil {
 			return st.damaged(e)
+		}
+		if blobs && err == nil {
+			err = fmt.Errorf("there is no blob in %s", st.blobsDir(algorithm))
 		}
 		if blobs {
 			return st.notMounted(err)
@@ -427,7 +463,7 @@ func (st *store) lookForShards(db *sql.DB) error {
 }
 
 func (st *store) notMounted(err error) error {
-	return fmt.Errorf("%s has metadata but not all directories of blobs: is a disk not mounted? (%w)", st.dir, err)
+	return fmt.Errorf("%s has metadata but no blobs: is a disk not mounted? (%w)", st.dir, err)
 }
 
 // dsn is the name by which the driver opens the database, with pragmas.
