@@ -502,6 +502,10 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	for _, loop := range st.loops() {
 		background.Go(func() { loop(backgroundCtx) })
 	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // which would end the process
+	defer signal.Stop(hangups)
+	background.Go(func() { s.rereader(backgroundCtx, hangups) })
 	s.gate.announce()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
 	greet(stdout, cfg, listener.Addr(), s.gate.openTo())
@@ -563,6 +567,24 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 	}
 	<-served
 	return nil
+}
+
+// rereader looks at the files that people edit with each hangup, as of `systemctl
+// reload` or a terminal that is closed, until ctx ends. An edit holds without it, too,
+// as soon as a request comes; this tells at once whether it is good.
+func (s *server) rereader(ctx context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+		}
+		if err := errors.Join(s.gate.users.problem(), s.gate.policy.problem(), s.certificates.problem()); err != nil {
+			s.log.Error("files cannot be used; what they said before still holds", "error", err)
+		} else {
+			s.log.Info("users, rules and certificates are read again, if they have changed; nothing else is")
+		}
+	}
 }
 
 // wait returns true when no request is under way any more, false after d.

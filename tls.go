@@ -115,6 +115,18 @@ func (c *certificates) close() error {
 	return c.open.Close()
 }
 
+// problem says what is wrong with the files of certificates as they are now; nil if
+// nothing is.
+func (c *certificates) problem() (err error) {
+	if c != nil && c.pair != nil {
+		err = c.pair.problem()
+	}
+	if c != nil && c.clients != nil {
+		err = errors.Join(err, c.clients.problem())
+	}
+	return err
+}
+
 // parseNames brings host names and addresses into the form that certificates have.
 func parseNames(names []string) ([]string, error) {
 	var parsed []string
