@@ -639,9 +639,9 @@ func (s *server) allow(c *caller, need access, name string) error {
 		return errDenied.saying("%s may not %s %s", c.label(), n.word, cmp.Or(name, "this registry"))
 	}
 	switch {
-	case s.readOnly && (need == push || need == remove):
+	case s.st.readOnly && (need == push || need == remove):
 		return errUnsupported.with("this registry is read-only").withHeader("Allow", "GET, HEAD")
-	case s.noDelete && need == remove:
+	case s.st.noDelete && need == remove:
 		return errUnsupported.with("this registry does not delete").withHeader("Allow", "GET, HEAD")
 	}
 	return nil

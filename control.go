@@ -65,6 +65,19 @@ type options struct {
 	TTY     bool   // a person watches
 }
 
+// run does what a command says, unless the flags of whoever has the store forbid it.
+func (st *store) run(ctx context.Context, o options, out *console) error {
+	deletes := o.Command == "rm" || o.Command == "undo" || o.Command == "retain" && !o.Explain
+	pushes := o.Command == "tag" || o.Command == "gc" && !o.DryRun
+	switch {
+	case st.readOnly && (deletes || pushes):
+		return fmt.Errorf("%s: this registry is read-only, by --read-only", o.Command)
+	case st.noDelete && deletes:
+		return fmt.Errorf("%s: this registry does not delete, by --no-delete", o.Command)
+	}
+	return commands[o.Command](ctx, st, o, out)
+}
+
 // runCommand runs a command on the store in cfg.dir.
 func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if f, ok := stdout.(*os.File); ok {
@@ -92,7 +105,7 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	st.tagRules = sync.OnceValues(st.readTagRules)
 	out := newConsole(stdout, cfg.TTY)
 	out.quiet = cfg.JSON
-	return errors.Join(commands[cfg.Command](ctx, st, cfg.options, out), st.close())
+	return errors.Join(st.run(ctx, cfg.options, out), st.close())
 }
 
 // readTagRules reads the rules about tags where no server does.
@@ -203,8 +216,7 @@ func serveCommand(w http.ResponseWriter, r *http.Request, st *store) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	run := commands[o.Command]
-	if run == nil {
+	if commands[o.Command] == nil {
 		http.Error(w, "unknown command "+o.Command+": it runs another version", http.StatusBadRequest)
 		return
 	}
@@ -212,7 +224,7 @@ func serveCommand(w http.ResponseWriter, r *http.Request, st *store) {
 	w.Header().Set("Trailer", trailerError)
 	out := newConsole(flushWriter{w}, o.TTY)
 	out.quiet = o.JSON
-	err := run(r.Context(), st, o, out)
+	err := st.run(r.Context(), o, out)
 	if err != nil {
 		w.Header().Set(trailerError, oneLine(err.Error()))
 	}

@@ -191,8 +191,13 @@ type tally struct {
 }
 
 // collectDue removes all that is due now, forgets what was done too long ago, and
-// returns how long to wait for the next; negative if nothing will be due.
+// returns how long to wait for the next; negative if nothing will be due. Nothing is
+// while pushes and deletes are refused: whoever says --read-only wants all to stay as
+// it is.
 func (st *store) collectDue(ctx context.Context) (next time.Duration, err error) {
+	if st.readOnly {
+		return -1, nil
+	}
 	if _, err := st.collect(ctx, st.graces()); err != nil {
 		return 0, err
 	}

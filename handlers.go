@@ -53,8 +53,6 @@ type server struct {
 }
 
 type serverConfig struct {
-	readOnly     bool
-	noDelete     bool
 	stallTimeout stallTimeout
 	maxArriving  int64 // bodies of uploads at once; 0 for no limit
 	auth         authConfig

@@ -124,8 +124,10 @@ Behind a proxy
                           (default what they say)
 
 What clients may do
-  --read-only             refuse pushes and deletes
-  --no-delete             refuse deletes
+  --read-only             refuse pushes and deletes, also by commands and rules;
+                          nothing is collected
+  --no-delete             refuse deletes, also by commands and rules; what nothing
+                          refers to is still collected
   --sparse-manifests      take manifests and indexes whose content is not all here
 
 How long things stay, counted in the time the registry runs

@@ -261,11 +261,11 @@ func since(from, to int64) string { return duration(time.Duration(max(0, to-from
 
 // retain drops what no rule keeps, in one repository or ("") in all. It returns how
 // long it is until something else may be due, negative if nothing will be, and how
-// many tags have gone.
+// many tags have gone: none while flags refuse deletes.
 func (st *store) retain(ctx context.Context, only string) (next time.Duration, dropped int, err error) {
 	next = -1
 	rules, err := st.rulesNow()
-	if err != nil || len(rules.retain) == 0 {
+	if err != nil || len(rules.retain) == 0 || st.readOnly || st.noDelete {
 		return next, 0, err
 	}
 	// What was pulled lately may be in memory only.

@@ -124,7 +124,7 @@ func runOnceOn(t testing.TB, st *store, name string, args ...string) (string, er
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	err = commands[name](t.Context(), st, cfg.options, newConsole(&out, false))
+	err = st.run(t.Context(), cfg.options, newConsole(&out, false))
 	return out.String(), err
 }
 

@@ -130,6 +130,8 @@ type storeConfig struct {
 	scrubRate     int64         // bytes a second that they read; 0 for no limit
 	minFree       int64         // bytes of the disk that pushes leave; negative for a share of it
 	sparse        bool          // what a manifest refers to may be absent
+	readOnly      bool          // pushes and deletes are refused, and nothing is collected
+	noDelete      bool          // deletes are refused, also those by rules
 	usersFile     string        // who may log in,
 	policyFile    string        // and do what: for backups
 	budget        budget
