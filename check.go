@@ -568,11 +568,18 @@ func column[T any](st *store, scan func(*sql.Rows) (T, error), query string, arg
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.Query(args...)
-	if err != nil {
-		return nil, err
+	read := func() ([]T, error) {
+		rows, err := s.Query(args...)
+		if err != nil {
+			return nil, err
+		}
+		return collect(rows, scan)
 	}
-	return collect(rows, scan)
+	out, err := read()
+	if err != nil && st.again(err) {
+		return read()
+	}
+	return out, err
 }
 
 func set(lists ...[]digest.Digest) map[digest.Digest]bool {

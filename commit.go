@@ -50,7 +50,8 @@ type committer struct {
 
 	// begin is called with each transaction, before the first write.
 	begin func(t *tx, durable bool) error
-	// spare makes some room on a full disk, if it can.
+	// full reports whether an error is for want of room; spare makes some, if it can.
+	full    func(error) bool
 	spare   func() bool
 	lookups *lookups           // those of what a commit touches are suspended meanwhile
 	touched map[int64]struct{} // repositories that the transaction under way has changed
@@ -72,9 +73,9 @@ type tx struct {
 	committed []func() // called when all of it is committed
 }
 
-func newCommitter(conn *sql.Conn, log string, begin func(*tx, bool) error, spare func() bool, lookups *lookups) (*committer, error) {
+func newCommitter(conn *sql.Conn, log string, begin func(*tx, bool) error, full func(error) bool, spare func() bool, lookups *lookups) (*committer, error) {
 	c := &committer{
-		conn: conn, log: log, begin: begin, spare: spare, lookups: lookups,
+		conn: conn, log: log, begin: begin, full: full, spare: spare, lookups: lookups,
 		touched: make(map[int64]struct{}),
 		queue:   make(chan write, maxGroup),
 		done:    make(chan struct{}),
@@ -149,15 +150,18 @@ func (c *committer) run() {
 // commit runs a group in one transaction and tells each member its result.
 func (c *committer) commit(group []write) {
 	results, err := c.try(group)
-	if isNoSpace(err) && c.checkpoint() == nil {
+	if c.full(err) && c.checkpoint() == nil {
 		// The log had no room to grow. Now it is empty, and most of what it
 		// held took none in the database.
 		c.tight.Store(true)
 		results, err = c.try(group)
 	}
-	if isNoSpace(err) && c.spare() {
+	if c.full(err) && c.spare() {
 		c.tight.Store(true)
 		results, err = c.try(group)
+	}
+	if err != nil && !isNoSpace(err) && c.full(err) {
+		err = fmt.Errorf("%w: %w", errNoSpace, err)
 	}
 	if err == nil && c.tight.Load() {
 		// Else the log would take all that is left, and then the database could
@@ -353,7 +357,7 @@ func isCorrupt(err error) bool {
 // the system or of SQLite.
 func isNoSpace(err error) bool {
 	var e *sqlite.Error
-	return isDiskFull(err) || errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
+	return isDiskFull(err) || errors.Is(err, errNoSpace) || errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // rewriteLog writes what the log has over itself, so that all of it is to be

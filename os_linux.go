@@ -44,6 +44,18 @@ func waitRange(f *os.File, off, n int64) error {
 	return errors.ErrUnsupported // NFS, FUSE, overlayfs, ZFS: it would do nothing, or half
 }
 
+// allocate takes n bytes for f, without writing them, where the file system can.
+func allocate(f *os.File, n int64) error {
+	err := unix.Fallocate(int(f.Fd()), 0, 0, n)
+	if err == unix.EOPNOTSUPP || err == unix.ENOSYS || err == unix.EINTR {
+		return nil
+	}
+	return os.NewSyscallError("fallocate", err)
+}
+
+// flushFileSystem asks the file system of f to do what it has put off.
+func flushFileSystem(f *os.File) { unix.Syncfs(int(f.Fd())) }
+
 // dropCache asks the kernel to forget what it has of f in memory, so that the
 // next read is of the disk, or does not keep from memory what is of more use.
 func dropCache(f *os.File) { unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }

@@ -18,6 +18,12 @@ func startWriteback(f *os.File, off, n int64) {}
 // call.
 func waitRange(f *os.File, off, n int64) error { return errors.ErrUnsupported }
 
+// allocate would take room for f before it is written; there is no portable call.
+func allocate(f *os.File, n int64) error { return nil }
+
+// flushFileSystem would have the file system of f do what it has put off.
+func flushFileSystem(f *os.File) {}
+
 // dropCache would make the next read one of the disk; there is no portable call.
 func dropCache(f *os.File) {}
 

@@ -45,10 +45,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -111,6 +109,7 @@ type store struct {
 	pulls        pulls                             // what was pulled lately
 	tagged       chan struct{}                     // tells the retainer that a tag has moved
 	rulesChanged chan struct{}                     // and that there may be other rules
+	reserve      reserve                           // of room
 	removal      sync.RWMutex                      // held for writing while files of blobs go, for reading by backups
 	opened       time.Time
 	fileSyncs    atomic.Int64 // syncs of files and directories since the start, for the metrics
@@ -220,6 +219,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	}
 	// The same durability for half the wait, where the system has the call.
 	sqlite.Fdatasync(true)
+	fresh := !exists(filepath.Join(st.dir, "berth.db"))
 	if err := st.openWriter(); err != nil {
 		return nil, err
 	}
@@ -229,6 +229,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if err := st.completeShards(); err != nil {
 		return nil, err
 	}
+	st.reserve.spent.Store(!fresh && !exists(filepath.Join(st.dir, reserveFile)))
 	if err := st.openReaders(); err != nil {
 		return nil, err
 	}
@@ -557,7 +558,7 @@ func (st *store) openWriter() error {
 		return fmt.Errorf("syncing the data directory: %w", err)
 	}
 	st.base = time.Duration(st.saved) * time.Second
-	st.writer, err = newCommitter(conn, filepath.Join(st.dir, "berth.db-wal"), st.begin, st.spareRoom, &st.lookups)
+	st.writer, err = newCommitter(conn, filepath.Join(st.dir, "berth.db-wal"), st.begin, st.isFull, st.spareRoom, &st.lookups)
 	return err
 }
 
@@ -675,7 +676,7 @@ func (st *store) damaged(err error) error {
 // diskFull reports whether SQLite failed for want of room.
 func (st *store) diskFull(err error) bool {
 	bytes, _, e := freeSpace(st.dir)
-	return e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err))
+	return e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err)) || !st.readOnlyDisk && st.isFull(err)
 }
 
 // close writes the uptime, moves SQLite's log into the database and lets go of
@@ -763,85 +764,6 @@ func (st *store) syncDir(path string) error {
 	return syncDir(path)
 }
 
-// A space is how much of something a disk has.
-type space struct{ free, total uint64 }
-
-// room returns errNoSpace if n more bytes would leave less of the disk than
-// pushes must leave: SQLite needs room even for a DELETE, so without a floor a
-// full disk could not be emptied.
-func (st *store) room(n int64) error { return st.roomFor(n, 0) }
-
-// roomFor is room for n bytes in so many new files and directories.
-func (st *store) roomFor(n int64, inodes uint64) error {
-	bytes, files, err := freeSpace(st.dir)
-	if err != nil {
-		return fmt.Errorf("looking for free space: %w", err)
-	}
-	floor := st.floor(bytes.total)
-	// A push takes a handful of files, in any number of uploads at once.
-	filesFloor := min(files.total/100, 1000)
-	fits := bytes.free >= floor && bytes.free-floor >= uint64(max(n, 0)) && (files.total == 0 || files.free >= filesFloor+inodes)
-	if st.minFree != 0 && !fits {
-		return errNoSpace
-	}
-	return nil
-}
-
-// The reserve is a file that takes room, and gives it to deletes when others
-// than pushes have filled the disk to the last byte.
-const (
-	reserveFile = "reserve"
-	reserveSize = 2 << 20
-)
-
-// keepReserve makes the reserve if it is not there and the disk has room.
-func (st *store) keepReserve() error {
-	path := filepath.Join(st.dir, reserveFile)
-	if st.room(reserveSize) != nil {
-		return nil
-	}
-	if exists(path) {
-		st.writer.tight.Store(false)
-		return nil
-	}
-	temp := path + ".new"
-	defer os.Remove(temp)
-	f, err := createAnew(temp)
-	if err != nil {
-		return err
-	}
-	// What a file system cannot press together takes the room that it seems to.
-	_, err = io.CopyN(f, rand.NewChaCha8([32]byte{}), reserveSize)
-	if err == nil {
-		err = st.syncData(f)
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err == nil {
-		st.writer.tight.Store(false)
-	}
-	return err
-}
-
-// spareRoom gives the reserve away. It reports whether there was one.
-func (st *store) spareRoom() bool {
-	if os.Remove(filepath.Join(st.dir, reserveFile)) != nil {
-		return false
-	}
-	st.log.Warn("the disk is full to the last byte; the reserve is used to go on")
-	return true
-}
-
-// floor is how many bytes of a disk of that size pushes leave.
-func (st *store) floor(total uint64) uint64 {
-	if st.minFree >= 0 {
-		return uint64(st.minFree)
-	}
-	return min(max(total/100, min(16<<20, total/20)), 1<<30)
-}
-
 // update runs fn in a durable write transaction; see committer.update. On a
 // read-only disk it fails with EROFS.
 func (st *store) update(fn func(*tx) error) error {
@@ -881,7 +803,11 @@ func (st *store) get(query string, args []any, dest ...any) error {
 	if err != nil {
 		return err
 	}
-	return s.QueryRow(args...).Scan(dest...)
+	err = s.QueryRow(args...).Scan(dest...)
+	if err != nil && st.again(err) {
+		err = s.QueryRow(args...).Scan(dest...)
+	}
+	return err
 }
 
 // A snapshot reads the database as it is at one moment.

@@ -1,3 +1,5 @@
+//go:build unix
+
 // Signatures that are tags stay with their image, and go with it.
 
 package main

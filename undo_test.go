@@ -152,3 +152,46 @@ func TestPagesOfTheHistory(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// What clients may not do, rules and commands do not do either.
+func TestReadOnlyHoldsForRulesAndCommands(t *testing.T) {
+	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"**\"]\nnewest = 1\n"))
+	r.pushImage("a", "v1", "{}", "one")
+	r.pushImage("a", "v2", "{}", "two")
+	r.want(202, "DELETE", "/v2/a/manifests/v2", nil)
+	r.pushImage("a", "v3", "{}", "three")
+	layer := r.pushBlob("a", "nobody needs it")
+	deleted := r.last("a")
+	refused := func(because string, commands ...string) {
+		t.Helper()
+		for _, line := range commands {
+			words := strings.Fields(line)
+			if out, err := runOnceOn(t, r.st, words[0], words[1:]...); err == nil || !strings.Contains(err.Error(), because) {
+				t.Errorf("berth %s: %v\n%s, want a refusal by %s", line, err, out, because)
+			}
+		}
+		if tags := r.retained("a"); tags != "v1 v3" {
+			t.Errorf("the tags are %s", tags)
+		}
+		r.command("retain", "--explain")
+		r.command("gc", "--dry-run")
+	}
+	deletes := []string{"rm a:v1", "rm a:v1 --force", "rm a", "retain", fmt.Sprint("undo ", deleted)}
+	r.restart(func(c *config) { c.readOnly = true })
+	refused("--read-only", append(deletes, "tag a:v1 v4", "gc", "gc --now")...)
+	r.pass(10 * r.cfg.untaggedGrace)
+	if !r.hasFile(layer) {
+		t.Error("a blob was collected, though the registry is read-only")
+	}
+	r.restart(func(c *config) { c.readOnly, c.noDelete = false, true })
+	refused("--no-delete", deletes...)
+	r.pass(2 * r.cfg.untaggedGrace)
+	if r.hasFile(layer) {
+		t.Error("what nothing refers to is not collected")
+	}
+	r.command("tag", "a:v1", "v4")
+	r.restart(func(c *config) { c.noDelete = false })
+	if tags := r.retained("a"); tags != "v4" {
+		t.Errorf("then the tags are %s", tags)
+	}
+}

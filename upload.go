@@ -641,7 +641,11 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 			return 0, err
 		}
 		if isNoSpace(w.failed) || errors.Is(w.failed, errNoSpace) {
-			if e := f.Truncate(start); e != nil {
+			e := f.Truncate(start)
+			if e != nil && start == 0 { // which takes room, under a quota
+				e = os.Remove(f.Name())
+			}
+			if e != nil {
 				st.log.Error("a full disk's upload cannot be cut back", "error", e)
 			}
 			u.offset.Store(start)
