@@ -329,31 +329,42 @@ func (p *pushing) siblings(base, except string) ([]target, error) {
 // leaveIndexes takes a manifest that is about to be deleted out of the indexes that
 // the registry makes. Those that it was in are hidden, so that an undo of what
 // pointed at them finds them. In any other index it stays, which is errDenied unless
-// members may be absent.
+// members may be absent; but one that nothing leads to (a former version of a list of
+// signatures, say) holds nothing, and is deleted along with it.
 func (p *pushing) leaveIndexes(it target, sparse bool) error {
 	type parent struct {
 		target
 		tagged bool
+		loose  bool
 	}
 	parents, err := list(p.tx, func(rows *sql.Rows) (x parent, err error) {
-		err = rows.Scan(&x.id, &x.digest, &x.made, &x.tagged)
+		err = rows.Scan(&x.id, &x.digest, &x.made, &x.tagged, &x.loose)
 		return x, err
 	}, `SELECT m.id, m.digest,
 			(m.made OR EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 1))
 			AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 0)
 			AND NOT EXISTS (SELECT 1 FROM names o JOIN manifest q ON q.id = o.manifest AND q.deleted IS NULL WHERE o.repository = m.repository AND o.digest = m.digest),
-			EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id)
+			EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id),
+			m.loose IS NOT NULL
 		FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL WHERE n.repository = ? AND n.digest = ?`, p.repo.id, it.digest)
 	if err != nil {
 		return err
 	}
 	var made []int64
+	var loose []target
 	for _, x := range parents {
 		switch {
 		case x.made:
 			made = append(made, x.id)
+		case x.loose && !sparse:
+			loose = append(loose, x.target)
 		case !sparse:
 			return errDenied.withf("the index %s has this manifest as a member; delete that first", x.digest)
+		}
+	}
+	for _, x := range loose {
+		if err := p.hideManifest(p.c, p.repo, x.id, x.digest); err != nil {
+			return err
 		}
 	}
 	in := wraps{}

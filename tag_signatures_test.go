@@ -129,3 +129,43 @@ func TestSignaturesOfImmutableTags(t *testing.T) {
 		r.want(403, "DELETE", "/v2/"+repo+"/manifests/"+im.digest.String(), nil)
 	}
 }
+
+// A signature that the list of them names no longer can be deleted, though former
+// versions of the list do, which nothing leads to. An undo brings all back.
+func TestSignatureThatFormerListsName(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	im := r.pushImage("app", "v1", "{}", "app")
+	sign := func(word string) image {
+		r.pushBlob("app", word)
+		sig := newImage(typeOCIManifest, "x/sig", "x/sig", `,"subject":`+descriptorJSON(typeOCIManifest, im.manifest), "{}", word)
+		r.want(201, "PUT", "/v2/app/manifests/"+sig.digest.String(), sig.manifest, "Content-Type: "+typeOCIManifest)
+		return sig
+	}
+	a, b := sign("a"), sign("b")
+	list := func(manifests ...string) digest.Digest {
+		index, d := ociIndex(manifests...)
+		r.want(201, "PUT", "/v2/app/manifests/"+signatureTag(im.digest), index, "Content-Type: "+typeOCIIndex)
+		return d
+	}
+	first, second := list(a.manifest), list(a.manifest, b.manifest)
+	outer, inner := ociIndex(b.manifest)
+	r.want(201, "PUT", "/v2/app/manifests/"+inner.String(), outer, "Content-Type: "+typeOCIIndex)
+	r.want(403, "DELETE", "/v2/app/manifests/"+a.digest.String(), nil).code("DENIED")
+	last := list(b.manifest)
+	r.want(202, "DELETE", "/v2/app/manifests/"+a.digest.String(), nil)
+	for _, d := range []digest.Digest{a.digest, first, second} {
+		r.want(404, "GET", "/v2/app/manifests/"+d.String(), nil)
+	}
+	if re := r.want(200, "GET", "/v2/app/referrers/"+im.digest.String(), nil); strings.Contains(string(re.body), a.digest.String()) {
+		t.Error("it is still listed")
+	}
+	r.want(403, "DELETE", "/v2/app/manifests/"+b.digest.String(), nil).code("DENIED") // the tag leads to it
+	r.undo(200, "app", r.last("app"), "")
+	for _, d := range []digest.Digest{a.digest, first, second, last} {
+		r.want(200, "GET", "/v2/app/manifests/"+d.String(), nil)
+	}
+	r.want(202, "DELETE", "/v2/app/manifests/"+a.digest.String(), nil)
+	r.pass(r.cfg.untaggedGrace + 2e9)
+	r.want(404, "GET", "/v2/app/manifests/"+first.String(), nil)
+}
