@@ -13,14 +13,15 @@ import (
 	"runtime/debug"
 )
 
-// A budget is what a process may use. All but percent are bytes.
+// A budget is what a process may use. All but percent and connections are bytes.
 type budget struct {
-	limit    int64 // what Go's runtime should stay below; 0 for no limit
-	percent  int   // GOGC: how much the heap may grow before it is collected
-	lookups  int   // answers that are remembered (cache.go)
-	pages    int   // of the database that all connections together keep
-	answers  int64 // long ones that are in memory while clients read them (sending.go)
-	unsynced int   // small blobs that the database has for a moment (small.go), which are in memory before
+	limit       int64 // what Go's runtime should stay below; 0 for no limit
+	percent     int   // GOGC: how much the heap may grow before it is collected
+	lookups     int   // answers that are remembered (cache.go)
+	pages       int   // of the database that all connections together keep
+	answers     int64 // long ones that are in memory while clients read them (sending.go)
+	connections int   // that may be open
+	unsynced    int   // small blobs that the database has for a moment (small.go), which are in memory before
 }
 
 // budgetFor is for a machine with so many bytes of memory; 0 is not known.
@@ -32,6 +33,19 @@ type budget struct {
 // Measured with 32 connections that ask for manifests: with GOGC=200 a twentieth
 // more of them, for 5 MiB more.
 func budgetFor(memory int64) budget {
+	b := sharesOf(memory)
+	b.connections = 4096
+	if memory > 0 {
+		b.connections = int(min(max(memory/4/perConnection, 128), 20000))
+	}
+	return b
+}
+
+// perConnection is what one takes whose header is as long as it may be and never
+// ends, in bytes: a quarter of the memory is for those.
+const perConnection = maxHeader + 16<<10
+
+func sharesOf(memory int64) budget {
 	switch {
 	case memory <= 0:
 		return budget{percent: 100, lookups: 8 << 20, pages: 8 << 20, unsynced: 16 << 20, answers: 64 << 20}

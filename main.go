@@ -467,7 +467,10 @@ const shutdownGrace = 10 * time.Second
 
 // headerTimeout is how long a client may take for a request's header, however
 // busily it drips.
-const headerTimeout = 20 * time.Second
+const headerTimeout = 10 * time.Second
+
+// maxHeader bounds a request's header, in bytes: a token may have maxToken.
+const maxHeader = 64 << 10
 
 // serve runs the registry until ctx ends.
 func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
@@ -537,18 +540,25 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 	if s.stallTimeout > 0 {
 		headerTimeout = min(headerTimeout, time.Duration(s.stallTimeout))
 	}
+	open := &connections{most: max(s.st.budget.connections, 1), log: s.log}
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       2 * time.Minute,
 		WriteTimeout:      time.Duration(s.stallTimeout), // begins anew with every write
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    maxHeader,
+		ConnState:         open.state,
+		ConnContext:       open.context,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	go debug.FreeOSMemory() // what only the start took
 	served := make(chan error, 1)
+	listener = open.listen(listener)
 	go func() {
 		if s.certificates != nil {
+			if s.certificates.open != nil {
+				s.certificates.open = open.listen(s.certificates.open)
+			}
 			served <- s.certificates.serve(server, listener)
 		} else {
 			served <- server.Serve(listener)

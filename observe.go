@@ -220,6 +220,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 			}
 			if !w.broken && r.Body != http.NoBody {
 				w.beforeRead(time.Time{})
+				answered(r)
 			}
 			s.record(w, r, time.Since(start))
 		}()
@@ -250,8 +251,8 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method),
-		slog.String("path", r.URL.EscapedPath()),
+		slog.String("method", cut(r.Method)),
+		slog.String("path", cut(r.URL.EscapedPath())),
 		slog.String("route", route),
 		slog.Int("status", status),
 		slog.Int64("bytes", w.bytes),
@@ -268,6 +269,18 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	line := slog.NewRecord(time.Now(), level, "request", 0) // LogAttrs would look for the caller, whom nobody wants
 	line.AddAttrs(attrs...)
 	s.log.Handler().Handle(r.Context(), line)
+}
+
+// maxLogged is how much of what a client has chosen is in a line, in bytes: the
+// longest name with the longest digest is less.
+const maxLogged = 512
+
+// cut keeps the beginning of what a client has chosen, for the log.
+func cut(text string) string {
+	if len(text) <= maxLogged {
+		return text
+	}
+	return text[:maxLogged] + "…"
 }
 
 // newLog returns a logger for lines of text, or of JSON. What is for the audit

@@ -349,6 +349,7 @@ func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 			IdleTimeout:       server.IdleTimeout,
 			MaxHeaderBytes:    server.MaxHeaderBytes,
 			ErrorLog:          server.ErrorLog,
+			ConnState:         server.ConnState,
 		}
 		plain = append(plain, p)
 		running.Go(func() {
@@ -380,7 +381,7 @@ func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 func (c *certificates) plainHandler(port string) http.Handler {
 	trust := c.trust()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c.log.Info("plain HTTP", "method", r.Method, "path", r.URL.EscapedPath(), "client", r.RemoteAddr)
+		c.log.Info("plain HTTP", "method", cut(r.Method), "path", cut(r.URL.EscapedPath()), "client", r.RemoteAddr)
 		path := r.URL.Path
 		if isUnder(path, "/v2") || isUnder(path, "/token") {
 			writeError(w, errSpeakTLS) // a client that is redirected would send its password twice
