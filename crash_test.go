@@ -55,6 +55,9 @@ var crashRounds = flag.Int("crash.rounds", 1, "how often to crash at each point"
 // "placed:3" is the third time that a write gets there; "" is nowhere.
 const serveVariable = "BERTH_TEST_SERVE"
 
+// mainVariable makes the test binary berth itself.
+const mainVariable = "BERTH_TEST_MAIN"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(mainVariable) != "" {
 		main()

@@ -275,12 +275,16 @@ func (st *store) untilDue() (time.Duration, error) {
 // dropUploads ends the sessions of owners who are no more: nobody can go on with
 // them. It looks only when there may be some. A request that is at work on one ends
 // with its next bytes.
-func (st *store) dropUploads(c *tally) error {
+func (st *store) dropUploads(c *tally) (err error) {
 	if st.mayUpload == nil || !st.ownersGone.CompareAndSwap(true, false) {
 		return nil
 	}
+	defer func() {
+		if err != nil {
+			st.ownersGone.Store(true)
+		}
+	}()
 	if err := st.noteGuarded(); err != nil { // not where it is noticed: a transaction may be under way there
-		st.ownersGone.Store(true)
 		return err
 	}
 	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE owner <> ''`)

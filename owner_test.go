@@ -1,4 +1,4 @@
-//go:build unix
+//go:build linux
 
 // Who may read what a registry keeps, and whose it is.
 
@@ -14,9 +14,6 @@ import (
 	"syscall"
 	"testing"
 )
-
-// mainVariable makes the test binary berth itself.
-const mainVariable = "BERTH_TEST_MAIN"
 
 // An account that this machine need not know, and another.
 const (
