@@ -34,7 +34,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	if err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "berth:", err)
+		if !errors.Is(err, errLogged) {
+			fmt.Fprintln(os.Stderr, "berth:", err)
+		}
 		os.Exit(1)
 	}
 }
@@ -174,11 +176,12 @@ type config struct {
 	addr string
 	storeConfig
 	serverConfig
-	tls    tlsOptions
-	log    *slog.Logger
-	given  map[string]bool // flags that were set, by name
-	script bool            // trust shall print a script
-	became string          // what root did to work on the directory; "" for nothing
+	tls     tlsOptions
+	log     *slog.Logger
+	jsonLog bool            // and nothing else is written, by a server
+	given   map[string]bool // flags that were set, by name
+	script  bool            // trust shall print a script
+	became  string          // what root did to work on the directory; "" for nothing
 	options
 }
 
@@ -195,12 +198,17 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		_, err := io.WriteString(stdout, usage)
 		return err
 	}
-	if err != nil {
+	if err == nil && command == "serve" {
+		err = serve(ctx, cfg, stdout)
+	}
+	if err != nil && command == "serve" && wantsJSON(args, env) {
+		newLog(stderr, true, slog.LevelInfo).Error("the server ends", "error", err)
+		return errLogged
+	}
+	if err != nil || command == "serve" {
 		return err
 	}
 	switch command {
-	case "serve":
-		return serve(ctx, cfg, stdout)
 	case "version":
 		_, err := fmt.Fprintln(stdout, "berth", version())
 		return err
@@ -224,6 +232,23 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		err = fmt.Errorf("%w (%s)", err, cfg.became)
 	}
 	return err
+}
+
+// errLogged is the end of a server that has written why to its log.
+var errLogged = errors.New("the log has it")
+
+// wantsJSON reports whether a server's log is to be JSON, also where the flags as a
+// whole cannot be read: who reads the log wants no other line in it.
+func wantsJSON(args []string, env func(string) (string, bool)) bool {
+	format, _ := env("BERTH_LOG_FORMAT")
+	for i, arg := range args {
+		if name, value, ok := strings.Cut(strings.TrimLeft(arg, "-"), "="); name == "log-format" && ok {
+			format = value
+		} else if name == "log-format" && i+1 < len(args) {
+			format = args[i+1]
+		}
+	}
+	return format == "json"
 }
 
 // maxArgs is how many arguments a command takes, and so which commands are.
@@ -355,7 +380,8 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	}
 	cfg.auth.glance = defaultGlance
 	cfg.budget = budgetFor(memory())
-	cfg.log = newLog(stderr, text.format == "json", text.level)
+	cfg.jsonLog = text.format == "json"
+	cfg.log = newLog(stderr, cfg.jsonLog, text.level)
 	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log
 	return cfg, nil
 }
@@ -630,6 +656,10 @@ func greet(w io.Writer, cfg *config, addr net.Addr, openTo string) {
 	scheme := "http"
 	if cfg.certificates != nil {
 		scheme = "https"
+	}
+	if cfg.jsonLog {
+		cfg.log.Info("serving", "version", version(), "data", dir, "url", scheme+"://"+address, "reach", reach, "open", openTo, "ca", cfg.certificates.fingerprint())
+		return
 	}
 	fmt.Fprintf(w, "Berth %s serves %s on %s://%s\n", version(), dir, scheme, address)
 	fmt.Fprintf(w, "Open to %s, port %s: %s\n", reach, port, openTo)

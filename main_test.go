@@ -5,7 +5,10 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -70,6 +73,52 @@ func TestServeUntilStopped(t *testing.T) {
 	}
 	if out, err := runOnce(t, "check", "--deep", "--data", dir); err != nil || !strings.Contains(out, "all is well") {
 		t.Errorf("check: %v\n%s", err, out)
+	}
+}
+
+// With a log in JSON every line is, from the first to the last: containers have one log
+// for both streams.
+func TestLogInJSON(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct{ args, env, want string }{
+		{"--addr 127.0.0.1:0 --log-format json", "", "127.0.0.1:"},
+		{"--addr 127.0.0.1:0 --tls auto", "json", "https://127.0.0.1:"},
+		{"--addr nonsense:nonsense --log-format=json", "", "nonsense"},
+		{"--grace -1h", "json", "--grace"},
+		{"--grace nonsense -log-format json", "", "nonsense"},
+		{"--log-format json --nonsense", "", "nonsense"},
+		{"--log-format json --data " + file, "", "file"},
+	} {
+		ctx, stop := context.WithCancel(t.Context())
+		var all logBuffer
+		ended := make(chan error, 1)
+		args := append([]string{"--data", filepath.Join(t.TempDir(), "data")}, strings.Fields(x.args)...)
+		env := func(key string) (string, bool) { return x.env, key == "BERTH_LOG_FORMAT" }
+		out, in := io.Pipe()
+		go func() {
+			ended <- run(ctx, args, env, strings.NewReader(""), in, in)
+			in.Close()
+		}()
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			fmt.Fprintln(&all, lines.Text())
+			if !json.Valid(lines.Bytes()) {
+				t.Errorf("%s: no JSON: %s", x.args, lines.Text())
+			}
+			if strings.Contains(lines.Text(), `"msg":"serving"`) {
+				stop()
+			}
+		}
+		stop()
+		if err := <-ended; err != nil && !errors.Is(err, errLogged) {
+			t.Errorf("%s: ended with %v", x.args, err)
+		}
+		if !strings.Contains(all.String(), x.want) {
+			t.Errorf("%s: nothing about %s in\n%s", x.args, x.want, all.String())
+		}
 	}
 }
 
