@@ -169,7 +169,9 @@ func (s *sending) fill(ctx context.Context, d digest.Digest, b *sharedBody, n in
 	filled := false
 	defer func() {
 		if !filled && b.err == nil {
-			b.err = errInternal // load has panicked
+			b.err = errInternal // load has panicked, and nobody leaves in its name
+			s.give(b.room)
+			b.room = 0
 		}
 		if b.err != nil {
 			s.mu.Lock()
