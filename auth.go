@@ -44,7 +44,8 @@ type authConfig struct {
 	publicURL     string   // as clients know this registry; "" for what they call it
 	names         []string // further ones, for browsers
 	proxies       proxies
-	perSecond     int // requests of one address; 0 for no limit
+	pages         pages // of other sites that may read answers
+	perSecond     int   // requests of one address; 0 for no limit
 
 	open   bool          // it may be open, though there were users
 	glance time.Duration // as of watched, for users and rules

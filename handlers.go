@@ -148,7 +148,7 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 
 // handler is the registry with all that is around it.
 func (s *server) handler() http.Handler {
-	return s.observe(s.onlyOurPages(fold(s.mux)))
+	return s.observe(s.forPages(s.onlyOurPages(fold(s.mux))))
 }
 
 // serve makes a route an http.Handler: it checks the access, calls the handler

@@ -126,6 +126,9 @@ Behind a proxy
                           (default what they say)
 
 What clients may do
+  --cors-origins URL,...  pages of other sites that may show this registry, as
+                          https://ui.example.org; * is all pages, for what everybody
+                          may read
   --read-only             refuse pushes and deletes, also by commands and rules;
                           nothing is collected
   --no-delete             refuse deletes, also by commands and rules; what nothing
@@ -264,6 +267,7 @@ type textFlags struct {
 	scrubRate string
 	stall     time.Duration
 	proxies   string
+	pages     string
 	names     string
 }
 
@@ -300,6 +304,7 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 	flags.StringVar(&cfg.tls.httpAddr, "http-addr", "", "")
 	flags.StringVar(&cfg.auth.publicURL, "public-url", "", "")
 	flags.StringVar(&text.proxies, "trusted-proxies", "", "")
+	flags.StringVar(&text.pages, "cors-origins", "", "")
 	flags.IntVar(&cfg.auth.perSecond, "rate-limit", 0, "")
 	flags.Int64Var(&cfg.maxArriving, "max-concurrent-uploads", 0, "")
 	flags.TextVar(&text.level, "log-level", slog.LevelInfo, "")
@@ -437,6 +442,9 @@ func (cfg *config) readAccess(text *textFlags) (err error) {
 	}
 	if cfg.auth.proxies, err = parseProxies(text.proxies); err != nil {
 		return fmt.Errorf("--trusted-proxies: %w", err)
+	}
+	if cfg.auth.pages, err = parsePages(text.pages); err != nil {
+		return fmt.Errorf("--cors-origins: %w", err)
 	}
 	if cfg.auth.publicURL, err = parsePublicURL(cfg.auth.publicURL); err != nil {
 		return fmt.Errorf("--public-url: %w", err)
