@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -68,6 +69,7 @@ func testProxy(t *testing.T, start func(t *testing.T, ca *ca, backend string) (a
 		t.Errorf("POST uploads = %d to %v, want 202 to https://%s", resp.StatusCode, at, addr)
 	}
 	reg.wantNoSecrets(kimsPassword)
+	arrivesBeforeItsEnd(t, ca, reg, addr)
 
 	// Whom the registry was not told of may say what it likes.
 	wary := startBerthWithUsers(t)
@@ -77,6 +79,44 @@ func testProxy(t *testing.T, start func(t *testing.T, ca *ca, backend string) (a
 	}
 	if got := lastClient(wary); !strings.HasPrefix(got, "127.0.0.1:") {
 		t.Errorf("behind a proxy that is not trusted the log says client=%s, want that of the proxy, 127.0.0.1", got)
+	}
+}
+
+// arrivesBeforeItsEnd pushes through a proxy as docker does, in chunks of unknown number, and
+// sends the last of them when the registry has the others: a proxy that waits for the end needs room
+// for the whole layer, and has the client wait for it twice.
+func arrivesBeforeItsEnd(t *testing.T, ca *ca, reg *berth, addr string) {
+	t.Helper()
+	const begun = 4 << 20
+	do := func(client *http.Client, method, url string, body io.Reader) *http.Response {
+		req, err := http.NewRequest(method, url, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth("kim", kimsPassword)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp
+	}
+	at, err := do(ca.client(), "POST", "https://"+addr+"/v2/lib/app/blobs/uploads/", nil).Location()
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, in := io.Pipe()
+	go func() {
+		in.Write(make([]byte, begun))
+		await(t, reg.exited, &reg.log, "what was sent, behind the proxy", func() bool {
+			var last int
+			fmt.Sscanf(do(http.DefaultClient, "GET", "http://"+reg.addr+at.Path, nil).Header.Get("Range"), "0-%d", &last)
+			return last >= begun/2 // some is still on its way
+		})
+		in.Close()
+	}()
+	if resp := do(ca.client(), "PATCH", at.String(), body); resp.StatusCode != 202 || resp.Header.Get("Range") != fmt.Sprintf("0-%d", begun-1) {
+		t.Errorf("a push in chunks = %d, Range %s", resp.StatusCode, resp.Header.Get("Range"))
 	}
 }
 
@@ -138,20 +178,26 @@ http {
 		listen %[2]s ssl http2;
 		ssl_certificate %[3]s;
 		ssl_certificate_key %[4]s;
-		client_max_body_size 0;
-		location / {
-			proxy_pass http://%[5]s;
-			proxy_http_version 1.1;
-			proxy_request_buffering off;
-			proxy_set_header Host $http_host;
-			proxy_set_header X-Forwarded-Proto $scheme;
-			proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-		}
+		%[5]s
 	}
 }
-`, nginx.dir, addr, cert, key, backend))
+`, nginx.dir, addr, cert, key, strings.ReplaceAll(fromREADME(t, "nginx"), "127.0.0.1:5000", backend)))
 	launchProxy(t, nginx, addr, "-e", "stderr", "-p", nginx.dir, "-c", config)
 	return addr
+}
+
+// fromREADME returns what the README shows of a language; there must be one such block.
+func fromREADME(t *testing.T, language string) string {
+	t.Helper()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)\n```"+language+"\n(.*?)\n```\n").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 1 {
+		t.Fatalf("the README has %d blocks of %s, want 1", len(blocks), language)
+	}
+	return blocks[0][1]
 }
 
 // startCaddy runs caddy before a registry, with nothing said that need not be.
