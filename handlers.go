@@ -29,7 +29,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -38,11 +37,9 @@ type server struct {
 	serverConfig
 	st       *store
 	mux      *http.ServeMux
-	metrics  *metrics.Set
-	uploaded *metrics.Counter // bytes of blobs received
-	sent     *metrics.Counter // bytes of bodies sent
-	inFlight atomic.Int64     // requests under way
-	arriving atomic.Int64     // bodies of uploads under way
+	meters   meters
+	inFlight atomic.Int64 // requests under way
+	arriving atomic.Int64 // bodies of uploads under way
 	gate     *gate
 	ids      requestIDs
 	building chan struct{} // full while as many lists as may be are put together

@@ -23,7 +23,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/VictoriaMetrics/metrics"
 	"github.com/google/uuid"
 )
 
@@ -238,10 +237,8 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	if status == 0 {
 		status = http.StatusOK
 	}
-	s.metrics.GetOrCreateCounter(`berth_http_requests_total{method="` + method(r) + `",route="` + route +
-		`",status="` + strconv.Itoa(status) + `"}`).Inc()
-	s.metrics.GetOrCreatePrometheusHistogram(`berth_http_request_duration_seconds{route="` + route + `"}`).Update(took.Seconds())
-	s.sent.AddInt64(w.bytes)
+	s.meters.count(method(r), route, status, took)
+	s.meters.sent.Add(w.bytes)
 
 	level := slog.LevelInfo
 	if w.err != nil {
@@ -345,20 +342,19 @@ func method(r *http.Request) string {
 
 // registerMetrics makes the metrics that are not made on the way.
 func (s *server) registerMetrics() {
-	s.metrics = metrics.NewSet()
-	s.uploaded = s.metrics.NewCounter("berth_received_bytes_total")
-	s.sent = s.metrics.NewCounter("berth_sent_bytes_total")
-	gauge := func(name string, value func() int64) {
-		s.metrics.NewGauge(name, func() float64 { return float64(value()) })
+	meter := func(kind, name string, value func() int64) {
+		s.meters.values = append(s.meters.values, metered{name, kind, value})
 	}
-	gauge("berth_http_requests_in_flight", s.inFlight.Load)
-	gauge("berth_passwords_hashed_total", s.gate.logins.hashed.Load)
-	gauge("berth_uploads_open", s.st.sessions.count.Load)
-	gauge("berth_dropped_tags_total", s.st.droppedTags.Load)
-	gauge("berth_collected_blobs_total", s.st.collectedBlobs.Load)
-	gauge("berth_collected_bytes_total", s.st.collectedBytes.Load)
-	gauge("berth_file_syncs_total", s.st.fileSyncs.Load)
-	gauge("berth_database_syncs_total", func() int64 {
+	meter("counter", "berth_received_bytes_total", s.meters.received.Load)
+	meter("counter", "berth_sent_bytes_total", s.meters.sent.Load)
+	meter("gauge", "berth_http_requests_in_flight", s.inFlight.Load)
+	meter("counter", "berth_passwords_hashed_total", s.gate.logins.hashed.Load)
+	meter("gauge", "berth_uploads_open", s.st.sessions.count.Load)
+	meter("counter", "berth_dropped_tags_total", s.st.droppedTags.Load)
+	meter("counter", "berth_collected_blobs_total", s.st.collectedBlobs.Load)
+	meter("counter", "berth_collected_bytes_total", s.st.collectedBytes.Load)
+	meter("counter", "berth_file_syncs_total", s.st.fileSyncs.Load)
+	meter("counter", "berth_database_syncs_total", func() int64 {
 		if s.st.writer == nil {
 			return 0
 		}
@@ -373,7 +369,7 @@ func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 
 func (s *server) allMetrics(ctx context.Context) []byte {
 	var b bytes.Buffer
-	s.metrics.WritePrometheus(&b)
+	s.meters.write(&b)
 	// Who asks every few seconds shall not have the machine work all the time.
 	f, err := s.st.figuresOr(ctx, 50)
 	if err != nil { // the others are wanted all the more
@@ -399,9 +395,9 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 		{"berth_scrubbed_uptime_seconds", f.Scrubbed},
 	} {
 		if err == nil {
-			metrics.WriteGaugeUint64(&b, x.name, uint64(x.value))
+			writeMetric(&b, x.name, "gauge", float64(x.value))
 		}
 	}
-	metrics.WriteProcessMetrics(&b)
+	writeProcess(&b)
 	return b.Bytes()
 }

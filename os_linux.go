@@ -102,6 +102,31 @@ func isBadSector(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG)
 }
 
+// processFigures are what the kernel says of this process.
+func processFigures() (list []processFigure) {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) == nil {
+		seconds := float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
+		list = append(list, processFigure{"process_cpu_seconds_total", "counter", seconds})
+	}
+	var virtual, resident float64 // pages
+	if text, err := os.ReadFile("/proc/self/statm"); err == nil {
+		if n, _ := fmt.Sscan(string(text), &virtual, &resident); n == 2 {
+			page := float64(os.Getpagesize())
+			list = append(list, processFigure{"process_virtual_memory_bytes", "gauge", virtual * page},
+				processFigure{"process_resident_memory_bytes", "gauge", resident * page})
+		}
+	}
+	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
+		list = append(list, processFigure{"process_open_fds", "gauge", float64(len(files) - 1)}) // but that of the question
+	}
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
+		list = append(list, processFigure{"process_max_fds", "gauge", float64(limit.Cur)})
+	}
+	return list
+}
+
 // memory is how many bytes this process may have: the machine's, or less if its
 // control group, or one above that, has a limit.
 func memory() int64 {

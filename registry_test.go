@@ -4,12 +4,15 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -783,12 +786,47 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{ // the files that were synced are the directories for blobs
 		`berth_http_requests_total{method="GET",route="/v2/{name}/manifests/{reference}",status="200"} 1`,
 		`berth_http_requests_total{method="HEAD",route="/v2/{name}/manifests/{reference}",status="404"} 1`,
-		`berth_http_request_duration_seconds_bucket{route="/v2/{name}/manifests/{reference}",le="`,
+		`berth_http_request_duration_seconds_bucket{route="/v2/{name}/manifests/{reference}",le="0.005"} `,
+		`berth_http_request_duration_seconds_bucket{route="/v2/{name}/manifests/{reference}",le="+Inf"} 3` + "\n",
+		`berth_http_request_duration_seconds_sum{route="/v2/{name}/manifests/{reference}"} 0.`,
+		`berth_http_request_duration_seconds_count{route="/v2/{name}/manifests/{reference}"} 3` + "\n",
+		"# TYPE berth_http_requests_in_flight gauge\nberth_http_requests_in_flight 1\n", "# TYPE berth_file_syncs_total counter\n",
 		"berth_received_bytes_total 7\n", "berth_uploads_open 0\n", "berth_database_syncs_total 3\n", "berth_file_syncs_total 3\n", "go_goroutines ",
 	} {
 		if !strings.Contains(string(re.body), want) {
 			t.Errorf("no %s in\n%s", want, re.body)
 		}
+	}
+	// Prometheus refuses all of it for one line that it cannot read, or a name that comes twice.
+	form := regexp.MustCompile(`^(?:# TYPE [a-z_]+ (?:counter|gauge|histogram)|([a-z_]+(?:\{(?:[a-z]+="[^"\\]*",?)+\})?) (?:[0-9.e+-]+))$`)
+	seen := make(map[string]bool)
+	for line := range strings.Lines(string(re.body)) {
+		line = strings.TrimSuffix(line, "\n")
+		m := form.FindStringSubmatch(line)
+		if m == nil || seen[line] || m[1] != "" && seen[m[1]] {
+			t.Errorf("the line %q", line)
+			continue
+		}
+		seen[line], seen[m[1]] = true, true
+	}
+}
+
+// A spread has each time in the bucket of the first bound that is not below it.
+func TestSpreadOfTimes(t *testing.T) {
+	t.Parallel()
+	var m meters
+	for _, ms := range []int{0, 5, 6, 10000, 10001} {
+		m.count("GET", "/x", 200, time.Duration(ms)*time.Millisecond)
+	}
+	var b bytes.Buffer
+	m.write(&b)
+	for le, want := range map[string]int{"0.005": 2, "0.01": 3, "5": 3, "10": 4, "+Inf": 5} {
+		if line := fmt.Sprintf("{route=\"/x\",le=%q} %d\n", le, want); !strings.Contains(b.String(), line) {
+			t.Errorf("no %s in\n%s", line, b.String())
+		}
+	}
+	if !strings.Contains(b.String(), "_sum{route=\"/x\"} 20.012\n") {
+		t.Errorf("the sum in\n%s", b.String())
 	}
 }
 

@@ -326,7 +326,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 	} else {
 		n, err = s.st.append(u, body)
 	}
-	s.uploaded.AddInt64(n)
+	s.meters.received.Add(n)
 	if err != nil {
 		return err
 	}
