@@ -287,46 +287,58 @@ func (st *store) dropUploads(c *tally) (err error) {
 	if err := st.noteGuarded(); err != nil { // not where it is noticed: a transaction may be under way there
 		return err
 	}
-	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE owner <> ''`)
+	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`)
 	if err != nil {
 		return err
 	}
-	rows, err := s.Query()
-	if err != nil {
-		return err
-	}
-	list, err := collect(rows, func(rows *sql.Rows) (x [3]string, err error) { return x, rows.Scan(&x[0], &x[1], &x[2]) })
-	if err != nil {
-		return err
-	}
-	for _, x := range list {
-		if st.mayUpload(x[2]) {
-			continue
-		}
-		u, err := st.findUpload(x[1], x[0], x[2])
-		if errors.Is(err, errBlobUploadUnknown) {
-			continue // ended meanwhile
-		}
+	for after := ""; ; {
+		rows, err := s.Query(after, atOnce)
 		if err != nil {
 			return err
 		}
-		select {
-		case u.turn <- struct{}{}:
-		default: // the request that is at work stops, and has this looked at again
-			u.given.Store(true)
-			st.ownersGone.Store(true)
-			continue
-		}
-		if !u.ended {
-			err = st.endUpload(u)
-		}
-		<-u.turn
+		list, err := collect(rows, func(rows *sql.Rows) (x [3]string, err error) { return x, rows.Scan(&x[0], &x[1], &x[2]) })
 		if err != nil {
 			return err
 		}
-		c.Uploads++
-		st.log.Info("upload ended with its owner", "repository", x[1], "upload", x[0], "owner", x[2])
+		for _, x := range list {
+			if after = x[0]; st.mayUpload(x[2]) {
+				continue
+			}
+			if err := st.dropUpload(x[0], x[1], x[2], c); err != nil {
+				return err
+			}
+		}
+		if len(list) < atOnce {
+			return nil
+		}
 	}
+}
+
+// dropUpload ends a session whose owner is no more.
+func (st *store) dropUpload(id, repository, owner string, c *tally) error {
+	u, err := st.findUpload(repository, id, owner)
+	if errors.Is(err, errBlobUploadUnknown) {
+		return nil // ended meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	select {
+	case u.turn <- struct{}{}:
+	default: // the request that is at work stops, and has this looked at again
+		u.given.Store(true)
+		st.ownersGone.Store(true)
+		return nil
+	}
+	defer func() { <-u.turn }()
+	if u.ended {
+		return nil
+	}
+	if err := st.endUpload(u); err != nil {
+		return err
+	}
+	c.Uploads++
+	st.log.Info("upload ended with its owner", "repository", repository, "upload", id, "owner", owner)
 	return nil
 }
 
