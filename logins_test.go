@@ -71,6 +71,7 @@ func TestRightPasswordGetsInBesideAGuesser(t *testing.T) {
 
 func TestLineOfGuessesIsBounded(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"))
+	r.freeze()
 	a := &r.server.gate.logins.attempts
 	a.unit, a.patience = time.Hour, time.Hour
 	for i := range freeByUser {

@@ -116,7 +116,7 @@ type logins struct {
 // against.
 type mark [sha256.Size]byte
 
-// hashWait is how long a login waits for its turn to be hashed.
+// hashWait is how long a login waits for its turn to be hashed, beyond what it may stand in line.
 const hashWait = 10 * time.Second
 
 // maxKnown bounds the passwords that are remembered, right ones and wrong ones.
@@ -151,7 +151,7 @@ func (l *logins) mark(user, password, hash string) (m mark) {
 func (l *logins) verify(done <-chan struct{}, address string, list users, user, password string) (right bool, err error) {
 	hash := list[user]
 	m := l.mark(user, password, hash)
-	late := time.NewTimer(l.attempts.patience + hashWait)
+	late := time.NewTimer(loginPatience + hashWait)
 	defer late.Stop()
 	for {
 		l.mu.Lock()
