@@ -220,7 +220,6 @@ var allowedSteps = []allowedStep{
 
 	{"store.figuresOr", "SCAN repository", "one row for a repository, to sum up the counts"},
 	{"store.figuresOr", "SCAN upload", "at most --max-uploads rows"},
-	{"store.dropUploads", "SCAN upload", "when users have gone; at most --max-uploads rows"},
 	{"uploadsCommand", "SCAN u USING INDEX upload_used", wanted},
 	{"store.eachRepository", "SCAN repository USING INDEX sqlite_autoindex_repository_1", wanted},
 	{"listAll", "", wanted},
