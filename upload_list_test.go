@@ -29,6 +29,7 @@ func (r *registry) openUntilRefused(header string) (locations []string) {
 
 func TestNobodyCanHaveAllUploads(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann", "bob", "eve"), func(c *config) { c.maxUploads = 24 })
+	r.impatient()
 	header := func(name string) string { return basic(name, name+"-secret") }
 	mine := r.openUntilRefused(header("ann"))
 	if n := len(mine); n != 12 {
@@ -38,6 +39,7 @@ func TestNobodyCanHaveAllUploads(t *testing.T) {
 		t.Errorf("the second may open %d, want 6", n)
 	}
 	r.restart() // which forgets nobody's
+	r.impatient()
 	r.want(429, "POST", "/v2/a/blobs/uploads/", nil, header("ann"))
 	if n := len(r.openUntilRefused(header("eve"))); n != 3 {
 		t.Errorf("the third may open %d, want 3", n)
@@ -62,6 +64,7 @@ func TestOneAddressCannotHaveAllUploads(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := startRegistry(t, func(c *config) { c.maxUploads, c.auth.proxies = 8, proxies })
+	r.impatient()
 	for i, want := range []int{4, 2, 1} {
 		if n := len(r.openUntilRefused(fmt.Sprint("X-Forwarded-For: 192.0.2.", i))); n != want {
 			t.Errorf("address %d may open %d uploads, want %d", i, n, want)
