@@ -167,24 +167,36 @@ func (b *backup) explain(err error) error {
 	return err
 }
 
-// separate refuses a destination inside the data directory, or around it.
+// separate refuses a destination inside the data directory, or around it, wherever
+// the blobs of either are.
 func (b *backup) separate() error {
-	from, err := realPath(b.st.dir)
-	if err != nil {
-		return err
-	}
-	to, err := realPath(b.dest.dir)
-	if err != nil {
-		return err
-	}
 	within := func(a, b string) bool {
 		rel, err := filepath.Rel(a, b)
 		return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 	}
-	if within(from, to) || within(to, from) {
-		return fmt.Errorf("a backup of %s cannot be in %s", b.st.dir, b.dest.dir)
+	for _, from := range []string{b.st.dir, filepath.Join(b.st.dir, "blobs")} {
+		for _, to := range []string{b.dest.dir, filepath.Join(b.dest.dir, "blobs")} {
+			realFrom, err := realPath(from)
+			if err != nil {
+				return err
+			}
+			realTo, err := realPath(to)
+			if err != nil {
+				return err
+			}
+			if within(realFrom, realTo) || within(realTo, realFrom) || sameFile(realFrom, realTo) {
+				return fmt.Errorf("a backup of %s cannot be in %s", b.st.dir, b.dest.dir)
+			}
+		}
 	}
 	return nil
+}
+
+// sameFile reports whether two paths lead to the same thing: a mount may.
+func sameFile(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // realPath is a path without links, of which the end may be still to be made.
@@ -212,6 +224,12 @@ func (b *backup) looksFree() error {
 		return nil
 	}
 	for _, e := range entries {
+		if e.Name() == "blobs" { // perhaps the disk for them
+			inside, err := os.ReadDir(filepath.Join(b.dest.dir, "blobs"))
+			if err == nil && (len(inside) == 0 || len(inside) == 1 && inside[0].Name() == "lost+found") {
+				continue
+			}
+		}
 		if e.Name() != "berth.lock" && e.Name() != "lost+found" { // the second is in every new ext4
 			return fmt.Errorf("%s is neither empty nor a backup (it has %s); name another directory", b.dest.dir, e.Name())
 		}
@@ -420,7 +438,7 @@ func (b *backup) mark(ctx context.Context, d digest.Digest, wrong error) error {
 // else as a copy whose bytes are verified. It comes under its name when whole.
 // The error is errDamaged if that is to be said of the one here.
 func (b *backup) bring(ctx context.Context, to string, row blobRow) error {
-	temp := filepath.Join(b.dest.dir, "blob.new")
+	temp := filepath.Join(b.dest.blobsDir(row.digest.Algorithm()), "blob.new") // on the disk of blobs, which may be another
 	defer os.Remove(temp)
 	src, err := b.share(temp, row)
 	if err != nil {

@@ -434,7 +434,7 @@ func (st *store) putAside(d digest.Digest) error {
 
 // aside is where a damaged file is kept.
 func (st *store) aside(d digest.Digest) string {
-	return filepath.Join(st.dir, "quarantine", d.Algorithm().String()+"-"+d.Encoded())
+	return filepath.Join(st.arrivals, "quarantine", d.Algorithm().String()+"-"+d.Encoded())
 }
 
 // hasBlob reports whether there is a row for the blob.

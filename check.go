@@ -375,22 +375,25 @@ func (r *report) checkUploads() error {
 		return err
 	}
 	r.uploads = len(ids)
-	entries, err := os.ReadDir(filepath.Join(r.st.dir, "uploads"))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if slices.Contains(ids, e.Name()) {
-			continue
-		}
-		// It may have begun, or ended, since.
-		known, err := r.st.knowsUpload(e.Name())
-		if err != nil {
+	for _, place := range places {
+		dir := filepath.Join(place, "uploads")
+		entries, err := os.ReadDir(filepath.Join(r.st.dir, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		path := filepath.Join("uploads", e.Name())
-		if _, err := os.Stat(filepath.Join(r.st.dir, path)); err == nil && !known {
-			r.rubbish = append(r.rubbish, path)
+		for _, e := range entries {
+			if slices.Contains(ids, e.Name()) {
+				continue
+			}
+			// It may have begun, or ended, since.
+			known, err := r.st.knowsUpload(e.Name())
+			if err != nil {
+				return err
+			}
+			path := filepath.Join(dir, e.Name())
+			if _, err := os.Stat(filepath.Join(r.st.dir, path)); err == nil && !known {
+				r.rubbish = append(r.rubbish, path)
+			}
 		}
 	}
 	return nil

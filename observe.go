@@ -391,6 +391,8 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 		{"berth_database_bytes", f.Database},
 		{"berth_disk_free_bytes", int64(f.DiskFree)},
 		{"berth_disk_floor_bytes", int64(f.DiskFloor)},
+		{"berth_database_disk_free_bytes", int64(f.DatabaseDiskFree)},
+		{"berth_database_disk_floor_bytes", int64(f.DatabaseDiskFloor)},
 		{"berth_uptime_seconds", f.Uptime},
 		{"berth_scrubbed_uptime_seconds", f.Scrubbed},
 	} {

@@ -113,6 +113,12 @@ func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
+// onReadOnlyDisk reports whether a directory is there and on a disk that is read-only.
+func onReadOnlyDisk(dir string) bool { return unix.Access(dir, unix.W_OK) == unix.EROFS }
+
+// isOtherDisk reports whether err says that a file cannot be renamed to another disk.
+func isOtherDisk(err error) bool { return errors.Is(err, syscall.EXDEV) }
+
 // freeSpace returns how many bytes and files (inodes) the disk of path has room
 // for, and how many it can have in all. total is 0 where there is no limit.
 func freeSpace(path string) (bytes, files space, err error) {

@@ -48,6 +48,12 @@ func isDiskFull(err error) bool {
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
 
+// onReadOnlyDisk reports false: who writes finds out.
+func onReadOnlyDisk(dir string) bool { return false }
+
+// isOtherDisk reports whether err says that a file cannot be renamed to another disk.
+func isOtherDisk(err error) bool { return errors.Is(err, windows.ERROR_NOT_SAME_DEVICE) }
+
 // freeSpace returns how many bytes the disk of path has room for, and how many
 // it can have in all. NTFS makes file records as needed.
 func freeSpace(path string) (bytes, files space, err error) {

@@ -646,7 +646,7 @@ func (st *store) dropGone() error {
 			return err
 		}
 		for _, id := range uploads {
-			if exists(filepath.Join(st.dir, "uploads", id)) {
+			if exists(filepath.Join(st.arrivals, "uploads", id)) {
 				continue
 			}
 			if _, err := t.exec(`DELETE FROM upload WHERE id = ?`, id); err != nil {

@@ -274,7 +274,16 @@ func (s *scrubbing) rows() error {
 // quarantined removes files that were put aside and are not needed to tell
 // what happened: their blobs have gone, or are whole again.
 func (s *scrubbing) quarantined() error {
-	entries, err := os.ReadDir(filepath.Join(s.st.dir, "quarantine"))
+	for _, place := range places {
+		if err := s.quarantinedIn(filepath.Join(s.st.dir, place, "quarantine")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *scrubbing) quarantinedIn(dir string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -288,7 +297,7 @@ func (s *scrubbing) quarantined() error {
 		var n int
 		err := s.st.get(`SELECT count(*) FROM blob WHERE digest = ? AND damaged IS NOT NULL`, []any{d}, &n)
 		if err == nil && n == 0 {
-			if err = os.Remove(s.st.aside(d)); err == nil {
+			if err = os.Remove(filepath.Join(dir, e.Name())); err == nil {
 				s.removed++
 			}
 		}
@@ -476,7 +485,7 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 	}
 	for _, path := range r.rubbish {
 		removed, err := st.removeStranger(path)
-		if filepath.Dir(path) == "uploads" && isUUID(filepath.Base(path)) {
+		if filepath.Base(filepath.Dir(path)) == "uploads" && isUUID(filepath.Base(path)) {
 			err = os.Remove(filepath.Join(st.dir, path))
 			removed = err == nil
 		}

@@ -300,10 +300,10 @@ func (st *store) writeFileAgain(d digest.Digest, body []byte) error {
 	id := uuid.NewString() // as a session that has no row
 	st.sessions.brief.Store(id, true)
 	defer st.sessions.brief.Delete(id)
-	temp := filepath.Join(st.dir, "uploads", id)
+	temp := filepath.Join(st.arrivals, "uploads", id)
 	defer os.Remove(temp)
 	err := os.WriteFile(temp, body, 0o600)
-	if isNoSpace(err) && st.spareRoom() {
+	if isNoSpace(err) && !st.apart() && st.spareRoom() {
 		err = os.WriteFile(temp, body, 0o600)
 	}
 	if err != nil {

@@ -40,9 +40,13 @@ type figures struct {
 	Quarantined amount `json:"quarantined"` // damaged blobs and manifests
 
 	Database  int64  `json:"database"` // bytes of its file and its log
-	DiskFree  uint64 `json:"diskFree"`
+	DiskFree  uint64 `json:"diskFree"` // of the disk of the blobs
 	DiskTotal uint64 `json:"diskTotal"`
 	DiskFloor uint64 `json:"diskFloor"` // pushes leave as much
+
+	DatabaseDiskFree  uint64 `json:"databaseDiskFree"` // likewise; as a rule the same disk
+	DatabaseDiskTotal uint64 `json:"databaseDiskTotal"`
+	DatabaseDiskFloor uint64 `json:"databaseDiskFloor"`
 
 	Uptime   int64 `json:"uptime"`   // of the data directory, in seconds
 	Scrubbed int64 `json:"scrubbed"` // uptime when all was last read and found as it should be, or put aside; 0 for never
@@ -117,8 +121,12 @@ func (st *store) figuresOr(ctx context.Context, patience int) (f figures, err er
 			f.Database += info.Size()
 		}
 	}
-	if disk, _, err := freeSpace(st.dir); err == nil {
+	if disk, _, err := freeSpace(st.arrivals); err == nil {
 		f.DiskFree, f.DiskTotal, f.DiskFloor = disk.free, disk.total, st.floor(disk.total)
+	}
+	f.DatabaseDiskFree, f.DatabaseDiskTotal, f.DatabaseDiskFloor = f.DiskFree, f.DiskTotal, f.DiskFloor
+	if disk, _, err := freeSpace(st.dir); err == nil && st.apart() {
+		f.DatabaseDiskFree, f.DatabaseDiskTotal, f.DatabaseDiskFloor = disk.free, disk.total, st.floor(disk.total)
 	}
 	return f, err
 }
@@ -229,7 +237,13 @@ func (c *console) figures(f figures) {
 	line("uploads", f.Uploads, "open")
 	line("quarantined", f.Quarantined, "damaged; to be pushed again")
 	c.printf("%-14s %9s %11s\n", "database", "", size(f.Database))
-	c.printf("%-14s %9s %11s  free of %s; pushes leave %s\n", "disk", "", size(int64(f.DiskFree)), size(int64(f.DiskTotal)), size(int64(f.DiskFloor)))
+	disk := func(name string, free, total, floor uint64) {
+		c.printf("%-14s %9s %11s  free of %s; pushes leave %s\n", name, "", size(int64(free)), size(int64(total)), size(int64(floor)))
+	}
+	disk("disk", f.DiskFree, f.DiskTotal, f.DiskFloor)
+	if f.DatabaseDiskFree != f.DiskFree || f.DatabaseDiskTotal != f.DiskTotal { // blobs have their own
+		disk("  of database", f.DatabaseDiskFree, f.DatabaseDiskTotal, f.DatabaseDiskFloor)
+	}
 	scrubbed := "not yet"
 	if f.Scrubbed > 0 {
 		scrubbed = duration(time.Duration(f.Uptime-f.Scrubbed)*time.Second) + " ago"

@@ -10,6 +10,8 @@
 //	  reserve                            room for deletes on a full disk
 //	  berth.sock                         where a running server takes commands
 //
+// uploads/ and quarantine/ are in blobs/ if that is another disk (store_place.go).
+//
 // The invariants, which check verifies and other files cite by number:
 //
 //  1. A blob row implies a whole, synced, verified file at its final path,
@@ -70,7 +72,8 @@ type store struct {
 	writer   *committer // nil on a read-only disk
 	writerDB *sql.DB
 
-	readOnlyDisk bool // found at start: only pulls work
+	readOnlyDisk bool   // found at start: only pulls work
+	arrivals     string // the directory that has uploads/ and quarantine/
 
 	reads    sync.Map // query → *sql.Stmt on db
 	digests  keyLock  // one holder per digest renames or unlinks its file
@@ -159,6 +162,7 @@ type storeConfig struct {
 func openStore(cfg storeConfig) (_ *store, err error) {
 	st := &store{
 		storeConfig:  cfg,
+		arrivals:     cfg.dir,
 		opened:       time.Now(),
 		wake:         make(chan struct{}, 1),
 		trashed:      make(chan struct{}, 1),
@@ -226,6 +230,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if err := st.makeDirectories(); err != nil {
 		return nil, err
 	}
+	if err := st.findPlace(); err != nil {
+		return nil, err
+	}
 	if err := st.completeShards(); err != nil {
 		return nil, err
 	}
@@ -267,6 +274,7 @@ func (st *store) own() (err error) {
 	if err := lockFile(st.lock); err != nil {
 		return fmt.Errorf("the data directory %s is in use by another berth process: %w", st.dir, err)
 	}
+	st.readOnlyDisk = st.readOnlyDisk || onReadOnlyDisk(filepath.Join(st.dir, "blobs"))
 	return nil
 }
 
@@ -395,7 +403,7 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 		err = st.lookForShards(st.db)
 	}
 	if err == nil && len(missing) > 0 {
-		err = st.roomFor(int64(len(missing))*4096, uint64(len(missing)))
+		err = st.roomForFiles(int64(len(missing))*4096, uint64(len(missing)))
 	}
 	if err != nil {
 		return err

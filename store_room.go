@@ -1,7 +1,8 @@
 // Room: what pushes must leave, and what is kept for deletes.
 //
 // A disk that is full can be emptied only if there is room to do it: SQLite writes
-// even to delete. So pushes leave a floor of free bytes, as the system tells them. A
+// even to delete. So pushes leave a floor of free bytes, as the system tells them, on
+// the disk of the database, and on that of the blobs if they have another. A
 // quota it does not tell, nor in what it does to SQLite: an I/O error when a
 // page is written, or when one of the memory that connections share cannot be had, and
 // that needs room for readers too. Whether an error is such shows by trying to write.
@@ -30,16 +31,29 @@ import (
 // A space is how much of something a disk has.
 type space struct{ free, total uint64 }
 
-// room returns errNoSpace if n more bytes would leave less of the disk than
-// pushes must leave.
-func (st *store) room(n int64) error { return st.roomFor(n, 0) }
+// room returns errNoSpace if n more bytes of metadata would leave less of the disk
+// than pushes must leave.
+func (st *store) room(n int64) error { return st.roomOn(st.dir, n, 0) }
 
-// roomFor is room for n bytes in so many new files and directories.
-func (st *store) roomFor(n int64, inodes uint64) error {
+// roomForBlob is room for n bytes of a blob, and for what is recorded of it.
+func (st *store) roomForBlob(n int64) error { return st.roomForFiles(n, 0) }
+
+// roomForFiles is roomForBlob for n bytes in so many new files and directories.
+func (st *store) roomForFiles(n int64, inodes uint64) error {
+	if st.apart() {
+		if err := st.room(0); err != nil {
+			return err
+		}
+	}
+	return st.roomOn(st.arrivals, n, inodes)
+}
+
+// roomOn is roomForFiles for the disk of a directory.
+func (st *store) roomOn(dir string, n int64, inodes uint64) error {
 	if st.minFree == 0 {
 		return nil
 	}
-	fits, err := st.fits(n, inodes)
+	fits, err := st.fits(dir, n, inodes)
 	if err != nil {
 		return err
 	}
@@ -49,9 +63,9 @@ func (st *store) roomFor(n int64, inodes uint64) error {
 	return nil
 }
 
-// fits is roomFor as far as the system tells.
-func (st *store) fits(n int64, inodes uint64) (bool, error) {
-	bytes, files, err := freeSpace(st.dir)
+// fits is roomOn as far as the system tells.
+func (st *store) fits(dir string, n int64, inodes uint64) (bool, error) {
+	bytes, files, err := freeSpace(dir)
 	if err != nil {
 		return false, fmt.Errorf("looking for free space: %w", err)
 	}
@@ -94,7 +108,7 @@ func (st *store) keepReserve() error {
 
 func (st *store) keepReserveLocked() error {
 	path := filepath.Join(st.dir, reserveFile)
-	if fits, err := st.fits(reserveSize, 0); err != nil || !fits && st.minFree != 0 {
+	if fits, err := st.fits(st.dir, reserveSize, 0); err != nil || !fits && st.minFree != 0 {
 		return nil
 	}
 	if !exists(path) {
@@ -187,7 +201,7 @@ func failsForRoom(err error) bool {
 
 // tryWrite writes what a small commit does, and says why that cannot be.
 func (st *store) tryWrite() (err error) {
-	f, err := os.CreateTemp(filepath.Join(st.dir, "uploads"), "probe-")
+	f, err := os.CreateTemp(st.dir, "probe-")
 	if err != nil {
 		return err
 	}

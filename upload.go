@@ -299,7 +299,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 	if want == 0 {
 		return nil
 	}
-	if err := s.st.room(want); err != nil {
+	if err := s.st.roomForBlob(want); err != nil {
 		return err
 	}
 	err := s.lines.bodies.await(w.(*response), r, bodyPatience, errTooManyBodies, func() error {
@@ -427,7 +427,7 @@ func (st *store) createUpload(repository, owner, share string, algorithm digest.
 	if err := st.sessions.begin(u, st.maxUploads); err != nil {
 		return nil, err
 	}
-	err := st.room(0)
+	err := st.roomForBlob(0)
 	if err != nil {
 		st.endSession(u)
 		return nil, err
@@ -587,7 +587,7 @@ func (st *store) endSession(u *upload) {
 	}
 }
 
-func (st *store) uploadPath(u *upload) string { return filepath.Join(st.dir, "uploads", u.id) }
+func (st *store) uploadPath(u *upload) string { return filepath.Join(st.arrivals, "uploads", u.id) }
 
 const (
 	// smallBuffer is what every body is read with at first: enough for
@@ -776,7 +776,7 @@ func (w *uploadWriter) write(p []byte) {
 		return
 	}
 	if w.at-w.roomy >= roomEvery {
-		w.failed = w.st.room(0)
+		w.failed = w.st.roomForBlob(0)
 		w.roomy = w.at
 	}
 	if w.failed == nil {
@@ -922,7 +922,8 @@ func verifyFile(path string, d digest.Digest) error {
 }
 
 // sweepUploads runs at start: it counts the sessions and removes files that
-// belong to none.
+// belong to none, or are where they were before the blobs had another disk: such
+// a session is an empty one now.
 func (st *store) sweepUploads() error {
 	rows, err := st.db.Query(`SELECT id, owner FROM upload`)
 	if err != nil {
@@ -941,14 +942,18 @@ func (st *store) sweepUploads() error {
 		known[x[0]] = true
 		st.sessions.shares[x[1]]++ // an address is not remembered
 	}
-	entries, err := os.ReadDir(filepath.Join(st.dir, "uploads"))
-	if err != nil {
-		return fmt.Errorf("listing uploads: %w", err)
-	}
-	for _, e := range entries {
-		if !known[e.Name()] && isUUID(e.Name()) {
-			if err := os.Remove(filepath.Join(st.dir, "uploads", e.Name())); err != nil {
-				return fmt.Errorf("removing what an upload left: %w", err)
+	for _, place := range places {
+		dir := filepath.Join(st.dir, place, "uploads")
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("listing uploads: %w", err)
+		}
+		used := dir == filepath.Join(st.arrivals, "uploads")
+		for _, e := range entries {
+			if isUUID(e.Name()) && !(used && known[e.Name()]) {
+				if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+					return fmt.Errorf("removing what an upload left: %w", err)
+				}
 			}
 		}
 	}
