@@ -113,6 +113,27 @@ func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
+// mapsFiles reports whether what is in a directory can be mapped into memory that
+// several processes share; true if that cannot be tried.
+func mapsFiles(dir string) bool {
+	const size = 32 << 10 // as SQLite does
+	f, err := os.CreateTemp(dir, "probe-")
+	if err != nil {
+		return true
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if f.Truncate(size) != nil {
+		return true
+	}
+	mapped, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS)
+	}
+	unix.Munmap(mapped)
+	return true
+}
+
 // onReadOnlyDisk reports whether a directory is there and on a disk that is read-only.
 func onReadOnlyDisk(dir string) bool { return unix.Access(dir, unix.W_OK) == unix.EROFS }
 

@@ -48,6 +48,9 @@ func isDiskFull(err error) bool {
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
 
+// mapsFiles reports true: Windows can, on whatever disk.
+func mapsFiles(dir string) bool { return true }
+
 // onReadOnlyDisk reports false: who writes finds out.
 func onReadOnlyDisk(dir string) bool { return false }
 

@@ -201,6 +201,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 			st.closeFiles()
 		}
 	}()
+	if err := st.refuseUnmapped(); err != nil {
+		return nil, err
+	}
 	if err := st.own(); err != nil {
 		return nil, err
 	}

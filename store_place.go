@@ -59,3 +59,17 @@ func moves(from, to string) bool {
 
 // apart reports whether blobs are on another disk than the database.
 func (st *store) apart() bool { return st.arrivals != st.dir }
+
+// refuseUnmapped refuses, before anything is made, a file system that lacks what SQLite
+// needs for a log whose index all connections share.
+func (st *store) refuseUnmapped() error {
+	dir := st.dir
+	for !exists(dir) && filepath.Dir(dir) != dir {
+		dir = filepath.Dir(dir)
+	}
+	if mapsFiles(dir) {
+		return nil
+	}
+	return fmt.Errorf("the file system of %s cannot map files into shared memory, which the database needs. What to do: mount it with what allows that "+
+		"(mergerfs: cache.files=auto-full, 9p: cache=mmap), or have the data directory on another disk and only its blobs/ there, as a link or a mount", st.dir)
+}
