@@ -57,7 +57,12 @@ type client struct {
 func newClient(t *testing.T, name string, args ...string) *client {
 	t.Helper()
 	path := ""
-	if c, ok := goClients[name]; ok {
+	if build, ok := newestClients[name]; ok && newest {
+		var err error
+		if path, err = build(); err != nil {
+			missing(t, "the newest %s cannot be built: %v", name, err)
+		}
+	} else if c, ok := goClients[name]; ok {
 		var err error
 		if path, err = goinstall.Command(c.pkg, c.version); err != nil {
 			missing(t, "%s@%s cannot be installed: %v", c.pkg, c.version, err)

@@ -49,6 +49,30 @@ func TestContainerdPushPull(t *testing.T) {
 	}
 }
 
+// What the registry has is not sent again: not to the same repository, nor to another one.
+func TestContainerdReusesAndMountsLayers(t *testing.T) {
+	reg := startBerth(t)
+	tap := tapInto(t, reg)
+	dir, digest := ociLayout(t, []string{"amd64"}, randomLayer(62, 2<<20))
+	newClient(t, "crane").run("push", dir, reg.ref("app:v1"))
+	ctr := startContainerd(t)
+	ctr.run("images", "pull", "--plain-http", tap.ref("app:v1"))
+	tap.since()
+	for _, name := range []string{"app:v2", "team/app:v1"} {
+		ctr.run("images", "tag", tap.ref("app:v1"), tap.ref(name))
+		ctr.run("images", "push", "--plain-http", tap.ref(name))
+		repo, tag, _ := strings.Cut(name, ":")
+		reg.wantDigest(repo, tag, digest)
+		seen := tap.since()
+		if n := uploaded(seen); n > 1<<16 {
+			t.Errorf("the push of %s sent %d bytes, want none of the layer", name, n)
+		}
+		if n := mounted(seen); repo != "app" && n == 0 {
+			t.Errorf("nothing was mounted in %s:\n%v", repo, seen)
+		}
+	}
+}
+
 // As a mirror, the registry is told by ?ns= whose names it is asked for.
 func TestContainerdMirror(t *testing.T) {
 	reg := startBerth(t)

@@ -16,6 +16,8 @@
 //	conformance_test.go  the official suite
 //	powercut_test.go     what a power cut may not take, on the file system of lossyfs/
 //	goinstall/           clients and registries in Go, built into Go's cache
+//	newest_test.go       the clients that people have now, with NEWEST in the environment
+//	imagecopy/           a program on the library of podman, buildah and skopeo
 //	docker_test.go …     one file for each family of clients
 //	login_test.go        who may push and pull, and how clients log in
 //	tls_test.go          the local CA, and certificates that are renewed
@@ -28,5 +30,6 @@
 // distribution's packages (.ci/run lists them). A client that is missing skips its tests, unless CI is
 // set in the environment: there it fails them. The daemons need root; they keep their data in
 // temporary directories and are gone, with their mounts, when the tests end. BERTH=/path/to/berth
-// tests that binary instead of building one.
+// tests that binary instead of building one. NEWEST=1 tests the newest clients instead of the
+// distribution's, as far as they can be built from Go's modules; -timeout must be longer the first time.
 package e2e
