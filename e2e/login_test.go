@@ -82,8 +82,9 @@ func TestLogin(t *testing.T) {
 		tool.mustLogin("ci", secret)
 		tool.able("push with a token", tool.push, "ci/app", "1.0.0")
 		tool.able("pull with a token", tool.pull, "ci/app", "1.0.0")
-		// Those who begin with HEAD get no more than the status.
-		tool.refused("push with a token for elsewhere", tool.push, "other/app", "1.0.0", "token:ci may not push to other/app", "403")
+		// Those who begin with HEAD get no more than the status. BuildKit then asks with GET why.
+		tool.refused("push with a token for elsewhere", tool.push, "other/app", "1.0.0", "token:ci may not push to other/app", "403",
+			"token:ci may not pull from other/app")
 		reg.admin("", "token", "revoke", "ci")
 		tool.refused("push with a token that was revoked", tool.push, "ci/app", "2.0.0", wrongPassword...)
 		tool.refused("pull with a token that was revoked", tool.pull, "ci/app", "1.0.0", wrongPassword...)

@@ -17,13 +17,18 @@ import (
 
 var newest = os.Getenv("NEWEST") != ""
 
-const containerdModule = "github.com/containerd/containerd/v2/cmd/"
+const (
+	containerdModule = "github.com/containerd/containerd/v2/cmd/"
+	buildkitModule   = "github.com/moby/buildkit" // which excludes versions of what it needs
+)
 
 // newestClients build a client and return its path.
 var newestClients = map[string]func() (path string, err error){
 	"helm":       func() (string, error) { return goinstall.Command("helm.sh/helm/v4/cmd/helm", "v4.3.1") },
 	"containerd": func() (string, error) { return goinstall.Command(containerdModule+"containerd", "v2.4.2") },
 	"ctr":        func() (string, error) { return goinstall.Command(containerdModule+"ctr", "v2.4.2") },
+	"buildkitd":  func() (string, error) { return goinstall.Within(buildkitModule, "v0.34.2", "./cmd/buildkitd") },
+	"buildctl":   func() (string, error) { return goinstall.Within(buildkitModule, "v0.34.2", "./cmd/buildctl") },
 
 	"imagecopy": buildImagecopy, // go.podman.io/image 5.42.1
 }
@@ -33,7 +38,7 @@ func init() {
 		tools = append(tools, []struct {
 			name string
 			open func(t *testing.T, r reach) *tool
-		}{{"imagecopy", imagecopyTool}}...)
+		}{{"imagecopy", imagecopyTool}, {"buildkit", buildkitTool}}...)
 	}
 }
 
