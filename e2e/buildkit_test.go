@@ -25,15 +25,8 @@ func TestBuildKitPushPull(t *testing.T) {
 	if n := uploaded(tap.since()); n < 2<<20 {
 		t.Errorf("the first push sent %d bytes, want at least 2 MiB", n)
 	}
-	_, body := reg.manifest("app", "v1")
-	attested := 0
-	for _, m := range parse(t, body).Manifests {
-		if m.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
-			attested++
-		}
-	}
-	if attested != 2 {
-		t.Errorf("the index has %d attestations, want one for each platform\n%s", attested, body)
+	if n := len(attestations(t, reg, "v1")); n != 2 {
+		t.Errorf("the index has %d attestations, want one for each platform", n)
 	}
 
 	// What the registry has is not sent again: not to the same repository, nor to another one.
@@ -62,6 +55,36 @@ func TestBuildKitPushPull(t *testing.T) {
 	if said, err := there.build("FROM "+tap.ref("app:v9"), nil, "--output", "type=local,dest="+tempDir(t)); err == nil || !strings.Contains(said, "not found") {
 		t.Errorf("BuildKit's pull of a missing tag ended with %v and says\n%s", err, said)
 	}
+}
+
+// As an artifact, an attestation refers to its image.
+func TestBuildKitReferrers(t *testing.T) {
+	reg := startBerth(t)
+	startBuildKit(t, insecurely(reg.addr)).mustBuild("FROM scratch\nCOPY . /\n", hello(t), "--opt", "platform=linux/amd64,linux/arm64",
+		"--opt", "attest:provenance=mode=max", "--output", "type=image,name="+reg.ref("app:v1")+",push=true,oci-artifact=true")
+	all := attestations(t, reg, "v1")
+	if len(all) != 2 {
+		t.Errorf("the index has %d attestations, want one for each platform", len(all))
+	}
+	for image, attestation := range all {
+		status, _, body := reg.get("GET", "/v2/app/referrers/"+image)
+		if found := parse(t, body).Manifests; status != 200 || len(found) != 1 || found[0].Digest != attestation || found[0].ArtifactType == "" {
+			t.Errorf("the referrers of %s = %d, want 200 and %s with its type\n%s", image, status, attestation, body)
+		}
+	}
+}
+
+// attestations are those in an index of the repository app, by the digests of their images.
+func attestations(t *testing.T, reg *berth, tag string) (all map[string]string) {
+	t.Helper()
+	_, body := reg.manifest("app", tag)
+	all = map[string]string{}
+	for _, m := range parse(t, body).Manifests {
+		if m.Annotations["vnd.docker.reference.type"] == "attestation-manifest" {
+			all[m.Annotations["vnd.docker.reference.digest"]] = m.Digest
+		}
+	}
+	return all
 }
 
 // The cache of a build is an image, or an index of layers as it was before; another machine builds from it.
