@@ -57,9 +57,9 @@ type client struct {
 func newClient(t *testing.T, name string, args ...string) *client {
 	t.Helper()
 	path := ""
-	if build, ok := newestClients[name]; ok && newest {
+	if _, ok := newestClients[name]; ok && newest {
 		var err error
-		if path, err = build(); err != nil {
+		if path, err = buildNewest(name); err != nil {
 			missing(t, "the newest %s cannot be built: %v", name, err)
 		}
 	} else if c, ok := goClients[name]; ok {

@@ -17,20 +17,26 @@ import (
 
 var newest = os.Getenv("NEWEST") != ""
 
-const (
-	containerdModule = "github.com/containerd/containerd/v2/cmd/"
-	buildkitModule   = "github.com/moby/buildkit" // which excludes versions of what it needs
-)
+// newestClients are what takes the place of others, built where their modules are: BuildKit's excludes versions of
+// what it needs, and that of Docker's command line has no go.mod. The last is a directory here.
+var newestClients = map[string]struct{ module, version, pkg string }{
+	"helm":       {"helm.sh/helm/v4", "v4.3.1", "./cmd/helm"},
+	"containerd": {"github.com/containerd/containerd/v2", "v2.4.2", "./cmd/containerd"},
+	"ctr":        {"github.com/containerd/containerd/v2", "v2.4.2", "./cmd/ctr"},
+	"buildkitd":  {"github.com/moby/buildkit", "v0.34.2", "./cmd/buildkitd"},
+	"buildctl":   {"github.com/moby/buildkit", "v0.34.2", "./cmd/buildctl"},
+	"dockerd":    {"github.com/moby/moby/v2", "v2.0.0-beta.24", "./cmd/dockerd"}, // 29
+	"docker":     {"github.com/docker/cli", "v29.9.2+incompatible", "./cmd/docker"},
+	"imagecopy":  {"", "", "imagecopy"}, // on go.podman.io/image 5.42.1
+}
 
-// newestClients build a client and return its path.
-var newestClients = map[string]func() (path string, err error){
-	"helm":       func() (string, error) { return goinstall.Command("helm.sh/helm/v4/cmd/helm", "v4.3.1") },
-	"containerd": func() (string, error) { return goinstall.Command(containerdModule+"containerd", "v2.4.2") },
-	"ctr":        func() (string, error) { return goinstall.Command(containerdModule+"ctr", "v2.4.2") },
-	"buildkitd":  func() (string, error) { return goinstall.Within(buildkitModule, "v0.34.2", "./cmd/buildkitd") },
-	"buildctl":   func() (string, error) { return goinstall.Within(buildkitModule, "v0.34.2", "./cmd/buildctl") },
-
-	"imagecopy": buildImagecopy, // go.podman.io/image 5.42.1
+// buildNewest builds one of them, or finds it built, and returns its path.
+func buildNewest(name string) (path string, err error) {
+	c := newestClients[name]
+	if c.module == "" {
+		return buildImagecopy()
+	}
+	return goinstall.Within(c.module, c.version, c.pkg)
 }
 
 func init() {

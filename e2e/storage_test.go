@@ -64,7 +64,7 @@ func TestDockerPushHealsWhatRotted(t *testing.T) {
 	}
 	other := startDocker(t)
 	other.run("pull", reg.ref("hello:1"))
-	if got := other.run("run", "--rm", "--network", "none", reg.ref("hello:1")); got != helloSays {
+	if got := other.says(reg.ref("hello:1")); got != helloSays {
 		t.Errorf("docker run said %q, want %q", got, helloSays)
 	}
 }
@@ -94,7 +94,7 @@ func TestDockerPullsFromABackup(t *testing.T) {
 	other := startDocker(t)
 	for _, tag := range []string{"hello:1", "hello:2"} {
 		other.run("pull", restored.ref(tag))
-		if got := other.run("run", "--rm", "--network", "none", restored.ref(tag)); got != helloSays {
+		if got := other.says(restored.ref(tag)); got != helloSays {
 			t.Errorf("docker run of %s said %q, want %q", tag, got, helloSays)
 		}
 	}
@@ -139,7 +139,7 @@ func TestDockerImageIsCollected(t *testing.T) {
 	}
 	other := startDocker(t)
 	other.run("pull", reg.ref("app:1"))
-	if got := other.run("run", "--rm", "--network", "none", reg.ref("app:1")); got != helloSays {
+	if got := other.says(reg.ref("app:1")); got != helloSays {
 		t.Errorf("docker run said %q, want %q", got, helloSays)
 	}
 }
