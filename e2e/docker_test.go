@@ -53,9 +53,24 @@ func TestDockerPushPullRun(t *testing.T) {
 
 // What the registry has is not sent again: not to the same repository, nor to another one.
 func TestDockerReusesAndMountsLayers(t *testing.T) {
+	dockerReusesAndMounts(t)
+}
+
+// A daemon that was there before version 29 keeps its images where it had them.
+func TestDockerReusesAndMountsLayersOfItsOldStore(t *testing.T) {
+	needNewest(t)
+	old := "--storage-driver=overlay2"
+	if got := startDocker(t, old).run("info", "--format", "{{.Driver}}"); got != "overlay2" {
+		t.Errorf("the daemon's store is %s, want overlay2", got)
+	}
+	dockerReusesAndMounts(t, old)
+}
+
+func dockerReusesAndMounts(t *testing.T, flags ...string) {
+	t.Helper()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
-	docker := startDocker(t)
+	docker := startDocker(t, flags...)
 	docker.load(tap.ref("app:1"), randomLayer(1, 3<<20))
 	docker.run("push", tap.ref("app:1"))
 	if n := uploaded(tap.since()); n < 3<<20 {
@@ -81,7 +96,7 @@ func TestDockerReusesAndMountsLayers(t *testing.T) {
 	if n := mounted(seen); n < 2 {
 		t.Errorf("%d blobs were mounted, want both layers", n)
 	}
-	startDocker(t).run("pull", tap.ref("team/other:1"))
+	startDocker(t, flags...).run("pull", tap.ref("team/other:1"))
 }
 
 func TestDockerManifestList(t *testing.T) {
