@@ -115,10 +115,11 @@ func (l *line) await(w *response, r *http.Request, most time.Duration, full *pro
 	for {
 		select {
 		case <-e.Value.(*waiter).turn:
-			if err := try(); !errors.Is(err, full) {
+			err := try()
+			l.wakeAfter(e) // who waits for another's room, or came when there was more
+			if !errors.Is(err, full) {
 				return err
 			}
-			l.wakeAfter(e) // who waits for another's room
 		case <-late:
 			return full
 		case <-l.stopping:

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -369,4 +371,48 @@ func TestEachPlaceIsATurn(t *testing.T) {
 			t.Errorf("waiter %d has %d turns, want %d", i, got, want)
 		}
 	}
+}
+
+// A place that came free while one of an address was about to take another is not
+// lost on who comes next of that address.
+func TestFreePlaceIsNotOverlooked(t *testing.T) {
+	l := &line{waiting: newWaiting()}
+	tried := make(chan struct{})
+	l.after = func(time.Duration) <-chan time.Time { return nil }
+	await := func(try func() error) <-chan error {
+		done := make(chan error, 1)
+		go func() {
+			done <- l.await(&response{}, httptest.NewRequest("PATCH", "/", nil), time.Hour, errTooManyBodies, try)
+		}()
+		return done
+	}
+	tries, taking, goOn := 0, make(chan struct{}), make(chan struct{})
+	first := await(func() error {
+		if tries++; tries < 3 { // when it comes, and when it has joined the line
+			if tries == 2 {
+				close(tried)
+			}
+			return errTooManyBodies
+		}
+		close(taking)
+		<-goOn
+		return nil
+	})
+	<-tried
+	l.freed()
+	<-taking
+	l.freed()
+	<-l.queue.Front().Value.(*waiter).turn // as if it had not moved between the two
+	second := await(func() error { return nil })
+	for l.length.Load() < 2 {
+		runtime.Gosched()
+	}
+	close(goOn)
+	soon(t, "taking the two places", func() {
+		for _, done := range []<-chan error{first, second} {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }
