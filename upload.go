@@ -48,7 +48,8 @@ type upload struct {
 	queue      queue         // those who wait for it
 	hash       hash.Hash     // by algorithm, of the first offset bytes, or nil if they must be read again; both guarded by turn
 	writing    writing       // guarded by turn
-	held       []byte        // all of it, if it came with its end; then there is no file; guarded by turn
+	held       []byte        // all of it, if it came with its end; then the file, if any, has none of it; guarded by turn
+	filed      bool          // there may be a file; guarded by turn
 	ended      bool          // guarded by turn
 	given      atomic.Bool   // given up: its owner is no more
 }
@@ -480,7 +481,7 @@ func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 			offset = min(offset, info.Size())
 		}
 		u.offset.Store(offset)
-		u.hash, u.share = nil, u.owner
+		u.hash, u.share, u.filed = nil, u.owner, true
 		st.sessions.open[id] = u
 	}
 	if u.repository != repository || u.owner != owner {
@@ -615,6 +616,7 @@ var (
 // It returns how many bytes have been added, which is what the offset grew by.
 // The caller holds the turn.
 func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
+	u.filed = true
 	f, err := os.OpenFile(st.uploadPath(u), os.O_WRONLY|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return 0, fmt.Errorf("opening an upload's file: %w", err)
@@ -805,6 +807,9 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 	}
 	if err == nil {
 		if err = st.commitBlob(u.repository, c, u.id); err == nil {
+			if u.held != nil && u.filed { // an empty one, of a request that brought nothing
+				st.dropFile(u)
+			}
 			st.sessions.finished.add(u, d) // first: others may be waiting for the turn
 			st.forget(u)
 			return nil
