@@ -51,7 +51,7 @@ type upload struct {
 	held       []byte        // all of it, if it came with its end; then the file, if any, has none of it; guarded by turn
 	filed      bool          // there may be a file; guarded by turn
 	ended      bool          // guarded by turn
-	given      atomic.Bool   // given up: its owner is no more
+	given      atomic.Bool   // the request at work is to stop: the owner is no more
 }
 
 // sessions are the uploads that this process has touched.
@@ -521,6 +521,7 @@ func (st *store) takeUpload(ctx context.Context, repository, id, owner string) (
 		return nil, nil, errBlobUploadUnknown.with(map[string]string{"name": repository})
 	}
 	return u, func() {
+		u.given.Store(false) // an owner who comes back goes on
 		<-u.turn
 		if st.ownersGone.Load() { // perhaps the one whose request this was
 			notify(st.trashed)

@@ -5,6 +5,7 @@ package main
 import (
 	"io"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -26,4 +27,37 @@ func TestSmallBlobLeavesNoFileOfItsSession(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An owner who was gone for a moment, while a file was written anew, say, goes on with
+// what is there.
+func TestUploadOfOwnerWhoIsBackGoesOn(t *testing.T) {
+	r := startRegistry(t, guarded("", "ann", "bob"))
+	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, as("bob")).location()
+	body, client := io.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		r.try("PATCH", loc, struct{ io.Reader }{body}, as("bob"))
+	}()
+	io.WriteString(client, "0123")
+	u, err := r.st.findUpload("a", filepath.Base(loc), "user:bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for u.queue.arrived.Load() < 4 {
+		runtime.Gosched()
+	}
+	r.writeUsers("ann:" + hashOf("ann-secret"))
+	r.want(401, "GET", loc, nil, as("bob"))
+	r.pass(0)
+	r.writeUsers("ann:"+hashOf("ann-secret"), "bob:"+hashOf("bob-secret"))
+	r.want(204, "GET", loc, nil, as("bob"))
+	io.WriteString(client, "4567")
+	client.Close()
+	<-ended // it may have been stopped
+	r.pass(0)
+	r.want(204, "GET", loc, nil, as("bob")).has("Range", "0-7")
+	r.want(202, "PATCH", loc, "89", as("bob"), "Content-Range: 8-9")
+	r.want(201, "PUT", with(loc, "digest="+sum("0123456789").String()), nil, as("bob"))
 }
