@@ -513,6 +513,10 @@ func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 
 // collectManifests removes the manifests that are due.
 func (st *store) collectManifests(g graces, c *tally) error {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return err
+	}
 	return st.collectLoose(g, g.manifest, c,
 		`SELECT m.loose, m.repository, m.id, m.digest, r.name, m.deleted IS NOT NULL FROM manifest m`+g.index()+` JOIN repository r ON r.id = m.repository
 			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL`+g.onlyDeleted()+` ORDER BY m.loose, m.id LIMIT ?5`,
@@ -525,7 +529,7 @@ func (st *store) collectManifests(g graces, c *tally) error {
 			if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {
 				return false, err
 			}
-			return true, t.dropSignatures(repository{x.repo, x.repository}, x.digest)
+			return true, t.dropSignatures(repository{x.repo, x.repository}, x.digest, rules)
 		},
 		func(x looseRow) {
 			c.Manifests++

@@ -290,22 +290,33 @@ func (p *planner) alongWith(m plannedManifest) error {
 
 // signaturesOf kills what only the tags keep that go with a dead manifest.
 func (p *planner) signaturesOf(m plannedManifest) error {
-	found, err := listed(p.snapshot, func(rows *sql.Rows) (s plannedManifest, err error) {
-		err = rows.Scan(&s.id, &s.size, &s.digest)
+	type signature struct {
+		plannedManifest
+		tag string
+	}
+	found, err := listed(p.snapshot, func(rows *sql.Rows) (s signature, err error) {
+		err = rows.Scan(&s.id, &s.size, &s.digest, &s.tag)
 		s.repo, s.repository = m.repo, m.repository
 		return s, err
-	}, `SELECT m.id, length(m.body), m.digest FROM tag t JOIN manifest m ON m.id = t.manifest
+	}, `SELECT m.id, length(m.body), m.digest, t.name FROM tag t JOIN manifest m ON m.id = t.manifest
 		WHERE t.repository = ?1 AND t.name IN (`+signatureTags+`)`, m.repo, signatureTag(m.digest))
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	rules, err := p.st.rulesNow()
 	if err != nil {
 		return err
 	}
 	for _, s := range found {
-		if lives, err := p.outlives(s); err != nil {
+		if rules.immutableBy(s.repository, s.tag) != nil {
+			continue
+		}
+		if lives, err := p.outlives(s.plannedManifest); err != nil {
 			return err
 		} else if lives {
 			continue
 		}
-		if err := p.kill(s, "its tag belongs to an image that goes"); err != nil {
+		if err := p.kill(s.plannedManifest, "its tag belongs to an image that goes"); err != nil {
 			return err
 		}
 	}

@@ -5,12 +5,14 @@
 // index of them (specification: "Referrers Tag Schema"). Such a tag is nobody's
 // release. It stays while its image does, whatever rules of retention say of others,
 // and goes when that is collected. It may move, although all tags of the repository
-// are immutable: that is how an image is signed a second time.
+// are immutable: that is how an image is signed a second time. Only a rule that names
+// such tags keeps them as they are.
 
 package main
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -54,9 +56,10 @@ func (r *tagRule) means(tag string) bool {
 const signatureTags = `SELECT name FROM tag WHERE repository = ?1 AND name >= ?2 AND name < ?2 || '/' AND (name = ?2 OR substr(name, length(?2) + 1, 1) = '.')`
 
 // dropSignatures takes away the tags that belong to an image which has just been
-// collected.
-func (t *tx) dropSignatures(repo repository, d digest.Digest) error {
+// collected, but for those that a rule names.
+func (t *tx) dropSignatures(repo repository, d digest.Digest, rules *tagRules) error {
 	tags, err := list(t, scanOne[string], signatureTags, repo.id, signatureTag(d))
+	tags = slices.DeleteFunc(tags, func(tag string) bool { return rules.immutableBy(repo.name, tag) != nil })
 	if err != nil || len(tags) == 0 {
 		return err
 	}

@@ -130,6 +130,31 @@ func TestSignaturesOfImmutableTags(t *testing.T) {
 	}
 }
 
+// A rule that names them keeps them when their image is collected, too, whoever collects.
+func TestImmutableSignaturesOutliveTheirImage(t *testing.T) {
+	t.Parallel()
+	for _, offline := range []bool{false, true} {
+		r := startRegistry(t, ruled("[[immutable]]\nrepositories = [\"**\"]\ntags = [\"sha256-*.sig\"]\n"))
+		im := r.pushImage("app", "v1", "{}", "app")
+		r.sign("app", im.digest, ".sig", "one")
+		r.sign("app", im.digest, ".att", "two")
+		r.want(202, "DELETE", "/v2/app/manifests/"+im.digest.String(), nil)
+		if offline {
+			r.stop()
+			for _, args := range [][]string{{"--dry-run"}, {}} {
+				out, err := runOnce(t, append([]string{"gc", "--now", "--data", r.cfg.dir}, args...)...)
+				if err != nil || !strings.Contains(out, "2 manifests") {
+					t.Errorf("gc %v: %v\n%s", args, err, out)
+				}
+			}
+			r.start()
+		} else {
+			r.pass(2 * r.cfg.untaggedGrace)
+		}
+		r.wantSorted("app", signatureTag(im.digest)+".sig")
+	}
+}
+
 // A signature that the list of them names no longer can be deleted, though former
 // versions of the list do, which nothing leads to. An undo brings all back.
 func TestSignatureThatFormerListsName(t *testing.T) {
