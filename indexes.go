@@ -330,8 +330,8 @@ func (p *pushing) siblings(base, except string) ([]target, error) {
 // the registry makes. Those that it was in are hidden, so that an undo of what
 // pointed at them finds them. In any other index it stays, which is errDenied unless
 // members may be absent; but one that nothing leads to (a former version of a list of
-// signatures, say) holds nothing, and is deleted along with it.
-func (p *pushing) leaveIndexes(it target, sparse bool) error {
+// signatures, say) holds nothing, and is deleted along with it, unless such are kept.
+func (p *pushing) leaveIndexes(it target, sparse, kept bool) error {
 	type parent struct {
 		target
 		tagged bool
@@ -356,7 +356,7 @@ func (p *pushing) leaveIndexes(it target, sparse bool) error {
 		switch {
 		case x.made:
 			made = append(made, x.id)
-		case x.loose && !sparse:
+		case x.loose && !sparse && !kept:
 			loose = append(loose, x.target)
 		case !sparse:
 			return errDenied.withf("the index %s has this manifest as a member; delete that first", x.digest)

@@ -642,7 +642,7 @@ func (st *store) deleteManifest(repository string, d digest.Digest, by author) (
 		if err != nil {
 			return err
 		}
-		if err := p.leaveIndexes(it, st.sparse); err != nil {
+		if err := p.leaveIndexes(it, st.sparse, st.untaggedGrace == 0); err != nil {
 			return err
 		}
 		tags, err := list(t, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, it.id)

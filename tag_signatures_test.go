@@ -194,3 +194,17 @@ func TestSignatureThatFormerListsName(t *testing.T) {
 	r.pass(r.cfg.untaggedGrace + 2e9)
 	r.want(404, "GET", "/v2/app/manifests/"+first.String(), nil)
 }
+
+// Where manifests without a tag are kept, an index without one holds its members like
+// any other: people pull it by its digest.
+func TestUntaggedIndexThatIsKeptHoldsItsMembers(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, func(c *config) { c.untaggedGrace = 0 })
+	im := r.pushImage("app", "v1", "{}", "app")
+	index, d := ociIndex(im.manifest)
+	r.want(201, "PUT", "/v2/app/manifests/"+d.String(), index, "Content-Type: "+typeOCIIndex)
+	r.want(403, "DELETE", "/v2/app/manifests/"+im.digest.String(), nil).code("DENIED")
+	r.want(200, "GET", "/v2/app/manifests/"+d.String(), nil)
+	r.want(202, "DELETE", "/v2/app/manifests/"+d.String(), nil)
+	r.want(202, "DELETE", "/v2/app/manifests/"+im.digest.String(), nil)
+}
