@@ -199,9 +199,12 @@ func failsForRoom(err error) bool {
 	return true
 }
 
+// tryFile is what the names of files begin with that tryWrite makes.
+const tryFile = "try-"
+
 // tryWrite writes what a small commit does, and says why that cannot be.
 func (st *store) tryWrite() (err error) {
-	f, err := os.CreateTemp(st.dir, "probe-")
+	f, err := os.CreateTemp(st.dir, tryFile)
 	if err != nil {
 		return err
 	}

@@ -948,6 +948,12 @@ func (st *store) sweepUploads() error {
 		known[x[0]] = true
 		st.sessions.shares[x[1]]++ // an address is not remembered
 	}
+	probes, _ := filepath.Glob(filepath.Join(st.dir, tryFile+"*")) // of a try to write that was cut short
+	for _, path := range probes {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("removing what a try to write left: %w", err)
+		}
+	}
 	for _, place := range places {
 		dir := filepath.Join(st.dir, place, "uploads")
 		entries, err := os.ReadDir(dir)

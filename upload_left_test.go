@@ -4,6 +4,7 @@ package main
 
 import (
 	"io"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -60,4 +61,20 @@ func TestUploadOfOwnerWhoIsBackGoesOn(t *testing.T) {
 	r.want(204, "GET", loc, nil, as("bob")).has("Range", "0-7")
 	r.want(202, "PATCH", loc, "89", as("bob"), "Content-Range: 8-9")
 	r.want(201, "PUT", with(loc, "digest="+sum("0123456789").String()), nil, as("bob"))
+}
+
+// A process that is killed while it tries whether the disk is full leaves the file it
+// tries with, which the next start removes.
+func TestTryWithoutEndIsRemoved(t *testing.T) {
+	r := startRegistry(t)
+	r.stop()
+	f, err := os.CreateTemp(r.cfg.dir, tryFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	r.start()
+	if exists(f.Name()) {
+		t.Errorf("%s is there still", f.Name())
+	}
 }
