@@ -41,6 +41,18 @@ func budgetFor(memory int64) budget {
 	return b
 }
 
+// spareFiles are those that are open whoever is connected: the database's, above all.
+const spareFiles = 64
+
+// within is the budget of a process that may have so many files open; 0 is no limit.
+// A connection is one, and may want a blob's.
+func (b budget) within(files int64) budget {
+	if files > 0 {
+		b.connections = int(min(int64(b.connections), max((files-spareFiles)/2, 16)))
+	}
+	return b
+}
+
 // perConnection is what one takes whose header is as long as it may be and never
 // ends, in bytes: a quarter of the memory is for those.
 const perConnection = maxHeader + 16<<10

@@ -1,11 +1,11 @@
 // How many connections there may be.
 //
 // Each takes memory before anybody has said who he is: buffers, and a header that may
-// never end. So there are at most as many as the memory is enough for (budget.go). When
-// one more comes, the one goes that has done nothing for the longest time: whose
-// header has not come, or that is kept alive between requests. One with a request under
-// way never goes; if all have, the new one does. So whoever holds all that there are,
-// and asks for nothing, shuts nobody out.
+// never end; and each is an open file. So there are at most as many as the memory and the
+// limit of the system are enough for (budget.go). When one more comes, the one goes that
+// has done nothing for the longest time: whose header has not come, or that is kept alive
+// between requests. One with a request under way never goes; if all have, the new one
+// does. So whoever holds all that there are, and asks for nothing, shuts nobody out.
 
 package main
 
@@ -69,7 +69,7 @@ func (c *connections) add(tcp *net.TCPConn) *connection {
 	if c.count >= c.most {
 		if now := time.Now(); now.Sub(c.told) >= time.Minute {
 			c.told = now
-			c.log.Warn("there are as many connections as the memory is enough for; idle ones are closed for new ones", "connections", c.count)
+			c.log.Warn("there are as many connections as the memory, or the limit on open files, is enough for; idle ones are closed for new ones", "connections", c.count)
 		}
 		oldest := c.idle.Front()
 		if oldest == nil {

@@ -110,7 +110,14 @@ type process struct {
 // startProcess serves a directory. It dies at the named point; at "" it lives.
 func startProcess(t testing.TB, at string, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(os.Args[0], append(args, "--addr", "127.0.0.1:0")...)}
+	return startProcessBy(t, exec.Command(os.Args[0]), at, args...)
+}
+
+// startProcessBy is startProcess by a command that serves with more arguments.
+func startProcessBy(t testing.TB, cmd *exec.Cmd, at string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: cmd}
+	p.cmd.Args = append(append(p.cmd.Args, args...), "--addr", "127.0.0.1:0")
 	p.cmd.Env = append(os.Environ(), serveVariable+"="+at)
 	p.cmd.Stderr = &p.stderr
 	stdout, err := p.cmd.StdoutPipe()

@@ -384,7 +384,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 		return nil, err
 	}
 	cfg.auth.glance = defaultGlance
-	cfg.budget = budgetFor(memory())
+	cfg.budget = budgetFor(memory()).within(fileLimit())
 	cfg.jsonLog = text.format == "json"
 	cfg.log = newLog(stderr, cfg.jsonLog, text.level)
 	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log

@@ -108,6 +108,16 @@ func setMode(path string, mode fs.FileMode) error {
 	return errors.Join(f.Chmod(mode), f.Close())
 }
 
+// fileLimit is how many files this process may have open, connections among them; 0
+// is no limit that is worth a thought.
+func fileLimit() int64 {
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) != nil || uint64(r.Cur) > 1<<30 {
+		return 0
+	}
+	return int64(r.Cur)
+}
+
 // isDiskFull reports whether err says that a disk or a quota is used up.
 func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)

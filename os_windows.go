@@ -42,6 +42,9 @@ func onlyRootChanges(dir string) bool               { return false }
 // setMode does nothing.
 func setMode(path string, mode fs.FileMode) error { return nil }
 
+// fileLimit is 0: there is no limit.
+func fileLimit() int64 { return 0 }
+
 // isDiskFull reports whether err says that a disk or a quota is used up.
 func isDiskFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||

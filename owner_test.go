@@ -322,3 +322,68 @@ func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
 		t.Errorf("root opens a database by a link of somebody else: %v", err)
 	}
 }
+
+// Something of root's in the directory, as rules that were copied there, does not have
+// root work as root: by a name of the registry's the owner could give it root's power.
+func TestFilesOfRootsInTheDirectoryGiveItsOwnerNothing(t *testing.T) {
+	for _, name := range []string{"berth.sock", "berth.db"} {
+		t.Run(name, func(t *testing.T) {
+			data, _ := serviceDir(t)
+			trap := sharedDir(t)
+			victim := filepath.Join(trap, "victim")
+			if err := os.WriteFile(victim, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(victim, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(data, name)
+			os.Remove(path)
+			if err := os.WriteFile(path, nil, 0o644); err != nil { // root's
+				t.Fatal(err)
+			}
+			snapshots := filepath.Join(data, "snapshots")
+			if err := os.RemoveAll(snapshots); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(trap, snapshots); err != nil {
+				t.Fatal(err)
+			}
+			said, err := asRoot(t, "", "check", "--data", data)
+			if info, e := os.Stat(victim); e != nil || info.Mode() != 0o644 {
+				t.Errorf("a file where a link of the owner's leads: %v, %v; check says %v\n%s", info.Mode(), e, err, said)
+			}
+			allAre(t, filepath.Join(data, "uploads"), serviceUser)
+		})
+	}
+}
+
+// Nor does root, where it serves a directory of somebody else, close files elsewhere.
+func TestRootClosesNoFilesElsewhere(t *testing.T) {
+	data, _ := serviceDir(t)
+	trap := sharedDir(t)
+	victim := filepath.Join(trap, "victim")
+	if err := os.WriteFile(victim, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(victim, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	snapshots := filepath.Join(data, "snapshots")
+	if err := os.RemoveAll(snapshots); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(trap, snapshots); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(data, "token.key"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	startProcess(t, "", "--data", data).stop(t)
+	if info, err := os.Stat(victim); err != nil || info.Mode() != 0o644 {
+		t.Errorf("a file where a link of the owner's leads: %v, %v", info.Mode(), err)
+	}
+	if info, err := os.Stat(filepath.Join(data, "token.key")); err != nil || info.Mode() != 0o600 {
+		t.Errorf("and the key of tokens: %v, %v", info.Mode(), err)
+	}
+}
