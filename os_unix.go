@@ -72,11 +72,15 @@ func become(uid, gid int) error {
 	return os.NewSyscallError("setuid", syscall.Setuid(uid))
 }
 
-// fileOwner is whose a file or socket is; ok is false if there is none, or it is a
-// link, or has another name: anybody may have put it there then.
-func fileOwner(path string) (uid, gid int, ok bool) {
-	var s unix.Stat_t
-	if unix.Lstat(path, &s) != nil || s.Mode&unix.S_IFMT != unix.S_IFREG && s.Mode&unix.S_IFMT != unix.S_IFSOCK || s.Nlink != 1 {
+// fileOwner is whose a file is, or what else has a type; ok is false if there is none of
+// that type, or it is a file with another name: anybody may have put it there then.
+func fileOwner(path string, kind fs.FileMode) (uid, gid int, ok bool) {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != kind {
+		return 0, 0, false
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || kind != fs.ModeDir && s.Nlink != 1 {
 		return 0, 0, false
 	}
 	return int(s.Uid), int(s.Gid), true
@@ -99,9 +103,9 @@ func onlyRootChanges(dir string) bool {
 		(s.Mode&0o022 == 0 || s.Mode&unix.S_ISVTX != 0)
 }
 
-// setMode is os.Chmod that follows no link.
-func setMode(path string, mode fs.FileMode) error {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+// setMode is root.Chmod that follows no link.
+func setMode(root *os.Root, name string, mode fs.FileMode) error {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}

@@ -34,13 +34,13 @@ func keepToOneself() {}
 // isRoot reports false: an administrator works as anybody does.
 func isRoot() bool { return false }
 
-func become(uid, gid int) error                     { return nil }
-func fileOwner(path string) (uid, gid int, ok bool) { return 0, 0, false }
-func dirOwner(path string) (uid, gid int, ok bool)  { return 0, 0, false }
-func onlyRootChanges(dir string) bool               { return false }
+func become(uid, gid int) error                                       { return nil }
+func fileOwner(path string, kind fs.FileMode) (uid, gid int, ok bool) { return 0, 0, false }
+func dirOwner(path string) (uid, gid int, ok bool)                    { return 0, 0, false }
+func onlyRootChanges(dir string) bool                                 { return false }
 
 // setMode does nothing.
-func setMode(path string, mode fs.FileMode) error { return nil }
+func setMode(root *os.Root, name string, mode fs.FileMode) error { return nil }
 
 // fileLimit is 0: there is no limit.
 func fileLimit() int64 { return 0 }

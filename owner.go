@@ -9,7 +9,7 @@
 // of a registry before it opens anything of it, and what a command makes is the
 // owner's. What still has root working in a directory of somebody else (a server
 // in a container, say) makes files under names at which nothing is, and follows
-// no link.
+// no link to a file. It does to directories, of which the log warns.
 
 package main
 
@@ -51,17 +51,23 @@ var secrets = []string{"berth.db*", "snapshots/*", "token.key", "tls/" + caKey, 
 
 // closeToOthers takes the files of secrets from everybody but their owner, where
 // an earlier version, a copy or a person has left them open, and tells of it. The
-// users' file is the operator's: it only tells. The caller has the lock.
+// users' file is the operator's: it only tells. What is elsewhere, by a link, is not
+// the directory's. The caller has the lock.
 func (st *store) closeToOthers() {
+	root, err := os.OpenRoot(st.dir)
+	if err != nil {
+		return // which shows where it is needed
+	}
+	defer root.Close()
 	var closed []string
 	for _, pattern := range secrets {
-		names, _ := fs.Glob(os.DirFS(st.dir), pattern)
+		names, _ := fs.Glob(root.FS(), pattern)
 		for _, name := range names {
 			path := filepath.Join(st.dir, filepath.FromSlash(name))
-			if !openToOthers(path, 0o077) {
+			if _, _, alone := fileOwner(path, 0); !alone && foreign(st.dir) || !openToOthers(path, 0o077) {
 				continue
 			}
-			if err := setMode(path, 0o600); err != nil || openToOthers(path, 0o077) {
+			if err := setMode(root, name, 0o600); err != nil || openToOthers(path, 0o077) {
 				st.log.Warn("others on this machine may read a file of the registry, and that cannot be changed", "file", path, "error", err)
 				continue
 			}
@@ -110,12 +116,19 @@ func (cfg *config) becomeOwner() error {
 }
 
 // ownerOf is who has a registry: root, if root serves it, in whosever directory;
-// else whose its database is, or without one the directory.
+// else whose its database is, or without one the directory. A file of root's, rules
+// that were copied there, say, gets the database's name from the directory's owner if he
+// likes; a directory of root's he has not got.
 func ownerOf(dir string) (uid, gid int, ok bool) {
-	if uid, gid, ok := fileOwner(filepath.Join(dir, "berth.sock")); ok && uid == 0 {
+	if uid, gid, ok := fileOwner(filepath.Join(dir, "berth.sock"), fs.ModeSocket); ok && uid == 0 {
 		return uid, gid, true
 	}
-	if uid, gid, ok := fileOwner(filepath.Join(dir, "berth.db")); ok {
+	uid, gid, ok = fileOwner(filepath.Join(dir, "berth.db"), 0)
+	if ok && uid == 0 {
+		by, _, made := fileOwner(filepath.Join(dir, "uploads"), fs.ModeDir)
+		ok = made && by == 0
+	}
+	if ok {
 		return uid, gid, true
 	}
 	return dirOwner(dir)
