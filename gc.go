@@ -195,6 +195,11 @@ type tally struct {
 // while pushes and deletes are refused: whoever says --read-only wants all to stay as
 // it is.
 func (st *store) collectDue(ctx context.Context) (next time.Duration, err error) {
+	if st.noteGuarded != nil { // not where it is noticed: a transaction may be under way there
+		if err := st.noteGuarded(); err != nil {
+			return 0, err
+		}
+	}
 	if st.readOnly {
 		return -1, nil
 	}
@@ -284,9 +289,6 @@ func (st *store) dropUploads(c *tally) (err error) {
 			st.ownersGone.Store(true)
 		}
 	}()
-	if err := st.noteGuarded(); err != nil { // not where it is noticed: a transaction may be under way there
-		return err
-	}
 	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`)
 	if err != nil {
 		return err

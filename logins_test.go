@@ -253,9 +253,9 @@ allow = ["pull"]
 // A disk that is not mounted, a file that was moved: whoever reaches the registry may
 // not do everything because of that.
 func TestUsersThatVanishDoNotOpenTheRegistry(t *testing.T) {
-	for name, file := range map[string]string{"users": usersFile, "rules": policyFile} {
+	for name, file := range map[string]string{"users": usersFile, "rules": policyFile, "users of one that is read-only": usersFile} {
 		t.Run(name, func(t *testing.T) {
-			r := startRegistry(t)
+			r := startRegistry(t, func(c *config) { c.readOnly = strings.Contains(name, "read-only") })
 			r.want(200, "GET", "/v2/", nil)
 			content := "ann:" + hashOf("ann-secret") + "\n"
 			if file == policyFile {
