@@ -4,8 +4,9 @@
 // never end; and each is an open file. So there are at most as many as the memory and the
 // limit of the system are enough for (budget.go). When one more comes, the one goes that
 // has done nothing for the longest time: whose header has not come, or that is kept alive
-// between requests. One with a request under way never goes; if all have, the new one
-// does. So whoever holds all that there are, and asks for nothing, shuts nobody out.
+// between requests. One never goes that has a request under way of somebody who may make
+// it; if all have, the new one does. So whoever holds all that there are, and asks for
+// nothing, or for what is not for him, shuts nobody out.
 
 package main
 
@@ -27,7 +28,7 @@ type connections struct {
 
 	mu    sync.Mutex // guards the rest
 	count int
-	idle  lists.List // of *connection without a request, the longest first
+	idle  lists.List // of *connection without a request that may be, the longest first
 	told  time.Time
 }
 
@@ -35,9 +36,10 @@ type connections struct {
 // that the kernel can send files over it.
 type connection struct {
 	*net.TCPConn
-	all    *connections
-	place  *lists.Element // in idle; nil while there is a request; guarded by all.mu
-	closed bool           // likewise
+	all      *connections
+	place    *lists.Element // in idle; nil while there is a request that may be; guarded by all.mu
+	requests int            // under way, that may be; likewise
+	closed   bool           // likewise
 }
 
 func (c *connections) listen(l net.Listener) net.Listener { return &countedListener{l, c} }
@@ -103,11 +105,13 @@ func (x *connection) busy() {
 	}
 }
 
-// rest lets a connection be closed for others.
+// rest lets a connection be closed for others, after all that are idle. all.mu is held.
 func (x *connection) rest() {
-	x.all.mu.Lock()
-	defer x.all.mu.Unlock()
-	if x.place == nil && !x.closed {
+	switch {
+	case x.closed:
+	case x.place != nil:
+		x.all.idle.MoveToBack(x.place)
+	default:
 		x.place = x.all.idle.PushBack(x)
 	}
 }
@@ -121,15 +125,11 @@ func (x *connection) Close() error {
 
 // state is for http.Server.ConnState.
 func (c *connections) state(conn net.Conn, state http.ConnState) {
-	x := connectionOf(conn)
-	switch {
-	case x == nil:
-	case state == http.StateIdle:
-		x.rest()
-	case state == http.StateActive:
+	if x := connectionOf(conn); x != nil && state == http.StateIdle {
 		c.mu.Lock()
-		x.busy()
-		c.mu.Unlock()
+		defer c.mu.Unlock()
+		x.requests = 0
+		x.rest()
 	}
 }
 
@@ -156,11 +156,38 @@ func (c *connections) context(ctx context.Context, conn net.Conn) context.Contex
 	return context.WithValue(ctx, connectionKey{}, connectionOf(conn))
 }
 
+// hold keeps the connection of a request that may be from being closed for others, or
+// with a login lets those go first that have been idle for longer. The caller calls
+// answered.
+func hold(r *http.Request, need access) *connection {
+	x, _ := r.Context().Value(connectionKey{}).(*connection)
+	if x == nil || need == open {
+		return nil
+	}
+	x.all.mu.Lock()
+	defer x.all.mu.Unlock()
+	if need == login {
+		if x.requests == 0 {
+			x.rest()
+		}
+		return nil
+	}
+	x.requests++
+	x.busy()
+	return x
+}
+
 // answered lets the connection of a request that has its answer be closed for others,
-// though the rest of its body may still be read: anybody can send a body slowly.
-// Over HTTP/2 others may be under way.
-func answered(r *http.Request) {
-	if x, _ := r.Context().Value(connectionKey{}).(*connection); x != nil && r.ProtoMajor == 1 {
+// though the rest of its body may still be read: anybody can send a body slowly. Of one
+// without a body net/http tells when all of the answer is sent. Over HTTP/2 others may
+// be under way.
+func (x *connection) answered(r *http.Request) {
+	if x == nil || r.ProtoMajor == 1 && r.Body == http.NoBody {
+		return
+	}
+	x.all.mu.Lock()
+	defer x.all.mu.Unlock()
+	if x.requests = max(x.requests-1, 0); x.requests == 0 {
 		x.rest()
 	}
 }

@@ -72,7 +72,8 @@ const wholeGet = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
 // Whoever holds all connections that there may be, and asks for nothing, shuts nobody out.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
 	for name, says := range map[string]string{"silent": "", "with half a header": "GET /v2/ HTTP/1.1\r\nX-Long: " + strings.Repeat("x", 30000), "kept alive": wholeGet,
-		"with a body that nobody wants": "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome"} {
+		"with a body that nobody wants":   "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome",
+		"with a login that does not come": "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ngrant_type="} {
 		t.Run(name, func(t *testing.T) {
 			r := startRegistry(t, guarded("", "ann"))
 			address := r.answering(4)
@@ -84,7 +85,10 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 				}
 				held = append(held, conn)
 			}
-			for strings.HasPrefix(says, "POST") && strings.Count(r.log.String(), "method=POST") < len(held) {
+			for strings.HasPrefix(says, "POST /token") && r.server.inFlight.Load() < int64(len(held)) {
+				time.Sleep(time.Millisecond) // until they are asked for it
+			}
+			for strings.HasPrefix(says, "POST /v2") && strings.Count(r.log.String(), "method=POST") < len(held) {
 				time.Sleep(time.Millisecond) // until they are answered, but for their bodies
 			}
 			for range 3 {
@@ -155,6 +159,20 @@ func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
 	}
 	for range 5 {
 		get(true)
+	}
+	for range 3 { // with a form that does not come
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+		body, form := io.Pipe()
+		t.Cleanup(func() { form.Close() })
+		go func() {
+			if resp, err := client.Post("https://"+address+"/token", "application/x-www-form-urlencoded", body); err == nil {
+				resp.Body.Close()
+			}
+		}()
+		io.WriteString(form, "grant_type=")
+	}
+	for r.server.inFlight.Load() < 3 {
+		time.Sleep(time.Millisecond)
 	}
 	for range 5 {
 		get(false)

@@ -161,6 +161,7 @@ func (s *server) serve(route route) http.Handler {
 		resp.route = label
 		err := s.admit(resp, r, route.access)
 		if err == nil {
+			resp.held = hold(r, route.access)
 			err = route.handle(w, r)
 		}
 		if err == nil {

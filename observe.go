@@ -32,6 +32,7 @@ type response struct {
 	id      string
 	origin  origin
 	caller  *caller
+	held    *connection // not closed for others until there is an answer; nil for none
 	control *http.ResponseController
 	stall   stallTimeout
 	moving  struct{ read, write time.Time } // until when the clock need not be set again
@@ -199,6 +200,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 		s.inFlight.Add(1)
 		defer func() {
 			defer s.inFlight.Add(-1)
+			defer w.held.answered(r)
 			if p := recover(); p != nil {
 				if p == http.ErrAbortHandler {
 					panic(p)
@@ -219,7 +221,6 @@ func (s *server) observe(next http.Handler) http.Handler {
 			}
 			if !w.broken && r.Body != http.NoBody {
 				w.beforeRead(time.Time{})
-				answered(r)
 			}
 			s.record(w, r, time.Since(start))
 		}()
