@@ -69,6 +69,44 @@ func TestRightPasswordGetsInBesideAGuesser(t *testing.T) {
 	}
 }
 
+// Whose password stands in line beside a guesser is let in from elsewhere meanwhile.
+func TestSamePasswordDoesNotWaitForAnotherAddress(t *testing.T) {
+	r := startRegistry(t, guarded("", "ann"), func(c *config) { c.auth.proxies, _ = parseProxies("127.0.0.1") })
+	a := &r.server.gate.logins.attempts
+	a.unit, a.patience = time.Hour, time.Hour
+	const here, there = "X-Forwarded-For: 192.0.2.1", "X-Forwarded-For: 192.0.2.2"
+	for i := range freeByUser {
+		r.want(401, "GET", "/v2/", nil, basic("ann", fmt.Sprint("guess", i)), here)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "GET", r.http.URL+"/v2/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("ann", "ann-secret")
+	req.Header.Set("X-Forwarded-For", "192.0.2.1")
+	left := make(chan error)
+	go func() {
+		_, err := http.DefaultTransport.RoundTrip(req)
+		left <- err
+	}()
+	for standing := 0; standing == 0; time.Sleep(time.Millisecond) {
+		a.mu.Lock()
+		standing = len(a.lines["192.0.2.1"])
+		a.mu.Unlock()
+	}
+	time.AfterFunc(20*time.Second, leave) // or this would wait for an hour
+	r.want(200, "GET", "/v2/", nil, as("ann"), there)
+	if ctx.Err() != nil {
+		t.Error("only when the other had gone")
+	}
+	leave()
+	if err := <-left; err == nil {
+		t.Error("who stands in line has an answer")
+	}
+	r.want(200, "GET", "/v2/", nil, as("ann"), here) // it was right before
+}
+
 func TestLineOfGuessesIsBounded(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"))
 	r.freeze()

@@ -109,12 +109,18 @@ type logins struct {
 
 	mu    sync.Mutex // guards the rest
 	known map[mark]bool
-	turns map[mark]chan struct{} // closed when that password has been hashed
+	turns map[try]chan struct{} // closed when that password has been hashed
 }
 
 // A mark is what is remembered of a user, a password and the hash it was held
 // against.
 type mark [sha256.Size]byte
+
+// A try is of a password from an address: elsewhere it may stand in line for long.
+type try struct {
+	mark
+	address string
+}
 
 // hashWait is how long a login waits for its turn to be hashed, beyond what it may stand in line.
 const hashWait = 10 * time.Second
@@ -125,7 +131,7 @@ const maxKnown = 4096
 // newLogins is for a process that hashes so many passwords at once, and has the
 // clock now.
 func newLogins(hashing int, now func() time.Duration) *logins {
-	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[mark]bool), turns: make(map[mark]chan struct{}),
+	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[mark]bool), turns: make(map[try]chan struct{}),
 		attempts: attempts{now: now, unit: loginUnit, patience: loginPatience, failed: make(map[string]*failures), lines: make(map[string][]*standing)}}
 	rand.Read(l.key[:])
 	return l
@@ -151,14 +157,15 @@ func (l *logins) mark(user, password, hash string) (m mark) {
 func (l *logins) verify(done <-chan struct{}, address string, list users, user, password string) (right bool, err error) {
 	hash := list[user]
 	m := l.mark(user, password, hash)
+	t := try{m, address}
 	late := time.NewTimer(loginPatience + hashWait)
 	defer late.Stop()
 	for {
 		l.mu.Lock()
 		right, ok := l.known[m]
-		turn, taken := l.turns[m]
+		turn, taken := l.turns[t]
 		if !ok && !taken {
-			l.turns[m] = make(chan struct{})
+			l.turns[t] = make(chan struct{})
 		}
 		l.mu.Unlock()
 		if ok {
@@ -182,8 +189,8 @@ func (l *logins) verify(done <-chan struct{}, address string, list users, user, 
 			makeRoom(l.known, maxKnown)
 			l.known[m] = right
 		}
-		close(l.turns[m])
-		delete(l.turns, m)
+		close(l.turns[t])
+		delete(l.turns, t)
 	}()
 	// Before it is hashed, so that many guesses at once are not many for free.
 	if err := l.attempts.turn(done, address, user); err != nil {
@@ -199,8 +206,14 @@ func (l *logins) verify(done <-chan struct{}, address string, list users, user, 
 		l.attempts.undo(address, user)
 		return false, errBusyLogins
 	}
-	l.hashed.Add(1)
-	if right = list.compare(hash, password); right {
+	l.mu.Lock()
+	right, ok := l.known[m] // from another address, meanwhile
+	l.mu.Unlock()
+	if !ok {
+		l.hashed.Add(1)
+		right = list.compare(hash, password)
+	}
+	if right {
 		l.attempts.succeeded(address, user)
 	}
 	return right, nil
