@@ -31,6 +31,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -350,7 +351,13 @@ func (f *userFile) set(name, hash string) error {
 	if text != "" {
 		text += "\n"
 	}
-	if err := replaceFile(f.path, []byte(text)); err != nil {
+	err := replaceFile(f.path, []byte(text))
+	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		if e := rewriteInPlace(f.path, text, func(string) {}); !errors.Is(e, fs.ErrNotExist) {
+			err = e
+		}
+	}
+	if err != nil {
 		return err
 	}
 	f.users, _ = parseUsers([]byte(text))
@@ -571,4 +578,42 @@ func replaceFile(path string, content []byte) error {
 		return err
 	}
 	return syncDir(dir)
+}
+
+// rewriteInPlace gives a users' file other lines where no new file can take its place:
+// it is a mount by itself, as in a container, or its directory is read-only. The new
+// lines come behind the old ones, of which none counts then, and when they are safe also
+// in front: whoever reads the file meanwhile, or after a crash, finds all of text's users,
+// whose last line is the new one. Only one who is being removed may still be there. at is
+// called at the named points; tests look there.
+func rewriteInPlace(path, text string, at func(point string)) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	old, n := info.Size(), int64(len(text))
+	gap := strings.Repeat("\n", int(max(n-old, 0))+1) // so that the two do not overlap
+	if _, err = f.WriteAt([]byte(gap+text), old); err == nil {
+		err = syncData(f)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing %s: %w", path, err), f.Truncate(old))
+	}
+	at("behind")
+	if _, err = f.WriteAt([]byte(text), 0); err == nil {
+		err = syncData(f)
+	}
+	if err == nil {
+		at("in front")
+		err = errors.Join(f.Truncate(n), syncData(f))
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
 }
