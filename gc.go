@@ -355,14 +355,25 @@ func (st *store) expireUploads(g graces, c *tally) error {
 	if err := st.dropUploads(c); err != nil {
 		return err
 	}
+	cutoff := st.cutoff(g.upload)
+	for {
+		n, err := st.expireSome(cutoff, c)
+		if err != nil || n < atOnce {
+			return err
+		}
+	}
+}
+
+// expireSome looks at some of the sessions that nobody has used since the cutoff, and
+// returns at how many: each has ended then, or was used after all.
+func (st *store) expireSome(cutoff int64, c *tally) (n int, err error) {
 	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	cutoff := st.cutoff(g.upload)
 	rows, err := s.Query(cutoff, atOnce)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	type session struct{ id, repository, owner string }
 	due, err := collect(rows, func(rows *sql.Rows) (x session, err error) {
@@ -370,7 +381,7 @@ func (st *store) expireUploads(g graces, c *tally) error {
 		return x, err
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, x := range due {
 		u, err := st.findUpload(x.repository, x.id, x.owner)
@@ -378,14 +389,14 @@ func (st *store) expireUploads(g graces, c *tally) error {
 			continue // ended meanwhile
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
 		select {
 		case u.turn <- struct{}{}:
 		default:
 			// A request has been at work on it all the time.
 			if err := st.touchUpload(u); err != nil {
-				return err
+				return 0, err
 			}
 			continue
 		}
@@ -395,7 +406,7 @@ func (st *store) expireUploads(g graces, c *tally) error {
 		}
 		<-u.turn
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if !expired {
 			continue // used again, or ended, meanwhile
@@ -404,7 +415,7 @@ func (st *store) expireUploads(g graces, c *tally) error {
 		c.Uploaded += bytes
 		st.log.Info("upload expired", "repository", x.repository, "upload", x.id)
 	}
-	return nil
+	return len(due), nil
 }
 
 // expireUpload ends a session if it is still idle. The caller holds the turn.

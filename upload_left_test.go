@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A session that has had a body without bytes has an empty file, though all that the
@@ -77,4 +78,24 @@ func TestTryWithoutEndIsRemoved(t *testing.T) {
 	if exists(f.Name()) {
 		t.Errorf("%s is there still", f.Name())
 	}
+}
+
+// However many uploads requests are at work on, one that is idle is found beside them.
+func TestIdleUploadIsFoundAmongManyAtWork(t *testing.T) {
+	r := startRegistry(t)
+	for range atOnce {
+		loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
+		u, err := r.st.findUpload("a", filepath.Base(loc), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.turn <- struct{}{} // as a request does
+	}
+	r.moved.Add(int64(5 * time.Second))
+	idle := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
+	r.moved.Add(int64(time.Minute))
+	if out, err := runOnceOn(t, r.st, "gc", "--now"); err != nil || !strings.Contains(out, "1 upload ") {
+		t.Errorf("gc --now: %v\n%s", err, out)
+	}
+	r.want(404, "GET", idle, nil)
 }
