@@ -81,7 +81,7 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		// Whether a commit took place whose sync failed shows only after a
 		// crash, so the file must stay. On a full disk there was none, and the
 		// room is needed.
-		if isNoSpace(err) && !st.hasBlob(d) {
+		if isNoSpace(err) && !isIOError(err) && !st.hasBlob(d) {
 			os.RemoveAll(filepath.Dir(st.path(d)))
 		}
 		return fmt.Errorf("recording the blob: %w", err)

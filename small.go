@@ -303,7 +303,7 @@ func (st *store) writeFileAgain(d digest.Digest, body []byte) error {
 	temp := filepath.Join(st.arrivals, "uploads", id)
 	defer os.Remove(temp)
 	err := os.WriteFile(temp, body, 0o600)
-	if isNoSpace(err) && !st.apart() && st.spareRoom() {
+	if isNoSpace(err) && !st.apart() && st.spare() {
 		err = os.WriteFile(temp, body, 0o600)
 	}
 	if err != nil {

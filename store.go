@@ -569,7 +569,7 @@ func (st *store) openWriter() error {
 		return fmt.Errorf("syncing the data directory: %w", err)
 	}
 	st.base = time.Duration(st.saved) * time.Second
-	st.writer, err = newCommitter(conn, filepath.Join(st.dir, "berth.db-wal"), st.begin, st.isFull, st.spareRoom, &st.lookups)
+	st.writer, err = newCommitter(conn, filepath.Join(st.dir, "berth.db-wal"), st.begin, st.isFull, st.spare, &st.lookups)
 	return err
 }
 

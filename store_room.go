@@ -92,7 +92,7 @@ const (
 
 // A reserve is what is known of it.
 type reserve struct {
-	sync.Mutex               // held while it is made; guards the last two
+	sync.Mutex               // held while it is made or given up; guards the last two
 	spent      atomic.Bool   // it was given up, and is not back yet
 	tried      bool          // to have it back,
 	last       time.Duration // at this time, by store.now
@@ -169,7 +169,15 @@ func (st *store) regain() bool {
 	return !st.reserve.spent.Load()
 }
 
-// spareRoom gives the reserve away. It reports whether there was one.
+// spare is spareRoom for the committer.
+func (st *store) spare() bool {
+	st.reserve.Lock() // or one that is just made would count as there
+	defer st.reserve.Unlock()
+	return st.spareRoom()
+}
+
+// spareRoom gives the reserve away. It reports whether there was one. The caller holds
+// its mutex.
 func (st *store) spareRoom() bool {
 	if os.Remove(filepath.Join(st.dir, reserveFile)) != nil {
 		return false
