@@ -38,6 +38,13 @@ var apart = []struct {
 	{"a mount", func(t testing.TB, blobs string) { moveBlobs(t, blobs, mountDisk(t, "size=64m"), false) }},
 	{"a link", func(t testing.TB, blobs string) { moveBlobs(t, blobs, mountDisk(t, "size=64m"), true) }},
 	{"the same disk mounted twice", func(t testing.TB, blobs string) { moveBlobs(t, blobs, t.TempDir(), false) }},
+	{"a link, and uploads into it", func(t testing.TB, blobs string) {
+		moveBlobs(t, blobs, mountDisk(t, "size=64m"), true)
+		uploads, there := filepath.Join(filepath.Dir(blobs), "uploads"), filepath.Join(blobs, "uploads")
+		if err := errors.Join(os.RemoveAll(uploads), os.Mkdir(there, 0o700), os.Symlink(there, uploads)); err != nil {
+			t.Fatal(err)
+		}
+	}},
 	{"a link, also for uploads", func(t testing.TB, blobs string) {
 		disk := mountDisk(t, "size=64m")
 		moveBlobs(t, blobs, disk, true)

@@ -485,7 +485,7 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 	}
 	for _, path := range r.rubbish {
 		removed, err := st.removeStranger(path)
-		if filepath.Base(filepath.Dir(path)) == "uploads" && isUUID(filepath.Base(path)) {
+		if dir := filepath.Dir(path); isUUID(filepath.Base(path)) && (dir == "uploads" || dir == filepath.Join("blobs", "uploads")) {
 			err = os.Remove(filepath.Join(st.dir, path))
 			removed = err == nil
 		}

@@ -960,7 +960,7 @@ func (st *store) sweepUploads() error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("listing uploads: %w", err)
 		}
-		used := dir == filepath.Join(st.arrivals, "uploads")
+		used := sameFile(dir, filepath.Join(st.arrivals, "uploads")) // which may be by a link
 		for _, e := range entries {
 			if isUUID(e.Name()) && !(used && known[e.Name()]) {
 				if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
