@@ -166,6 +166,7 @@ func TestOneOfTwoDisksIsFull(t *testing.T) {
 	var stats figures
 	look := func() {
 		t.Helper()
+		stats = figures{}
 		out, err := runOnceOn(t, r.st, "stats", "--json")
 		if err != nil {
 			t.Fatal(err)
@@ -184,8 +185,11 @@ func TestOneOfTwoDisksIsFull(t *testing.T) {
 	}
 	free := fill(t, blobs)
 	unchanged()
-	if look(); stats.DiskFree != 0 || stats.DatabaseDiskFree == 0 {
+	if look(); stats.DiskFree != 0 || stats.DatabaseDisk == nil || stats.DatabaseDisk.Free == 0 {
 		t.Errorf("stats with a full disk of blobs: %+v", stats)
+	}
+	if text := string(r.want(200, "GET", "/metrics", nil).body); !strings.Contains(text, "berth_disk_free_bytes 0\n") || strings.Contains(text, "berth_database_disk_free_bytes 0\n") {
+		t.Errorf("the metrics with a full disk of blobs are\n%s", text)
 	}
 	// What needs none of its room.
 	r.want(201, "PUT", "/v2/home/app/manifests/2.0", f.image.manifest, "Content-Type: "+typeOCIManifest)
@@ -200,7 +204,7 @@ func TestOneOfTwoDisksIsFull(t *testing.T) {
 
 	free = fill(t, disk)
 	unchanged()
-	if look(); stats.DiskFree == 0 || stats.DatabaseDiskFree != 0 {
+	if look(); stats.DiskFree == 0 || stats.DatabaseDisk == nil || stats.DatabaseDisk.Free != 0 {
 		t.Errorf("stats with a full disk of the database: %+v", stats)
 	}
 	r.noSpace("PUT", "/v2/home/app/manifests/2.0", f.image.manifest, "Content-Type: "+typeOCIManifest)

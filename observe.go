@@ -376,6 +376,10 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 	if err != nil { // the others are wanted all the more
 		s.log.Error("the figures for the metrics", "error", err)
 	}
+	database := f.DatabaseDisk
+	if database == nil { // the same disk
+		database = &diskFigures{Free: f.DiskFree, Floor: f.DiskFloor}
+	}
 	for _, x := range []struct {
 		name  string
 		value int64
@@ -392,8 +396,8 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 		{"berth_database_bytes", f.Database},
 		{"berth_disk_free_bytes", int64(f.DiskFree)},
 		{"berth_disk_floor_bytes", int64(f.DiskFloor)},
-		{"berth_database_disk_free_bytes", int64(f.DatabaseDiskFree)},
-		{"berth_database_disk_floor_bytes", int64(f.DatabaseDiskFloor)},
+		{"berth_database_disk_free_bytes", int64(database.Free)},
+		{"berth_database_disk_floor_bytes", int64(database.Floor)},
 		{"berth_uptime_seconds", f.Uptime},
 		{"berth_scrubbed_uptime_seconds", f.Scrubbed},
 	} {

@@ -44,12 +44,16 @@ type figures struct {
 	DiskTotal uint64 `json:"diskTotal"`
 	DiskFloor uint64 `json:"diskFloor"` // pushes leave as much
 
-	DatabaseDiskFree  uint64 `json:"databaseDiskFree"` // likewise; as a rule the same disk
-	DatabaseDiskTotal uint64 `json:"databaseDiskTotal"`
-	DatabaseDiskFloor uint64 `json:"databaseDiskFloor"`
+	DatabaseDisk *diskFigures `json:"databaseDisk,omitempty"` // if it is another
 
 	Uptime   int64 `json:"uptime"`   // of the data directory, in seconds
 	Scrubbed int64 `json:"scrubbed"` // uptime when all was last read and found as it should be, or put aside; 0 for never
+}
+
+type diskFigures struct {
+	Free  uint64 `json:"free"`
+	Total uint64 `json:"total"`
+	Floor uint64 `json:"floor"`
 }
 
 // repositoryFigures are of one repository. Bytes are of its blobs; those that
@@ -124,9 +128,8 @@ func (st *store) figuresOr(ctx context.Context, patience int) (f figures, err er
 	if disk, _, err := freeSpace(st.arrivals); err == nil {
 		f.DiskFree, f.DiskTotal, f.DiskFloor = disk.free, disk.total, st.floor(disk.total)
 	}
-	f.DatabaseDiskFree, f.DatabaseDiskTotal, f.DatabaseDiskFloor = f.DiskFree, f.DiskTotal, f.DiskFloor
 	if disk, _, err := freeSpace(st.dir); err == nil && st.apart() {
-		f.DatabaseDiskFree, f.DatabaseDiskTotal, f.DatabaseDiskFloor = disk.free, disk.total, st.floor(disk.total)
+		f.DatabaseDisk = &diskFigures{disk.free, disk.total, st.floor(disk.total)}
 	}
 	return f, err
 }
@@ -237,12 +240,12 @@ func (c *console) figures(f figures) {
 	line("uploads", f.Uploads, "open")
 	line("quarantined", f.Quarantined, "damaged; to be pushed again")
 	c.printf("%-14s %9s %11s\n", "database", "", size(f.Database))
-	disk := func(name string, free, total, floor uint64) {
-		c.printf("%-14s %9s %11s  free of %s; pushes leave %s\n", name, "", size(int64(free)), size(int64(total)), size(int64(floor)))
+	disk := func(name string, d diskFigures) {
+		c.printf("%-14s %9s %11s  free of %s; pushes leave %s\n", name, "", size(int64(d.Free)), size(int64(d.Total)), size(int64(d.Floor)))
 	}
-	disk("disk", f.DiskFree, f.DiskTotal, f.DiskFloor)
-	if f.DatabaseDiskFree != f.DiskFree || f.DatabaseDiskTotal != f.DiskTotal { // blobs have their own
-		disk("  of database", f.DatabaseDiskFree, f.DatabaseDiskTotal, f.DatabaseDiskFloor)
+	disk("disk", diskFigures{f.DiskFree, f.DiskTotal, f.DiskFloor})
+	if f.DatabaseDisk != nil {
+		disk("  of database", *f.DatabaseDisk)
 	}
 	scrubbed := "not yet"
 	if f.Scrubbed > 0 {
