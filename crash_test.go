@@ -401,6 +401,15 @@ func (l *ledger) deleteManifest(p *process, im image) error {
 	}
 	known := l.manifests[im.digest]
 	l.manifests[im.digest] = maybe
+	for _, d := range append(im.layers, im.config) {
+		used := false
+		for other, k := range l.manifests {
+			used = used || k == present && slices.Contains(append(l.images[other].layers, l.images[other].config), d)
+		}
+		if !used && l.blobs[d] == present {
+			l.blobs[d] = maybe // hidden with it, unless a manifest is there of which that is not known
+		}
+	}
 	status, _, err := l.do(p, "DELETE", "/manifests/"+im.digest.String(), nil, 202, 404)
 	if err != nil {
 		return err
@@ -410,15 +419,6 @@ func (l *ledger) deleteManifest(p *process, im image) error {
 	}
 	l.manifests[im.digest] = gone
 	maps.Copy(l.tags, affected)
-	for _, d := range append(im.layers, im.config) {
-		used := false
-		for other, k := range l.manifests {
-			used = used || k == present && slices.Contains(append(l.images[other].layers, l.images[other].config), d)
-		}
-		if !used && l.blobs[d] == present {
-			l.blobs[d] = maybe // hidden, unless a manifest is there of which it is not known
-		}
-	}
 	return nil
 }
 

@@ -90,6 +90,7 @@ type line struct {
 	*waiting
 	length atomic.Int32
 	queue  lists.List // of *waiter; mu guards it
+	missed bool       // a turn came when all had one; likewise
 }
 
 type waiter struct {
@@ -115,11 +116,10 @@ func (l *line) await(w *response, r *http.Request, most time.Duration, full *pro
 	for {
 		select {
 		case <-e.Value.(*waiter).turn:
-			err := try()
-			l.wakeAfter(e) // who waits for another's room, or came when there was more
-			if !errors.Is(err, full) {
+			if err := try(); !errors.Is(err, full) {
 				return err
 			}
+			l.wakeAfter(e) // who waits for another's room
 		case <-late:
 			return full
 		case <-l.stopping:
@@ -163,27 +163,29 @@ func (l *line) join(address string) *lists.Element {
 	return l.queue.PushBack(w)
 }
 
-// quit ends a wait. A turn that was not used goes to the next.
+// quit ends a wait. A turn that was not used, or that nobody was there for, goes to
+// who waits longest.
 func (l *line) quit(e *lists.Element) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	w, next := e.Value.(*waiter), e.Next()
+	w := e.Value.(*waiter)
 	l.queue.Remove(e)
 	l.length.Add(-1)
 	l.leave(w.address)
-	if len(w.turn) > 0 {
-		wake(next)
+	if len(w.turn) > 0 || l.missed {
+		l.missed = !wake(l.queue.Front()) && l.queue.Len() > 0
 	}
 }
 
-// freed gives a turn to who waits longest: there is room for one more.
+// freed gives a turn to who waits longest: there is room for one more. If all have one
+// already, it is for who comes while they wait.
 func (l *line) freed() {
 	if l.length.Load() == 0 {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	wake(l.queue.Front())
+	l.missed = !wake(l.queue.Front()) && l.queue.Len() > 0
 }
 
 func (l *line) wakeAfter(e *lists.Element) {
@@ -192,15 +194,16 @@ func (l *line) wakeAfter(e *lists.Element) {
 	wake(e.Next())
 }
 
-// wake gives a turn to the first from e on that has none.
-func wake(e *lists.Element) {
+// wake gives a turn to the first from e on that has none. It reports false if all have.
+func wake(e *lists.Element) bool {
 	for ; e != nil; e = e.Next() {
 		select {
 		case e.Value.(*waiter).turn <- struct{}{}:
-			return
+			return true
 		default:
 		}
 	}
+	return false
 }
 
 // takeOne counts one more, unless there are as many as may be; 0 is no limit.

@@ -386,11 +386,12 @@ func TestFreePlaceIsNotOverlooked(t *testing.T) {
 		}()
 		return done
 	}
-	tries, taking, goOn := 0, make(chan struct{}), make(chan struct{})
+	tries, freed, taking, goOn := 0, make(chan struct{}), make(chan struct{}), make(chan struct{})
 	first := await(func() error {
 		if tries++; tries < 3 { // when it comes, and when it has joined the line
 			if tries == 2 {
 				close(tried)
+				<-freed
 			}
 			return errTooManyBodies
 		}
@@ -400,9 +401,9 @@ func TestFreePlaceIsNotOverlooked(t *testing.T) {
 	})
 	<-tried
 	l.freed()
+	l.freed() // before the first has moved
+	close(freed)
 	<-taking
-	l.freed()
-	<-l.queue.Front().Value.(*waiter).turn // as if it had not moved between the two
 	second := await(func() error { return nil })
 	for l.length.Load() < 2 {
 		runtime.Gosched()
