@@ -160,6 +160,43 @@ type storeConfig struct {
 // uploads that were open and to the small blobs whose files were not synced, not to
 // what is stored.
 func openStore(cfg storeConfig) (_ *store, err error) {
+	st := newStore(cfg)
+	defer func() {
+		if err != nil {
+			if st.writer != nil {
+				st.writer.stop()
+			}
+			st.closeFiles()
+		}
+	}()
+	if err := st.refuseUnmapped(); err != nil {
+		return nil, err
+	}
+	if err := st.own(); err != nil {
+		return nil, err
+	}
+	if err := st.refuseLink(); err != nil {
+		return nil, err
+	}
+	st.closeToOthers()
+	if err := st.lookForBlobs(); err != nil {
+		return nil, err
+	}
+	if !st.readOnlyDisk {
+		return st, st.openToWrite()
+	}
+	st.promises.begin(st.uptime)
+	if err := st.openReaders(); err != nil {
+		return nil, err
+	}
+	if err := st.recoverSmall(); err != nil {
+		return nil, err
+	}
+	return st, st.loadRobots()
+}
+
+// newStore returns a store that is not open.
+func newStore(cfg storeConfig) *store {
 	st := &store{
 		storeConfig:  cfg,
 		arrivals:     cfg.dir,
@@ -193,67 +230,38 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		st.at = func(string) {}
 	}
 	st.sessions.open, st.sessions.shares = make(map[string]*upload), make(map[string]int64)
-	defer func() {
-		if err != nil {
-			if st.writer != nil {
-				st.writer.stop()
-			}
-			st.closeFiles()
-		}
-	}()
-	if err := st.refuseUnmapped(); err != nil {
-		return nil, err
-	}
-	if err := st.own(); err != nil {
-		return nil, err
-	}
-	if err := st.refuseLink(); err != nil {
-		return nil, err
-	}
-	st.closeToOthers()
-	if err := st.lookForBlobs(); err != nil {
-		return nil, err
-	}
-	if st.readOnlyDisk {
-		st.promises.begin(st.uptime)
-		if err := st.openReaders(); err != nil {
-			return nil, err
-		}
-		if err := st.recoverSmall(); err != nil {
-			return nil, err
-		}
-		return st, st.loadRobots()
-	}
+	return st
+}
+
+// openToWrite is openStore for a disk that can be written, from the database on.
+func (st *store) openToWrite() error {
 	// The same durability for half the wait, where the system has the call.
 	sqlite.Fdatasync(true)
 	fresh := !exists(filepath.Join(st.dir, "berth.db"))
 	if err := st.openWriter(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := st.makeDirectories(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := st.findPlace(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := st.completeShards(); err != nil {
-		return nil, err
+		return err
 	}
 	st.reserve.spent.Store(!fresh && !exists(filepath.Join(st.dir, reserveFile)))
 	if err := st.openReaders(); err != nil {
-		return nil, err
+		return err
 	}
 	if err := st.recoverSmall(); err != nil {
-		return nil, fmt.Errorf("writing small blobs again: %w", err)
+		return fmt.Errorf("writing small blobs again: %w", err)
 	}
 	st.promises.begin(st.uptime)
 	if err := st.loadRobots(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := st.sweepUploads(); err != nil {
-		return nil, err
-	}
-	return st, nil
+	return st.sweepUploads()
 }
 
 // own makes the directory and takes its lock. It finds out whether the disk is
@@ -347,35 +355,6 @@ func (st *store) blobsDir(algorithm digest.Algorithm) string {
 	return filepath.Join(st.dir, "blobs", algorithm.String())
 }
 
-// missingShards returns which of the 256 directories of an algorithm's blobs are not
-// there; found reports whether there is a blob in any of the others. Copies that
-// leave empty directories out (of rclone, git, zip) lack some. The error is
-// fs.ErrNotExist if there is not even the directory of them.
-func (st *store) missingShards(algorithm digest.Algorithm) (missing []string, found bool, err error) {
-	dir := st.blobsDir(algorithm)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, false, err
-	}
-	there := make(map[string]bool, len(entries))
-	for _, e := range entries {
-		there[e.Name()] = true
-	}
-	var present []string
-	for i := range 256 {
-		if name := fmt.Sprintf("%02x", i); there[name] {
-			present = append(present, name)
-		} else {
-			missing = append(missing, name)
-		}
-	}
-	for i := 0; i < len(present) && len(missing) > 0 && !found; i++ {
-		blobs, err := filepath.Glob(filepath.Join(dir, present[i], present[i]+"*"))
-		found = err == nil && len(blobs) > 0
-	}
-	return missing, found, nil
-}
-
 // makeDirectories makes what is missing of the layout, but for the shards.
 func (st *store) makeDirectories() error {
 	for _, algorithm := range algorithms {
@@ -384,96 +363,6 @@ func (st *store) makeDirectories() error {
 		}
 	}
 	return makeAll(filepath.Join(st.dir, "uploads"))
-}
-
-// makeShards makes the 256 directories in which an algorithm's blobs have theirs,
-// unless they are there, and syncs their names. On a slow disk that takes a while, so
-// it waits until it is needed; hardly anybody needs those of sha512. The error is
-// errNoSpace if there is no room for all of them: then none is made.
-func (st *store) makeShards(algorithm digest.Algorithm) error {
-	st.shards.Lock()
-	defer st.shards.Unlock()
-	made := &st.shards.sha256
-	if algorithm == digest.SHA512 {
-		made = &st.shards.sha512
-	}
-	if *made {
-		return nil
-	}
-	dir := st.blobsDir(algorithm)
-	missing, _, err := st.missingShards(algorithm)
-	if err == nil && len(missing) > 0 && st.db != nil { // or the disk that they are on has gone since the start
-		err = st.lookForShards(st.db)
-	}
-	if err == nil && len(missing) > 0 {
-		err = st.roomForFiles(int64(len(missing))*4096, uint64(len(missing)))
-	}
-	if err != nil {
-		return err
-	}
-	for _, name := range missing {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	// Also if the process that made them, or dir itself, was killed before it could.
-	for _, dir := range []string{dir, filepath.Dir(dir), st.dir} {
-		if err := st.syncDir(dir); err != nil {
-			return err
-		}
-	}
-	*made = true
-	return nil
-}
-
-// completeShards makes those that a copy of the directory has left out. Until they are
-// there it looks as if a disk were missing.
-func (st *store) completeShards() error {
-	for _, algorithm := range algorithms {
-		missing, found, err := st.missingShards(algorithm)
-		if err == nil && found && len(missing) > 0 {
-			err = st.makeShards(algorithm)
-		}
-		if err != nil && !errors.Is(err, errNoSpace) { // the next push tries again
-			return err
-		}
-	}
-	return nil
-}
-
-// sharder makes the directories that nearly every registry needs, after a first start.
-func (st *store) sharder(context.Context) {
-	if st.writer == nil {
-		return
-	}
-	if missing, _, err := st.missingShards(digest.SHA256); err == nil && len(missing) == 0 {
-		return // the first push syncs their names
-	}
-	if err := st.makeShards(digest.SHA256); err != nil {
-		st.log.Error("the directories for blobs cannot be made; the next push tries again", "error", err)
-	}
-}
-
-// lookForShards refuses a database with blobs of which neither the directories are
-// there nor any blob.
-func (st *store) lookForShards(db *sql.DB) error {
-	for _, algorithm := range algorithms {
-		missing, found, err := st.missingShards(algorithm)
-		if err == nil && (found || len(missing) == 0) {
-			continue
-		}
-		var blobs bool
-		if e := db.QueryRow(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest >= ? AND digest < ?)`, algorithm+":", algorithm+";").Scan(&blobs); e != nil {
-			return st.damaged(e)
-		}
-		if blobs && err == nil {
-			err = fmt.Errorf("there is no blob in %s", st.blobsDir(algorithm))
-		}
-		if blobs {
-			return st.notMounted(err)
-		}
-	}
-	return nil
 }
 
 func (st *store) notMounted(err error) error {

@@ -1,0 +1,138 @@
+// Shards: the 256 directories in which an algorithm's blobs have theirs.
+//
+// On a slow disk it takes a while to make them, so they are made when they are needed. A
+// copy of a data directory may lack some. A database with blobs beside a directory that
+// has none of them is refused: their disk is not mounted, most likely.
+
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// missingShards returns which of the 256 directories of an algorithm's blobs are not
+// there; found reports whether there is a blob in any of the others. Copies that
+// leave empty directories out (of rclone, git, zip) lack some. The error is
+// fs.ErrNotExist if there is not even the directory of them.
+func (st *store) missingShards(algorithm digest.Algorithm) (missing []string, found bool, err error) {
+	dir := st.blobsDir(algorithm)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, false, err
+	}
+	there := make(map[string]bool, len(entries))
+	for _, e := range entries {
+		there[e.Name()] = true
+	}
+	var present []string
+	for i := range 256 {
+		if name := fmt.Sprintf("%02x", i); there[name] {
+			present = append(present, name)
+		} else {
+			missing = append(missing, name)
+		}
+	}
+	for i := 0; i < len(present) && len(missing) > 0 && !found; i++ {
+		blobs, err := filepath.Glob(filepath.Join(dir, present[i], present[i]+"*"))
+		found = err == nil && len(blobs) > 0
+	}
+	return missing, found, nil
+}
+
+// makeShards makes the 256 directories in which an algorithm's blobs have theirs,
+// unless they are there, and syncs their names. On a slow disk that takes a while, so
+// it waits until it is needed; hardly anybody needs those of sha512. The error is
+// errNoSpace if there is no room for all of them: then none is made.
+func (st *store) makeShards(algorithm digest.Algorithm) error {
+	st.shards.Lock()
+	defer st.shards.Unlock()
+	made := &st.shards.sha256
+	if algorithm == digest.SHA512 {
+		made = &st.shards.sha512
+	}
+	if *made {
+		return nil
+	}
+	dir := st.blobsDir(algorithm)
+	missing, _, err := st.missingShards(algorithm)
+	if err == nil && len(missing) > 0 && st.db != nil { // or the disk that they are on has gone since the start
+		err = st.lookForShards(st.db)
+	}
+	if err == nil && len(missing) > 0 {
+		err = st.roomForFiles(int64(len(missing))*4096, uint64(len(missing)))
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range missing {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	// Also if the process that made them, or dir itself, was killed before it could.
+	for _, dir := range []string{dir, filepath.Dir(dir), st.dir} {
+		if err := st.syncDir(dir); err != nil {
+			return err
+		}
+	}
+	*made = true
+	return nil
+}
+
+// completeShards makes those that a copy of the directory has left out. Until they are
+// there it looks as if a disk were missing.
+func (st *store) completeShards() error {
+	for _, algorithm := range algorithms {
+		missing, found, err := st.missingShards(algorithm)
+		if err == nil && found && len(missing) > 0 {
+			err = st.makeShards(algorithm)
+		}
+		if err != nil && !errors.Is(err, errNoSpace) { // the next push tries again
+			return err
+		}
+	}
+	return nil
+}
+
+// sharder makes the directories that nearly every registry needs, after a first start.
+func (st *store) sharder(context.Context) {
+	if st.writer == nil {
+		return
+	}
+	if missing, _, err := st.missingShards(digest.SHA256); err == nil && len(missing) == 0 {
+		return // the first push syncs their names
+	}
+	if err := st.makeShards(digest.SHA256); err != nil {
+		st.log.Error("the directories for blobs cannot be made; the next push tries again", "error", err)
+	}
+}
+
+// lookForShards refuses a database with blobs of which neither the directories are
+// there nor any blob.
+func (st *store) lookForShards(db *sql.DB) error {
+	for _, algorithm := range algorithms {
+		missing, found, err := st.missingShards(algorithm)
+		if err == nil && (found || len(missing) == 0) {
+			continue
+		}
+		var blobs bool
+		if e := db.QueryRow(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest >= ? AND digest < ?)`, algorithm+":", algorithm+";").Scan(&blobs); e != nil {
+			return st.damaged(e)
+		}
+		if blobs && err == nil {
+			err = fmt.Errorf("there is no blob in %s", st.blobsDir(algorithm))
+		}
+		if blobs {
+			return st.notMounted(err)
+		}
+	}
+	return nil
+}
