@@ -2,8 +2,8 @@
 //
 // Each request is somebody's: a user with a password, a robot with its token, a
 // client certificate's subject, or anonymous. A token of the Docker flow
-// (tokens.go) stands for one of them and for less than all they may. What a
-// caller may do to a repository is what the rules (policy.go) allow at this
+// (auth_docker.go) stands for one of them and for less than all they may. What a
+// caller may do to a repository is what the rules (auth_policy.go) allow at this
 // moment. The route table says what each endpoint needs.
 //
 // As long as there are no users, no rules and no flags about either, the registry

@@ -17,11 +17,11 @@ import (
 type budget struct {
 	limit       int64 // what Go's runtime should stay below; 0 for no limit
 	percent     int   // GOGC: how much the heap may grow before it is collected
-	lookups     int   // answers that are remembered (cache.go)
+	lookups     int   // answers that are remembered (store_cache.go)
 	pages       int   // of the database that all connections together keep
-	answers     int64 // long ones that are in memory while clients read them (sending.go)
+	answers     int64 // long ones that are in memory while clients read them (handlers_sending.go)
 	connections int   // that may be open
-	unsynced    int   // small blobs that the database has for a moment (small.go), which are in memory before
+	unsynced    int   // small blobs that the database has for a moment (store_small.go), which are in memory before
 }
 
 // budgetFor is for a machine with so many bytes of memory; 0 is not known.

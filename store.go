@@ -17,7 +17,7 @@
 //  1. A blob row implies a whole, synced, verified file at its final path,
 //     unless the row says that it is damaged: then the blob is not there for
 //     anybody. A file without a row is rubbish and may be removed. A file that
-//     is not synced yet has its bytes in the database as well (small.go).
+//     is not synced yet has its bytes in the database as well (store_small.go).
 //  2. Put: file first, then row. Remove: row first, then file, under the
 //     digest's lock and only if the row is still absent.
 //  3. A manifest row implies rows, in that repository, for its config, its

@@ -2,7 +2,7 @@
 //
 // Certificates are one of three kinds. Files are the operator's, and read again
 // when they have changed. Those of ACME are fetched by autocert. And with
-// --tls=auto a local CA makes them (authority.go). But for autocert's nothing
+// --tls=auto a local CA makes them (tls_authority.go). But for autocert's nothing
 // here has a timer: what may have changed is looked at in a handshake.
 //
 // The first byte of a connection tells TLS from plain HTTP, which gets the way

@@ -6,7 +6,7 @@
 // is is remembered, so that it goes on after a restart. Between passes it reads
 // and writes nothing.
 //
-//	blob not as its digest says    → out of service, its file put aside (blob.go)
+//	blob not as its digest says    → out of service, its file put aside (store_blob.go)
 //	manifest likewise              → out of service
 //	file without a row             → removed (1 in store.go)
 //	row that should be settled,    → put in order
@@ -14,7 +14,7 @@
 //
 // What is out of service is back when it is pushed again. A blob that could
 // not be read on a pull is looked at soon, without waiting for a pass; a manifest is
-// verified whenever it is read (refs.go). A blob that no pass has come to for a month,
+// verified whenever it is read (store_refs.go). A blob that no pass has come to for a month,
 // for want of time or by --scrub-every 0, is hashed while it is pulled.
 
 package main

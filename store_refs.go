@@ -54,7 +54,7 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 const bodyColumns = `length(m.body), iif(length(m.body) <= 65536, m.body, NULL)`
 
 // bodyOf returns the bytes of a manifest, which are what its digest says: those of a long
-// one when there is room for them (sending.go), read once for all who want them at the
+// one when there is room for them (handlers_sending.go), read once for all who want them at the
 // time. The error is errManifestUnknown if they are not there any more, or have rotted.
 // The caller calls release when it has done with them.
 func (st *store) bodyOf(ctx context.Context, m *storedManifest) (body []byte, release func(), err error) {
@@ -143,7 +143,7 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 // in one transaction that checks what it refers to (3). Pushing again what is
 // there only moves the tags, and repairs it if it was damaged. What the author or
 // the rules do not allow is errDenied, and then nothing changes. A tag may come to
-// point at an index that has the manifest for its platform (platforms.go).
+// point at an index that has the manifest for its platform (tag_platforms.go).
 func (st *store) putManifest(repository string, m *manifest, tags []string, by author) error {
 	defer st.wakeJanitor()
 	rules, err := st.rulesNow()

@@ -1,7 +1,7 @@
 // How much is stored, what of it is garbage, and what repositories share.
 //
-// Triggers keep the counts (schema.go), so most figures are there to be read.
-// What untagged images would give back is worked out (plan.go), and kept until
+// Triggers keep the counts (store_schema.go), so most figures are there to be read.
+// What untagged images would give back is worked out (gc_plan.go), and kept until
 // something changes. All of it is cheap enough for every page.
 
 package main

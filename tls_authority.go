@@ -1,7 +1,7 @@
 // The local CA of --tls=auto, and the certificates that it makes.
 //
 // Berth has a certificate authority of its own, in tls/ of the data directory,
-// which the machines of a home or an office come to trust once (trust.go). It
+// which the machines of a home or an office come to trust once (tls_trust.go). It
 // keeps these rules:
 //
 //  1. The CA is made once. Whoever trusts it trusts that one, so a CA that is

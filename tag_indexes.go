@@ -1,5 +1,5 @@
 // What the registry does to tags by the rules about them: the way of a push, or of a
-// deletion, through immutable tags and indexes of several platforms (platforms.go).
+// deletion, through immutable tags and indexes of several platforms (tag_platforms.go).
 //
 // All of it happens in the transaction of the push, and is one change (history.go).
 // A tag that is pushed may come to point at an index of what is pushed and of what it

@@ -7,11 +7,11 @@
 //	repositories = ["release/*"]
 //	tags         = ["v*"]          # * is anything, "!x" excepts; without it all
 //
-//	[[index]]                      # one tag for all platforms (platforms.go)
+//	[[index]]                      # one tag for all platforms (tag_platforms.go)
 //	repositories = ["home/**"]
 //	from         = ["same-tag"]    # or "suffix": app:1.0-arm64 becomes a part of app:1.0
 //
-//	[[retain]]                     # what none of them keeps goes (retain.go)
+//	[[retain]]                     # what none of them keeps goes (tag_retain.go)
 //	repositories = ["ci/**"]
 //	newest       = 10
 //

@@ -122,7 +122,7 @@ UPDATE meta SET id = lower(hex(randomblob(16)));
 ALTER TABLE meta ADD COLUMN grace INTEGER;
 ALTER TABLE meta ADD COLUMN untagged_grace INTEGER;
 ALTER TABLE meta ADD COLUMN upload_expiry INTEGER;
--- 1 if something has changed since the last snapshot (snapshot.go).
+-- 1 if something has changed since the last snapshot (backup_snapshot.go).
 ALTER TABLE meta ADD COLUMN stale INTEGER NOT NULL DEFAULT 0;
 UPDATE meta SET stale = EXISTS (SELECT 1 FROM manifest);
 -- 1 if manifests were ever taken whose content was not here (--sparse-manifests).
@@ -249,7 +249,7 @@ ALTER TABLE upload ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE meta ADD COLUMN users_file TEXT;
 ALTER TABLE meta ADD COLUMN policy_file TEXT;
 
--- The tokens of robots (robots.go). Their times are those of the wall clock, as
+-- The tokens of robots (auth_robots.go). Their times are those of the wall clock, as
 -- people count them, in Unix seconds.
 CREATE TABLE token (
 	id           TEXT PRIMARY KEY,
@@ -268,7 +268,7 @@ CREATE TABLE token (
 ALTER TABLE tag ADD COLUMN pushed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tag ADD COLUMN time INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tag ADD COLUMN change INTEGER NOT NULL DEFAULT 0;
--- 1 if the registry has put it on an index of its own (platforms.go).
+-- 1 if the registry has put it on an index of its own (tag_platforms.go).
 ALTER TABLE tag ADD COLUMN made INTEGER NOT NULL DEFAULT 0;
 -- Uptime until which retention leaves it alone, since it was restored.
 ALTER TABLE tag ADD COLUMN spared INTEGER NOT NULL DEFAULT 0;
@@ -312,7 +312,7 @@ CREATE TABLE history (
 CREATE INDEX history_name ON history (repository, tag, change);
 `,
 	`
--- The bytes of small blobs whose files are not synced yet (small.go).
+-- The bytes of small blobs whose files are not synced yet (store_small.go).
 CREATE TABLE unsynced (
 	blob INTEGER PRIMARY KEY REFERENCES blob ON DELETE CASCADE,
 	n    INTEGER NOT NULL, -- no two of one process have the same

@@ -29,7 +29,7 @@ import (
 type content struct {
 	digest digest.Digest
 	size   int64
-	body   []byte   // of a small blob (small.go); nil of any other
+	body   []byte   // of a small blob (store_small.go); nil of any other
 	path   string   // of the session's file
 	temp   *os.File // that file, which has all of it; or nil, if only body does
 

@@ -4,7 +4,7 @@
 // at most once a day of uptime, a copy of the database is made, verified, and
 // kept as snapshots/berth-<uptime in seconds>.db, in three generations. A copy
 // is made under another name, and gets its own when it is whole and synced.
-// `berth restore` (restore.go) goes back to the newest.
+// `berth restore` (backup_restore.go) goes back to the newest.
 //
 // Whether anything has changed since the last one is written in the database by
 // the first commit that changes something; so an idle registry makes none, and

@@ -1,4 +1,4 @@
-// The model of the random lives (lifecycle_test.go): what a push, a deletion and a
+// The model of the random lives (tag_lifecycle_test.go): what a push, a deletion and a
 // rule make of tags, in as few words as that can be said.
 
 package main

@@ -1,7 +1,7 @@
 // When the metadata is lost: `berth restore`.
 //
 // A database that is missing or damaged keeps Berth from starting. restore goes
-// back to the newest snapshot (snapshot.go), and from there as far forward as
+// back to the newest snapshot (backup_snapshot.go), and from there as far forward as
 // it can: manifests prove themselves by their digests, so whatever can still be
 // read in the damaged database, and was not in the snapshot, is put back. Then
 // the rows are held against the files on the disk, and what is not whole is
