@@ -16,7 +16,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -700,18 +699,4 @@ func (g *gate) called(r *http.Request) string {
 		return o.host
 	}
 	return ""
-}
-
-// levelAudit is the level of what is always logged.
-const levelAudit = slog.Level(100)
-
-// audit logs what somebody did, or tried to.
-func (st *store) audit(event string, attrs ...any) {
-	st.log.Log(context.Background(), levelAudit, "audit", append([]any{"event", event}, attrs...)...)
-}
-
-// audit logs what a request did.
-func (s *server) audit(w http.ResponseWriter, event string, attrs ...any) {
-	resp := w.(*response)
-	s.st.audit(event, append([]any{"user", resp.caller.label(), "client", resp.origin.client, "id", resp.id}, attrs...)...)
 }

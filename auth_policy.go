@@ -20,12 +20,8 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
 	"regexp"
 	"slices"
@@ -388,116 +384,3 @@ allow        = ["push", "overwrite", "delete"]
 # repositories = ["ci/**"]
 # newest       = 10
 `
-
-// policyCommand is `berth policy check`, which prints the rules or explains a
-// decision. It works on the files, whether there is a server or not.
-func policyCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
-	if len(cfg.Args) == 0 || cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
-		return errors.New("policy: say check, or check WHO ACTION REPOSITORY")
-	}
-	cfg.auth = cfg.recallFiles()
-	path := cfg.auth.policyPath(cfg.dir)
-	p := defaultPolicy()
-	text, _, err := readFile(path)
-	switch {
-	case err == nil:
-		if p, err = parsePolicy(text); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-	case !errors.Is(err, fs.ErrNotExist) || cfg.auth.policyFile != "":
-		return err
-	}
-	guarded := err == nil && p.people || cfg.auth.anonymousPull || cfg.auth.byCertificate || exists(cfg.auth.usersPath(cfg.dir))
-	if cfg.auth.anonymousPull {
-		p = p.withAnonymousPull()
-	}
-	if !guarded {
-		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules about them, and everybody may do everything.")
-		if len(cfg.Args) == 1 {
-			for _, line := range p.tags.lines() {
-				fmt.Fprintln(stdout, line)
-			}
-		}
-		return nil
-	}
-	if len(cfg.Args) == 1 {
-		for _, line := range p.lines() {
-			fmt.Fprintln(stdout, line)
-		}
-		return nil
-	}
-	return p.tell(ctx, cfg, cfg.Args[1], cfg.Args[2], cfg.Args[3], stdout)
-}
-
-// tell says whether somebody may do something to a repository, and why.
-func (p *policy) tell(ctx context.Context, cfg *config, who, action, repository string, stdout io.Writer) error {
-	// What an action brings along is not asked for: who may push may pull too.
-	single := map[string]rights{"pull": mayPull, "push": mayPush, "overwrite": mayOverwrite,
-		"delete": mayDelete, "metrics": mayMetrics, "admin": mayAdmin}
-	what, ok := single[action]
-	if !ok {
-		return fmt.Errorf("%q is not an action; use %s", action, strings.Join(actionNames, ", "))
-	}
-	name := repository
-	if name == "**" {
-		name = "" // the registry as a whole
-	} else if _, err := parseName(name); err != nil {
-		return fmt.Errorf("%q is not a repository's name (\"**\" is the registry as a whole)", name)
-	}
-	var because []string
-	subject := person{who}
-	robotName, isRobot := strings.CutPrefix(who, "token:")
-	switch {
-	case isRobot:
-		subject = person{}
-		b, err := findRobot(ctx, cfg, robotName)
-		if err != nil {
-			return err
-		}
-		if list, err := parseRepositories(b.Repositories); err == nil && !b.Expired && list.has(name) {
-			if allow, err := parseActions(b.Allow); err == nil && allow&what != 0 {
-				because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.Name, strings.Join(b.Allow, ", "), strings.Join(b.Repositories, ", ")))
-			}
-		}
-	case who == "anonymous":
-		subject = person{}
-	default:
-		if text, _, err := readFile(cfg.auth.usersPath(cfg.dir)); err == nil && !cfg.auth.byCertificate {
-			if list, _ := parseUsers(text); list[who] == "" {
-				return fmt.Errorf("there is no user %q in %s", who, cfg.auth.usersPath(cfg.dir))
-			}
-		}
-	}
-	for _, r := range p.explain(subject, what, name) {
-		because = append(because, r.String())
-	}
-	if because == nil {
-		fmt.Fprintf(stdout, "no: %s may not %s %s; no rule allows it\n", who, action, repository)
-		return nil
-	}
-	fmt.Fprintf(stdout, "yes: %s may %s %s\n", who, action, repository)
-	for _, why := range because {
-		fmt.Fprintln(stdout, "  by", why)
-	}
-	return nil
-}
-
-// findRobot asks the registry about a robot token.
-func findRobot(ctx context.Context, cfg *config, name string) (*robotEntry, error) {
-	ask := *cfg
-	ask.options = options{Command: "token", Args: []string{"list"}, JSON: true}
-	var answer bytes.Buffer
-	if err := runCommand(ctx, &ask, &answer); err != nil {
-		return nil, err
-	}
-	var list []robotEntry
-	if err := json.Unmarshal(answer.Bytes(), &list); err != nil {
-		return nil, err
-	}
-	for _, b := range list {
-		if b.Name == name || b.ID == name {
-			return &b, nil
-		}
-	}
-	return nil, fmt.Errorf("there is no token %q", name)
-}

@@ -192,27 +192,6 @@ func (b *backup) separate() error {
 	return nil
 }
 
-// sameFile reports whether two paths lead to the same thing: a mount may.
-func sameFile(a, b string) bool {
-	infoA, errA := os.Stat(a)
-	infoB, errB := os.Stat(b)
-	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
-}
-
-// realPath is a path without links, of which the end may be still to be made.
-func realPath(path string) (string, error) {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
-	real, err := filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(path) != path {
-		parent, err := realPath(filepath.Dir(path))
-		return filepath.Join(parent, filepath.Base(path)), err
-	}
-	return real, err
-}
-
 // looksFree refuses a destination that is not empty and has nothing of a
 // registry, before anything is written to it.
 func (b *backup) looksFree() error {
@@ -278,11 +257,6 @@ func (b *backup) accept(ctx context.Context) error {
 	return nil
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
-}
-
 // files brings to DEST what the copied database says and DEST lacks.
 func (b *backup) files(ctx context.Context) error {
 	var total int64
@@ -318,20 +292,6 @@ func (b *backup) files(ctx context.Context) error {
 	}
 	if err := syncDirs(b.dest.lock, b.dirs); err != nil {
 		return fmt.Errorf("syncing the backup: %w", err)
-	}
-	return nil
-}
-
-// syncDirs makes the names in directories survive a power cut. on is an open file of
-// their file system, as a rule.
-func syncDirs(on *os.File, dirs map[string]bool) error {
-	if done, err := syncFileSystem(on, dirs); done {
-		return err
-	}
-	for dir := range dirs {
-		if err := syncDir(dir); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -529,18 +489,6 @@ func (b *backup) share(temp string, row blobRow) (src *os.File, err error) {
 		b.noLinks = b.linked == 0
 	}
 	return src, nil
-}
-
-// cloneTo makes the file path share the blocks of src, synced.
-func cloneTo(path string, src *os.File) error {
-	dst, err := createAnew(path)
-	if err != nil {
-		return err
-	}
-	if err = cloneFile(dst, src); err == nil {
-		err = syncData(dst)
-	}
-	return errors.Join(err, dst.Close())
 }
 
 // guards copies who may do what, and the CA and certificates: to where a server

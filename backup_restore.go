@@ -215,29 +215,6 @@ func (st *store) setAside(damaged string, out *console) (string, error) {
 	return damaged, nil
 }
 
-// writeSynced makes a file of body that is there whole or not at all, whenever
-// the power is cut. It belongs to whom the directory belongs: root restores what
-// another user serves.
-func writeSynced(path string, body io.Reader) error {
-	temp := path + ".new"
-	defer os.Remove(temp)
-	f, err := createAnew(temp)
-	if err != nil {
-		return err
-	}
-	keepOwner(f, filepath.Dir(path))
-	if _, err = io.Copy(f, body); err == nil {
-		err = syncData(f)
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
 // A salvaged manifest was read in a damaged database.
 type salvaged struct {
 	id         int64

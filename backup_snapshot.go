@@ -14,16 +14,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -88,33 +84,6 @@ func (st *store) snapshotDue() time.Duration {
 		due = max(due, min(list[0].uptime, since)+snapshotEvery)
 	}
 	return max(0, due-now)
-}
-
-// A savedSnapshot is a file in snapshots/.
-type savedSnapshot struct {
-	path   string
-	uptime time.Duration // when it was made
-}
-
-// listSnapshots returns what there is, newest first.
-func (st *store) listSnapshots() (list []savedSnapshot) {
-	paths, _ := filepath.Glob(filepath.Join(globQuote(st.dir), "snapshots", "berth-*.db"))
-	for _, path := range paths {
-		digits := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "berth-"), ".db")
-		if seconds, err := strconv.ParseInt(digits, 10, 64); err == nil {
-			list = append(list, savedSnapshot{path, time.Duration(seconds) * time.Second})
-		}
-	}
-	slices.SortFunc(list, func(a, b savedSnapshot) int { return cmp.Compare(b.uptime, a.uptime) })
-	return list
-}
-
-// globQuote makes a path one that only it matches.
-func globQuote(path string) string {
-	if os.PathSeparator == '\\' {
-		return path // which has no way to quote, nor a need: *, ? are not in names
-	}
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // snapshot makes one, and removes those that are too many.

@@ -15,7 +15,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -466,91 +465,6 @@ func (st *store) probe(ctx context.Context, d digest.Digest, size int64, deep bo
 	return err
 }
 
-// A shard is the directory of the blobs whose digests begin alike.
-type shard struct {
-	algorithm digest.Algorithm
-	prefix    string
-}
-
-// shards are all there can be, in the order of digests.
-func shards() (list []shard) {
-	for _, algorithm := range algorithms {
-		for i := range 256 {
-			list = append(list, shard{algorithm, fmt.Sprintf("%02x", i)})
-		}
-	}
-	return list
-}
-
-type blobRow struct {
-	digest  digest.Digest
-	size    int64
-	damaged bool
-}
-
-// from and to are what a shard's digests are between.
-func (s shard) from() string { return s.algorithm.String() + ":" + s.prefix }
-func (s shard) to() string   { return s.from() + "g" }
-
-const blobsInShard = `SELECT digest, size, damaged IS NOT NULL FROM blob WHERE digest >= ? AND digest < ? ORDER BY digest`
-
-func scanBlobRow(rows *sql.Rows) (b blobRow, err error) {
-	err = rows.Scan(&b.digest, &b.size, &b.damaged)
-	return b, err
-}
-
-// blobsIn returns the rows of a shard, in order.
-func (st *store) blobsIn(s shard) ([]blobRow, error) {
-	return column(st, scanBlobRow, blobsInShard, s.from(), s.to())
-}
-
-// strangersIn returns the files of a shard that belong to nothing, relative to
-// the data directory. rows are the shard's.
-func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err error) {
-	known := make(map[string]bool, len(rows))
-	for _, b := range rows {
-		known[b.digest.Encoded()] = true
-	}
-	dir := filepath.Join("blobs", s.algorithm.String(), s.prefix)
-	entries, err := os.ReadDir(filepath.Join(st.dir, dir))
-	if len(rows) == 0 && errors.Is(err, fs.ErrNotExist) && exists(st.blobsDir(s.algorithm)) {
-		return nil, nil // they are made when they are needed
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		path := filepath.Join(dir, e.Name())
-		if !e.IsDir() {
-			strangers = append(strangers, path)
-			continue
-		}
-		files, err := os.ReadDir(filepath.Join(st.dir, path))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		for _, f := range files {
-			path := filepath.Join(path, f.Name())
-			if f.Name() == "data" {
-				d := digest.NewDigestFromEncoded(s.algorithm, e.Name())
-				if known[e.Name()] {
-					continue
-				}
-				if d.Validate() == nil && st.path(d) == filepath.Join(st.dir, path) {
-					unlock := st.digests.lock(d.String())
-					ownerless := st.ownerless(d)
-					unlock()
-					if !ownerless {
-						continue
-					}
-				}
-			}
-			strangers = append(strangers, path)
-		}
-	}
-	return strangers, nil
-}
-
 // ownerless reports whether a file is at the place of d that has no row of any
 // kind. The caller holds the digest's lock, so no push is about to give it one.
 func (st *store) ownerless(d digest.Digest) bool {
@@ -558,31 +472,6 @@ func (st *store) ownerless(d digest.Digest) bool {
 	err := st.get(`SELECT (SELECT count(*) FROM blob WHERE digest = ?1) + (SELECT count(*) FROM trash WHERE digest = ?1)`, []any{d}, &n)
 	_, missing := os.Lstat(st.path(d))
 	return err == nil && n == 0 && missing == nil
-}
-
-// strings returns the one column of a query.
-func (st *store) strings(query string, args ...any) ([]string, error) {
-	return column(st, scanOne[string], query, args...)
-}
-
-// column returns the rows of a query.
-func column[T any](st *store, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
-	s, err := st.read(query)
-	if err != nil {
-		return nil, err
-	}
-	read := func() ([]T, error) {
-		rows, err := s.Query(args...)
-		if err != nil {
-			return nil, err
-		}
-		return collect(rows, scan)
-	}
-	out, err := read()
-	if err != nil && st.again(err) {
-		return read()
-	}
-	return out, err
 }
 
 func set(lists ...[]digest.Digest) map[digest.Digest]bool {
@@ -593,73 +482,4 @@ func set(lists ...[]digest.Digest) map[digest.Digest]bool {
 		}
 	}
 	return s
-}
-
-// A checkAnswer is a report for programs.
-type checkAnswer struct {
-	Repositories int      `json:"repositories"`
-	Manifests    int      `json:"manifests"`
-	Tags         int      `json:"tags"`
-	Blobs        int      `json:"blobs"`
-	Bytes        int64    `json:"bytes"` // of blobs
-	Uploads      int      `json:"uploads"`
-	Wrong        []string `json:"wrong"`
-	Damaged      []string `json:"damaged"`
-	LeftOver     []string `json:"leftOver"`
-}
-
-// checkCommand is `berth check`.
-func checkCommand(ctx context.Context, st *store, o options, out *console) error {
-	r, err := st.checkWithProgress(ctx, o.Deep, out)
-	if err != nil {
-		return err
-	}
-	if o.JSON {
-		wrong := []string{}
-		for _, f := range r.findings {
-			wrong = append(wrong, f.problem)
-		}
-		if err := out.json(checkAnswer{r.repositories, r.manifests, r.tags, r.blobs, r.bytes, r.uploads,
-			wrong, append([]string{}, r.damaged...), append([]string{}, r.rubbish...)}); err != nil {
-			return err
-		}
-		out = newConsole(io.Discard, false)
-	}
-	out.printf("%s, %s, %s, %s with %s, %s\n", count(r.repositories, "repository"), count(r.manifests, "manifest"),
-		count(r.tags, "tag"), count(r.blobs, "blob"), size(r.bytes), count(r.uploads, "open upload"))
-	for _, path := range r.rubbish {
-		out.printf("left over, not served, may be removed: %s\n", path)
-	}
-	for _, what := range r.damaged {
-		out.printf("DAMAGED: %s\n", what)
-	}
-	for _, f := range r.findings {
-		out.printf("WRONG: %s\n", f.problem)
-	}
-	switch n := len(r.findings); {
-	case n > 0:
-		return fmt.Errorf("%s found wrong; `berth repair` puts in order what can be, and says what to push again", count(n, "thing"))
-	case len(r.damaged) > 0:
-		return fmt.Errorf("%s out of service; push the images again, or delete them", count(len(r.damaged), "thing"))
-	case o.Deep:
-		out.printf("all is well\n")
-	default:
-		out.printf("all is well (the blobs' bytes were not read; --deep does)\n")
-	}
-	return nil
-}
-
-// checkWithProgress is check that tells how far it has come.
-func (st *store) checkWithProgress(ctx context.Context, deep bool, out *console) (*report, error) {
-	var total int64
-	if err := st.get(`SELECT bytes FROM total`, nil, &total); err != nil {
-		return nil, err
-	}
-	read := func(int64) {}
-	if deep {
-		p := out.progress("reading", total)
-		defer p.end()
-		read = p.add
-	}
-	return st.check(ctx, deep, read)
 }

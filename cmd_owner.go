@@ -22,15 +22,6 @@ import (
 	"path/filepath"
 )
 
-// createAnew makes a file that nobody else may read. What has its name is removed,
-// and not followed if it is a link.
-func createAnew(path string) (*os.File, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-}
-
 // createDatabase makes an empty file for a database: SQLite would make one that
 // all may read, and gives its logs the mode that the database has. One that is
 // there stays.
@@ -147,11 +138,6 @@ func (st *store) refuseLink() error {
 		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", db)
 	}
 	return nil
-}
-
-func isLink(path string) bool {
-	info, err := os.Lstat(path)
-	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 
 // refuseOthers refuses to have root give the hashes of passwords and the keys of a

@@ -25,9 +25,7 @@
 // the janitor sleeps until a request wakes it, or until it is a year since something
 // was done (history.go).
 //
-// Even when grace is over at once, by --grace 0 or `berth gc --now`, a push
-// under way keeps its layers: what a client was told in the last minutes to
-// exist stays (promises).
+// A push under way keeps its layers even without any grace: gc_promises.go.
 
 package main
 
@@ -36,11 +34,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"math"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -127,58 +123,6 @@ func (st *store) graces() graces {
 }
 
 const defaultUntaggedGrace = 7 * 24 * time.Hour
-
-// rememberFlags has commands that come when no server runs collect no more than
-// the server would, and know where its users and rules are.
-func (st *store) rememberFlags() error {
-	if st.writer == nil {
-		return nil
-	}
-	elsewhere := func(path, name string) any {
-		if abs, err := filepath.Abs(path); err == nil && path != "" && path != filepath.Join(st.dir, name) {
-			return abs
-		}
-		return nil
-	}
-	flags := []any{int64(st.grace), int64(st.untaggedGrace), int64(st.uploadExpiry),
-		elsewhere(st.usersFile, usersFile), elsewhere(st.policyFile, policyFile)}
-	var same bool
-	err := st.get(`SELECT grace IS ? AND untagged_grace IS ? AND upload_expiry IS ? AND users_file IS ? AND policy_file IS ? FROM meta`, flags, &same)
-	if err != nil || same {
-		return err
-	}
-	return st.updateLazy(func(t *tx) error {
-		_, err := t.exec(`UPDATE meta SET grace = ?, untagged_grace = ?, upload_expiry = ?, users_file = ?, policy_file = ?`, flags...)
-		return err
-	})
-}
-
-// recallFlags takes the flags of the server that had the directory last, except
-// those that are given.
-func (st *store) recallFlags(given map[string]bool) error {
-	var grace, untagged, expiry sql.NullInt64
-	var users, policy sql.NullString
-	if err := st.get(`SELECT grace, untagged_grace, upload_expiry, users_file, policy_file FROM meta`, nil,
-		&grace, &untagged, &expiry, &users, &policy); err != nil {
-		return err
-	}
-	if users.Valid && !given["htpasswd"] {
-		st.usersFile = users.String
-	}
-	if policy.Valid && !given["policy"] {
-		st.policyFile = policy.String
-	}
-	for _, x := range []struct {
-		flag string
-		was  sql.NullInt64
-		to   *time.Duration
-	}{{"grace", grace, &st.grace}, {"untagged-grace", untagged, &st.untaggedGrace}, {"upload-expiry", expiry, &st.uploadExpiry}} {
-		if x.was.Valid && !given[x.flag] {
-			*x.to = time.Duration(x.was.Int64)
-		}
-	}
-	return nil
-}
 
 // A tally is what has been removed, or would be.
 type tally struct {
@@ -275,169 +219,6 @@ func (st *store) untilDue() (time.Duration, error) {
 		}
 	}
 	return next, nil
-}
-
-// dropUploads ends the sessions of owners who are no more: nobody can go on with
-// them. It looks only when there may be some. A request that is at work on one ends
-// with its next bytes.
-func (st *store) dropUploads(c *tally) (err error) {
-	if st.mayUpload == nil || !st.ownersGone.CompareAndSwap(true, false) {
-		return nil
-	}
-	defer func() {
-		if err != nil {
-			st.ownersGone.Store(true)
-		}
-	}()
-	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`)
-	if err != nil {
-		return err
-	}
-	for after := ""; ; {
-		rows, err := s.Query(after, atOnce)
-		if err != nil {
-			return err
-		}
-		list, err := collect(rows, func(rows *sql.Rows) (x [3]string, err error) { return x, rows.Scan(&x[0], &x[1], &x[2]) })
-		if err != nil {
-			return err
-		}
-		for _, x := range list {
-			if after = x[0]; st.mayUpload(x[2]) {
-				continue
-			}
-			if err := st.dropUpload(x[0], x[1], x[2], c); err != nil {
-				return err
-			}
-		}
-		if len(list) < atOnce {
-			return nil
-		}
-	}
-}
-
-// dropUpload ends a session whose owner is no more.
-func (st *store) dropUpload(id, repository, owner string, c *tally) error {
-	u, err := st.findUpload(repository, id, owner)
-	if errors.Is(err, errBlobUploadUnknown) {
-		return nil // ended meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	select {
-	case u.turn <- struct{}{}:
-	default: // the request that is at work stops, and has this looked at again
-		u.given.Store(true)
-		st.ownersGone.Store(true)
-		return nil
-	}
-	defer func() { <-u.turn }()
-	if u.ended {
-		return nil
-	}
-	if err := st.endUpload(u); err != nil {
-		return err
-	}
-	c.Uploads++
-	st.log.Info("upload ended with its owner", "repository", repository, "upload", id, "owner", owner)
-	return nil
-}
-
-// forgetOwners has the uploads of owners who are no more ended.
-func (st *store) forgetOwners() {
-	st.ownersGone.Store(true)
-	notify(st.trashed)
-}
-
-// expireUploads ends sessions that were idle for the expiry.
-func (st *store) expireUploads(g graces, c *tally) error {
-	if err := st.dropUploads(c); err != nil {
-		return err
-	}
-	cutoff := st.cutoff(g.upload)
-	for {
-		n, err := st.expireSome(cutoff, c)
-		if err != nil || n < atOnce {
-			return err
-		}
-	}
-}
-
-// expireSome looks at some of the sessions that nobody has used since the cutoff, and
-// returns at how many: each has ended then, or was used after all.
-func (st *store) expireSome(cutoff int64, c *tally) (n int, err error) {
-	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`)
-	if err != nil {
-		return 0, err
-	}
-	rows, err := s.Query(cutoff, atOnce)
-	if err != nil {
-		return 0, err
-	}
-	type session struct{ id, repository, owner string }
-	due, err := collect(rows, func(rows *sql.Rows) (x session, err error) {
-		err = rows.Scan(&x.id, &x.repository, &x.owner)
-		return x, err
-	})
-	if err != nil {
-		return 0, err
-	}
-	for _, x := range due {
-		u, err := st.findUpload(x.repository, x.id, x.owner)
-		if errors.Is(err, errBlobUploadUnknown) {
-			continue // ended meanwhile
-		}
-		if err != nil {
-			return 0, err
-		}
-		select {
-		case u.turn <- struct{}{}:
-		default:
-			// A request has been at work on it all the time.
-			if err := st.touchUpload(u); err != nil {
-				return 0, err
-			}
-			continue
-		}
-		expired, bytes := false, u.offset.Load()
-		if !u.ended {
-			expired, err = st.expireUpload(u, cutoff)
-		}
-		<-u.turn
-		if err != nil {
-			return 0, err
-		}
-		if !expired {
-			continue // used again, or ended, meanwhile
-		}
-		c.Uploads++
-		c.Uploaded += bytes
-		st.log.Info("upload expired", "repository", x.repository, "upload", x.id)
-	}
-	return len(due), nil
-}
-
-// expireUpload ends a session if it is still idle. The caller holds the turn.
-func (st *store) expireUpload(u *upload, cutoff int64) (expired bool, err error) {
-	err = st.updateLazy(func(t *tx) error {
-		n, err := t.exec(`DELETE FROM upload WHERE id = ? AND used < ?`, u.id, cutoff)
-		expired = n > 0
-		return err
-	})
-	if err == nil && expired {
-		st.dropFile(u)
-		st.forget(u)
-	}
-	return expired, err
-}
-
-// touchUpload starts a session's expiry anew.
-func (st *store) touchUpload(u *upload) error {
-	return st.updateLazy(func(t *tx) error {
-		_, err := t.exec(`UPDATE upload SET used = ? WHERE id = ?`, t.clock, u.id)
-		return err
-	})
 }
 
 // A looseRow is a manifest or a link that is due. The first three are the order
@@ -739,85 +520,4 @@ func (st *store) unlink(list []digest.Digest) (n int, err error) {
 		n = len(gone) + len(back)
 	}
 	return n, errors.Join(append(errs, err)...)
-}
-
-// promises remember for some minutes what clients were told to exist, where the
-// grace is too short to be remembered by. Bounded memory keeps hashes, in two
-// halves by age; a half that is full, and the time before the process, count as
-// having promised everything.
-type promises struct {
-	mu         sync.Mutex // guards the rest; held while what is not promised goes
-	uptime     func() time.Duration
-	begun      time.Duration // uptime when young began
-	young, old half
-	seed       maphash.Seed
-}
-
-type half struct {
-	hashes map[uint64]struct{}
-	all    bool
-}
-
-const (
-	// promiseTime is how long a promise holds at least; at most twice that.
-	promiseTime = 15 * time.Minute
-	maxPromises = 1 << 16 // of a half
-)
-
-func (p *promises) begin(uptime func() time.Duration) {
-	p.uptime, p.begun, p.seed = uptime, uptime(), maphash.MakeSeed()
-	p.old.all = true
-}
-
-// forget is for a store that no client has used.
-func (p *promises) forget() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.young, p.old = half{}, half{}
-}
-
-// make promises that a repository's blob or manifest will stay for promiseTime.
-// Whoever sees it in the database after that may tell a client so.
-func (p *promises) make(repository string, d digest.Digest) {
-	hash := p.hash(repository, d)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.age()
-	if p.young.hashes == nil {
-		p.young.hashes = make(map[uint64]struct{})
-	}
-	if len(p.young.hashes) < maxPromises {
-		p.young.hashes[hash] = struct{}{}
-	} else {
-		p.young.all = true
-	}
-}
-
-// held reports whether there may be a promise. The caller holds mu until what
-// it does about it is done.
-func (p *promises) held(repository string, d digest.Digest) bool {
-	p.age()
-	hash := p.hash(repository, d)
-	for _, h := range []half{p.young, p.old} {
-		if _, ok := h.hashes[hash]; ok || h.all {
-			return true
-		}
-	}
-	return false
-}
-
-func (p *promises) age() {
-	now := p.uptime()
-	if now-p.begun < promiseTime {
-		return
-	}
-	p.old = p.young
-	if now-p.begun >= 2*promiseTime {
-		p.old = half{}
-	}
-	p.young, p.begun = half{}, now
-}
-
-func (p *promises) hash(repository string, d digest.Digest) uint64 {
-	return maphash.Comparable(p.seed, [2]string{repository, d.String()})
 }

@@ -8,8 +8,6 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +17,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -160,18 +157,6 @@ func (w *response) beforeWrite() {
 	}
 }
 
-// clientError says in plain words why a request's body could not be read.
-func clientError(err error) string {
-	var timeout net.Error
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "nothing has arrived for too long"
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed in the middle of the body"
-	}
-	return err.Error()
-}
-
 // requestIDs make the ids of one process's requests: which process, and a count.
 type requestIDs struct {
 	process string
@@ -269,69 +254,6 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	s.log.Handler().Handle(r.Context(), line)
 }
 
-// maxLogged is how much of what a client has chosen is in a line, in bytes: the
-// longest name with the longest digest is less.
-const maxLogged = 512
-
-// cut keeps the beginning of what a client has chosen, for the log.
-func cut(text string) string {
-	if len(text) <= maxLogged {
-		return text
-	}
-	return text[:maxLogged] + "…"
-}
-
-// newLog returns a logger for lines of text, or of JSON. What is for the audit
-// is written at any level.
-func newLog(w io.Writer, json bool, level slog.Level) *slog.Logger {
-	w = &lines{w: w}
-	name := func(groups []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.LevelKey && len(groups) == 0 {
-			return slog.String(slog.LevelKey, "AUDIT")
-		}
-		return a
-	}
-	all, audit := &slog.HandlerOptions{Level: level}, &slog.HandlerOptions{Level: level, ReplaceAttr: name}
-	if json {
-		return slog.New(logHandler{slog.NewJSONHandler(w, all), slog.NewJSONHandler(w, audit)})
-	}
-	return slog.New(logHandler{slog.NewTextHandler(w, all), slog.NewTextHandler(w, audit)})
-}
-
-// A logHandler has a handler of its own for the level that has a name of its own:
-// it would be looked for in each attribute of each line else.
-type logHandler struct {
-	slog.Handler // for all else
-	audit        slog.Handler
-}
-
-func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level == levelAudit {
-		return h.audit.Handle(ctx, r)
-	}
-	return h.Handler.Handle(ctx, r)
-}
-
-func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return logHandler{h.Handler.WithAttrs(attrs), h.audit.WithAttrs(attrs)}
-}
-
-func (h logHandler) WithGroup(name string) slog.Handler {
-	return logHandler{h.Handler.WithGroup(name), h.audit.WithGroup(name)}
-}
-
-// lines are written one at a time, by whichever handler.
-type lines struct {
-	mu sync.Mutex // held while one is written
-	w  io.Writer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(p)
-}
-
 // method is a request's method as a label: a stranger's text is not one.
 func method(r *http.Request) string {
 	switch r.Method {
@@ -341,70 +263,14 @@ func method(r *http.Request) string {
 	return "other"
 }
 
-// registerMetrics makes the metrics that are not made on the way.
-func (s *server) registerMetrics() {
-	meter := func(kind, name string, value func() int64) {
-		s.meters.values = append(s.meters.values, metered{name, kind, value})
+// clientError says in plain words why a request's body could not be read.
+func clientError(err error) string {
+	var timeout net.Error
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return "nothing has arrived for too long"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "the connection was closed in the middle of the body"
 	}
-	meter("counter", "berth_received_bytes_total", s.meters.received.Load)
-	meter("counter", "berth_sent_bytes_total", s.meters.sent.Load)
-	meter("gauge", "berth_http_requests_in_flight", s.inFlight.Load)
-	meter("counter", "berth_passwords_hashed_total", s.gate.logins.hashed.Load)
-	meter("gauge", "berth_uploads_open", s.st.sessions.count.Load)
-	meter("counter", "berth_dropped_tags_total", s.st.droppedTags.Load)
-	meter("counter", "berth_collected_blobs_total", s.st.collectedBlobs.Load)
-	meter("counter", "berth_collected_bytes_total", s.st.collectedBytes.Load)
-	meter("counter", "berth_file_syncs_total", s.st.fileSyncs.Load)
-	meter("counter", "berth_database_syncs_total", func() int64 {
-		if s.st.writer == nil {
-			return 0
-		}
-		return s.st.writer.syncCount()
-	})
-}
-
-// getMetrics answers in the Prometheus text format.
-func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
-	return s.sendBuilt(w, r, s.planning, "text/plain; version=0.0.4; charset=utf-8", func() ([]byte, error) { return s.allMetrics(r.Context()), nil })
-}
-
-func (s *server) allMetrics(ctx context.Context) []byte {
-	var b bytes.Buffer
-	s.meters.write(&b)
-	// Who asks every few seconds shall not have the machine work all the time.
-	f, err := s.st.figuresOr(ctx, 50)
-	if err != nil { // the others are wanted all the more
-		s.log.Error("the figures for the metrics", "error", err)
-	}
-	database := f.DatabaseDisk
-	if database == nil { // the same disk
-		database = &diskFigures{Free: f.DiskFree, Floor: f.DiskFloor}
-	}
-	for _, x := range []struct {
-		name  string
-		value int64
-	}{
-		{"berth_repositories", f.Repositories},
-		{"berth_tags", f.Tags},
-		{"berth_manifests", f.Manifests.Count},
-		{"berth_blobs", f.Blobs.Count},
-		{"berth_blob_bytes", f.Blobs.Bytes},
-		{"berth_blob_bytes_shared", f.Shared.Bytes},
-		{"berth_blob_bytes_reclaimable", f.Reclaimable.Bytes},
-		{"berth_blob_bytes_in_grace", f.InGrace.Bytes},
-		{"berth_quarantined", f.Quarantined.Count},
-		{"berth_database_bytes", f.Database},
-		{"berth_disk_free_bytes", int64(f.DiskFree)},
-		{"berth_disk_floor_bytes", int64(f.DiskFloor)},
-		{"berth_database_disk_free_bytes", int64(database.Free)},
-		{"berth_database_disk_floor_bytes", int64(database.Floor)},
-		{"berth_uptime_seconds", f.Uptime},
-		{"berth_scrubbed_uptime_seconds", f.Scrubbed},
-	} {
-		if err == nil {
-			writeMetric(&b, x.name, "gauge", float64(x.value))
-		}
-	}
-	writeProcess(&b)
-	return b.Bytes()
+	return err.Error()
 }

@@ -395,3 +395,35 @@ func (r reference) String() string {
 	}
 	return r.digest.String()
 }
+
+func isIndex(mediaType string) bool { return mediaType == typeOCIIndex || mediaType == typeDockerList }
+
+// takesIndex reports whether a client says that it can read an index, or says
+// nothing.
+func takesIndex(accept []string) bool {
+	said := false
+	for _, value := range accept {
+		for part := range strings.SplitSeq(value, ",") {
+			mediaType, _, err := mime.ParseMediaType(part)
+			if err != nil {
+				continue
+			}
+			said = true
+			switch mediaType {
+			case typeOCIIndex, typeDockerList, "*/*", "application/*":
+				return true
+			}
+		}
+	}
+	return !said
+}
+
+// inert reports whether browsers run nothing that is of a media type. A stranger may
+// have chosen another for a manifest.
+func inert(mediaType string) bool {
+	switch mediaType {
+	case typeBlob, typeOCIManifest, typeOCIIndex, typeDockerManifest, typeDockerList:
+		return true
+	}
+	return false
+}

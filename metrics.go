@@ -10,7 +10,9 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
+	"net/http"
 	"runtime/metrics"
 	"slices"
 	"strconv"
@@ -139,4 +141,72 @@ func writeProcess(b *bytes.Buffer) {
 type processFigure struct {
 	name, kind string
 	value      float64
+}
+
+// registerMetrics makes the metrics that are not made on the way.
+func (s *server) registerMetrics() {
+	meter := func(kind, name string, value func() int64) {
+		s.meters.values = append(s.meters.values, metered{name, kind, value})
+	}
+	meter("counter", "berth_received_bytes_total", s.meters.received.Load)
+	meter("counter", "berth_sent_bytes_total", s.meters.sent.Load)
+	meter("gauge", "berth_http_requests_in_flight", s.inFlight.Load)
+	meter("counter", "berth_passwords_hashed_total", s.gate.logins.hashed.Load)
+	meter("gauge", "berth_uploads_open", s.st.sessions.count.Load)
+	meter("counter", "berth_dropped_tags_total", s.st.droppedTags.Load)
+	meter("counter", "berth_collected_blobs_total", s.st.collectedBlobs.Load)
+	meter("counter", "berth_collected_bytes_total", s.st.collectedBytes.Load)
+	meter("counter", "berth_file_syncs_total", s.st.fileSyncs.Load)
+	meter("counter", "berth_database_syncs_total", func() int64 {
+		if s.st.writer == nil {
+			return 0
+		}
+		return s.st.writer.syncCount()
+	})
+}
+
+// getMetrics answers in the Prometheus text format.
+func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
+	return s.sendBuilt(w, r, s.planning, "text/plain; version=0.0.4; charset=utf-8", func() ([]byte, error) { return s.allMetrics(r.Context()), nil })
+}
+
+func (s *server) allMetrics(ctx context.Context) []byte {
+	var b bytes.Buffer
+	s.meters.write(&b)
+	// Who asks every few seconds shall not have the machine work all the time.
+	f, err := s.st.figuresOr(ctx, 50)
+	if err != nil { // the others are wanted all the more
+		s.log.Error("the figures for the metrics", "error", err)
+	}
+	database := f.DatabaseDisk
+	if database == nil { // the same disk
+		database = &diskFigures{Free: f.DiskFree, Floor: f.DiskFloor}
+	}
+	for _, x := range []struct {
+		name  string
+		value int64
+	}{
+		{"berth_repositories", f.Repositories},
+		{"berth_tags", f.Tags},
+		{"berth_manifests", f.Manifests.Count},
+		{"berth_blobs", f.Blobs.Count},
+		{"berth_blob_bytes", f.Blobs.Bytes},
+		{"berth_blob_bytes_shared", f.Shared.Bytes},
+		{"berth_blob_bytes_reclaimable", f.Reclaimable.Bytes},
+		{"berth_blob_bytes_in_grace", f.InGrace.Bytes},
+		{"berth_quarantined", f.Quarantined.Count},
+		{"berth_database_bytes", f.Database},
+		{"berth_disk_free_bytes", int64(f.DiskFree)},
+		{"berth_disk_floor_bytes", int64(f.DiskFloor)},
+		{"berth_database_disk_free_bytes", int64(database.Free)},
+		{"berth_database_disk_floor_bytes", int64(database.Floor)},
+		{"berth_uptime_seconds", f.Uptime},
+		{"berth_scrubbed_uptime_seconds", f.Scrubbed},
+	} {
+		if err == nil {
+			writeMetric(&b, x.name, "gauge", float64(x.value))
+		}
+	}
+	writeProcess(&b)
+	return b.Bytes()
 }

@@ -131,16 +131,6 @@ func (st *store) drop(c *content) {
 	}
 }
 
-// writeNew writes a file that is not there.
-func writeNew(path string, body []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(body)
-	return errors.Join(err, f.Close())
-}
-
 // syncUpload syncs the file of content.
 func (st *store) syncUpload(temp *os.File) error {
 	if err := st.syncData(temp); err != nil {
@@ -335,23 +325,6 @@ func (st *store) lookUpBlob(q question, d digest.Digest, promise bool) (found *a
 	return found, false, nil
 }
 
-// openSized opens a file that must have size bytes; errDamaged if it has not.
-func openSized(path string, size int64) (*os.File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && info.Size() != size {
-		err = fmt.Errorf("the file has %d bytes, want %d: %w", info.Size(), size, errDamaged)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
 var errDamaged = errors.New("damaged")
 
 // examine reads a blob's file and says what is wrong with it: nil if it is
@@ -376,15 +349,6 @@ func (st *store) examine(d digest.Digest, size int64, spend func(int) error) err
 	}
 	return err
 }
-
-// hasShard reports whether the directory is there in which d has its own. If
-// not, it is the disk that is missing, and not the blob.
-func (st *store) hasShard(d digest.Digest) bool {
-	_, err := os.Stat(st.shardDir(d))
-	return err == nil
-}
-
-func (st *store) shardDir(d digest.Digest) string { return filepath.Dir(filepath.Dir(st.path(d))) }
 
 // quarantine takes a blob out of service if its file is indeed not what the row
 // says, which it finds out by reading it: a push may have repaired it since it
@@ -432,22 +396,11 @@ func (st *store) putAside(d digest.Digest) error {
 	return st.syncDir(filepath.Dir(aside))
 }
 
-// aside is where a damaged file is kept.
-func (st *store) aside(d digest.Digest) string {
-	return filepath.Join(st.arrivals, "quarantine", d.Algorithm().String()+"-"+d.Encoded())
-}
-
 // hasBlob reports whether there is a row for the blob.
 func (st *store) hasBlob(d digest.Digest) bool {
 	var n int
 	err := st.get(`SELECT count(*) FROM blob WHERE digest = ?`, []any{d}, &n)
 	return err != nil || n > 0
-}
-
-// path is where a blob's bytes are. d is valid, so the path stays inside.
-func (st *store) path(d digest.Digest) string {
-	hex := d.Encoded()
-	return filepath.Join(st.dir, "blobs", d.Algorithm().String(), hex[:2], hex, "data")
 }
 
 // mountBlob makes a blob of the repository from visible in repository. The

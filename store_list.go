@@ -52,33 +52,6 @@ func (st *store) listRepositories(last string, n int, visible func(name string) 
 	return names, false, nil
 }
 
-// page runs a query for n+1 strings, and returns n of them and whether there
-// was one more. The result is not nil.
-func (st *store) page(n int, query string, args ...any) (list []string, more bool, err error) {
-	if n == 0 {
-		return []string{}, false, nil
-	}
-	s, err := st.read(query)
-	if err != nil {
-		return nil, false, err
-	}
-	rows, err := s.Query(append(args, n+1)...)
-	if err != nil {
-		return nil, false, err
-	}
-	list, err = collect(rows, scanOne[string])
-	if err != nil {
-		return nil, false, err
-	}
-	if len(list) > n {
-		return list[:n], true, nil
-	}
-	if list == nil {
-		list = []string{}
-	}
-	return list, false, nil
-}
-
 // A referrer is an entry of the referrers list: a descriptor.
 type referrer struct {
 	MediaType    string          `json:"mediaType"`

@@ -136,3 +136,89 @@ func (st *store) lookForShards(db *sql.DB) error {
 	}
 	return nil
 }
+
+// A shard is the directory of the blobs whose digests begin alike.
+type shard struct {
+	algorithm digest.Algorithm
+	prefix    string
+}
+
+// shards are all there can be, in the order of digests.
+func shards() (list []shard) {
+	for _, algorithm := range algorithms {
+		for i := range 256 {
+			list = append(list, shard{algorithm, fmt.Sprintf("%02x", i)})
+		}
+	}
+	return list
+}
+
+type blobRow struct {
+	digest  digest.Digest
+	size    int64
+	damaged bool
+}
+
+// from and to are what a shard's digests are between.
+func (s shard) from() string { return s.algorithm.String() + ":" + s.prefix }
+
+func (s shard) to() string { return s.from() + "g" }
+
+const blobsInShard = `SELECT digest, size, damaged IS NOT NULL FROM blob WHERE digest >= ? AND digest < ? ORDER BY digest`
+
+func scanBlobRow(rows *sql.Rows) (b blobRow, err error) {
+	err = rows.Scan(&b.digest, &b.size, &b.damaged)
+	return b, err
+}
+
+// blobsIn returns the rows of a shard, in order.
+func (st *store) blobsIn(s shard) ([]blobRow, error) {
+	return column(st, scanBlobRow, blobsInShard, s.from(), s.to())
+}
+
+// strangersIn returns the files of a shard that belong to nothing, relative to
+// the data directory. rows are the shard's.
+func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err error) {
+	known := make(map[string]bool, len(rows))
+	for _, b := range rows {
+		known[b.digest.Encoded()] = true
+	}
+	dir := filepath.Join("blobs", s.algorithm.String(), s.prefix)
+	entries, err := os.ReadDir(filepath.Join(st.dir, dir))
+	if len(rows) == 0 && errors.Is(err, fs.ErrNotExist) && exists(st.blobsDir(s.algorithm)) {
+		return nil, nil // they are made when they are needed
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if !e.IsDir() {
+			strangers = append(strangers, path)
+			continue
+		}
+		files, err := os.ReadDir(filepath.Join(st.dir, path))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, f := range files {
+			path := filepath.Join(path, f.Name())
+			if f.Name() == "data" {
+				d := digest.NewDigestFromEncoded(s.algorithm, e.Name())
+				if known[e.Name()] {
+					continue
+				}
+				if d.Validate() == nil && st.path(d) == filepath.Join(st.dir, path) {
+					unlock := st.digests.lock(d.String())
+					ownerless := st.ownerless(d)
+					unlock()
+					if !ownerless {
+						continue
+					}
+				}
+			}
+			strangers = append(strangers, path)
+		}
+	}
+	return strangers, nil
+}

@@ -357,11 +357,3 @@ func (st *store) syncRow(x unsyncedRow) error {
 	}
 	return nil
 }
-
-func (st *store) syncPath(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(st.syncData(f), f.Close())
-}

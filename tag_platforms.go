@@ -32,7 +32,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"mime"
 	"net/http"
 	"regexp"
 	"slices"
@@ -195,8 +194,6 @@ func (st *store) platformOf(repository string, m *manifest) (string, error) {
 	out, err := json.Marshal(p)
 	return string(out), err
 }
-
-func isIndex(mediaType string) bool { return mediaType == typeOCIIndex || mediaType == typeDockerList }
 
 // attestedImage returns the one image in an index whose other members all say that
 // they are attestations; "" if it is not of that kind.
@@ -372,26 +369,6 @@ func parseIndex(body []byte) ([]member, error) {
 // defaultPlatform is what a client gets that takes no index: Docker's registry
 // does the same.
 var defaultPlatform = platform{OS: "linux", Architecture: "amd64"}
-
-// takesIndex reports whether a client says that it can read an index, or says
-// nothing.
-func takesIndex(accept []string) bool {
-	said := false
-	for _, value := range accept {
-		for part := range strings.SplitSeq(value, ",") {
-			mediaType, _, err := mime.ParseMediaType(part)
-			if err != nil {
-				continue
-			}
-			said = true
-			switch mediaType {
-			case typeOCIIndex, typeDockerList, "*/*", "application/*":
-				return true
-			}
-		}
-	}
-	return !said
-}
 
 // forOnePlatform returns the member of an index of the registry's for a client that
 // takes no index.

@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -167,25 +166,4 @@ func (w *watched[T]) problem() error {
 		return fmt.Errorf("%s: %w", strings.Join(w.files, ", "), err)
 	}
 	return nil
-}
-
-// readFile reads a file of people's, whose size is bounded.
-func readFile(path string) (text []byte, info fs.FileInfo, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		if _, e := os.Lstat(path); e == nil && errors.Is(err, fs.ErrNotExist) {
-			// A link to a disk that is not there yet, say: that is not no file.
-			err = fmt.Errorf("%s is a link to what is not there", path)
-		}
-		return nil, nil, err
-	}
-	defer f.Close()
-	if info, err = f.Stat(); err != nil {
-		return nil, nil, err
-	}
-	text, err = io.ReadAll(io.LimitReader(f, maxWatched+1))
-	if err == nil && len(text) > maxWatched {
-		err = fmt.Errorf("longer than %s", size(maxWatched))
-	}
-	return text, info, err
 }

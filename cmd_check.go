@@ -1,0 +1,78 @@
+// `berth check`: the findings of a check (check.go), for people.
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+)
+
+// A checkAnswer is a report for programs.
+type checkAnswer struct {
+	Repositories int      `json:"repositories"`
+	Manifests    int      `json:"manifests"`
+	Tags         int      `json:"tags"`
+	Blobs        int      `json:"blobs"`
+	Bytes        int64    `json:"bytes"` // of blobs
+	Uploads      int      `json:"uploads"`
+	Wrong        []string `json:"wrong"`
+	Damaged      []string `json:"damaged"`
+	LeftOver     []string `json:"leftOver"`
+}
+
+// checkCommand is `berth check`.
+func checkCommand(ctx context.Context, st *store, o options, out *console) error {
+	r, err := st.checkWithProgress(ctx, o.Deep, out)
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		wrong := []string{}
+		for _, f := range r.findings {
+			wrong = append(wrong, f.problem)
+		}
+		if err := out.json(checkAnswer{r.repositories, r.manifests, r.tags, r.blobs, r.bytes, r.uploads,
+			wrong, append([]string{}, r.damaged...), append([]string{}, r.rubbish...)}); err != nil {
+			return err
+		}
+		out = newConsole(io.Discard, false)
+	}
+	out.printf("%s, %s, %s, %s with %s, %s\n", count(r.repositories, "repository"), count(r.manifests, "manifest"),
+		count(r.tags, "tag"), count(r.blobs, "blob"), size(r.bytes), count(r.uploads, "open upload"))
+	for _, path := range r.rubbish {
+		out.printf("left over, not served, may be removed: %s\n", path)
+	}
+	for _, what := range r.damaged {
+		out.printf("DAMAGED: %s\n", what)
+	}
+	for _, f := range r.findings {
+		out.printf("WRONG: %s\n", f.problem)
+	}
+	switch n := len(r.findings); {
+	case n > 0:
+		return fmt.Errorf("%s found wrong; `berth repair` puts in order what can be, and says what to push again", count(n, "thing"))
+	case len(r.damaged) > 0:
+		return fmt.Errorf("%s out of service; push the images again, or delete them", count(len(r.damaged), "thing"))
+	case o.Deep:
+		out.printf("all is well\n")
+	default:
+		out.printf("all is well (the blobs' bytes were not read; --deep does)\n")
+	}
+	return nil
+}
+
+// checkWithProgress is check that tells how far it has come.
+func (st *store) checkWithProgress(ctx context.Context, deep bool, out *console) (*report, error) {
+	var total int64
+	if err := st.get(`SELECT bytes FROM total`, nil, &total); err != nil {
+		return nil, err
+	}
+	read := func(int64) {}
+	if deep {
+		p := out.progress("reading", total)
+		defer p.end()
+		read = p.add
+	}
+	return st.check(ctx, deep, read)
+}

@@ -1,0 +1,57 @@
+// `berth gc`: collects what is due, or tells what a collection would remove (gc_plan.go).
+
+package main
+
+import (
+	"context"
+)
+
+// gcCommand is `berth gc`.
+func gcCommand(ctx context.Context, st *store, o options, out *console) error {
+	g := st.graces()
+	if o.Now {
+		g = st.gracesNow()
+	}
+	var c tally
+	var list []doomed
+	var err error
+	verb := "removed"
+	if o.DryRun {
+		verb = "would remove"
+		c, err = st.plan(ctx, g, true, func(d doomed) error {
+			// Not printed yet: the snapshot must not wait for who reads.
+			list = append(list, d)
+			return nil
+		})
+	} else if st.writer == nil {
+		return errReadOnlyDisk
+	} else {
+		c, err = st.collect(ctx, g)
+	}
+	if err != nil {
+		return err
+	}
+	if o.JSON {
+		return out.json(struct {
+			tally
+			Items []doomed `json:"items,omitempty"`
+		}{c, list})
+	}
+	for _, d := range list {
+		out.printf("%-8s  %10s  %s  %s\n", d.Kind, size(d.Bytes), d.name(), d.Why)
+	}
+	out.printf("%s %s, %s with %s, %s with %s\n", verb, count(c.Manifests, "manifest"), count(c.Blobs, "blob"), size(c.Bytes), count(c.Uploads, "upload"), size(c.Uploaded))
+	if c.Promised > 0 {
+		out.printf("kept %s that a client was told of in the last half hour, or may have been before the start: a push may need it\n", count(c.Promised, "thing"))
+	}
+	if !o.Now {
+		f, err := st.figures(ctx)
+		if err != nil {
+			return err
+		}
+		if f.InGrace.Bytes > 0 {
+			out.printf("another %s will go when its grace is over, or with --now\n", size(f.InGrace.Bytes))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,73 @@
+// `berth retain`: what the rules of retention would drop and why (tag_retain.go), or do drop.
+
+package main
+
+import (
+	"context"
+)
+
+// retainCommand is `berth retain [NAME] [--explain]`.
+func retainCommand(ctx context.Context, st *store, o options, out *console) error {
+	name := ""
+	if len(o.Args) > 0 {
+		var err error
+		if name, err = parseName(o.Args[0]); err != nil {
+			return err
+		}
+	}
+	list, err := st.explainRetention(ctx, name)
+	if err != nil {
+		return err
+	}
+	dropped := 0
+	if !o.Explain {
+		if st.writer == nil {
+			return errReadOnlyDisk
+		}
+		if _, dropped, err = st.retain(ctx, name); err != nil {
+			return err
+		}
+	}
+	if o.JSON {
+		if list == nil {
+			list = []explainedRepository{}
+		}
+		return out.json(list)
+	}
+	var drops int
+	var frees int64
+	for _, x := range list {
+		drops, frees = drops+x.Drops, frees+x.Frees
+		if o.Explain {
+			x.print(out)
+		}
+	}
+	switch {
+	case len(list) == 0:
+		out.printf("there are no rules of retention; [[retain]] in policy.toml makes some\n")
+	case o.Explain:
+		out.printf("%s would go, which frees %s once their grace is over\n", count(drops, "tag"), size(frees))
+	default:
+		out.printf("%s dropped, which frees %s once their grace is over; `berth log` shows them, and `berth undo` brings them back\n",
+			count(dropped, "tag"), size(frees))
+	}
+	return nil
+}
+
+// print explains for people.
+func (x *explainedRepository) print(out *console) {
+	out.printf("%s\n", x.Repository)
+	for _, rule := range x.Rules {
+		out.printf("  %s\n", rule)
+	}
+	table := out.table("TAG", "", "FREES", "RULE", "WHY")
+	for _, e := range x.Tags {
+		does, frees := "keep", ""
+		if !e.Keep {
+			does, frees = "drop", size(e.Frees)
+		}
+		table.row(e.Tag, does, frees, e.Rule, e.Why)
+	}
+	table.end()
+	out.printf("\n")
+}

@@ -1,0 +1,209 @@
+// `berth token`: robot tokens are made, listed and revoked (auth_robots.go).
+//
+// A token's text is printed once, when it is made.
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// tokenCommand is `berth token create|list|revoke`.
+func tokenCommand(ctx context.Context, st *store, o options, out *console) error {
+	verb := ""
+	if len(o.Args) > 0 {
+		verb = o.Args[0]
+	}
+	switch {
+	case verb == "create":
+		name := ""
+		if len(o.Args) == 2 {
+			name = o.Args[1]
+		}
+		return st.createRobot(name, o, out)
+	case verb == "list" && len(o.Args) == 1:
+		return st.tellRobots(o.JSON, out)
+	case verb == "revoke" && len(o.Args) == 2:
+		return st.revokeRobot(o.Args[1], out)
+	}
+	return errors.New("token: say create [NAME] --repo PATTERN --allow ACTION, list, or revoke NAME")
+}
+
+func (st *store) createRobot(name string, o options, out *console) error {
+	var err error
+	b := &robot{created: time.Now()}
+	if b.repositories, err = parseRepositories(splitList(o.Repo)); err != nil {
+		return fmt.Errorf("--repo: %w", err)
+	}
+	if b.allow, err = parseActions(splitList(o.Allow)); err != nil {
+		return fmt.Errorf("--allow: %w", err)
+	}
+	life, err := parseLife(o.Expires)
+	if err != nil {
+		return fmt.Errorf("--expires: %w", err)
+	}
+	if life > 0 {
+		b.expires = b.created.Add(life)
+	}
+	b.id = strings.ToLower(rand.Text()[:8])
+	if b.name = name; name == "" {
+		b.name = "token-" + b.id
+	}
+	if err := checkUserName(b.name); err != nil {
+		return fmt.Errorf("the token's name: %w", err)
+	}
+	var secret [32]byte
+	rand.Read(secret[:])
+	text := base64.RawURLEncoding.EncodeToString(secret[:])
+	sum := sha256.Sum256([]byte(text))
+	b.secret = sum[:]
+	err = st.update(func(t *tx) error {
+		var taken bool
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM token WHERE name = ?)`, []any{b.name}, &taken); err != nil {
+			return err
+		}
+		if taken {
+			return fmt.Errorf("there is a token %s already", b.name)
+		}
+		var expires any
+		if !b.expires.IsZero() {
+			expires = b.expires.Unix()
+		}
+		_, err := t.exec(`INSERT INTO token (id, name, secret, repositories, allow, created, expires, used) VALUES (?, ?, ?, ?, ?, ?, ?, 0)`,
+			b.id, b.name, b.secret, strings.Join(b.repositories.text, " "), strings.Join(b.allow.words(), " "), b.created.Unix(), expires)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	st.robots.mu.Lock()
+	st.robots.byID[b.id] = b
+	st.robots.mu.Unlock()
+	st.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", b.life())
+	secretText := "berth_" + b.id + "_" + text
+	if o.JSON {
+		return out.json(struct {
+			robotEntry
+			Secret string `json:"secret"`
+		}{b.entry(), secretText})
+	}
+	out.printf("%s\n\nThis is shown once. It may %s in %s, and is good until %s.\nUse it as the password:  docker login -u %s HOST:PORT\n",
+		secretText, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", "), b.life(), b.name)
+	if st.open != nil && st.open() {
+		out.printf("\nThis registry is open to everybody, with or without a token, until it has a user: berth user add NAME\n")
+	}
+	return nil
+}
+
+// life says until when a token is good.
+func (b *robot) life() string {
+	if b.expires.IsZero() {
+		return "revoked"
+	}
+	return b.expires.UTC().Format("2006-01-02 15:04 MST")
+}
+
+// A robotEntry is a robot token as it is listed.
+type robotEntry struct {
+	Name         string     `json:"name"`
+	ID           string     `json:"id"`
+	Allow        []string   `json:"allow"`
+	Repositories []string   `json:"repositories"`
+	Created      time.Time  `json:"created"`
+	Expires      *time.Time `json:"expires"`  // null for never
+	LastUsed     *time.Time `json:"lastUsed"` // null for never
+	Expired      bool       `json:"expired"`
+}
+
+func (b *robot) entry() robotEntry {
+	e := robotEntry{Name: b.name, ID: b.id, Allow: b.allow.words(), Repositories: b.repositories.text,
+		Created: b.created.UTC().Truncate(time.Second), Expired: b.expired(time.Now())}
+	if !b.expires.IsZero() {
+		at := b.expires.UTC().Truncate(time.Second)
+		e.Expires = &at
+	}
+	if used := b.used.Load(); used != 0 {
+		at := time.Unix(used, 0).UTC()
+		e.LastUsed = &at
+	}
+	return e
+}
+
+func (st *store) tellRobots(asJSON bool, out *console) error {
+	list := []robotEntry{}
+	for _, b := range st.listRobots() {
+		list = append(list, b.entry())
+	}
+	if asJSON {
+		return out.json(list)
+	}
+	if len(list) == 0 {
+		out.printf("There are no tokens.\n")
+		return nil
+	}
+	out.printf("%-20s %-24s %-24s %-12s %s\n", "NAME", "ALLOW", "REPOSITORIES", "EXPIRES", "LAST USED")
+	for _, e := range list {
+		expires, used := "never", "never"
+		if e.Expires != nil {
+			expires = e.Expires.Format(time.DateOnly)
+		}
+		if e.Expired {
+			expires = "expired"
+		}
+		if e.LastUsed != nil {
+			used = e.LastUsed.Format("2006-01-02 15:04")
+		}
+		out.printf("%-20s %-24s %-24s %-12s %s\n", e.Name, strings.Join(e.Allow, ","), strings.Join(e.Repositories, ","), expires, used)
+	}
+	return nil
+}
+
+func (st *store) revokeRobot(name string, out *console) error {
+	var id string
+	err := st.update(func(t *tx) error {
+		err := t.get(`DELETE FROM token WHERE name = ?1 OR id = ?1 RETURNING id, name`, []any{name}, &id, &name)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("there is no token %q", name)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	st.robots.mu.Lock()
+	delete(st.robots.byID, id)
+	st.robots.mu.Unlock()
+	st.forgetOwners()
+	st.audit("token revoked", "token", name)
+	out.printf("token %s revoked; it is worth nothing from now on\n", name)
+	return nil
+}
+
+// splitList reads a flag that may have several values, with commas.
+func splitList(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' })
+}
+
+// parseLife reads a time span in days (90d), or as the other flags; 0 is never.
+func parseLife(text string) (time.Duration, error) {
+	if text == "never" {
+		return 0, nil
+	}
+	var days int
+	if n, err := fmt.Sscanf(text, "%dd", &days); n == 1 && err == nil && fmt.Sprintf("%dd", days) == text && days > 0 && days < 36500 {
+		return time.Duration(days) * 24 * time.Hour, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%q is not a time span; use for example 90d, 12h or never", text)
+	}
+	return d, nil
+}

@@ -1,0 +1,314 @@
+// `berth user`: the htpasswd file, edited (auth_users.go).
+//
+// The command edits the file itself, with or without a server; a server that runs reads it again.
+// What it does not understand in the file stays as it is.
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/term"
+)
+
+// userCommand is `berth user add|passwd|remove NAME` and `berth user list`. It
+// works on the file, whether there is a server or not.
+func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error {
+	if len(cfg.Args) == 0 {
+		return errors.New("user: say add, passwd, remove or list")
+	}
+	verb, names := cfg.Args[0], cfg.Args[1:]
+	if want := map[string]int{"add": 1, "passwd": 1, "remove": 1, "list": 0}; len(names) != want[verb] {
+		return fmt.Errorf("user %s: name one user", verb)
+	}
+	auth := cfg.recallFiles()
+	file := &userFile{path: auth.usersPath(cfg.dir), policy: auth.policyPath(cfg.dir)}
+	if err := file.read(); err != nil {
+		return err
+	}
+	known := len(names) > 0 && file.users[names[0]] != ""
+	switch verb {
+	case "list":
+		return file.list(stdout, cfg.JSON)
+	case "add":
+		if err := checkUserName(names[0]); err != nil {
+			return err
+		}
+		if known {
+			return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` gives a new password", names[0])
+		}
+		// A policy is begun only where the server will look for it.
+		starter := cfg.auth.usersFile == "" || cfg.auth.policyFile != "" || cfg.given["data"]
+		if err := file.add(ctx, names[0], starter, stdin, stdout); err != nil {
+			return err
+		}
+		if !exists(filepath.Join(cfg.dir, "berth.db")) {
+			fmt.Fprintf(stdout, "There is no registry in %s yet; berth --data %[1]s begins one.\n", cfg.dir)
+		}
+		return nil
+	case "passwd", "remove":
+		if !known {
+			return fmt.Errorf("there is no user %q in %s", names[0], file.path)
+		}
+		if verb == "passwd" {
+			return file.change(ctx, names[0], stdin, stdout)
+		}
+		return file.remove(names[0], stdout)
+	}
+	return fmt.Errorf("user: %q is not add, passwd, remove or list", verb)
+}
+
+// A userFile is the htpasswd file as a text that is edited by lines, so that
+// comments and what others wrote stay.
+type userFile struct {
+	path, policy string
+	exists       bool
+	lines        []string
+	users        users
+	bad          []int // lines that are nobody's
+}
+
+func (f *userFile) read() error {
+	*f = userFile{path: f.path, policy: f.policy}
+	text, _, err := readFile(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the users: %w", err)
+	}
+	f.exists = true
+	f.users, f.bad = parseUsers(text)
+	f.lines = strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+	if len(text) == 0 {
+		f.lines = nil
+	}
+	return nil
+}
+
+// set gives a user a password's hash; "" takes the user away. It reads the file
+// again: a password takes its time to type.
+func (f *userFile) set(name, hash string) error {
+	if err := f.read(); err != nil {
+		return err
+	}
+	isTheirs := func(line string) bool {
+		other, _, _ := strings.Cut(strings.TrimSpace(line), ":")
+		return other == name
+	}
+	switch at := slices.IndexFunc(f.lines, isTheirs); {
+	case hash == "":
+		f.lines = slices.DeleteFunc(f.lines, isTheirs)
+	case at >= 0: // and one line alone: of several the last holds here, and the first for others
+		f.lines[at] = name + ":" + hash
+		f.lines = append(f.lines[:at+1], slices.DeleteFunc(f.lines[at+1:], isTheirs)...)
+	default:
+		f.lines = append(f.lines, name+":"+hash)
+	}
+	text := strings.Join(f.lines, "\n")
+	if text != "" {
+		text += "\n"
+	}
+	err := replaceFile(f.path, []byte(text))
+	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		if e := rewriteInPlace(f.path, text, func(string) {}); !errors.Is(e, fs.ErrNotExist) {
+			err = e
+		}
+	}
+	if err != nil {
+		return err
+	}
+	f.users, _ = parseUsers([]byte(text))
+	return nil
+}
+
+func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.Reader, stdout io.Writer) error {
+	hash, err := askPassword(ctx, name, stdin, stdout)
+	if err != nil {
+		return err
+	}
+	first := !f.exists
+	if _, _, err := readFile(f.policy); first && starter && errors.Is(err, fs.ErrNotExist) {
+		// Before the users, so that the first is never less than what is promised.
+		if err := replaceFile(f.policy, fmt.Appendf(nil, starterPolicy, name)); err != nil {
+			return err
+		}
+		fmt.Fprintf(stdout, "%s is the administrator. Who may do what stands in %s.\n", name, f.policy)
+	}
+	if err := f.set(name, hash); err != nil {
+		return err
+	}
+	if first {
+		fmt.Fprintf(stdout, "From now on this registry wants a password: docker login -u %s HOST:PORT\n", name)
+	}
+	fmt.Fprintf(stdout, "user %s added\n", name)
+	return f.findAdministrator(stdout)
+}
+
+// findAdministrator tells if nobody is one.
+func (f *userFile) findAdministrator(stdout io.Writer) error {
+	p, err := f.rules()
+	if err != nil {
+		return err
+	}
+	for name := range f.users {
+		if p.rights(person{name}, "")&mayAdmin != 0 {
+			return nil
+		}
+	}
+	fmt.Fprintf(stdout, "None of the users is an administrator; %s says who may do what.\n", f.policy)
+	return nil
+}
+
+// rules are those in force.
+func (f *userFile) rules() (*policy, error) {
+	text, _, err := readFile(f.policy)
+	if errors.Is(err, fs.ErrNotExist) {
+		return defaultPolicy(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	p, err := parsePolicy(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.policy, err)
+	}
+	return p, nil
+}
+
+func (f *userFile) change(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) error {
+	hash, err := askPassword(ctx, name, stdin, stdout)
+	if err != nil {
+		return err
+	}
+	if err := f.read(); err != nil {
+		return err
+	}
+	if _, ok := f.users[name]; !ok {
+		return fmt.Errorf("user %s was removed meanwhile", name)
+	}
+	if err := f.set(name, hash); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "user %s has a new password; whoever is logged in with the old one is logged out\n", name)
+	return nil
+}
+
+func (f *userFile) remove(name string, stdout io.Writer) error {
+	if err := f.set(name, ""); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "user %s removed\n", name)
+	if len(f.users) == 0 {
+		fmt.Fprintf(stdout, "Now nobody can log in. (To have a registry that is open to everybody, remove %s and %s, and restart with --open.)\n", f.path, f.policy)
+		return nil
+	}
+	return f.findAdministrator(stdout)
+}
+
+func (f *userFile) list(stdout io.Writer, asJSON bool) error {
+	p, err := f.rules()
+	if err != nil {
+		return err
+	}
+	type entry struct {
+		Name          string   `json:"name"`
+		Administrator bool     `json:"administrator"`
+		Groups        []string `json:"groups"`
+	}
+	list := []entry{}
+	for _, name := range slices.Sorted(maps.Keys(f.users)) {
+		list = append(list, entry{name, p.rights(person{name}, "")&mayAdmin != 0, append([]string{}, p.groupsOf(name)...)})
+	}
+	if asJSON {
+		return newConsole(stdout, false).json(list)
+	}
+	if !f.exists {
+		fmt.Fprintln(stdout, "There are no users: whoever reaches this registry may do everything. `berth user add NAME` makes the first.")
+	}
+	if len(f.bad) > 0 {
+		fmt.Fprintf(stdout, "Lines of %s that are not NAME:BCRYPT-HASH, with which nobody can log in: %v\n", f.path, f.bad)
+	}
+	for _, e := range list {
+		about := strings.Join(e.Groups, ", ")
+		if e.Administrator {
+			about = strings.TrimSuffix("administrator, "+about, ", ")
+		}
+		fmt.Fprintf(stdout, "%-20s %s\n", e.Name, about)
+	}
+	return nil
+}
+
+// askPassword gets a new password, from a terminal without showing it, and twice,
+// or as the first line of stdin; and returns its hash.
+func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (hash string, err error) {
+	var password string
+	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		ask := func(prompt string) (string, error) {
+			fmt.Fprint(stdout, prompt)
+			typed, err := readPassword(ctx, int(f.Fd()))
+			fmt.Fprintln(stdout)
+			return typed, err
+		}
+		if password, err = ask("Password for " + name + ": "); err != nil {
+			return "", err
+		}
+		again, err := ask("Again: ")
+		if err != nil {
+			return "", err
+		}
+		if again != password {
+			return "", errors.New("the two passwords differ")
+		}
+	} else {
+		line, err := bufio.NewReader(io.LimitReader(stdin, 64<<10)).ReadString('\n')
+		if err != nil && err != io.EOF {
+			return "", fmt.Errorf("reading the password: %w", err)
+		}
+		password = strings.TrimRight(line, "\r\n")
+	}
+	switch {
+	case password == "":
+		return "", errors.New("no password: type one, or give it as a line on standard input")
+	case len(password) > 72:
+		return "", errors.New("a password may have 72 bytes: bcrypt ignores the rest")
+	}
+	b, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
+	return string(b), err
+}
+
+// readPassword reads a line from a terminal without showing it. When ctx ends, by
+// a ctrl-C as a rule, the terminal is as it was.
+func readPassword(ctx context.Context, fd int) (string, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	type line struct {
+		text []byte
+		err  error
+	}
+	typed := make(chan line, 1)
+	go func() { // ends with the process, if nobody types any more
+		text, err := term.ReadPassword(fd)
+		typed <- line{text, err}
+	}()
+	select {
+	case l := <-typed:
+		return string(l.text), l.err
+	case <-ctx.Done():
+		return "", errors.Join(errors.New("given up"), term.Restore(fd, before))
+	}
+}

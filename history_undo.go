@@ -1,0 +1,333 @@
+// The way back: undo of a change, step by step.
+//
+// A step is undone only if nothing later stands on it. An undo is a change itself, so it can be
+// undone too.
+
+package main
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// restoreGrace is how long what was deleted can be restored.
+func (st *store) restoreGrace() time.Duration { return st.graces().manifest }
+
+// undo puts back what was before a change, all of it or nothing, and returns what
+// it did. A repository may come back under another name. The error says what is in
+// the way.
+func (st *store) undo(number int64, as string, by author) (did []step, err error) {
+	rules, err := st.rulesNow()
+	if err != nil {
+		return nil, err
+	}
+	defer st.wakeJanitor()
+	err = st.updateKnowing(func(t *tx) error {
+		did = nil
+		steps, err := list(t, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n DESC`, number)
+		if err != nil {
+			return err
+		}
+		if len(steps) == 0 {
+			return errChangeUnknown.saying("there is no change %d", number)
+		}
+		u := &undoing{tx: t, st: st, rules: rules, number: number, as: as, all: steps, skipped: make(map[string]bool), c: by.change("undo", fmt.Sprintf("of %d", number))}
+		for _, s := range steps {
+			if err := u.step(s.step); err != nil {
+				return err
+			}
+		}
+		for _, follow := range u.moved {
+			if err := follow(); err != nil {
+				return err
+			}
+		}
+		if len(u.did) == 0 {
+			return errCannotUndo.saying("change %d is undone already, or nothing is left of it", number)
+		}
+		did = u.did
+		return nil
+	})
+	if err == nil {
+		notify(st.tagged)
+	}
+	return did, err
+}
+
+// An undoing is one under way.
+type undoing struct {
+	*tx
+	st     *store
+	rules  *tagRules
+	number int64    // of what is undone,
+	all    []record // and its steps
+	as     string
+	c      *change
+	did    []step
+
+	skipped map[string]bool // indexes that have changed since: they follow what moves
+	moved   []func() error  // which is done at the end
+}
+
+// step takes one step back.
+func (u *undoing) step(s step) error {
+	if s.isRepository() {
+		return u.repository(s)
+	}
+	if u.as != "" {
+		return errCannotUndo.saying("only a whole repository can come back under another name")
+	}
+	repo, err := u.findRepository(s.repository)
+	if errors.Is(err, errNameUnknown) && s.old == "" {
+		return nil // what was added has gone
+	}
+	if errors.Is(err, errNameUnknown) {
+		return errCannotUndo.saying("%s is not there any more: it was deleted, or the grace of what was in it is over", s.repository)
+	}
+	if err != nil {
+		return err
+	}
+	if s.tag != "" {
+		return u.tag(repo, s)
+	}
+	return u.manifest(repo, s)
+}
+
+// tag puts a tag back to where it was.
+func (u *undoing) tag(repo repository, s step) error {
+	name := s.repository + ":" + s.tag
+	is, err := u.findTag(repo.id, s.tag)
+	if err != nil {
+		return err
+	}
+	switch {
+	case is.digest == digest.Digest(s.old):
+		return nil
+	case is.digest != digest.Digest(s.new) && u.remade(s):
+		u.skipped[s.tag] = true
+		return nil
+	case is.digest != digest.Digest(s.new):
+		last, err := u.lastChange(s.repository, s.tag)
+		if err != nil {
+			return err
+		}
+		return errCannotUndo.saying("%s has moved since, by change %d: undo that first", name, last)
+	}
+	var was target
+	if s.old != "" {
+		was, err = u.findTarget(repo.id, digest.Digest(s.old))
+		if errors.Is(err, sql.ErrNoRows) {
+			was, err = u.showIndex(u.st, repo, digest.Digest(s.old))
+		}
+		if err != nil {
+			return err
+		}
+		if was.id == 0 {
+			return errCannotUndo.saying("%s: %s is not there any more, its grace is over or it was deleted", name, s.old)
+		}
+		was.made = s.made&1 != 0
+	}
+	if rule := u.rules.immutableBy(s.repository, s.tag); rule != nil && is.id != 0 && !u.c.force {
+		return immutableError(s.repository, s.tag, rule)
+	}
+	if is.id != 0 && was.id != 0 && !u.c.overwrite {
+		return errDenied.saying("%s would move; you may delete, but not overwrite", name)
+	}
+	if err := u.moveTag(u.c, repo, s.tag, is, was); err != nil {
+		return err
+	}
+	if was.id != 0 {
+		// Else retention would take it again in an hour.
+		until := u.clock + int64(u.st.restoreGrace()/time.Second)
+		if _, err := u.exec(`UPDATE tag SET spared = ? WHERE repository = ? AND name = ?`, until, repo.id, s.tag); err != nil {
+			return err
+		}
+	}
+	u.did = append(u.did, step{s.repository, s.tag, s.new, s.old, 0})
+	u.moved = append(u.moved, func() error {
+		if !u.skipped[baseOf(s.tag)] {
+			return nil
+		}
+		p := &pushing{tx: u.tx, rules: u.rules, c: u.c, repo: repo}
+		return p.rebase(s.tag, is, was)
+	})
+	return nil
+}
+
+// remade reports whether a step was no more than the registry's index of another tag
+// that the change has moved, and will be again.
+func (u *undoing) remade(s step) bool {
+	return s.made != 0 && u.rules.indexedBy(s.repository, s.tag, fromSuffix) != nil &&
+		slices.ContainsFunc(u.all, func(r record) bool { return baseOf(r.tag) == s.tag })
+}
+
+// manifest restores a manifest that was deleted, or deletes one that was restored.
+func (u *undoing) manifest(repo repository, s step) error {
+	d := digest.Digest(s.old + s.new)
+	name := s.repository + "@" + d.String()
+	var id int64
+	var deleted bool
+	err := u.get(`SELECT id, deleted IS NOT NULL FROM manifest WHERE repository = ? AND digest = ?`, []any{repo.id, d}, &id, &deleted)
+	if errors.Is(err, sql.ErrNoRows) {
+		if s.old == "" {
+			return nil
+		}
+		return errCannotUndo.saying("%s is not there any more: its grace is over", name)
+	}
+	if err != nil || deleted == (s.old == "") {
+		return err
+	}
+	if s.old == "" {
+		var user string
+		err := u.get(`SELECT 'tag ' || name FROM tag WHERE manifest = ?1
+			UNION ALL SELECT 'index ' || p.digest FROM names n JOIN manifest p ON p.id = n.manifest AND p.deleted IS NULL
+				WHERE n.repository = ?2 AND n.digest = ?3 AND NOT ?4 LIMIT 1`, []any{id, repo.id, d, u.st.sparse}, &user)
+		if err == nil {
+			return errCannotUndo.saying("%s is used since, by the %s: delete that first", name, user)
+		}
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := u.hideManifest(u.c, repo, id, d); err != nil {
+			return err
+		}
+		u.did = append(u.did, step{repository: s.repository, old: d.String()})
+		return nil
+	}
+	missing, err := list(u.tx, scanOne[string], `SELECT n.digest FROM names n WHERE n.manifest = ?1
+		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = n.repository AND m.digest = n.digest AND m.deleted IS NOT NULL)`, id)
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		return errCannotUndo.saying("%s has the member %s, which was deleted too: undo that first", name, missing[0])
+	}
+	if whole, err := u.st.complete(u.tx, id); err != nil {
+		return err
+	} else if !whole {
+		return errCannotUndo.saying("%s has members that are not there any more: their grace is over", name)
+	}
+	if err := u.showManifest(u.c, repo, id, d); err != nil {
+		return err
+	}
+	u.did = append(u.did, step{repository: s.repository, new: d.String()})
+	return nil
+}
+
+// complete reports whether all members of an index are there.
+func (st *store) complete(t *tx, id int64) (bool, error) {
+	if st.sparse {
+		return true, nil
+	}
+	var repo int64
+	var d digest.Digest
+	var mediaType string
+	var body []byte
+	if err := t.get(`SELECT repository, digest, media_type, body FROM manifest WHERE id = ?`, []any{id}, &repo, &d, &mediaType, &body); err != nil {
+		return false, err
+	}
+	m, err := parseManifest(body, mediaType, d)
+	if err != nil || examineManifest(d, body) != nil {
+		return true, nil // its bytes cannot tell; check does
+	}
+	for _, child := range m.children {
+		var there bool
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2 AND deleted IS NULL)
+			OR EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2)`, []any{repo, child}, &there); err != nil || !there {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// repository brings a repository back, or takes it away again.
+func (u *undoing) repository(s step) error {
+	var id int64
+	err := u.get(`SELECT id FROM repository WHERE name = ?`, []any{s.new}, &id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return errCannotUndo.saying("what was in %s is not there under that name any more: it is back already, was deleted again by a later change, or its grace is over", s.repository)
+	}
+	if err != nil {
+		return err
+	}
+	if !s.hides() { // it was restored
+		var last int64
+		if err := u.get(`SELECT max(change) FROM history WHERE repository = ?`, []any{s.new}, &last); err != nil {
+			return err
+		}
+		if last > u.number {
+			return errCannotUndo.saying("%s has changed since, by change %d: undo that first, or delete it", s.new, last)
+		}
+		if err := u.immutableIn(repository{id, s.new}, u.rules, u.c.author); err != nil {
+			return err
+		}
+		hidden, err := u.hideRepository(u.c, repository{id, s.new})
+		u.did = append(u.did, step{repository: s.new, old: s.new, new: hidden})
+		return err
+	}
+	name := s.old
+	if u.as != "" {
+		name = u.as
+	}
+	if free, err := u.makeFree(name, id); err != nil {
+		return err
+	} else if !free {
+		return errCannotUndo.saying("there is a repository %s again: restore the old one under another name, with --as, or delete the new one first", name)
+	}
+	if _, err := u.exec(`UPDATE repository SET name = ?, deleted = NULL WHERE id = ?`, name, id); err != nil {
+		return err
+	}
+	until := u.clock + int64(u.st.restoreGrace()/time.Second)
+	if _, err := u.exec(`UPDATE tag SET spared = ? WHERE repository = ?`, until, id); err != nil {
+		return err
+	}
+	u.did = append(u.did, step{repository: name, old: s.new, new: name})
+	return u.record(u.c, step{repository: name, old: s.new, new: name})
+}
+
+// makeFree reports whether a name can be given to a repository. One that has only
+// blobs, of a push that did not come to its end, is no more than a name: the
+// blobs go over to the repository.
+func (u *undoing) makeFree(name string, to int64) (free bool, err error) {
+	there, err := u.findRepository(name)
+	if errors.Is(err, errNameUnknown) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var used bool
+	if err := u.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?)`, []any{there.id}, &used); err != nil || used {
+		return false, err
+	}
+	blobs, err := list(u.tx, scanOne[int64], `SELECT blob FROM link WHERE repository = ? AND hidden IS NULL`, there.id)
+	if err != nil {
+		return false, err
+	}
+	if _, err := u.exec(`INSERT OR IGNORE INTO link (repository, blob, loose, hidden)
+		SELECT ?2, blob, loose, hidden FROM link WHERE repository = ?1 AND hidden IS NOT NULL`, there.id, to); err != nil {
+		return false, err
+	}
+	for _, blob := range blobs {
+		if err := u.linkBlob(to, blob); err != nil {
+			return false, err
+		}
+	}
+	for _, query := range []string{`DELETE FROM link WHERE repository = ?`, `DELETE FROM repository WHERE id = ?`} {
+		if _, err := u.exec(query, there.id); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// lastChange returns the number of the last change of a tag.
+func (t *tx) lastChange(repository, tag string) (number int64, err error) {
+	err = t.get(`SELECT coalesce(max(change), 0) FROM history WHERE repository = ? AND tag = ?`, []any{repository, tag}, &number)
+	return number, err
+}

@@ -1,0 +1,349 @@
+// The bytes of an upload: read from the request, hashed on the way, written, counted.
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// receive appends a request's body to a session whose turn the caller holds, and
+// which ends then if it is the last.
+// A Content-Range must begin at the offset (416 if not) and be as long as the
+// body. What arrives before an error is kept and counted, except when the disk
+// is full: then this request's bytes are given back.
+func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last bool) error {
+	limit := s.st.maxBlob
+	offset := u.offset.Load()
+	want := r.ContentLength // -1 if the client does not know
+	if text := r.Header.Get("Content-Range"); text != "" {
+		first, last, err := parseContentRange(text)
+		if err != nil {
+			return err
+		}
+		if want >= 0 && want != last-first+1 {
+			return errBlobUploadInvalid.withf("Content-Range %s has %d bytes, the body %d", text, last-first+1, want)
+		}
+		if first != offset {
+			return errRangeInvalid.withf("the chunk begins at %d, want %d", first, offset).
+				withHeader("Range", u.rangeSoFar()).withHeader("Location", u.location()).
+				withHeader("Docker-Upload-UUID", u.id)
+		}
+		want = last - first + 1
+	}
+	if limit > 0 && (offset > limit || want > limit-offset) {
+		return errBlobTooLarge.withf("the limit is %d bytes", limit)
+	}
+	if want == 0 {
+		return nil
+	}
+	if err := s.st.roomForBlob(want); err != nil {
+		return err
+	}
+	err := s.lines.bodies.await(w.(*response), r, bodyPatience, errTooManyBodies, func() error {
+		if !takeOne(&s.arriving, s.maxArriving) {
+			return errTooManyBodies
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { s.arriving.Add(-1); s.lines.bodies.freed() }()
+	body := &bodyReader{body: r.Body, response: w.(*response), left: -1, queue: &u.queue, patience: s.st.patience, given: &u.given}
+	u.queue.arrived.Store(offset)
+	defer u.queue.arrived.Store(0)
+	if want >= 0 {
+		body.left = want
+	} else if limit > 0 {
+		body.left = limit - offset
+	}
+	var n int64
+	if last && offset == 0 && want > 0 && want == r.ContentLength && want <= maxSmall {
+		n, err = s.st.hold(u, body)
+	} else {
+		n, err = s.st.append(u, body)
+	}
+	s.meters.received.Add(n)
+	if err != nil {
+		return err
+	}
+	switch extra := body.more(); {
+	case want >= 0 && n < want:
+		return errClient.withf("%d bytes of %d have arrived", n, want)
+	case extra && want < 0:
+		return errBlobTooLarge.withf("the limit is %d bytes", limit)
+	case extra:
+		return errBlobUploadInvalid.withf("the body is longer than its Content-Range")
+	}
+	return nil
+}
+
+// parseContentRange reads the header of a chunk. The specification's form is
+// "<first>-<last>"; HTTP's "bytes <first>-<last>/<length or *>" is taken too.
+// Both ends are inclusive. The length of the range fits in an int64.
+func parseContentRange(s string) (first, last int64, err error) {
+	m := contentRange.FindStringSubmatch(s)
+	if m != nil {
+		first, err = strconv.ParseInt(m[1], 10, 64)
+		if err == nil {
+			last, err = strconv.ParseInt(m[2], 10, 64)
+		}
+	}
+	if m == nil || err != nil || last < first || last == 1<<63-1 {
+		return 0, 0, errBlobUploadInvalid.withf("Content-Range %.80q is not of the form <first>-<last>", s)
+	}
+	return first, last, nil
+}
+
+var contentRange = regexp.MustCompile(`^(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/(?:[0-9]+|\*))?$`)
+
+// A bodyReader reads at most left bytes (-1: to the end) of a request's body.
+// Each read has the stall timeout to bring something. Its errors are
+// errClient: the client broke off, stalled, or sent nonsense.
+type bodyReader struct {
+	body     io.Reader
+	response *response
+	left     int64
+	queue    *queue        // of the session; nil for a manifest
+	patience time.Duration // with a client that is silent while others are in the queue
+	since    time.Time     // when the last read began
+	hurried  bool          // another request wants the turn
+	until    time.Time     // when all of it must have come; zero for never
+	given    *atomic.Bool  // nobody wants the rest any more; may be nil
+}
+
+func (b *bodyReader) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	if b.given != nil && b.given.Load() {
+		return 0, errClient.with("who began the upload may not go on with it")
+	}
+	if b.left > 0 && int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.read(p)
+	if b.queue != nil {
+		b.queue.arrived.Add(int64(n))
+	}
+	if b.left > 0 {
+		b.left -= int64(n)
+	}
+	if err != nil {
+		b.response.afterRead(err)
+		switch {
+		case err == io.EOF:
+		case b.hurried && errors.Is(err, os.ErrDeadlineExceeded):
+			err = errClient.with("another request goes on with the upload")
+		default:
+			err = errClient.with(clientError(err))
+		}
+	}
+	return n, err
+}
+
+// rest is called when nobody waits for the client: it has no time to keep.
+func (b *bodyReader) rest() { b.response.afterRead(nil) }
+
+// more reports whether the body goes on after left bytes.
+func (b *bodyReader) more() bool {
+	if b.left != 0 {
+		return false
+	}
+	var one [1]byte
+	n, err := b.read(one[:])
+	b.response.afterRead(err)
+	return n > 0 && (err == nil || err == io.EOF)
+}
+
+// append copies body to the end of a session's file and hashes it on the way.
+// It returns how many bytes have been added, which is what the offset grew by.
+// The caller holds the turn.
+func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
+	u.filed = true
+	f, err := os.OpenFile(st.uploadPath(u), os.O_WRONLY|os.O_CREATE|noFollow, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("opening an upload's file: %w", err)
+	}
+	defer f.Close()
+	start := u.offset.Load()
+	info, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("looking at an upload's file: %w", err)
+	}
+	if info.Size() < start {
+		return 0, fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), start)
+	}
+	w := &uploadWriter{st: st, u: u, f: f, at: start, roomy: start}
+	w.body, _ = body.(*bodyReader)
+	u.writing.from(start)
+	err = w.copy(body)
+	if w.failed != nil {
+		// Some bytes were hashed and not written.
+		u.hash = nil
+		err = fmt.Errorf("writing an upload: %w", w.failed)
+		if w.lost {
+			st.giveUp(u)
+			return 0, err
+		}
+		if isNoSpace(w.failed) || errors.Is(w.failed, errNoSpace) {
+			e := f.Truncate(start)
+			if e != nil && start == 0 { // which takes room, under a quota
+				e = os.Remove(f.Name())
+			}
+			if e != nil {
+				st.log.Error("a full disk's upload cannot be cut back", "error", e)
+			}
+			u.offset.Store(start)
+			return 0, err
+		}
+	}
+	return u.offset.Load() - start, err
+}
+
+// maxHeld bounds the bodies that are held in memory at one time. Further ones go
+// to files at once.
+const maxHeld = 64
+
+// hold is append for all of a small blob's body, of which there is nothing yet:
+// it stays in memory, and finish follows. What arrives before an error goes to
+// the file.
+func (st *store) hold(u *upload, body *bodyReader) (n int64, err error) {
+	select {
+	case st.holding <- struct{}{}:
+	default:
+		return st.append(u, body)
+	}
+	u.held = make([]byte, body.left)
+	got, err := io.ReadFull(body, u.held)
+	if err == nil {
+		return int64(got), nil
+	}
+	arrived := u.held[:got]
+	st.letGo(u)
+	if n, e := st.append(u, bytes.NewReader(arrived)); e != nil {
+		return n, e
+	}
+	return int64(got), ended(err)
+}
+
+// letGo ends what hold began.
+func (st *store) letGo(u *upload) {
+	if u.held != nil {
+		u.held = nil
+		<-st.holding
+	}
+}
+
+// An uploadWriter writes to a session's file and to its hash.
+type uploadWriter struct {
+	st     *store
+	u      *upload
+	f      *os.File
+	at     int64       // where the next byte goes
+	roomy  int64       // up to where the disk was found to have room
+	failed error       // of the file, as opposed to the body
+	lost   bool        // what was written before may be gone
+	body   *bodyReader // nil if the bytes do not come from a client
+}
+
+// copy reads body to its end: with one small buffer, then, if it goes on, with
+// large ones and the hash on a goroutine of its own.
+func (w *uploadWriter) copy(body io.Reader) error {
+	small := smallBuffers.Get().(*[]byte)
+	defer smallBuffers.Put(small)
+	for first := true; ; first = false {
+		if !first {
+			select {
+			case w.st.large <- struct{}{}:
+				defer func() { <-w.st.large }()
+				return w.copyLarge(body)
+			default:
+			}
+		}
+		n, err := io.ReadFull(body, *small)
+		if w.u.hash != nil {
+			w.u.hash.Write((*small)[:n])
+		}
+		if w.write((*small)[:n]); w.failed != nil {
+			return w.failed
+		}
+		if err != nil {
+			return ended(err)
+		}
+	}
+}
+
+func (w *uploadWriter) copyLarge(body io.Reader) error {
+	free := make(chan *[]byte, perBody) // buffers that neither the file nor the hash needs
+	for range perBody {
+		free <- largeBuffers.Get().(*[]byte)
+	}
+	type piece struct {
+		buffer *[]byte
+		n      int
+	}
+	pieces := make(chan piece, perBody)
+	hashed := make(chan struct{})
+	go func() {
+		defer close(hashed)
+		for p := range pieces {
+			if w.u.hash != nil {
+				w.u.hash.Write((*p.buffer)[:p.n])
+			}
+			free <- p.buffer
+		}
+	}()
+	var err error
+	for err == nil {
+		buffer := <-free
+		var n int
+		n, err = io.ReadFull(body, *buffer)
+		pieces <- piece{buffer, n} // the hash may read it while it is written
+		if w.write((*buffer)[:n]); w.failed != nil {
+			err = w.failed
+		}
+	}
+	close(pieces)
+	<-hashed
+	for range perBody {
+		largeBuffers.Put(<-free)
+	}
+	return ended(err)
+}
+
+// write appends p to the file. A failure is in w.failed.
+func (w *uploadWriter) write(p []byte) {
+	n, err := w.f.WriteAt(p, w.at)
+	w.at += int64(n)
+	w.u.offset.Store(w.at)
+	if err != nil {
+		w.failed = err
+		return
+	}
+	if w.at-w.roomy >= roomEvery {
+		w.failed = w.st.roomForBlob(0)
+		w.roomy = w.at
+	}
+	if w.failed == nil {
+		w.failed = w.keepPace()
+		w.lost = w.failed != nil
+	}
+}
+
+// ended turns the two ways in which io.ReadFull tells the end into nil.
+func ended(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,279 @@
+// Upload sessions: begun, found again, ended, swept up at the start.
+//
+// A session is known in memory while a request has it or its hash is kept, and by its row in
+// the database always. Nobody may have more open than are left for others: of --max-uploads one
+// client has half at most, the second a third, and so on. Who that is says the caller, or the
+// address of one who has no name.
+
+package main
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"github.com/opencontainers/go-digest"
+)
+
+// sessions are the uploads that this process has touched.
+type sessions struct {
+	mu     sync.Mutex // guards open and shares, and is held while count changes
+	open   map[string]*upload
+	shares map[string]int64 // how many there are by upload.share
+	count  atomic.Int64     // rows in the database, or about to be
+	brief  sync.Map         // ids of those without a row, that end with their request
+
+	finished finished
+}
+
+// createUpload opens a session. Its row survives a crash of the process, and
+// costs no sync.
+func (st *store) createUpload(repository, owner, share string, algorithm digest.Algorithm) (*upload, error) {
+	u := newSession(uuid.NewString(), repository, owner, algorithm)
+	u.share = share
+	if err := st.sessions.begin(u, st.maxUploads); err != nil {
+		return nil, err
+	}
+	err := st.roomForBlob(0)
+	if err != nil {
+		st.endSession(u)
+		return nil, err
+	}
+	err = st.updateLazy(func(t *tx) error {
+		_, err := t.exec(`INSERT INTO upload (id, repository, owner, algorithm, offset, used, begun) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)`,
+			u.id, repository, owner, algorithm, t.clock)
+		return err
+	})
+	if err != nil {
+		st.endSession(u)
+		return nil, fmt.Errorf("opening an upload: %w", err)
+	}
+	st.wakeJanitor()
+	return u, nil
+}
+
+// findUpload returns a repository's session, without its turn. To anybody but
+// its owner there is none.
+func (st *store) findUpload(repository, id, owner string) (*upload, error) {
+	if _, err := parseName(repository); err != nil {
+		return nil, err
+	}
+	unknown := errBlobUploadUnknown.with(map[string]string{"name": repository})
+	if !isUUID(id) {
+		return nil, unknown
+	}
+	st.sessions.mu.Lock()
+	defer st.sessions.mu.Unlock()
+	u := st.sessions.open[id]
+	if u == nil {
+		// Of an earlier process, or of none.
+		u = newSession(id, "", "", digest.SHA256)
+		var offset int64
+		err := st.get(`SELECT repository, owner, algorithm, offset FROM upload WHERE id = ?`,
+			[]any{id}, &u.repository, &u.owner, &u.algorithm, &offset)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, unknown
+		}
+		if err != nil {
+			return nil, fmt.Errorf("looking up an upload: %w", err)
+		}
+		// A power cut may have taken bytes that were acknowledged.
+		if info, err := os.Stat(st.uploadPath(u)); err != nil {
+			if !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("looking at an upload: %w", err)
+			}
+			offset = 0
+		} else {
+			offset = min(offset, info.Size())
+		}
+		u.offset.Store(offset)
+		u.hash, u.share, u.filed = nil, u.owner, true
+		st.sessions.open[id] = u
+	}
+	if u.repository != repository || u.owner != owner {
+		return nil, unknown
+	}
+	return u, nil
+}
+
+// knowsUpload reports whether there is such a session now.
+func (st *store) knowsUpload(id string) (bool, error) {
+	if _, ok := st.sessions.brief.Load(id); ok {
+		return true, nil
+	}
+	st.sessions.mu.Lock()
+	_, open := st.sessions.open[id] // also while its file goes, after its row
+	st.sessions.mu.Unlock()
+	if open {
+		return true, nil
+	}
+	var n int
+	err := st.get(`SELECT count(*) FROM upload WHERE id = ?`, []any{id}, &n)
+	return n > 0, err
+}
+
+// saveOffset records how far a session has come: what was answered 202
+// survives a crash. The caller holds the turn.
+func (st *store) saveOffset(u *upload) error {
+	if u.ended {
+		return nil
+	}
+	err := st.updateLazy(func(t *tx) error {
+		_, err := t.exec(`UPDATE upload SET offset = ?, used = ? WHERE id = ?`, u.offset.Load(), t.clock, u.id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("recording an upload's offset: %w", err)
+	}
+	return nil
+}
+
+// saveOffsetAfter is saveOffset for a request that has failed already.
+func (st *store) saveOffsetAfter(u *upload, failed error) {
+	if err := st.saveOffset(u); err != nil && !isNoSpace(failed) {
+		st.log.Error("an upload's offset cannot be recorded", "error", err)
+	}
+}
+
+// endUpload removes a session and its file. The caller holds the turn.
+func (st *store) endUpload(u *upload) error {
+	err := st.updateLazy(func(t *tx) error {
+		_, err := t.exec(`DELETE FROM upload WHERE id = ?`, u.id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("ending an upload: %w", err)
+	}
+	st.dropFile(u)
+	st.forget(u)
+	return nil
+}
+
+// dropFile removes a session's bytes. What cannot be removed now is at the
+// next start.
+func (st *store) dropFile(u *upload) {
+	if err := os.Remove(st.uploadPath(u)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		st.log.Error("an upload's file cannot be removed", "error", err)
+	}
+}
+
+// forget takes a session whose row is gone out of memory. The caller holds the
+// turn; requests that wait for it find the session ended.
+func (st *store) forget(u *upload) {
+	u.ended = true
+	st.endSession(u)
+}
+
+// endSession counts one open session less, which somebody may wait for.
+func (st *store) endSession(u *upload) {
+	st.sessions.end(u)
+	if st.uploadEnded != nil {
+		st.uploadEnded()
+	}
+}
+
+// sweepUploads runs at start: it counts the sessions and removes files that
+// belong to none, or are where they were before the blobs had another disk: such
+// a session is an empty one now.
+func (st *store) sweepUploads() error {
+	rows, err := st.db.Query(`SELECT id, owner FROM upload`)
+	if err != nil {
+		return fmt.Errorf("listing uploads: %w", err)
+	}
+	all, err := collect(rows, func(rows *sql.Rows) (x [2]string, err error) {
+		err = rows.Scan(&x[0], &x[1])
+		return x, err
+	})
+	if err != nil {
+		return fmt.Errorf("listing uploads: %w", err)
+	}
+	st.sessions.count.Store(int64(len(all)))
+	known := make(map[string]bool, len(all))
+	for _, x := range all {
+		known[x[0]] = true
+		st.sessions.shares[x[1]]++ // an address is not remembered
+	}
+	probes, _ := filepath.Glob(filepath.Join(st.dir, tryFile+"*")) // of a try to write that was cut short
+	for _, path := range probes {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("removing what a try to write left: %w", err)
+		}
+	}
+	for _, place := range places {
+		dir := filepath.Join(st.dir, place, "uploads")
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("listing uploads: %w", err)
+		}
+		used := sameFile(dir, filepath.Join(st.arrivals, "uploads")) // which may be by a link
+		for _, e := range entries {
+			if isUUID(e.Name()) && !(used && known[e.Name()]) {
+				if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+					return fmt.Errorf("removing what an upload left: %w", err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// isUUID reports whether s has the form of a session's name, and so is safe as
+// a file name.
+func isUUID(s string) bool { return len(s) == 36 && uuid.Validate(s) == nil }
+
+// shareOf is whose share of the uploads a new one takes.
+func shareOf(w http.ResponseWriter) string {
+	if id := owner(w); id != "" {
+		return id
+	}
+	return "address:" + w.(*response).origin.key()
+}
+
+// begin counts a new session, of which there may be most (0 for no limit). The error
+// is errTooManyRequests if there are too many, or too many of its share.
+func (s *sessions) begin(u *upload, most int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := most - s.count.Load(); most > 0 && left <= 0 {
+		return errTooManyRequests.withHeader("Retry-After", "60")
+	} else if most > 0 && s.shares[u.share] >= left {
+		return errTooManyRequests.saying("too many of your uploads are open; finish some, or try again later").withHeader("Retry-After", "60")
+	}
+	s.count.Add(1)
+	s.shares[u.share]++
+	s.open[u.id] = u
+	return nil
+}
+
+// end forgets a session; one that was never counted is not known.
+func (s *sessions) end(u *upload) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[u.id] == nil {
+		return
+	}
+	delete(s.open, u.id)
+	s.count.Add(-1)
+	if s.shares[u.share]--; s.shares[u.share] <= 0 {
+		delete(s.shares, u.share)
+	}
+}
+
+// atWork reports whether a request is at work on a session, and then how far it
+// has come.
+func (s *sessions) atWork(id string) (bytes int64, yes bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.open[id]
+	if u == nil || len(u.turn) == 0 {
+		return 0, false
+	}
+	return max(u.offset.Load(), u.queue.arrived.Load()), true
+}
