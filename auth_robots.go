@@ -48,11 +48,11 @@ var robotForm = regexp.MustCompile(`^berth_([0-9a-z]{8})_([0-9A-Za-z_-]{43})$`)
 
 // loadRobots reads them at start.
 func (st *store) loadRobots() error {
-	rows, err := st.db.Query(`SELECT id, name, secret, repositories, allow, created, expires, used FROM token`)
+	rows, err := st.readers.Query(`SELECT id, name, secret, repositories, allow, created, expires, used FROM token`)
 	if err != nil {
 		return fmt.Errorf("reading tokens: %w", err)
 	}
-	list, err := collect(rows, scanRobot)
+	list, err := collectRows(rows, scanRobot)
 	if err != nil {
 		return fmt.Errorf("reading tokens: %w", err)
 	}

@@ -41,7 +41,7 @@ const backupMark = "berth.backup"
 // A backup is one under way.
 type backup struct {
 	st   *store
-	dest *store // of which only files are used
+	dest *dataDir
 	db   *sql.DB
 	out  *console
 	bar  *progress
@@ -62,7 +62,7 @@ type backup struct {
 func backupCommand(ctx context.Context, st *store, o options, out *console) (err error) {
 	dest := o.Args[0]
 	b := &backup{st: st, out: out, dirs: make(map[string]bool),
-		dest: &store{storeConfig: storeConfig{dir: dest, log: st.log}}}
+		dest: newDataDir(dirConfig{dir: dest, log: st.log})}
 	defer func() { err = b.explain(err) }()
 	if err := b.separate(); err != nil {
 		return err
@@ -301,7 +301,7 @@ func (b *backup) rows(ctx context.Context, s shard) ([]blobRow, error) {
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, scanBlobRow)
+	return collectRows(rows, scanBlobRow)
 }
 
 // wholeIn returns the digests of the blobs of a shard that a database has and does not
@@ -315,7 +315,7 @@ func wholeIn(ctx context.Context, db *sql.DB, s shard) (map[string]bool, error) 
 	if err != nil {
 		return nil, err
 	}
-	list, err := collect(rows, scanBlobRow)
+	list, err := collectRows(rows, scanBlobRow)
 	for _, row := range list {
 		whole[row.digest.String()] = !row.damaged
 	}
@@ -326,7 +326,7 @@ func wholeIn(ctx context.Context, db *sql.DB, s shard) (map[string]bool, error) 
 // and the other way round.
 func (b *backup) file(ctx context.Context, row blobRow) error {
 	// Also for one that is damaged: where there are rows, there are directories.
-	if err := b.dest.makeShards(row.digest.Algorithm()); err != nil {
+	if err := b.dest.makeShards(row.digest.Algorithm(), nil); err != nil {
 		return err
 	}
 	to := b.dest.path(row.digest)

@@ -38,33 +38,33 @@ const restoringMark = "berth.restoring"
 
 // restoreHint says how to get the metadata back, or nothing if there is no
 // snapshot to get it from.
-func (st *store) restoreHint() string {
-	if len(st.listSnapshots()) == 0 {
+func (data *dataDir) restoreHint() string {
+	if len(data.listSnapshots()) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("`berth restore --data %s` goes back to the newest snapshot, and says what is lost; or ", st.dir)
+	return fmt.Sprintf("`berth restore --data %s` goes back to the newest snapshot, and says what is lost; or ", data.dir)
 }
 
 // restore is `berth restore`: it makes the data directory one that starts.
 func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	out := newConsole(stdout, false)
-	st := &store{storeConfig: cfg.storeConfig}
-	if !exists(filepath.Join(st.dir, "berth.db")) && !exists(filepath.Join(st.dir, restoringMark)) && len(st.listSnapshots()) == 0 {
-		return fmt.Errorf("no registry in %s: there is neither a database nor a snapshot", st.dir)
+	data := newDataDir(cfg.dirConfig)
+	if !exists(filepath.Join(data.dir, "berth.db")) && !exists(filepath.Join(data.dir, restoringMark)) && len(data.listSnapshots()) == 0 {
+		return fmt.Errorf("no registry in %s: there is neither a database nor a snapshot", data.dir)
 	}
-	if err := st.own(); err != nil {
+	if err := data.own(); err != nil {
 		return err
 	}
-	if st.readOnlyDisk {
-		st.lock.Close()
-		return errors.New("the disk is read-only")
+	if data.readOnlyDisk {
+		return errors.Join(errors.New("the disk is read-only"), data.letGo())
 	}
-	damaged, err := st.goBack(ctx, out)
-	if err := errors.Join(err, st.lock.Close()); err != nil {
+	damaged, err := data.goBack(ctx, out)
+	if err := errors.Join(err, data.letGo()); err != nil {
 		return err
 	}
 	cfg.restoring = true
-	if st, err = openStore(cfg.storeConfig); err != nil {
+	st, err := openStore(cfg.storeConfig)
+	if err != nil {
 		return err
 	}
 	st.promises.forget()
@@ -88,8 +88,8 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 // goBack puts the newest snapshot that is whole into the place of the database,
 // and returns the name that the damaged one has now, if there was one. The
 // caller owns the directory.
-func (st *store) goBack(ctx context.Context, out *console) (damaged string, err error) {
-	text, err := os.ReadFile(filepath.Join(st.dir, restoringMark))
+func (data *dataDir) goBack(ctx context.Context, out *console) (damaged string, err error) {
+	text, err := os.ReadFile(filepath.Join(data.dir, restoringMark))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
@@ -98,15 +98,15 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 		damaged = strings.TrimSpace(string(text))
 		out.printf("going on with the restore that was cut short\n")
 	}
-	whole, err := st.assess(ctx, out, begun)
+	whole, err := data.assess(ctx, out, begun)
 	if err != nil || whole {
 		return damaged, err
 	}
-	snapshot, err := st.newestWhole(ctx, out)
+	snapshot, err := data.newestWhole(ctx, out)
 	if err != nil {
 		return "", err
 	}
-	if damaged, err = st.setAside(damaged, out); err != nil {
+	if damaged, err = data.setAside(damaged, out); err != nil {
 		return "", err
 	}
 	body, err := os.Open(snapshot)
@@ -114,14 +114,14 @@ func (st *store) goBack(ctx context.Context, out *console) (damaged string, err 
 		return "", err
 	}
 	defer body.Close()
-	return damaged, writeSynced(filepath.Join(st.dir, "berth.db"), body)
+	return damaged, writeSynced(filepath.Join(data.dir, "berth.db"), body)
 }
 
 // assess finds out whether the database is lost. It may be whole if a restore
 // was begun; else that is an error, as is whatever keeps it from being read and
 // is not damage.
-func (st *store) assess(ctx context.Context, out *console, begun bool) (whole bool, err error) {
-	db := filepath.Join(st.dir, "berth.db")
+func (data *dataDir) assess(ctx context.Context, out *console, begun bool) (whole bool, err error) {
+	db := filepath.Join(data.dir, "berth.db")
 	f, err := os.OpenFile(db, os.O_RDWR, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -141,7 +141,7 @@ func (st *store) assess(ctx context.Context, out *console, begun bool) (whole bo
 		return false, fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
 	case errors.Is(wrong, errNewer):
 		return false, wrong
-	case st.diskFull(wrong):
+	case data.diskFull(wrong):
 		return false, fmt.Errorf("the database cannot be looked at because the disk is full: make some room and try again (%w)", wrong)
 	case !isDamage(wrong):
 		return false, fmt.Errorf("the database cannot be read, which does not mean that it is damaged: %w", wrong)
@@ -151,8 +151,8 @@ func (st *store) assess(ctx context.Context, out *console, begun bool) (whole bo
 }
 
 // newestWhole returns the path of the newest snapshot that is whole.
-func (st *store) newestWhole(ctx context.Context, out *console) (path string, err error) {
-	for _, s := range st.listSnapshots() {
+func (data *dataDir) newestWhole(ctx context.Context, out *console) (path string, err error) {
+	for _, s := range data.listSnapshots() {
 		f, err := verifyDatabase(ctx, s.path)
 		if ctx.Err() != nil {
 			return "", ctx.Err()
@@ -170,30 +170,30 @@ func (st *store) newestWhole(ctx context.Context, out *console) (path string, er
 		return s.path, nil
 	}
 	return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
-		filepath.Join(st.dir, "snapshots"))
+		filepath.Join(data.dir, "snapshots"))
 }
 
 // setAside marks the restore as begun and moves what there is of the database
 // away. damaged is the name that an earlier run has given it, or ""; the one it
 // has now is returned, "" if there was none.
-func (st *store) setAside(damaged string, out *console) (string, error) {
-	db := filepath.Join(st.dir, "berth.db")
+func (data *dataDir) setAside(damaged string, out *console) (string, error) {
+	db := filepath.Join(data.dir, "berth.db")
 	// One that was moved before this run keeps its name, also if what came into
 	// its place is damaged too.
 	name := damaged
-	if exists(db) && exists(filepath.Join(st.dir, name)) {
+	if exists(db) && exists(filepath.Join(data.dir, name)) {
 		name = ""
 	}
 	for n := 1; name == ""; n++ {
 		name = fmt.Sprintf("berth.db.damaged-%d", n)
-		if exists(filepath.Join(st.dir, name)) || exists(filepath.Join(st.dir, name+"-wal")) {
+		if exists(filepath.Join(data.dir, name)) || exists(filepath.Join(data.dir, name+"-wal")) {
 			name = ""
 		}
 	}
 	if exists(db) && damaged == "" {
 		damaged = name
 	}
-	if err := writeSynced(filepath.Join(st.dir, restoringMark), strings.NewReader(damaged+"\n")); err != nil {
+	if err := writeSynced(filepath.Join(data.dir, restoringMark), strings.NewReader(damaged+"\n")); err != nil {
 		return "", err
 	}
 	// The database first: without it nothing starts. Its log must never meet
@@ -202,14 +202,14 @@ func (st *store) setAside(damaged string, out *console) (string, error) {
 		if !exists(db + tail) {
 			continue
 		}
-		if err := os.Rename(db+tail, filepath.Join(st.dir, name+tail)); err != nil {
+		if err := os.Rename(db+tail, filepath.Join(data.dir, name+tail)); err != nil {
 			return "", err
 		}
-		if err := syncDir(st.dir); err != nil {
+		if err := syncDir(data.dir); err != nil {
 			return "", err
 		}
 	}
-	if exists(filepath.Join(st.dir, name)) {
+	if exists(filepath.Join(data.dir, name)) {
 		out.printf("the damaged database is kept as %s\n", name)
 	}
 	return damaged, nil
@@ -445,7 +445,7 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 		if st.hasBlob(d) || sparse && !s.had[d] {
 			continue
 		}
-		if err := st.makeShards(d.Algorithm()); err != nil { // where there are rows, there are directories
+		if err := st.makeShards(d.Algorithm(), st.blobsAreHere); err != nil { // where there are rows, there are directories
 			return 0, err
 		}
 		size, err := st.wholeFile(d)
@@ -588,7 +588,7 @@ func (t *tx) salvageTag(repo int64, tag string, id, was int64) error {
 		repo, tag, id, t.clock); err != nil {
 		return err
 	}
-	digests, err := list(t, scanOne[digest.Digest], `SELECT digest FROM manifest WHERE id IN (?, ?)`, id, was)
+	digests, err := listRows(t, scanOne[digest.Digest], `SELECT digest FROM manifest WHERE id IN (?, ?)`, id, was)
 	if err != nil {
 		return err
 	}
@@ -604,7 +604,7 @@ func (t *tx) salvageTag(repo int64, tag string, id, was int64) error {
 // that no manifest uses, and uploads whose bytes are not here.
 func (st *store) dropGone() error {
 	return st.update(func(t *tx) error {
-		links, err := list(t, scanLoose, `SELECT l.loose, l.repository, l.blob, b.digest, r.name, 0
+		links, err := listRows(t, scanLoose, `SELECT l.loose, l.repository, l.blob, b.digest, r.name, 0
 			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
 			WHERE b.damaged IS NOT NULL AND l.loose IS NOT NULL`)
 		if err != nil {
@@ -618,7 +618,7 @@ func (st *store) dropGone() error {
 				return err
 			}
 		}
-		uploads, err := list(t, scanOne[string], `SELECT id FROM upload`)
+		uploads, err := listRows(t, scanOne[string], `SELECT id FROM upload`)
 		if err != nil {
 			return err
 		}

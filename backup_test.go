@@ -274,7 +274,7 @@ func TestRestoreThatWasCutShort(t *testing.T) {
 			return os.Rename(filepath.Join(dir, "berth.db"), filepath.Join(dir, "berth.db.damaged-1"))
 		}},
 		{"copied", func(dir string) error {
-			list := (&store{storeConfig: storeConfig{dir: dir}}).listSnapshots()
+			list := newDataDir(dirConfig{dir: dir}).listSnapshots()
 			body, err := os.ReadFile(list[0].path)
 			return errors.Join(err, os.Rename(filepath.Join(dir, "berth.db"), filepath.Join(dir, "berth.db.damaged-1")),
 				os.WriteFile(filepath.Join(dir, "berth.db"), body, 0o600))
@@ -313,7 +313,7 @@ func TestRestoreFallsBackToAnOlderSnapshot(t *testing.T) {
 	r.pushImage("a", "y", "{}", "later")
 	r.snapshotsAfter(25 * time.Hour)
 	r.off()
-	list := (&store{storeConfig: r.cfg.storeConfig}).listSnapshots()
+	list := newDataDir(r.cfg.dirConfig).listSnapshots()
 	if len(list) != 2 {
 		t.Fatalf("%d snapshots, want 2", len(list))
 	}
@@ -458,7 +458,7 @@ func TestBackupSyncsWhatACutShortRunHasBrought(t *testing.T) {
 	cut := func() map[string]bool { // all but the end of a run; it returns what is synced
 		t.Helper()
 		b := &backup{st: r.st, out: newConsole(io.Discard, false), dirs: make(map[string]bool),
-			dest: &store{storeConfig: storeConfig{dir: dest, log: r.cfg.log}}}
+			dest: newDataDir(dirConfig{dir: dest, log: r.cfg.log})}
 		temp := filepath.Join(dest, "berth.db.new")
 		defer os.Remove(temp)
 		err := errors.Join(b.dest.own(), b.accept(t.Context()), b.dest.makeDirectories(), r.st.copyDatabase(t.Context(), temp))
@@ -884,12 +884,12 @@ func TestRestoreOntoADyingDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st := &store{storeConfig: r.cfg.storeConfig}
-	if err := st.own(); err != nil {
+	data := newDataDir(r.cfg.dirConfig)
+	if err := data.own(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = st.goBack(t.Context(), newConsole(new(strings.Builder), false))
-	if err := errors.Join(err, st.lock.Close(), overwrite(db, 50, 8)); err != nil {
+	_, err = data.goBack(t.Context(), newConsole(new(strings.Builder), false))
+	if err := errors.Join(err, data.lock.Close(), overwrite(db, 50, 8)); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := r.runOn("restore"); err != nil {

@@ -146,11 +146,11 @@ func (r *report) checkManifest(x checkedManifest) error {
 	if _, annotations := m.about(); m.artifactType != x.artifactType || annotations != x.annotations {
 		r.findf(relate, "manifest %s: the list of referrers shows what is not in it", where)
 	}
-	uses, err := listed(r.snapshot, scanOne[digest.Digest], `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
+	uses, err := listRows(r.snapshot, scanOne[digest.Digest], `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
 	if err != nil {
 		return err
 	}
-	names, err := listed(r.snapshot, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, x.id)
+	names, err := listRows(r.snapshot, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, x.id)
 	if err != nil {
 		return err
 	}
@@ -300,7 +300,7 @@ func (r *report) checkLoose() error {
 			"repository %s: empty",
 			func(x row) func(*tx) error { return func(t *tx) error { return t.dropRepository(x.repo) } }},
 	} {
-		found, err := listed(r.snapshot, func(rows *sql.Rows) (x row, err error) {
+		found, err := listRows(r.snapshot, func(rows *sql.Rows) (x row, err error) {
 			err = rows.Scan(&x.what, &x.repo, &x.key)
 			return x, err
 		}, q.query)
@@ -335,7 +335,7 @@ func (r *report) checkCounts() error {
 			(SELECT count(*), coalesce(sum(size), 0), coalesce(sum(links > 1), 0), coalesce(sum(iif(links > 1, size, 0)), 0),
 				coalesce(sum(kept = 0), 0), coalesce(sum(iif(kept = 0, size, 0)), 0) FROM blob)`,
 	} {
-		found, err := listed(r.snapshot, scanOne[string], q)
+		found, err := listRows(r.snapshot, scanOne[string], q)
 		if err != nil {
 			return err
 		}
@@ -369,7 +369,7 @@ func (r *report) checkDamaged() error {
 }
 
 func (r *report) checkUploads() error {
-	ids, err := listed(r.snapshot, scanOne[string], `SELECT id FROM upload`)
+	ids, err := listRows(r.snapshot, scanOne[string], `SELECT id FROM upload`)
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 		}
 		a.LeftOver = append(a.LeftOver, repaired{path, did})
 	}
-	damaged, err := st.strings(`SELECT digest FROM blob WHERE damaged IS NOT NULL`)
+	damaged, err := listRows(st, scanOne[string], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (st *store) scrubber(ctx context.Context) {
 
 // adoptAll puts back what is whole again: a disk may have failed for a moment.
 func (st *store) adoptAll(ctx context.Context) {
-	damaged, err := column(st, scanOne[digest.Digest], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
+	damaged, err := listRows(st, scanOne[digest.Digest], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
 	for _, d := range damaged {
 		if ctx.Err() != nil {
 			return

@@ -44,8 +44,8 @@ var secrets = []string{"berth.db*", "snapshots/*", "token.key", "tls/" + caKey, 
 // an earlier version, a copy or a person has left them open, and tells of it. The
 // users' file is the operator's: it only tells. What is elsewhere, by a link, is not
 // the directory's. The caller has the lock.
-func (st *store) closeToOthers() {
-	root, err := os.OpenRoot(st.dir)
+func (data *dataDir) closeToOthers() {
+	root, err := os.OpenRoot(data.dir)
 	if err != nil {
 		return // which shows where it is needed
 	}
@@ -54,22 +54,22 @@ func (st *store) closeToOthers() {
 	for _, pattern := range secrets {
 		names, _ := fs.Glob(root.FS(), pattern)
 		for _, name := range names {
-			path := filepath.Join(st.dir, filepath.FromSlash(name))
-			if _, _, alone := fileOwner(path, 0); !alone && foreign(st.dir) || !openToOthers(path, 0o077) {
+			path := filepath.Join(data.dir, filepath.FromSlash(name))
+			if _, _, alone := fileOwner(path, 0); !alone && foreign(data.dir) || !openToOthers(path, 0o077) {
 				continue
 			}
 			if err := setMode(root, name, 0o600); err != nil || openToOthers(path, 0o077) {
-				st.log.Warn("others on this machine may read a file of the registry, and that cannot be changed", "file", path, "error", err)
+				data.log.Warn("others on this machine may read a file of the registry, and that cannot be changed", "file", path, "error", err)
 				continue
 			}
 			closed = append(closed, name)
 		}
 	}
 	if closed != nil {
-		st.log.Warn("others on this machine could read files of the registry; now only their owner can", "data", st.dir, "files", closed)
+		data.log.Warn("others on this machine could read files of the registry; now only their owner can", "data", data.dir, "files", closed)
 	}
-	if path := filepath.Join(st.dir, usersFile); openToOthers(path, 0o007) {
-		st.log.Warn("everybody on this machine may read the users' hashes; chmod 600 changes that", "file", path)
+	if path := filepath.Join(data.dir, usersFile); openToOthers(path, 0o007) {
+		data.log.Warn("everybody on this machine may read the users' hashes; chmod 600 changes that", "file", path)
 	}
 }
 
@@ -133,8 +133,8 @@ func foreign(dir string) bool {
 
 // refuseLink refuses, where root works in a directory of somebody else, a database
 // that is elsewhere. SQLite follows no other link.
-func (st *store) refuseLink() error {
-	if db := filepath.Join(st.dir, "berth.db"); isLink(db) && foreign(st.dir) {
+func (data *dataDir) refuseLink() error {
+	if db := filepath.Join(data.dir, "berth.db"); isLink(db) && foreign(data.dir) {
 		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", db)
 	}
 	return nil

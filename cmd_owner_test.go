@@ -314,7 +314,7 @@ func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
 	if err := os.Symlink("elsewhere", db); err != nil {
 		t.Fatal(err)
 	}
-	st, err := openStore(storeConfig{dir: data, log: newLog(new(logBuffer), false, 0)})
+	st, err := openStore(storeConfig{dirConfig: dirConfig{dir: data, log: newLog(new(logBuffer), false, 0)}})
 	if err == nil {
 		st.close()
 	}

@@ -275,12 +275,12 @@ func (st *store) collectRepositories(g graces, c *tally) error {
 func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 	const query = `SELECT 0, m.repository, m.id, m.digest, r.name, 1 FROM repository r JOIN manifest m ON m.repository = r.id
 		WHERE r.deleted < ? ORDER BY r.deleted LIMIT ?` // any some of them: to sort would be to look at all
-	due, err := column(st, scanLoose, query, cutoff, atOnce)
+	due, err := listRows(st, scanLoose, query, cutoff, atOnce)
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
 	err = st.update(func(t *tx) error {
-		if due, err = list(t, scanLoose, query, cutoff, atOnce); err != nil {
+		if due, err = listRows(t, scanLoose, query, cutoff, atOnce); err != nil {
 			return err
 		}
 		for _, x := range due {
@@ -372,7 +372,7 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 	after := looseRow{loose: math.MinInt64}
 	for {
 		// Most times nothing is due, which a reader finds out.
-		due, err := column[looseRow](st, scanLoose, query, cutoff, after.loose, after.repo, after.id, 1)
+		due, err := listRows[looseRow](st, scanLoose, query, cutoff, after.loose, after.repo, after.id, 1)
 		if err != nil || len(due) == 0 {
 			return err
 		}
@@ -386,7 +386,7 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 		var promised int
 		err = st.update(func(t *tx) (err error) {
 			gone, promised = nil, 0
-			due, err = list(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, atOnce)
+			due, err = listRows(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, atOnce)
 			if err != nil {
 				return err
 			}
@@ -444,17 +444,9 @@ func (st *store) emptyTrash(ctx context.Context) (n int, err error) {
 		return 0, nil // a backup needs the files; it tells when it has done
 	}
 	defer st.removal.Unlock()
-	s, err := st.read(`SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`)
-	if err != nil {
-		return 0, err
-	}
 	var errs []error
 	for last := digest.Digest(""); ; {
-		rows, err := s.Query(last, atOnce)
-		if err != nil {
-			return n, err
-		}
-		due, err := collect(rows, scanOne[digest.Digest])
+		due, err := listRows(st, scanOne[digest.Digest], `SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`, last, atOnce)
 		if err != nil {
 			return n, err
 		}

@@ -84,7 +84,7 @@ func (r *registry) inventory() *inventory {
 	}
 	query := func(query string, scan func(*sql.Rows) error) {
 		r.t.Helper()
-		rows, err := r.st.db.Query(query)
+		rows, err := r.st.readers.Query(query)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -783,12 +783,12 @@ func TestCollectionReadsNoMoreThanGarbage(t *testing.T) {
 					args = append(args, int64(0))
 				}
 			}
-			rows, err := r.st.db.Query("EXPLAIN QUERY PLAN "+query, args...)
+			rows, err := r.st.readers.Query("EXPLAIN QUERY PLAN "+query, args...)
 			if err != nil {
 				t.Errorf("%s: %v", query, err)
 				continue
 			}
-			steps, err := collect(rows, func(rows *sql.Rows) (step string, err error) {
+			steps, err := collectRows(rows, func(rows *sql.Rows) (step string, err error) {
 				var a, b, c any
 				err = rows.Scan(&a, &b, &c, &step)
 				return step, err

@@ -212,7 +212,7 @@ func (p *planner) follow() error {
 			return err
 		}
 		// Most blobs are of one manifest: then there is nothing more to ask.
-		blobs, err := listed(p.snapshot, func(rows *sql.Rows) (b plannedBlob, err error) {
+		blobs, err := listRows(p.snapshot, func(rows *sql.Rows) (b plannedBlob, err error) {
 			err = rows.Scan(&b.blob, &b.digest, &b.size, &b.links, &b.alone)
 			b.repo, b.repository = m.repo, m.repository
 			return b, err
@@ -260,7 +260,7 @@ func (p *planner) alongWith(m plannedManifest) error {
 		plannedManifest
 		member bool
 	}
-	found, err := listed(p.snapshot, func(rows *sql.Rows) (c companion, err error) {
+	found, err := listRows(p.snapshot, func(rows *sql.Rows) (c companion, err error) {
 		err = rows.Scan(&c.member, &c.id, &c.repo, &c.size, &c.digest)
 		c.repository = m.repository
 		return c, err
@@ -294,7 +294,7 @@ func (p *planner) signaturesOf(m plannedManifest) error {
 		plannedManifest
 		tag string
 	}
-	found, err := listed(p.snapshot, func(rows *sql.Rows) (s signature, err error) {
+	found, err := listRows(p.snapshot, func(rows *sql.Rows) (s signature, err error) {
 		err = rows.Scan(&s.id, &s.size, &s.digest, &s.tag)
 		s.repo, s.repository = m.repo, m.repository
 		return s, err

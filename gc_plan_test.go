@@ -23,7 +23,7 @@ func dump(t testing.TB, db *sql.DB) map[string][]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := collect(names, scanOne[string])
+	list, err := collectRows(names, scanOne[string])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func dump(t testing.TB, db *sql.DB) map[string][]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tables[name], err = collect(rows, func(rows *sql.Rows) (string, error) {
+		tables[name], err = collectRows(rows, func(rows *sql.Rows) (string, error) {
 			values := make([]any, len(columns))
 			for i := range values {
 				values[i] = new(any)
@@ -69,7 +69,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	upload := location[strings.LastIndex(location, "/")+1:]
 	r.moved.Add(int64(30 * 24 * time.Hour))
 
-	before, files := dump(t, r.st.db), tree(t, filepath.Join(r.cfg.dir, "blobs"))
+	before, files := dump(t, r.st.readers), tree(t, filepath.Join(r.cfg.dir, "blobs"))
 	text, err := runOnceOn(t, r.st, "gc", "--dry-run", "--now")
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +117,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if after := dump(t, r.st.db); !reflect.DeepEqual(before, after) {
+	if after := dump(t, r.st.readers); !reflect.DeepEqual(before, after) {
 		t.Errorf("a dry run has changed the database from\n%v to\n%v", before, after)
 	}
 	if !maps.Equal(tree(t, filepath.Join(r.cfg.dir, "blobs")), files) {

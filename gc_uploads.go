@@ -22,24 +22,16 @@ func (st *store) dropUploads(c *tally) (err error) {
 			st.ownersGone.Store(true)
 		}
 	}()
-	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`)
-	if err != nil {
-		return err
-	}
 	for after := ""; ; {
-		rows, err := s.Query(after, atOnce)
-		if err != nil {
-			return err
-		}
-		list, err := collect(rows, func(rows *sql.Rows) (x [3]string, err error) { return x, rows.Scan(&x[0], &x[1], &x[2]) })
+		list, err := listRows(st, scanSession, `SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`, after, atOnce)
 		if err != nil {
 			return err
 		}
 		for _, x := range list {
-			if after = x[0]; st.mayUpload(x[2]) {
+			if after = x.id; st.mayUpload(x.owner) {
 				continue
 			}
-			if err := st.dropUpload(x[0], x[1], x[2], c); err != nil {
+			if err := st.dropUpload(x.id, x.repository, x.owner, c); err != nil {
 				return err
 			}
 		}
@@ -47,6 +39,13 @@ func (st *store) dropUploads(c *tally) (err error) {
 			return nil
 		}
 	}
+}
+
+type sessionRow struct{ id, repository, owner string }
+
+func scanSession(rows *sql.Rows) (x sessionRow, err error) {
+	err = rows.Scan(&x.id, &x.repository, &x.owner)
+	return x, err
 }
 
 // dropUpload ends a session whose owner is no more.
@@ -100,19 +99,7 @@ func (st *store) expireUploads(g graces, c *tally) error {
 // expireSome looks at some of the sessions that nobody has used since the cutoff, and
 // returns at how many: each has ended then, or was used after all.
 func (st *store) expireSome(cutoff int64, c *tally) (n int, err error) {
-	s, err := st.read(`SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`)
-	if err != nil {
-		return 0, err
-	}
-	rows, err := s.Query(cutoff, atOnce)
-	if err != nil {
-		return 0, err
-	}
-	type session struct{ id, repository, owner string }
-	due, err := collect(rows, func(rows *sql.Rows) (x session, err error) {
-		err = rows.Scan(&x.id, &x.repository, &x.owner)
-		return x, err
-	})
+	due, err := listRows(st, scanSession, `SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`, cutoff, atOnce)
 	if err != nil {
 		return 0, err
 	}

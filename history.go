@@ -173,7 +173,7 @@ func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err e
 		repository string
 		steps      int
 	}
-	shares, err := column(st, func(rows *sql.Rows) (s share, err error) {
+	shares, err := listRows(st, func(rows *sql.Rows) (s share, err error) {
 		err = rows.Scan(&s.repository, &s.steps)
 		return s, err
 	}, `SELECT repository, count(*) FROM history GROUP BY repository`)
@@ -199,7 +199,7 @@ func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err e
 		if s.steps <= level {
 			continue
 		}
-		changes, err := column(st, scanOne[int64], `SELECT change FROM history WHERE repository = ? ORDER BY change LIMIT ?`, s.repository, s.steps-level)
+		changes, err := listRows(st, scanOne[int64], `SELECT change FROM history WHERE repository = ? ORDER BY change LIMIT ?`, s.repository, s.steps-level)
 		if err != nil {
 			return false, err
 		}
@@ -290,7 +290,7 @@ func (st *store) history(repository, tag string, after cursor, limit int) ([]rec
 			SELECT change, n FROM history WHERE repository = ?1 AND ?2 = '' AND (change, n) < (?3, ?4) ORDER BY change DESC, n DESC LIMIT ?5)
 			ORDER BY change DESC, n DESC`
 	}
-	return column(st, scanRecord, query, repository, tag, after.change, after.n, limit)
+	return listRows(st, scanRecord, query, repository, tag, after.change, after.n, limit)
 }
 
 // describe says in words what a step did.
@@ -360,7 +360,7 @@ func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
 		if ref != (reference{}) {
 			what = ref.String()
 		}
-		list, err := column(st, scanRecord, query, name, before, what)
+		list, err := listRows(st, scanRecord, query, name, before, what)
 		if err != nil {
 			return 0, err
 		}

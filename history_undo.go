@@ -29,7 +29,7 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 	defer st.wakeJanitor()
 	err = st.updateKnowing(func(t *tx) error {
 		did = nil
-		steps, err := list(t, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n DESC`, number)
+		steps, err := listRows(t, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n DESC`, number)
 		if err != nil {
 			return err
 		}
@@ -199,7 +199,7 @@ func (u *undoing) manifest(repo repository, s step) error {
 		u.did = append(u.did, step{repository: s.repository, old: d.String()})
 		return nil
 	}
-	missing, err := list(u.tx, scanOne[string], `SELECT n.digest FROM names n WHERE n.manifest = ?1
+	missing, err := listRows(u.tx, scanOne[string], `SELECT n.digest FROM names n WHERE n.manifest = ?1
 		AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = n.repository AND m.digest = n.digest AND m.deleted IS NOT NULL)`, id)
 	if err != nil {
 		return err
@@ -305,7 +305,7 @@ func (u *undoing) makeFree(name string, to int64) (free bool, err error) {
 	if err := u.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?)`, []any{there.id}, &used); err != nil || used {
 		return false, err
 	}
-	blobs, err := list(u.tx, scanOne[int64], `SELECT blob FROM link WHERE repository = ? AND hidden IS NULL`, there.id)
+	blobs, err := listRows(u.tx, scanOne[int64], `SELECT blob FROM link WHERE repository = ? AND hidden IS NULL`, there.id)
 	if err != nil {
 		return false, err
 	}

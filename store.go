@@ -47,13 +47,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -63,23 +61,12 @@ import (
 // A store is an open data directory. Its methods may be called from any
 // goroutine.
 type store struct {
-	storeConfig
-	lock     *os.File   // open as long as the store
-	db       *sql.DB    // query-only connections
-	writer   *committer // nil on a read-only disk
-	writerDB *sql.DB
-
-	readOnlyDisk bool   // found at start: only pulls work
-	arrivals     string // the directory that has uploads/ and quarantine/
-
-	reads    sync.Map // query → *sql.Stmt on db
-	digests  keyLock  // one holder per digest renames or unlinks its file
-	sessions sessions
-	unsynced unsynced
-	shards   struct { // of which algorithms makeShards has seen to it that they are there
-		sync.Mutex          // held while they are made
-		sha256, sha512 bool // guarded by the mutex
-	}
+	*dataDir
+	*database
+	settings
+	digests      keyLock // one holder per digest renames or unlinks its file
+	sessions     sessions
+	unsynced     unsynced
 	lookups      lookups
 	counted      struct{ last, again atomic.Int64 } // the history's last change when it was counted, and uptime when it is to be again; 0 for none
 	sending      sending
@@ -98,7 +85,6 @@ type store struct {
 	ownersGone   atomic.Bool                       // users or rules have changed: there may be uploads of owners who are no more
 	busy         func() bool                       // there are requests under way; nil if there can be none
 	uploadEnded  func()                            // there may be room for another upload; nil if nobody waits
-	looks        chan struct{}                     // full while as many snapshots as may be are in use
 	large        chan struct{}                     // full while as many bodies as may be have large buffers
 	holding      chan struct{}                     // full while as many bodies as may be are held in memory
 	base         time.Duration                     // uptime of the data directory when it was opened
@@ -109,17 +95,19 @@ type store struct {
 	pulls        pulls                             // what was pulled lately
 	tagged       chan struct{}                     // tells the retainer that a tag has moved
 	rulesChanged chan struct{}                     // and that there may be other rules
-	reserve      reserve                           // of room
 	removal      sync.RWMutex                      // held for writing while files of blobs go, for reading by backups
-	opened       time.Time
-	fileSyncs    atomic.Int64 // syncs of files and directories since the start, for the metrics
 
 	collectedBlobs, collectedBytes atomic.Int64 // likewise
 	droppedTags                    atomic.Int64 // tags dropped by the rules, likewise
 }
 
 type storeConfig struct {
-	dir           string
+	dirConfig
+	settings
+}
+
+// settings are the flags, and what tests put in the place of the system.
+type settings struct {
 	grace         time.Duration // how long an unreferenced blob stays
 	untaggedGrace time.Duration // how long an unreferenced manifest stays; 0 keeps it
 	uploadExpiry  time.Duration // how long an idle upload session stays
@@ -127,21 +115,15 @@ type storeConfig struct {
 	maxBlob       int64         // bytes, 0 for no limit
 	scrubEvery    time.Duration // between the passes that read all that is stored; 0 for none
 	scrubRate     int64         // bytes a second that they read; 0 for no limit
-	minFree       int64         // bytes of the disk that pushes leave; negative for a share of it
 	sparse        bool          // what a manifest refers to may be absent
 	readOnly      bool          // pushes and deletes are refused, and nothing is collected
 	noDelete      bool          // deletes are refused, also those by rules
 	usersFile     string        // who may log in,
 	policyFile    string        // and do what: for backups
 	budget        budget
-	log           *slog.Logger
 
-	// now is the time since the process opened the store; tests move it.
-	now func() time.Duration
 	// patience is that with a silent client whose upload another request goes on with.
 	patience time.Duration
-	// restoring opens a directory whose restore is not finished.
-	restoring bool
 	// noPromises lets what clients were just told of go; tests collect at once.
 	noPromises bool
 	// syncDisk is syncFileSystem; tests have it fail.
@@ -163,7 +145,8 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 			if st.writer != nil {
 				st.writer.stop()
 			}
-			st.closeFiles()
+			st.database.close()
+			st.dataDir.letGo()
 		}
 	}()
 	if err := st.refuseUnmapped(); err != nil {
@@ -179,25 +162,21 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if err := st.lookForBlobs(); err != nil {
 		return nil, err
 	}
-	if !st.readOnlyDisk {
-		return st, st.openToWrite()
+	if st.readOnlyDisk {
+		err = st.begun()
+	} else {
+		err = st.openToWrite()
 	}
-	st.promises.begin(st.uptime)
-	if err := st.openReaders(); err != nil {
-		return nil, err
-	}
-	if err := st.recoverSmall(); err != nil {
-		return nil, err
-	}
-	return st, st.loadRobots()
+	return st, err
 }
 
 // newStore returns a store that is not open.
 func newStore(cfg storeConfig) *store {
+	data := newDataDir(cfg.dirConfig)
 	st := &store{
-		storeConfig:  cfg,
-		arrivals:     cfg.dir,
-		opened:       time.Now(),
+		dataDir:      data,
+		database:     newDatabase(data, cfg.budget.pages),
+		settings:     cfg.settings,
 		wake:         make(chan struct{}, 1),
 		trashed:      make(chan struct{}, 1),
 		changed:      make(chan struct{}, 1),
@@ -206,13 +185,9 @@ func newStore(cfg storeConfig) *store {
 		suspects:     make(chan digest.Digest, 100),
 		large:        make(chan struct{}, min(max(minLarge, 2*runtime.GOMAXPROCS(0)), maxLarge)),
 		holding:      make(chan struct{}, maxHeld),
-		looks:        make(chan struct{}, maxLooks),
 		lookups:      lookups{limit: cfg.budget.lookups},
 		sending:      sending{size: cfg.budget.answers, wait: sendingWait},
 		unsynced:     unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)},
-	}
-	if st.now == nil {
-		st.now = func() time.Duration { return time.Since(st.opened) }
 	}
 	if st.syncDisk == nil {
 		st.syncDisk = syncFileSystem
@@ -235,7 +210,7 @@ func (st *store) openToWrite() error {
 	// The same durability for half the wait, where the system has the call.
 	sqlite.Fdatasync(true)
 	fresh := !exists(filepath.Join(st.dir, "berth.db"))
-	if err := st.openWriter(); err != nil {
+	if err := st.openWriter(st.begin, &st.lookups); err != nil {
 		return err
 	}
 	if err := st.makeDirectories(); err != nil {
@@ -248,23 +223,40 @@ func (st *store) openToWrite() error {
 		return err
 	}
 	st.reserve.spent.Store(!fresh && !exists(filepath.Join(st.dir, reserveFile)))
+	if err := st.begun(); err != nil {
+		return err
+	}
+	return st.sweepUploads()
+}
+
+// begun opens the readers, and takes what the database says of the registry as a whole.
+func (st *store) begun() error {
 	if err := st.openReaders(); err != nil {
+		return err
+	}
+	var sparse, stale bool
+	if err := st.get(`SELECT uptime, sparse, stale FROM meta`, nil, &st.saved, &sparse, &stale); err != nil {
+		return st.damaged(err)
+	}
+	st.base = time.Duration(st.saved) * time.Second
+	st.stale.Store(stale)
+	if st.sparse && !sparse && st.writer != nil { // check must know
+		err := st.updateLazy(func(t *tx) error {
+			_, err := t.exec(`UPDATE meta SET sparse = 1`)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := st.loadVerified(); err != nil {
 		return err
 	}
 	if err := st.recoverSmall(); err != nil {
 		return fmt.Errorf("writing small blobs again: %w", err)
 	}
 	st.promises.begin(st.uptime)
-	if err := st.loadRobots(); err != nil {
-		return err
-	}
-	return st.sweepUploads()
-}
-
-// diskFull reports whether SQLite failed for want of room.
-func (st *store) diskFull(err error) bool {
-	bytes, _, e := freeSpace(st.dir)
-	return e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err)) || !st.readOnlyDisk && st.isFull(err)
+	return st.loadRobots()
 }
 
 // close writes the uptime, moves SQLite's log into the database and lets go of
@@ -275,7 +267,7 @@ func (st *store) close() error {
 		err = errors.Join(st.syncSmall(), st.saveUses(), st.savePulls(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
-	return errors.Join(err, st.closeFiles())
+	return errors.Join(err, st.database.close(), st.dataDir.letGo())
 }
 
 // loops are what a server runs in the background, each until its context ends.
@@ -315,23 +307,6 @@ func (st *store) saveUptime(t *tx) error {
 	_, err := t.exec(`UPDATE meta SET uptime = ?`, t.clock)
 	t.committed = append(t.committed, func() { st.saved = t.clock })
 	return err
-}
-
-// update runs fn in a durable write transaction; see committer.update. On a
-// read-only disk it fails with EROFS.
-func (st *store) update(fn func(*tx) error) error {
-	if st.writer == nil {
-		return syscall.EROFS
-	}
-	return st.writer.update(fn)
-}
-
-// updateLazy is update for what need not survive a power cut.
-func (st *store) updateLazy(fn func(*tx) error) error {
-	if st.writer == nil {
-		return syscall.EROFS
-	}
-	return st.writer.updateLazy(fn)
 }
 
 // wakeJanitor tells the background loop that something has become loose.

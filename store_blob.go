@@ -164,7 +164,7 @@ func (c *content) makeUpload() (err error) {
 // cost a client what was acknowledged. Not so if there is a row already: the
 // session could go on to write into a file that is being served.
 func (st *store) place(c *content, had, small bool) error {
-	if err := st.makeShards(c.digest.Algorithm()); err != nil {
+	if err := st.makeShards(c.digest.Algorithm(), st.blobsAreHere); err != nil {
 		return err
 	}
 	path := st.path(c.digest)

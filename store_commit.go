@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
@@ -34,14 +35,14 @@ const maxGroup = 64
 // A committer owns the one connection that writes.
 type committer struct {
 	conn    *sql.Conn
+	data    *dataDir
 	log     string // path of SQLite's log
 	queue   chan write
 	done    chan struct{} // closed when the goroutine has ended
-	stmts   map[string]*sql.Stmt
+	stmts   statements
 	relaxed bool         // the connection is at synchronous=NORMAL
 	suspect error        // a commit failed on the disk: what the log holds is uncertain
 	syncs   atomic.Int64 // durable commits so far
-	tight   atomic.Bool  // the disk was full: the log must not take what room there is
 
 	begun, ended atomic.Int64 // durable commits, also those that failed
 
@@ -49,10 +50,7 @@ type committer struct {
 	lastLog  atomic.Int64 // and when syncCount last looked
 
 	// begin is called with each transaction, before the first write.
-	begin func(t *tx, durable bool) error
-	// full reports whether an error is for want of room; spare makes some, if it can.
-	full    func(error) bool
-	spare   func() bool
+	begin   func(t *tx, durable bool) error
 	lookups *lookups           // those of what a commit touches are suspended meanwhile
 	touched map[int64]struct{} // repositories that the transaction under way has changed
 }
@@ -73,13 +71,13 @@ type tx struct {
 	committed []func() // called when all of it is committed
 }
 
-func newCommitter(conn *sql.Conn, log string, begin func(*tx, bool) error, full func(error) bool, spare func() bool, lookups *lookups) (*committer, error) {
+func newCommitter(conn *sql.Conn, data *dataDir, begin func(*tx, bool) error, lookups *lookups) (*committer, error) {
+	log := filepath.Join(data.dir, "berth.db-wal")
 	c := &committer{
-		conn: conn, log: log, begin: begin, full: full, spare: spare, lookups: lookups,
+		conn: conn, data: data, log: log, begin: begin, lookups: lookups,
 		touched: make(map[int64]struct{}),
 		queue:   make(chan write, maxGroup),
 		done:    make(chan struct{}),
-		stmts:   make(map[string]*sql.Stmt),
 	}
 	err := conn.Raw(func(driverConn any) error {
 		watchRows(driverConn, c.touched)
@@ -119,11 +117,7 @@ func (c *committer) stop() {
 // close empties SQLite's log and closes the connection. The committer has
 // stopped.
 func (c *committer) close() error {
-	errs := []error{c.checkpoint()}
-	for _, s := range c.stmts {
-		errs = append(errs, s.Close())
-	}
-	return errors.Join(append(errs, c.conn.Close())...)
+	return errors.Join(c.checkpoint(), c.stmts.close(), c.conn.Close())
 }
 
 func (c *committer) run() {
@@ -150,20 +144,20 @@ func (c *committer) run() {
 // commit runs a group in one transaction and tells each member its result.
 func (c *committer) commit(group []write) {
 	results, err := c.try(group)
-	if c.full(err) && c.checkpoint() == nil {
+	if c.data.isFull(err) && c.checkpoint() == nil {
 		// The log had no room to grow. Now it is empty, and most of what it
 		// held took none in the database.
-		c.tight.Store(true)
+		c.data.tight.Store(true)
 		results, err = c.try(group)
 	}
-	if c.full(err) && c.spare() {
-		c.tight.Store(true)
+	if c.data.isFull(err) && c.data.spare() {
+		c.data.tight.Store(true)
 		results, err = c.try(group)
 	}
-	if err != nil && !isNoSpace(err) && c.full(err) {
+	if err != nil && !isNoSpace(err) && c.data.isFull(err) {
 		err = fmt.Errorf("%w: %w", errNoSpace, err)
 	}
-	if err == nil && c.tight.Load() {
+	if err == nil && c.data.tight.Load() {
 		// Else the log would take all that is left, and then the database could
 		// not take over what it holds.
 		c.checkpoint()
@@ -427,7 +421,7 @@ func (c *committer) checkpoint() error {
 }
 
 func (c *committer) exec(query string) error {
-	s, err := c.prepare(query)
+	s, err := c.statement(query)
 	if err != nil {
 		return err
 	}
@@ -435,20 +429,15 @@ func (c *committer) exec(query string) error {
 	return err
 }
 
-func (c *committer) prepare(query string) (*sql.Stmt, error) {
-	if s := c.stmts[query]; s != nil {
-		return s, nil
-	}
-	s, err := c.conn.PrepareContext(context.Background(), query)
-	if err == nil {
-		c.stmts[query] = s
-	}
-	return s, err
+func (c *committer) statement(query string) (*sql.Stmt, error) {
+	return c.stmts.get(query, func(query string) (*sql.Stmt, error) {
+		return c.conn.PrepareContext(context.Background(), query)
+	})
 }
 
 // exec runs a statement and returns the number of rows it changed.
 func (t *tx) exec(query string, args ...any) (int64, error) {
-	s, err := t.c.prepare(query)
+	s, err := t.c.statement(query)
 	if err != nil {
 		return 0, err
 	}
@@ -465,39 +454,10 @@ func (t *tx) script(text string) error {
 	return err
 }
 
+func (t *tx) statement(query string) (*sql.Stmt, error) { return t.c.statement(query) }
+
+// again: what failed in a transaction ends it.
+func (t *tx) again(error) bool { return false }
+
 // get scans the one row of query into dest; sql.ErrNoRows if there is none.
-func (t *tx) get(query string, args []any, dest ...any) error {
-	s, err := t.c.prepare(query)
-	if err != nil {
-		return err
-	}
-	return s.QueryRow(args...).Scan(dest...)
-}
-
-// list returns the rows of query, each scanned by scan. All rows are read
-// before list returns, so that the transaction can go on.
-func list[T any](t *tx, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
-	s, err := t.c.prepare(query)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.Query(args...)
-	if err != nil {
-		return nil, err
-	}
-	return collect(rows, scan)
-}
-
-// collect reads rows to the end and closes them.
-func collect[T any](rows *sql.Rows, scan func(*sql.Rows) (T, error)) ([]T, error) {
-	defer rows.Close()
-	var out []T
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	return out, rows.Err()
-}
+func (t *tx) get(query string, args []any, dest ...any) error { return getRow(t, query, args, dest...) }

@@ -37,7 +37,7 @@ func (st *store) deleteManifest(repository string, d digest.Digest, by author) (
 		if err := p.leaveIndexes(it, st.sparse, st.untaggedGrace == 0); err != nil {
 			return err
 		}
-		tags, err := list(t, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, it.id)
+		tags, err := listRows(t, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, it.id)
 		if err != nil {
 			return err
 		}
@@ -93,7 +93,7 @@ func (t *tx) showManifest(c *change, repo repository, id int64, d digest.Digest)
 // hideLinks hides the blobs of a manifest that has just been hidden, except those
 // that another uses.
 func (t *tx) hideLinks(repo, id int64) error {
-	blobs, err := list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?1
+	blobs, err := listRows(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?1
 		UNION ALL SELECT b.id FROM names n JOIN blob b ON b.digest = n.digest WHERE n.manifest = ?1`, id)
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func (t *tx) immutableIn(repo repository, rules *tagRules, by author) error {
 	if by.force || len(rules.immutable) == 0 {
 		return nil
 	}
-	tags, err := list(t, scanOne[string], `SELECT name FROM tag WHERE repository = ?`, repo.id)
+	tags, err := listRows(t, scanOne[string], `SELECT name FROM tag WHERE repository = ?`, repo.id)
 	if err != nil {
 		return err
 	}

@@ -339,8 +339,8 @@ func TestShardsAreMadeWhenNeeded(t *testing.T) {
 // next: what is pushed then is below it.
 func TestDirectoriesOfAKilledProcessAreSynced(t *testing.T) {
 	dir := t.TempDir()
-	before := &store{storeConfig: storeConfig{dir: dir}}
-	if err := errors.Join(before.makeDirectories(), before.makeShards(digest.SHA256)); err != nil {
+	before := newDataDir(dirConfig{dir: dir})
+	if err := errors.Join(before.makeDirectories(), before.makeShards(digest.SHA256, nil)); err != nil {
 		t.Fatal(err)
 	}
 	r := startRegistry(t, func(cfg *config) { cfg.dir = dir })

@@ -65,21 +65,7 @@ type referrer struct {
 // of one artifact type unless that is empty, after the digest last, in order of
 // digests, until fn returns false.
 func (st *store) eachReferrer(repository string, d digest.Digest, artifactType string, last digest.Digest, fn func(referrer) (bool, error)) error {
-	s, err := st.read(`
-		SELECT m.media_type, m.digest, length(m.body), m.artifact_type, m.annotations
-		FROM repository r
-		JOIN manifest m ON m.repository = r.id AND m.subject = ?2 AND m.digest > ?4 AND m.deleted IS NULL
-		WHERE r.name = ?1 AND (?3 = '' OR m.artifact_type = ?3)
-		ORDER BY m.digest`)
-	if err != nil {
-		return err
-	}
-	rows, err := s.Query(repository, d, artifactType, last)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return eachRow(st, func(rows *sql.Rows) error {
 		var f referrer
 		var annotations sql.NullString
 		if err := rows.Scan(&f.MediaType, &f.Digest, &f.Size, &f.ArtifactType, &annotations); err != nil {
@@ -88,9 +74,15 @@ func (st *store) eachReferrer(repository string, d digest.Digest, artifactType s
 		if annotations.Valid {
 			f.Annotations = json.RawMessage(annotations.String)
 		}
-		if more, err := fn(f); err != nil || !more {
-			return err
+		more, err := fn(f)
+		if err == nil && !more {
+			err = errEnough
 		}
-	}
-	return rows.Err()
+		return err
+	}, `
+		SELECT m.media_type, m.digest, length(m.body), m.artifact_type, m.annotations
+		FROM repository r
+		JOIN manifest m ON m.repository = r.id AND m.subject = ?2 AND m.digest > ?4 AND m.deleted IS NULL
+		WHERE r.name = ?1 AND (?3 = '' OR m.artifact_type = ?3)
+		ORDER BY m.digest`, repository, d, artifactType, last)
 }

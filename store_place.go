@@ -22,24 +22,24 @@ const probeFile = "berth.probe"
 var places = []string{"", "blobs"}
 
 // findPlace decides where bytes arrive, and makes the directory for them.
-func (st *store) findPlace() error {
+func (data *dataDir) findPlace() error {
 	for _, place := range places {
-		dir := filepath.Join(st.dir, place)
+		dir := filepath.Join(data.dir, place)
 		uploads := filepath.Join(dir, "uploads") // which may be a link by itself
 		if err := makeAll(uploads); err != nil {
 			return err
 		}
 		near := true
 		for _, algorithm := range algorithms {
-			near = near && moves(dir, st.blobsDir(algorithm)) && moves(uploads, st.blobsDir(algorithm))
+			near = near && moves(dir, data.blobsDir(algorithm)) && moves(uploads, data.blobsDir(algorithm))
 		}
 		if near {
-			st.arrivals = dir
+			data.arrivals = dir
 			return nil
 		}
 	}
 	return fmt.Errorf("%s is on several disks: no file can be moved to both %s and %s. What to do: put all of it on one disk, and mount or link that as a whole",
-		filepath.Join(st.dir, "blobs"), st.blobsDir(algorithms[0]), st.blobsDir(algorithms[1]))
+		filepath.Join(data.dir, "blobs"), data.blobsDir(algorithms[0]), data.blobsDir(algorithms[1]))
 }
 
 // moves reports whether files can be renamed from one directory to the other, as far
@@ -58,12 +58,12 @@ func moves(from, to string) bool {
 }
 
 // apart reports whether blobs are on another disk than the database.
-func (st *store) apart() bool { return st.arrivals != st.dir }
+func (data *dataDir) apart() bool { return data.arrivals != data.dir }
 
 // refuseUnmapped refuses, before anything is made, a file system that lacks what SQLite
 // needs for a log whose index all connections share.
-func (st *store) refuseUnmapped() error {
-	dir := st.dir
+func (data *dataDir) refuseUnmapped() error {
+	dir := data.dir
 	for !exists(dir) && filepath.Dir(dir) != dir {
 		dir = filepath.Dir(dir)
 	}
@@ -71,5 +71,5 @@ func (st *store) refuseUnmapped() error {
 		return nil
 	}
 	return fmt.Errorf("the file system of %s cannot map files into shared memory, which the database needs. What to do: mount it with what allows that "+
-		"(mergerfs: cache.files=auto-full, 9p: cache=mmap), or have the data directory on another disk and only its blobs/ there, as a link or a mount", st.dir)
+		"(mergerfs: cache.files=auto-full, 9p: cache=mmap), or have the data directory on another disk and only its blobs/ there, as a link or a mount", data.dir)
 }

@@ -213,7 +213,7 @@ var allowedSteps = []allowedStep{
 	{"verifyDatabase", "", whole},
 	{"store.reconcile", "", once},
 	{"store.dropGone", "", once},
-	{"store.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
+	{"database.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
 	{"store.loadRobots", "SCAN token", once + "; as many rows as a person has made tokens"},
 	{"store.recoverSmall", "", once + "; at most what may be unsynced"},
 	{"store.sweepUploads", "SCAN upload", once + "; at most --max-uploads rows"},
@@ -358,9 +358,8 @@ func TestPlansKnowAllQueries(t *testing.T) {
 			}
 		}
 	}
-	st.reads.Range(func(text, _ any) bool { look(text.(string)); return true })
-	for text := range st.writer.stmts {
-		look(text)
+	for _, statements := range []*statements{&st.reads, &st.writer.stmts} {
+		statements.of.Range(func(text, _ any) bool { look(text.(string)); return true })
 	}
 	if prepared < 60 {
 		t.Errorf("only %d queries were prepared: little was tested", prepared)
@@ -375,7 +374,7 @@ func rowsOf(t *testing.T, db *sql.DB, query string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := collect(rows, scanOne[string])
+	list, err := collectRows(rows, scanOne[string])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -396,7 +395,7 @@ func planOf(db *sql.DB, query string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, func(rows *sql.Rows) (step string, err error) {
+	return collectRows(rows, func(rows *sql.Rows) (step string, err error) {
 		var id, parent, unused int
 		err = rows.Scan(&id, &parent, &unused, &step)
 		return step, err
@@ -410,7 +409,7 @@ func triggerQueries(t *testing.T, db *sql.DB) (all []programQuery) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	triggers, err := collect(rows, func(rows *sql.Rows) (x [2]string, err error) {
+	triggers, err := collectRows(rows, func(rows *sql.Rows) (x [2]string, err error) {
 		err = rows.Scan(&x[0], &x[1])
 		return x, err
 	})

@@ -206,7 +206,7 @@ func (st *store) lookForMissing(repository string, m *manifest) error {
 	if err != nil {
 		return err
 	}
-	missing, err := column(st, scanOne[digest.Digest], `
+	missing, err := listRows(st, scanOne[digest.Digest], `
 		SELECT value FROM json_each(?2) WHERE value IS NOT NULL AND NOT EXISTS (SELECT 1 FROM repository r JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
 			JOIN link l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?1)
 		UNION ALL SELECT value FROM json_each(?3) WHERE value IS NOT NULL AND NOT EXISTS (SELECT 1 FROM repository r JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
@@ -287,7 +287,7 @@ func (p *pushing) mayRetype(id int64, m *manifest, is string, deleted bool) erro
 	if !deleted && !p.c.overwrite {
 		return errDenied.saying("%s is there as %q; you may push, but not overwrite", m.digest, is)
 	}
-	tags, err := list(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
+	tags, err := listRows(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
 	if err != nil {
 		return err
 	}
@@ -521,7 +521,7 @@ func missingError(missing []digest.Digest) error {
 // settleAround keeps (6) for the manifests that one refers to, and for its
 // referrers.
 func (t *tx) settleAround(repo, id int64, d digest.Digest) error {
-	named, err := list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
+	named, err := listRows(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
 	if err != nil {
 		return err
 	}
@@ -536,10 +536,10 @@ func (t *tx) settleAround(repo, id int64, d digest.Digest) error {
 // unrelate deletes what is recorded of a manifest's references, and returns it:
 // the caller settles it.
 func (t *tx) unrelate(id int64) (blobs []int64, named []digest.Digest, err error) {
-	if blobs, err = list(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id); err != nil {
+	if blobs, err = listRows(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id); err != nil {
 		return nil, nil, err
 	}
-	if named, err = list(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id); err != nil {
+	if named, err = listRows(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id); err != nil {
 		return nil, nil, err
 	}
 	for _, query := range []string{`DELETE FROM uses WHERE manifest = ?`, `DELETE FROM names WHERE manifest = ?`} {

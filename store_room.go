@@ -33,52 +33,52 @@ type space struct{ free, total uint64 }
 
 // room returns errNoSpace if n more bytes of metadata would leave less of the disk
 // than pushes must leave.
-func (st *store) room(n int64) error { return st.roomOn(st.dir, n, 0) }
+func (data *dataDir) room(n int64) error { return data.roomOn(data.dir, n, 0) }
 
 // roomForBlob is room for n bytes of a blob, and for what is recorded of it.
-func (st *store) roomForBlob(n int64) error { return st.roomForFiles(n, 0) }
+func (data *dataDir) roomForBlob(n int64) error { return data.roomForFiles(n, 0) }
 
 // roomForFiles is roomForBlob for n bytes in so many new files and directories.
-func (st *store) roomForFiles(n int64, inodes uint64) error {
-	if st.apart() {
-		if err := st.room(0); err != nil {
+func (data *dataDir) roomForFiles(n int64, inodes uint64) error {
+	if data.apart() {
+		if err := data.room(0); err != nil {
 			return err
 		}
 	}
-	return st.roomOn(st.arrivals, n, inodes)
+	return data.roomOn(data.arrivals, n, inodes)
 }
 
 // roomOn is roomForFiles for the disk of a directory.
-func (st *store) roomOn(dir string, n int64, inodes uint64) error {
-	if st.minFree == 0 {
+func (data *dataDir) roomOn(dir string, n int64, inodes uint64) error {
+	if data.minFree == 0 {
 		return nil
 	}
-	fits, err := st.fits(dir, n, inodes)
+	fits, err := data.fits(dir, n, inodes)
 	if err != nil {
 		return err
 	}
-	if !fits || st.reserve.spent.Load() && !st.regain() {
+	if !fits || data.reserve.spent.Load() && !data.regain() {
 		return errNoSpace
 	}
 	return nil
 }
 
 // fits is roomOn as far as the system tells.
-func (st *store) fits(dir string, n int64, inodes uint64) (bool, error) {
+func (data *dataDir) fits(dir string, n int64, inodes uint64) (bool, error) {
 	bytes, files, err := freeSpace(dir)
 	if err != nil {
 		return false, fmt.Errorf("looking for free space: %w", err)
 	}
-	floor := st.floor(bytes.total)
+	floor := data.floor(bytes.total)
 	// A push takes a handful of files, in any number of uploads at once.
 	filesFloor := min(files.total/100, 1000)
 	return bytes.free >= floor && bytes.free-floor >= uint64(max(n, 0)) && (files.total == 0 || files.free >= filesFloor+inodes), nil
 }
 
 // floor is how many bytes of a disk of that size pushes leave.
-func (st *store) floor(total uint64) uint64 {
-	if st.minFree >= 0 {
-		return uint64(st.minFree)
+func (data *dataDir) floor(total uint64) uint64 {
+	if data.minFree >= 0 {
+		return uint64(data.minFree)
 	}
 	return min(max(total/100, min(16<<20, total/20)), 1<<30)
 }
@@ -100,19 +100,19 @@ type reserve struct {
 
 // keepReserve makes the reserve if it is not there and the disk has room. That there
 // is none is no error.
-func (st *store) keepReserve() error {
-	st.reserve.Lock()
-	defer st.reserve.Unlock()
-	return st.keepReserveLocked()
+func (data *dataDir) keepReserve() error {
+	data.reserve.Lock()
+	defer data.reserve.Unlock()
+	return data.keepReserveLocked()
 }
 
-func (st *store) keepReserveLocked() error {
-	path := filepath.Join(st.dir, reserveFile)
-	if fits, err := st.fits(st.dir, reserveSize, 0); err != nil || !fits && st.minFree != 0 {
+func (data *dataDir) keepReserveLocked() error {
+	path := filepath.Join(data.dir, reserveFile)
+	if fits, err := data.fits(data.dir, reserveSize, 0); err != nil || !fits && data.minFree != 0 {
 		return nil
 	}
 	if !exists(path) {
-		err := st.makeReserve(path)
+		err := data.makeReserve(path)
 		if isDiskFull(err) {
 			return nil // a quota, or somebody was quicker
 		}
@@ -120,12 +120,12 @@ func (st *store) keepReserveLocked() error {
 			return err
 		}
 	}
-	st.writer.tight.Store(false)
-	st.reserve.spent.Store(false)
+	data.tight.Store(false)
+	data.reserve.spent.Store(false)
 	return nil
 }
 
-func (st *store) makeReserve(path string) (err error) {
+func (data *dataDir) makeReserve(path string) (err error) {
 	temp := path + ".new"
 	defer os.Remove(temp)
 	f, err := createAnew(temp)
@@ -138,7 +138,7 @@ func (st *store) makeReserve(path string) (err error) {
 		_, err = io.CopyN(f, mathrand.NewChaCha8([32]byte{}), reserveSize)
 	}
 	if err == nil {
-		err = st.syncData(f)
+		err = data.syncData(f)
 	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
@@ -152,45 +152,51 @@ const regainEvery = time.Second
 
 // regain is keepReserve for a push that finds the reserve spent. It reports whether
 // there is one again. Pushes that come together share a try.
-func (st *store) regain() bool {
-	st.reserve.Lock()
-	defer st.reserve.Unlock()
-	if !st.reserve.spent.Load() {
+func (data *dataDir) regain() bool {
+	data.reserve.Lock()
+	defer data.reserve.Unlock()
+	if !data.reserve.spent.Load() {
 		return true
 	}
-	now := st.now()
-	if st.reserve.tried && now-st.reserve.last < regainEvery {
+	now := data.now()
+	if data.reserve.tried && now-data.reserve.last < regainEvery {
 		return false
 	}
-	st.reserve.tried, st.reserve.last = true, now
-	if err := st.keepReserveLocked(); err != nil {
-		st.log.Warn("no reserve for a full disk", "error", err)
+	data.reserve.tried, data.reserve.last = true, now
+	if err := data.keepReserveLocked(); err != nil {
+		data.log.Warn("no reserve for a full disk", "error", err)
 	}
-	return !st.reserve.spent.Load()
+	return !data.reserve.spent.Load()
 }
 
 // spare is spareRoom for the committer.
-func (st *store) spare() bool {
-	st.reserve.Lock() // or one that is just made would count as there
-	defer st.reserve.Unlock()
-	return st.spareRoom()
+func (data *dataDir) spare() bool {
+	data.reserve.Lock() // or one that is just made would count as there
+	defer data.reserve.Unlock()
+	return data.spareRoom()
 }
 
 // spareRoom gives the reserve away. It reports whether there was one. The caller holds
 // its mutex.
-func (st *store) spareRoom() bool {
-	if os.Remove(filepath.Join(st.dir, reserveFile)) != nil {
+func (data *dataDir) spareRoom() bool {
+	if os.Remove(filepath.Join(data.dir, reserveFile)) != nil {
 		return false
 	}
-	st.reserve.spent.Store(true)
-	flushFileSystem(st.lock) // some give what was removed back no sooner
-	st.log.Warn("the disk is full to the last byte, or a quota is used up; the reserve is used to go on")
+	data.reserve.spent.Store(true)
+	flushFileSystem(data.lock) // some give what was removed back no sooner
+	data.log.Warn("the disk is full to the last byte, or a quota is used up; the reserve is used to go on")
 	return true
 }
 
 // isFull reports whether err is for want of room, in whatever words.
-func (st *store) isFull(err error) bool {
-	return isNoSpace(err) || failsForRoom(err) && isDiskFull(st.tryWrite())
+func (data *dataDir) isFull(err error) bool {
+	return isNoSpace(err) || failsForRoom(err) && isDiskFull(data.tryWrite())
+}
+
+// diskFull reports whether SQLite failed for want of room.
+func (data *dataDir) diskFull(err error) bool {
+	bytes, _, e := freeSpace(data.dir)
+	return e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err)) || !data.readOnlyDisk && data.isFull(err)
 }
 
 // failsForRoom reports whether err is one of those that SQLite has for the end of a
@@ -211,8 +217,8 @@ func failsForRoom(err error) bool {
 const tryFile = "try-"
 
 // tryWrite writes what a small commit does, and says why that cannot be.
-func (st *store) tryWrite() (err error) {
-	f, err := os.CreateTemp(st.dir, tryFile)
+func (data *dataDir) tryWrite() (err error) {
+	f, err := os.CreateTemp(data.dir, tryFile)
 	if err != nil {
 		return err
 	}
@@ -227,11 +233,11 @@ func (st *store) tryWrite() (err error) {
 
 // again reports whether a read is worth a second try: it failed as it would without
 // room, and now there is some.
-func (st *store) again(err error) bool {
-	if !failsForRoom(err) || st.readOnlyDisk {
+func (data *dataDir) again(err error) bool {
+	if !failsForRoom(err) || data.readOnlyDisk {
 		return false
 	}
-	st.reserve.Lock() // or each of a crowd would write
-	defer st.reserve.Unlock()
-	return !isDiskFull(st.tryWrite()) || st.spareRoom()
+	data.reserve.Lock() // or each of a crowd would write
+	defer data.reserve.Unlock()
+	return !isDiskFull(data.tryWrite()) || data.spareRoom()
 }

@@ -147,7 +147,7 @@ func fillScale(t testing.TB, dir string, s scale) *filled {
 }
 
 func (f *filled) fill() error {
-	st, err := openStore(storeConfig{dir: f.dir, log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	st, err := openStore(storeConfig{dirConfig: dirConfig{dir: f.dir, log: slog.New(slog.NewTextHandler(io.Discard, nil))}})
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func schemaOf(conn *sql.Conn) ([]schemaObject, error) {
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, func(rows *sql.Rows) (x schemaObject, err error) {
+	return collectRows(rows, func(rows *sql.Rows) (x schemaObject, err error) {
 		err = rows.Scan(&x.kind, &x.name, &x.table, &x.sql)
 		return x, err
 	})
@@ -258,7 +258,7 @@ func (f *filled) rows(conn *sql.Conn) error {
 
 	// Blobs: the empty config, base layers of some twenty repositories each, those
 	// of one image only, and those of none.
-	if err := (&store{storeConfig: storeConfig{dir: f.dir}}).makeShards(digest.SHA256); err != nil {
+	if err := newDataDir(dirConfig{dir: f.dir}).makeShards(digest.SHA256, nil); err != nil {
 		return err
 	}
 	digests := make([][sha256.Size]byte, 0, f.blobs)

@@ -22,8 +22,8 @@ import (
 // there; found reports whether there is a blob in any of the others. Copies that
 // leave empty directories out (of rclone, git, zip) lack some. The error is
 // fs.ErrNotExist if there is not even the directory of them.
-func (st *store) missingShards(algorithm digest.Algorithm) (missing []string, found bool, err error) {
-	dir := st.blobsDir(algorithm)
+func (data *dataDir) missingShards(algorithm digest.Algorithm) (missing []string, found bool, err error) {
+	dir := data.blobsDir(algorithm)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, false, err
@@ -50,24 +50,25 @@ func (st *store) missingShards(algorithm digest.Algorithm) (missing []string, fo
 // makeShards makes the 256 directories in which an algorithm's blobs have theirs,
 // unless they are there, and syncs their names. On a slow disk that takes a while, so
 // it waits until it is needed; hardly anybody needs those of sha512. The error is
-// errNoSpace if there is no room for all of them: then none is made.
-func (st *store) makeShards(algorithm digest.Algorithm) error {
-	st.shards.Lock()
-	defer st.shards.Unlock()
-	made := &st.shards.sha256
+// errNoSpace if there is no room for all of them: then none is made. Before it makes
+// any it asks may, unless that is nil.
+func (data *dataDir) makeShards(algorithm digest.Algorithm, may func() error) error {
+	data.shards.Lock()
+	defer data.shards.Unlock()
+	made := &data.shards.sha256
 	if algorithm == digest.SHA512 {
-		made = &st.shards.sha512
+		made = &data.shards.sha512
 	}
 	if *made {
 		return nil
 	}
-	dir := st.blobsDir(algorithm)
-	missing, _, err := st.missingShards(algorithm)
-	if err == nil && len(missing) > 0 && st.db != nil { // or the disk that they are on has gone since the start
-		err = st.lookForShards(st.db)
+	dir := data.blobsDir(algorithm)
+	missing, _, err := data.missingShards(algorithm)
+	if err == nil && len(missing) > 0 && may != nil {
+		err = may()
 	}
 	if err == nil && len(missing) > 0 {
-		err = st.roomForFiles(int64(len(missing))*4096, uint64(len(missing)))
+		err = data.roomForFiles(int64(len(missing))*4096, uint64(len(missing)))
 	}
 	if err != nil {
 		return err
@@ -78,8 +79,8 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 		}
 	}
 	// Also if the process that made them, or dir itself, was killed before it could.
-	for _, dir := range []string{dir, filepath.Dir(dir), st.dir} {
-		if err := st.syncDir(dir); err != nil {
+	for _, dir := range []string{dir, filepath.Dir(dir), data.dir} {
+		if err := data.syncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -89,11 +90,11 @@ func (st *store) makeShards(algorithm digest.Algorithm) error {
 
 // completeShards makes those that a copy of the directory has left out. Until they are
 // there it looks as if a disk were missing.
-func (st *store) completeShards() error {
+func (data *dataDir) completeShards() error {
 	for _, algorithm := range algorithms {
-		missing, found, err := st.missingShards(algorithm)
+		missing, found, err := data.missingShards(algorithm)
 		if err == nil && found && len(missing) > 0 {
-			err = st.makeShards(algorithm)
+			err = data.makeShards(algorithm, nil)
 		}
 		if err != nil && !errors.Is(err, errNoSpace) { // the next push tries again
 			return err
@@ -110,32 +111,35 @@ func (st *store) sharder(context.Context) {
 	if missing, _, err := st.missingShards(digest.SHA256); err == nil && len(missing) == 0 {
 		return // the first push syncs their names
 	}
-	if err := st.makeShards(digest.SHA256); err != nil {
+	if err := st.makeShards(digest.SHA256, st.blobsAreHere); err != nil {
 		st.log.Error("the directories for blobs cannot be made; the next push tries again", "error", err)
 	}
 }
 
 // lookForShards refuses a database with blobs of which neither the directories are
 // there nor any blob.
-func (st *store) lookForShards(db *sql.DB) error {
+func (db *database) lookForShards(conn *sql.DB) error {
 	for _, algorithm := range algorithms {
-		missing, found, err := st.missingShards(algorithm)
+		missing, found, err := db.missingShards(algorithm)
 		if err == nil && (found || len(missing) == 0) {
 			continue
 		}
 		var blobs bool
-		if e := db.QueryRow(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest >= ? AND digest < ?)`, algorithm+":", algorithm+";").Scan(&blobs); e != nil {
-			return st.damaged(e)
+		if e := conn.QueryRow(`SELECT EXISTS (SELECT 1 FROM blob WHERE digest >= ? AND digest < ?)`, algorithm+":", algorithm+";").Scan(&blobs); e != nil {
+			return db.damaged(e)
 		}
 		if blobs && err == nil {
-			err = fmt.Errorf("there is no blob in %s", st.blobsDir(algorithm))
+			err = fmt.Errorf("there is no blob in %s", db.blobsDir(algorithm))
 		}
 		if blobs {
-			return st.notMounted(err)
+			return db.notMounted(err)
 		}
 	}
 	return nil
 }
+
+// blobsAreHere returns an error if the disk that has the blobs has gone since the start.
+func (db *database) blobsAreHere() error { return db.lookForShards(db.readers) }
 
 // A shard is the directory of the blobs whose digests begin alike.
 type shard struct {
@@ -173,7 +177,7 @@ func scanBlobRow(rows *sql.Rows) (b blobRow, err error) {
 
 // blobsIn returns the rows of a shard, in order.
 func (st *store) blobsIn(s shard) ([]blobRow, error) {
-	return column(st, scanBlobRow, blobsInShard, s.from(), s.to())
+	return listRows(st, scanBlobRow, blobsInShard, s.from(), s.to())
 }
 
 // strangersIn returns the files of a shard that belong to nothing, relative to

@@ -181,7 +181,7 @@ func (st *store) recoverSmall() error {
 		return err
 	}
 	// What is there now is served if it is right, though it may not be synced.
-	rows, err := column(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob`)
+	rows, err := listRows(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob`)
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
 		return err
 	}
 	for last := int64(0); ; {
-		rows, err := column(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob
+		rows, err := listRows(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob
 			WHERE u.blob > ? AND u.blob <= ? ORDER BY u.blob LIMIT ?`, last, end, atOnce)
 		if err != nil || len(rows) == 0 {
 			return err

@@ -56,7 +56,7 @@ func toVersion(t testing.TB, dir string, version int, more ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	triggers, err := collect(rows, func(rows *sql.Rows) (trigger [2]string, err error) {
+	triggers, err := collectRows(rows, func(rows *sql.Rows) (trigger [2]string, err error) {
 		err = rows.Scan(&trigger[0], &trigger[1])
 		return trigger, err
 	})
@@ -72,7 +72,7 @@ func toVersion(t testing.TB, dir string, version int, more ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tables, err := collect(rows, func(rows *sql.Rows) (table [2]string, err error) {
+	tables, err := collectRows(rows, func(rows *sql.Rows) (table [2]string, err error) {
 		err = rows.Scan(&table[0], &table[1])
 		return table, err
 	})
@@ -218,7 +218,7 @@ func upgradeFrom(t *testing.T, version int) {
 	guarded("", "ann")(&r.cfg)
 	r.want(200, "GET", "/v2/home/app/manifests/1.0", nil, basic("x", secret))
 	r.restart() // the second start upgrades nothing
-	if v := versionOf(t, r.st.db); v != latestVersion {
+	if v := versionOf(t, r.st.readers); v != latestVersion {
 		t.Errorf("the database is of version %d, want %d", v, latestVersion)
 	}
 }

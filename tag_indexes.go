@@ -143,7 +143,7 @@ func (p *pushing) member(it target, in wraps) (m member, ok bool, err error) {
 // members returns those of an index that the registry has made. They are known
 // without its bytes, which may be damaged.
 func (p *pushing) members(index target, in wraps) (members []member, err error) {
-	parts, err := list(p.tx, scanTarget, `SELECT `+targetColumns+` FROM names n JOIN manifest m ON m.repository = n.repository AND m.digest = n.digest
+	parts, err := listRows(p.tx, scanTarget, `SELECT `+targetColumns+` FROM names n JOIN manifest m ON m.repository = n.repository AND m.digest = n.digest
 		WHERE n.manifest = ? AND m.deleted IS NULL ORDER BY m.digest`, index.id)
 	if err != nil {
 		return nil, err
@@ -321,7 +321,7 @@ func (p *pushing) rebase(tag string, was, to target) error {
 
 // siblings returns what other tags with a suffix of the same base point at.
 func (p *pushing) siblings(base, except string) ([]target, error) {
-	return list(p.tx, scanTarget, `SELECT `+targetColumns+` FROM tag t JOIN manifest m ON m.id = t.manifest
+	return listRows(p.tx, scanTarget, `SELECT `+targetColumns+` FROM tag t JOIN manifest m ON m.id = t.manifest
 		WHERE t.repository = ?1 AND t.name IN (SELECT ?2 || '-' || value FROM json_each(?3)) AND t.name <> ?4 ORDER BY t.name`,
 		p.repo.id, base, suffixList, except)
 }
@@ -337,7 +337,7 @@ func (p *pushing) leaveIndexes(it target, sparse, kept bool) error {
 		tagged bool
 		loose  bool
 	}
-	parents, err := list(p.tx, func(rows *sql.Rows) (x parent, err error) {
+	parents, err := listRows(p.tx, func(rows *sql.Rows) (x parent, err error) {
 		err = rows.Scan(&x.id, &x.digest, &x.made, &x.tagged, &x.loose)
 		return x, err
 	}, `SELECT m.id, m.digest,
@@ -387,7 +387,7 @@ func (p *pushing) leaveIndexes(it target, sparse, kept bool) error {
 
 // leaveIndex takes an image out of what the tags of an index point at.
 func (p *pushing) leaveIndex(id int64, image digest.Digest) error {
-	tags, err := list(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
+	tags, err := listRows(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
 	if err != nil {
 		return err
 	}

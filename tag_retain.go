@@ -272,7 +272,7 @@ func (st *store) retain(ctx context.Context, only string) (next time.Duration, d
 	if err := st.savePulls(); err != nil {
 		return next, 0, err
 	}
-	names, err := st.strings(`SELECT name FROM repository WHERE deleted IS NULL AND tags > 0 AND (?1 = '' OR name = ?1) ORDER BY name`, only)
+	names, err := listRows(st, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND tags > 0 AND (?1 = '' OR name = ?1) ORDER BY name`, only)
 	if err != nil {
 		return next, 0, err
 	}
@@ -340,7 +340,7 @@ func (st *store) judge(ctx context.Context, name string, rules *tagRules) (verdi
 
 func (st *store) judgeIn(s snapshot, name string, rules *tagRules) ([]verdict, error) {
 	// A pull of a member is one of its index.
-	tags, err := listed(s, func(rows *sql.Rows) (c candidate, err error) {
+	tags, err := listRows(s, func(rows *sql.Rows) (c candidate, err error) {
 		var member sql.NullInt64
 		err = rows.Scan(&c.tag, &c.manifest, &c.digest, &c.pushed, &c.change, &c.spared, &c.pulled, &member)
 		c.pulled = max(c.pulled, member.Int64)
@@ -476,7 +476,7 @@ func (st *store) explainRetention(ctx context.Context, only string) (list []expl
 		return nil, err
 	}
 	err = st.look(ctx, func(s snapshot) error {
-		names, err := listed(s, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND (?1 = '' OR name = ?1) ORDER BY name`, only)
+		names, err := listRows(s, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND (?1 = '' OR name = ?1) ORDER BY name`, only)
 		if err != nil {
 			return err
 		}

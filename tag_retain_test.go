@@ -259,7 +259,7 @@ v3   keep         retain 1  newest of 3 by version
 // blobBytes sums up the blobs.
 func (r *registry) blobBytes() (n int64) {
 	r.t.Helper()
-	if err := r.st.db.QueryRow(`SELECT coalesce(sum(size), 0) FROM blob`).Scan(&n); err != nil {
+	if err := r.st.readers.QueryRow(`SELECT coalesce(sum(size), 0) FROM blob`).Scan(&n); err != nil {
 		r.t.Fatal(err)
 	}
 	return n
@@ -307,7 +307,7 @@ func (h *history) tagStep() string {
 	pick := func(list ...string) string { return list[h.rng.IntN(len(list))] }
 	tag := pick("t0", "t1", "v1", "v2") + pick("", "", "-amd64", "-arm64", "-x86_64", "-linux-arm64")
 	stored := func() digest.Digest { // also indexes that the registry has made
-		list, err := column(r.st, scanOne[digest.Digest], `SELECT m.digest FROM manifest m JOIN repository r ON r.id = m.repository WHERE r.name = ? ORDER BY m.digest`, repo)
+		list, err := listRows(r.st, scanOne[digest.Digest], `SELECT m.digest FROM manifest m JOIN repository r ON r.id = m.repository WHERE r.name = ? ORDER BY m.digest`, repo)
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -386,7 +386,7 @@ func (h *history) explainAndDo(only string) error {
 		return slices.DeleteFunc(list, func(x explainedRepository) bool { return len(x.Tags) == 0 }), drops, frees
 	}
 	tags := func() map[string]bool {
-		list, err := column(r.st, scanOne[string], `SELECT r.name || ':' || t.name FROM tag t JOIN repository r ON r.id = t.repository WHERE r.deleted IS NULL`)
+		list, err := listRows(r.st, scanOne[string], `SELECT r.name || ':' || t.name FROM tag t JOIN repository r ON r.id = t.repository WHERE r.deleted IS NULL`)
 		if err != nil {
 			r.t.Fatal(err)
 		}

@@ -337,11 +337,11 @@ func (st *store) giveUp(u *upload) {
 // body that was held, and the digest of that.
 func (st *store) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
 	if u.held != nil {
-		c = content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: st.uploadPath(u)}
+		c = content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: st.uploadPath(u.id)}
 		c.admitted = st.admit(c.size)
 		return c, nil
 	}
-	c.size, c.path = u.offset.Load(), st.uploadPath(u)
+	c.size, c.path = u.offset.Load(), st.uploadPath(u.id)
 	if c.temp, err = openUpload(c.path, c.size); err != nil {
 		return content{}, err
 	}

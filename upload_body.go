@@ -170,7 +170,7 @@ func (b *bodyReader) more() bool {
 // The caller holds the turn.
 func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 	u.filed = true
-	f, err := os.OpenFile(st.uploadPath(u), os.O_WRONLY|os.O_CREATE|noFollow, 0o600)
+	f, err := os.OpenFile(st.uploadPath(u.id), os.O_WRONLY|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return 0, fmt.Errorf("opening an upload's file: %w", err)
 	}

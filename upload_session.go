@@ -85,7 +85,7 @@ func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 			return nil, fmt.Errorf("looking up an upload: %w", err)
 		}
 		// A power cut may have taken bytes that were acknowledged.
-		if info, err := os.Stat(st.uploadPath(u)); err != nil {
+		if info, err := os.Stat(st.uploadPath(u.id)); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("looking at an upload: %w", err)
 			}
@@ -159,7 +159,7 @@ func (st *store) endUpload(u *upload) error {
 // dropFile removes a session's bytes. What cannot be removed now is at the
 // next start.
 func (st *store) dropFile(u *upload) {
-	if err := os.Remove(st.uploadPath(u)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(st.uploadPath(u.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		st.log.Error("an upload's file cannot be removed", "error", err)
 	}
 }
@@ -183,11 +183,11 @@ func (st *store) endSession(u *upload) {
 // belong to none, or are where they were before the blobs had another disk: such
 // a session is an empty one now.
 func (st *store) sweepUploads() error {
-	rows, err := st.db.Query(`SELECT id, owner FROM upload`)
+	rows, err := st.readers.Query(`SELECT id, owner FROM upload`)
 	if err != nil {
 		return fmt.Errorf("listing uploads: %w", err)
 	}
-	all, err := collect(rows, func(rows *sql.Rows) (x [2]string, err error) {
+	all, err := collectRows(rows, func(rows *sql.Rows) (x [2]string, err error) {
 		err = rows.Scan(&x[0], &x[1])
 		return x, err
 	})
