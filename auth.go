@@ -110,16 +110,20 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	if err := g.remember(); err != nil {
 		return nil, err
 	}
-	st.open = func() bool { return g.view() == nil }
-	st.mayUpload, st.noteGuarded = g.mayUpload, g.noteGuarded
 	st.forgetOwners() // somebody may have been removed while nobody looked
-	st.tagRules = func() (*tagRules, error) { return g.tagRules(), nil }
-	st.guards = func() (map[string][]byte, error) {
-		list, err := g.users.text()
-		rules, e := g.policy.text()
-		return map[string][]byte{usersFile: list, policyFile: rules}, errors.Join(err, e)
-	}
 	return g, nil
+}
+
+// everybodyMay reports whether the registry is open.
+func (g *gate) everybodyMay() bool { return g.view() == nil }
+
+func (g *gate) rulesNow() (*tagRules, error) { return g.tagRules(), nil }
+
+// guards are the texts of the files that hold, which need not be what is there now.
+func (g *gate) guards() (map[string][]byte, error) {
+	list, err := g.users.text()
+	rules, e := g.policy.text()
+	return map[string][]byte{usersFile: list, policyFile: rules}, errors.Join(err, e)
 }
 
 // remember refuses a start by which a registry that had users, or rules about people,

@@ -502,12 +502,9 @@ func (b *backup) guards() error {
 		}
 		return writeSynced(path, bytes.NewReader(text)) // whatever mode and owner one has that is there
 	}
-	var held map[string][]byte
-	if b.st.guards != nil {
-		var err error
-		if held, err = b.st.guards(); err != nil {
-			return err
-		}
+	held, err := b.st.host.guards()
+	if err != nil {
+		return err
 	}
 	// Rules first: without them users may do more.
 	for _, x := range []struct{ name, from string }{{policyFile, b.st.policyFile}, {usersFile, b.st.usersFile}} {

@@ -200,7 +200,7 @@ func (st *store) scrub(ctx context.Context) error {
 	if err := st.get(`SELECT scrub_place FROM meta`, nil, &place); err != nil {
 		return err
 	}
-	s := &scrubbing{st: st, ctx: ctx, pace: newPace(ctx, st.scrubRate, st.busy), place: place, saved: st.uptime()}
+	s := &scrubbing{st: st, ctx: ctx, pace: newPace(ctx, st.scrubRate, st.host.busy), place: place, saved: st.uptime()}
 	st.log.Info("scrub begins", "after", place)
 	begun := st.uptime()
 	err := s.run()
@@ -418,7 +418,7 @@ func (p *pace) spend(n int) error {
 			p.spent, p.begun = 0, time.Now()
 		}
 	}
-	for waited := time.Duration(0); p.busy != nil && p.busy() && waited < busyWait; waited += 20 * time.Millisecond {
+	for waited := time.Duration(0); p.busy() && waited < busyWait; waited += 20 * time.Millisecond {
 		if !p.sleep(20 * time.Millisecond) {
 			break
 		}

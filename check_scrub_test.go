@@ -272,14 +272,14 @@ func TestScrubGoesOnWhereItWas(t *testing.T) {
 		// Ten blobs, then the process ends.
 		ctx, stop := context.WithCancel(context.Background())
 		left := 10
-		r.st.busy = func() bool {
+		r.st.attend(busyHost{r.st.host, func() bool {
 			read++
 			if left--; left < 0 {
 				read--
 				stop()
 			}
 			return false
-		}
+		}})
 		err := r.st.scrub(ctx)
 		stop()
 		if err == nil {
@@ -475,3 +475,11 @@ func TestManyChecksLeaveRoomForRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A busyHost says whether requests are under way by a function of the test's.
+type busyHost struct {
+	host
+	under func() bool
+}
+
+func (h busyHost) busy() bool { return h.under() }

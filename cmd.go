@@ -21,7 +21,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
-	"sync"
 	"sync/atomic"
 )
 
@@ -100,7 +99,7 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return errors.Join(err, st.close())
 	}
 	st.promises.forget()
-	st.tagRules = sync.OnceValues(st.readTagRules)
+	st.attend(newCommandHost(st.readTagRules))
 	out := newConsole(stdout, cfg.TTY)
 	out.quiet = cfg.JSON
 	return errors.Join(st.run(ctx, cfg.options, out), st.close())

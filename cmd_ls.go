@@ -265,7 +265,7 @@ func tagCommand(ctx context.Context, st *store, o options, out *console) error {
 
 // tagManifest gives what a reference names another tag.
 func (st *store) tagManifest(name string, ref reference, tag string, by author) (d digest.Digest, err error) {
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return "", err
 	}

@@ -97,7 +97,7 @@ func (st *store) createRobot(name string, o options, out *console) error {
 	}
 	out.printf("%s\n\nThis is shown once. It may %s in %s, and is good until %s.\nUse it as the password:  docker login -u %s HOST:PORT\n",
 		secretText, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", "), b.life(), b.name)
-	if st.open != nil && st.open() {
+	if st.host.everybodyMay() {
 		out.printf("\nThis registry is open to everybody, with or without a token, until it has a user: berth user add NAME\n")
 	}
 	return nil

@@ -139,10 +139,9 @@ type tally struct {
 // while pushes and deletes are refused: whoever says --read-only wants all to stay as
 // it is.
 func (st *store) collectDue(ctx context.Context) (next time.Duration, err error) {
-	if st.noteGuarded != nil { // not where it is noticed: a transaction may be under way there
-		if err := st.noteGuarded(); err != nil {
-			return 0, err
-		}
+	// Not where it is noticed: a transaction may be under way there.
+	if err := st.host.noteGuarded(); err != nil {
+		return 0, err
 	}
 	if st.readOnly {
 		return -1, nil
@@ -307,7 +306,7 @@ func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 
 // collectManifests removes the manifests that are due.
 func (st *store) collectManifests(g graces, c *tally) error {
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return err
 	}

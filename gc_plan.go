@@ -303,7 +303,7 @@ func (p *planner) signaturesOf(m plannedManifest) error {
 	if err != nil || len(found) == 0 {
 		return err
 	}
-	rules, err := p.st.rulesNow()
+	rules, err := p.st.host.rulesNow()
 	if err != nil {
 		return err
 	}

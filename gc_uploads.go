@@ -14,7 +14,7 @@ import (
 // them. It looks only when there may be some. A request that is at work on one ends
 // with its next bytes.
 func (st *store) dropUploads(c *tally) (err error) {
-	if st.mayUpload == nil || !st.ownersGone.CompareAndSwap(true, false) {
+	if !st.ownersGone.CompareAndSwap(true, false) {
 		return nil
 	}
 	defer func() {
@@ -28,7 +28,7 @@ func (st *store) dropUploads(c *tally) (err error) {
 			return err
 		}
 		for _, x := range list {
-			if after = x.id; st.mayUpload(x.owner) {
+			if after = x.id; st.host.mayUpload(x.owner) {
 				continue
 			}
 			if err := st.dropUpload(x.id, x.repository, x.owner, c); err != nil {
@@ -168,7 +168,7 @@ const idleNow = 10 * time.Second
 func (st *store) gracesNow() graces {
 	g := st.graces()
 	g.now = true
-	if g.upload = min(g.upload, idleNow); st.busy == nil {
+	if g.upload = min(g.upload, idleNow); !st.host.serves() {
 		g.upload = -time.Second // this second's too
 	}
 	return g

@@ -127,17 +127,26 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), waiting: newWaiting(),
 		building: make(chan struct{}, max(4, runtime.GOMAXPROCS(0))), planning: make(chan struct{}, maxLooks)}
 	s.lines.sessions.waiting, s.lines.bodies.waiting, s.lines.large.waiting = s.waiting, s.waiting, s.waiting
-	st.uploadEnded = s.lines.sessions.freed
 	if cfg.certificates != nil {
 		cfg.certificates.called = gate.called
 	}
-	st.busy = func() bool { return s.inFlight.Load() > 0 }
+	st.attend(serverHost{gate, s})
 	s.registerMetrics()
 	for _, r := range s.routes() {
 		s.mux.Handle(r.pattern, s.serve(r))
 	}
 	return s, nil
 }
+
+// A serverHost is the store's host while a server has it.
+type serverHost struct {
+	*gate
+	server *server
+}
+
+func (h serverHost) serves() bool { return true }
+func (h serverHost) busy() bool   { return h.server.inFlight.Load() > 0 }
+func (h serverHost) uploadEnded() { h.server.lines.sessions.freed() }
 
 // handler is the registry with all that is around it.
 func (s *server) handler() http.Handler {

@@ -22,7 +22,7 @@ func (st *store) restoreGrace() time.Duration { return st.graces().manifest }
 // it did. A repository may come back under another name. The error says what is in
 // the way.
 func (st *store) undo(number int64, as string, by author) (did []step, err error) {
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return nil, err
 	}

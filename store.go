@@ -64,6 +64,7 @@ type store struct {
 	*dataDir
 	*database
 	settings
+	host         host
 	digests      keyLock // one holder per digest renames or unlinks its file
 	sessions     sessions
 	unsynced     unsynced
@@ -77,25 +78,18 @@ type store struct {
 	trashed      chan struct{} // tells the janitor that a file is to be removed
 	suspects     chan digest.Digest
 	verified     verifications
-	open         func() bool                       // everybody may do everything; nil if nobody serves
-	tagRules     func() (*tagRules, error)         // those that hold; nil for none
-	guards       func() (map[string][]byte, error) // the texts of users and rules that hold; nil likewise
-	mayUpload    func(owner string) bool           // whether there is still such an owner of uploads; nil likewise
-	noteGuarded  func() error                      // has the database say that there are users, if there are; nil likewise
-	ownersGone   atomic.Bool                       // users or rules have changed: there may be uploads of owners who are no more
-	busy         func() bool                       // there are requests under way; nil if there can be none
-	uploadEnded  func()                            // there may be room for another upload; nil if nobody waits
-	large        chan struct{}                     // full while as many bodies as may be have large buffers
-	holding      chan struct{}                     // full while as many bodies as may be are held in memory
-	base         time.Duration                     // uptime of the data directory when it was opened
-	saved        int64                             // uptime last written, in seconds; used by the writer only
-	stale        atomic.Bool                       // something has changed since the last snapshot
-	staleSince   atomic.Int64                      // uptime when snapshots noticed that; 0 if they have not
-	changed      chan struct{}                     // tells that it has become so
-	pulls        pulls                             // what was pulled lately
-	tagged       chan struct{}                     // tells the retainer that a tag has moved
-	rulesChanged chan struct{}                     // and that there may be other rules
-	removal      sync.RWMutex                      // held for writing while files of blobs go, for reading by backups
+	ownersGone   atomic.Bool   // users or rules have changed: there may be uploads of owners who are no more
+	large        chan struct{} // full while as many bodies as may be have large buffers
+	holding      chan struct{} // full while as many bodies as may be are held in memory
+	base         time.Duration // uptime of the data directory when it was opened
+	saved        int64         // uptime last written, in seconds; used by the writer only
+	stale        atomic.Bool   // something has changed since the last snapshot
+	staleSince   atomic.Int64  // uptime when snapshots noticed that; 0 if they have not
+	changed      chan struct{} // tells that it has become so
+	pulls        pulls         // what was pulled lately
+	tagged       chan struct{} // tells the retainer that a tag has moved
+	rulesChanged chan struct{} // and that there may be other rules
+	removal      sync.RWMutex  // held for writing while files of blobs go, for reading by backups
 
 	collectedBlobs, collectedBytes atomic.Int64 // likewise
 	droppedTags                    atomic.Int64 // tags dropped by the rules, likewise
@@ -177,6 +171,7 @@ func newStore(cfg storeConfig) *store {
 		dataDir:      data,
 		database:     newDatabase(data, cfg.budget.pages),
 		settings:     cfg.settings,
+		host:         newCommandHost(nil),
 		wake:         make(chan struct{}, 1),
 		trashed:      make(chan struct{}, 1),
 		changed:      make(chan struct{}, 1),

@@ -15,7 +15,7 @@ import (
 // from indexes that the registry has made. A member of any other stays, and the
 // error is errDenied (3).
 func (st *store) deleteManifest(repository string, d digest.Digest, by author) (number int64, err error) {
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return 0, err
 	}
@@ -128,7 +128,7 @@ func (t *tx) showLinks(repo, id int64) error {
 // deleteRepository takes a repository out of sight, at once and however much is in
 // it, until its grace is over.
 func (st *store) deleteRepository(name string, by author) (number int64, err error) {
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return 0, err
 	}

@@ -145,7 +145,7 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 // point at an index that has the manifest for its platform (tag_platforms.go).
 func (st *store) putManifest(repository string, m *manifest, tags []string, by author) error {
 	defer st.wakeJanitor()
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) err
 // deleteTag removes a tag and leaves its manifest, for its grace at least. An index
 // of the registry's loses what was in it by the tag. The number is the change's.
 func (st *store) deleteTag(repository, tag string, by author) (number int64, err error) {
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return 0, err
 	}

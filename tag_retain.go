@@ -41,7 +41,7 @@ func (st *store) retainer(ctx context.Context) {
 	const never = -1
 	var ran time.Duration // when the last run was, by the process's clock
 	next := time.Duration(never)
-	if rules, err := st.rulesNow(); err == nil && len(rules.retain) > 0 {
+	if rules, err := st.host.rulesNow(); err == nil && len(rules.retain) > 0 {
 		next = retainDelay
 	}
 	for {
@@ -73,7 +73,7 @@ func (st *store) retainer(ctx context.Context) {
 			}
 		}
 		stop()
-		if rules, err := st.rulesNow(); err == nil && len(rules.retain) == 0 {
+		if rules, err := st.host.rulesNow(); err == nil && len(rules.retain) == 0 {
 			next = never
 		}
 	}
@@ -264,7 +264,7 @@ func since(from, to int64) string { return duration(time.Duration(max(0, to-from
 // many tags have gone: none while flags refuse deletes.
 func (st *store) retain(ctx context.Context, only string) (next time.Duration, dropped int, err error) {
 	next = -1
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil || len(rules.retain) == 0 || st.readOnly || st.noDelete {
 		return next, 0, err
 	}
@@ -467,7 +467,7 @@ type explainedRepository struct {
 // that rules are about, and what that frees: exactly, on one snapshot, in the order
 // of the answer, counting what other images share and what goes anyway.
 func (st *store) explainRetention(ctx context.Context, only string) (list []explainedRepository, err error) {
-	rules, err := st.rulesNow()
+	rules, err := st.host.rulesNow()
 	if err != nil {
 		return nil, err
 	}

@@ -168,7 +168,7 @@ func TestTagsThatChangeMeanwhileStay(t *testing.T) {
 	three := r.pushImage("ci/app", "v3", "{}", "three")
 	r.pushImage("ci/app", "v4", "{}", "four")
 	r.pushImage("ci/app", "v5", "{}", "five")
-	rules, err := r.st.rulesNow()
+	rules, err := r.st.host.rulesNow()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestTagsThatChangeMeanwhileStay(t *testing.T) {
 	r.pushImage("ci/b", "w-amd64", platformImage("amd64", ""), "one")
 	r.pushImage("ci/b", "w-arm64", platformImage("arm64", ""), "two")
 	r.pushImage("ci/b", "x", "{}", "three")
-	if rules, err = r.st.rulesNow(); err != nil {
+	if rules, err = r.st.host.rulesNow(); err != nil {
 		t.Fatal(err)
 	}
 	if verdicts, err = r.st.judge(t.Context(), "ci/b", rules); err != nil {

@@ -128,14 +128,6 @@ func (rules *tagRules) retainedBy(repository string) (list []*retainRule) {
 	return list
 }
 
-// rulesNow returns the rules about tags that hold at this moment.
-func (st *store) rulesNow() (*tagRules, error) {
-	if st.tagRules == nil {
-		return &tagRules{}, nil
-	}
-	return st.tagRules()
-}
-
 // tagTables are what policy.toml says about tags.
 type tagTables struct {
 	Immutable []tagTable `toml:"immutable"`

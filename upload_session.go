@@ -174,9 +174,7 @@ func (st *store) forget(u *upload) {
 // endSession counts one open session less, which somebody may wait for.
 func (st *store) endSession(u *upload) {
 	st.sessions.end(u)
-	if st.uploadEnded != nil {
-		st.uploadEnded()
-	}
+	st.host.uploadEnded()
 }
 
 // sweepUploads runs at start: it counts the sessions and removes files that
