@@ -94,7 +94,7 @@ func (s *server) listRepositories(w http.ResponseWriter, r *http.Request) error 
 
 // listReferrers answers GET /v2/<name>/referrers/<digest> ("Listing
 // referrers"): an index of the manifests whose subject is the digest, which
-// need not exist.
+// need not exist. Of several types asked for, as containerd does, it is any.
 func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 	name, d, err := nameAndDigest(r)
 	if err != nil {
@@ -105,19 +105,21 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// A + that was not escaped has become a space, which no media type has.
-	artifactType := strings.ReplaceAll(query.Get("artifactType"), " ", "+")
-	if artifactType != "" {
+	var artifactTypes []string
+	for _, t := range query["artifactType"] {
+		if t != "" { // a + that was not escaped has become a space, which no media type has
+			artifactTypes = append(artifactTypes, strings.ReplaceAll(t, " ", "+"))
+		}
+	}
+	if artifactTypes != nil {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
 	return s.sendBuilt(w, r, s.building, typeOCIIndex, func() ([]byte, error) {
-		body, next, err := s.st.referrersPage(name, d, artifactType, digest.Digest(query.Get("last")), n)
+		body, next, err := s.st.referrersPage(name, d, artifactTypes, digest.Digest(query.Get("last")), n)
 		if next != "" {
-			link := url.Values{"last": {next.String()}}
-			for key, v := range map[string]string{"n": query.Get("n"), "artifactType": artifactType} {
-				if v != "" {
-					link.Set(key, v)
-				}
+			link := url.Values{"last": {next.String()}, "artifactType": artifactTypes}
+			if n := query.Get("n"); n != "" {
+				link.Set("n", n)
 			}
 			linkNext(w, "/v2/"+name+"/referrers/"+d.String(), link)
 		}
@@ -129,16 +131,16 @@ func (s *server) listReferrers(w http.ResponseWriter, r *http.Request) error {
 // whose annotations may have nearly as many as a manifest.
 const maxReferrers = 1 << 20
 
-// referrersPage returns the index of at most n referrers of d after last, and the last
-// of them if there are more.
-func (st *store) referrersPage(name string, d digest.Digest, artifactType string, last digest.Digest, n int) (page []byte, next digest.Digest, err error) {
+// referrersPage returns the index of at most n referrers of d after last, of some types, or of
+// all if none is given, and the last of them if there are more.
+func (st *store) referrersPage(name string, d digest.Digest, artifactTypes []string, last digest.Digest, n int) (page []byte, next digest.Digest, err error) {
 	const (
 		head = `{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[`
 		tail = `]}`
 	)
 	body := bytes.NewBufferString(head)
 	count, more := 0, false
-	err = st.eachReferrer(name, d, artifactType, last, func(f referrer) (bool, error) {
+	err = st.eachReferrer(name, d, artifactTypes, last, func(f referrer) (bool, error) {
 		entry, err := encodeReferrer(f)
 		if err != nil || len(head)+len(entry)+len(tail) > maxManifest {
 			// Its annotations have rotted, or are nearly as long as a manifest may be.

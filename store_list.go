@@ -62,9 +62,13 @@ type referrer struct {
 }
 
 // eachReferrer calls fn with the manifests of a repository whose subject is d,
-// of one artifact type unless that is empty, after the digest last, in order of
+// of one of the artifact types unless there are none, after the digest last, in order of
 // digests, until fn returns false.
-func (st *store) eachReferrer(repository string, d digest.Digest, artifactType string, last digest.Digest, fn func(referrer) (bool, error)) error {
+func (st *store) eachReferrer(repository string, d digest.Digest, artifactTypes []string, last digest.Digest, fn func(referrer) (bool, error)) error {
+	types, err := json.Marshal(artifactTypes)
+	if err != nil {
+		return err
+	}
 	return eachRow(st, func(rows *sql.Rows) error {
 		var f referrer
 		var annotations sql.NullString
@@ -83,6 +87,6 @@ func (st *store) eachReferrer(repository string, d digest.Digest, artifactType s
 		SELECT m.media_type, m.digest, length(m.body), m.artifact_type, m.annotations
 		FROM repository r
 		JOIN manifest m ON m.repository = r.id AND m.subject = ?2 AND m.digest > ?4 AND m.deleted IS NULL
-		WHERE r.name = ?1 AND (?3 = '' OR m.artifact_type = ?3)
-		ORDER BY m.digest`, repository, d, artifactType, last)
+		WHERE r.name = ?1 AND (?3 = 'null' OR m.artifact_type IN (SELECT value FROM json_each(?3)))
+		ORDER BY m.digest`, repository, d, string(types), last)
 }
