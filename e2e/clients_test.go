@@ -40,7 +40,7 @@ var goClients = map[string]struct{ pkg, version string }{
 var debianPackages = map[string]string{
 	"dockerd": "docker.io", "docker": "docker.io", "containerd": "containerd", "ctr": "containerd",
 	"podman": "podman", "buildah": "buildah", "skopeo": "skopeo",
-	"nginx": "nginx", "caddy": "caddy",
+	"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy",
 }
 
 // A client runs one program with the arguments that every command of its needs.

@@ -22,7 +22,7 @@
 //	login_test.go        who may push and pull, and how clients log in
 //	tls_test.go          the local CA, and certificates that are renewed
 //	acme_test.go         certificates from a CA that speaks ACME
-//	proxy_test.go        behind nginx, caddy and Traefik
+//	proxy_test.go        behind nginx, HAProxy, caddy and Traefik
 //
 // bench/ is a program: Berth beside other registries, in a table.
 //

@@ -1,7 +1,7 @@
 package e2e
 
-// Behind real proxies that do TLS: nginx as its documentation has it, caddy as it comes, and the headers of
-// Traefik. The registry must call itself what the client called the proxy, or no login and no push would
+// Behind real proxies that do TLS: nginx and HAProxy as the README has them, caddy as it comes, and the headers
+// of Traefik. The registry must call itself what the client called the proxy, or no login and no push would
 // find the way back, and log who the client was; but believe only the proxy that it was told of.
 
 import (
@@ -22,6 +22,7 @@ import (
 )
 
 func TestNginx(t *testing.T)   { testProxy(t, startNginx) }
+func TestHAProxy(t *testing.T) { testProxy(t, startHAProxy) }
 func TestCaddy(t *testing.T)   { testProxy(t, startCaddy) }
 func TestTraefik(t *testing.T) { testProxy(t, startTraefik) }
 
@@ -70,6 +71,16 @@ func testProxy(t *testing.T, start func(t *testing.T, ca *ca, backend string) (a
 	}
 	reg.wantNoSecrets(kimsPassword)
 	arrivesBeforeItsEnd(t, ca, reg, addr)
+
+	docker := startDocker(t)
+	docker.feed(kimsPassword, "login", "--username", "kim", "--password-stdin", addr)
+	docker.load(addr+"/lib/big:1", randomLayer(96, 20<<20))
+	digest = lastDigest(t, docker.run("push", addr+"/lib/big:1"))
+	reg.wantDigest("lib/big", "1", digest)
+	docker.run("rmi", addr+"/lib/big:1")
+	if said := docker.run("pull", addr+"/lib/big:1"); !strings.Contains(said, digest) {
+		t.Errorf("docker pull does not tell of %s:\n%s", digest, said)
+	}
 
 	// Whom the registry was not told of may say what it likes.
 	wary := startBerthWithUsers(t)
@@ -183,6 +194,25 @@ http {
 }
 `, nginx.dir, addr, cert, key, strings.ReplaceAll(fromREADME(t, "nginx"), "127.0.0.1:5000", backend)))
 	launchProxy(t, nginx, addr, "-e", "stderr", "-p", nginx.dir, "-c", config)
+	return addr
+}
+
+// startHAProxy runs HAProxy before a registry, with what people are told to write.
+func startHAProxy(t *testing.T, ca *ca, backend string) string {
+	t.Helper()
+	haproxy, addr := newClient(t, "haproxy"), freeAddress(t)
+	cert, key := certificateFiles(t, ca)
+	both, config := filepath.Join(haproxy.dir, "both.pem"), filepath.Join(haproxy.dir, "haproxy.cfg")
+	writeFile(t, both, read(t, cert)+read(t, key))
+	text := fromREADME(t, "haproxy")
+	for _, x := range [][2]string{{"bind :443 ", "bind " + addr + " "}, {"/etc/haproxy/registry.pem", both}, {"127.0.0.1:5000", backend}} {
+		if strings.Count(text, x[0]) != 1 {
+			t.Fatalf("the README's HAProxy should have %q once:\n%s", x[0], text)
+		}
+		text = strings.Replace(text, x[0], x[1], 1)
+	}
+	writeFile(t, config, text+"\n")
+	launchProxy(t, haproxy, addr, "-db", "-f", config)
 	return addr
 }
 
