@@ -18,6 +18,7 @@
 //	goinstall/           clients and registries in Go, built into Go's cache
 //	newest_test.go       the clients that people have now, with NEWEST in the environment
 //	imagecopy/           a program on the library of podman, buildah and skopeo
+//	referring/           a program on the libraries of containerd, oras and crane, for referrers
 //	docker_test.go …     one file for each family of clients
 //	login_test.go        who may push and pull, and how clients log in
 //	tls_test.go          the local CA, and certificates that are renewed
