@@ -402,11 +402,7 @@ func (l *ledger) deleteManifest(p *process, im image) error {
 	known := l.manifests[im.digest]
 	l.manifests[im.digest] = maybe
 	for _, d := range append(im.layers, im.config) {
-		used := false
-		for other, k := range l.manifests {
-			used = used || k == present && slices.Contains(append(l.images[other].layers, l.images[other].config), d)
-		}
-		if !used && l.blobs[d] == present {
+		if !l.used(d) && l.blobs[d] == present {
 			l.blobs[d] = maybe // hidden with it, unless a manifest is there of which that is not known
 		}
 	}
@@ -423,9 +419,13 @@ func (l *ledger) deleteManifest(p *process, im image) error {
 }
 
 func (l *ledger) deleteBlob(p *process, d digest.Digest) error {
-	known := l.blobs[d]
-	l.blobs[d] = maybe
-	status, _, err := l.do(p, "DELETE", "/blobs/"+d.String(), nil, 202, 403, 404)
+	known, others := l.blobs[d], []int{202, 404}
+	if l.used(d) {
+		others = nil
+	} else {
+		l.blobs[d] = maybe
+	}
+	status, _, err := l.do(p, "DELETE", "/blobs/"+d.String(), nil, 403, others...)
 	if err != nil {
 		return err
 	}
@@ -438,6 +438,17 @@ func (l *ledger) deleteBlob(p *process, d digest.Digest) error {
 		l.blobs[d] = gone
 	}
 	return nil
+}
+
+// used reports whether a manifest surely has a blob: one that is there, and is not the collector's.
+func (l *ledger) used(d digest.Digest) bool {
+	manifests, _ := l.mustBe()
+	for m, known := range manifests {
+		if known == present && slices.Contains(append(l.images[m].layers, l.images[m].config), d) {
+			return true
+		}
+	}
+	return false
 }
 
 // mustBe reports what the ledger says that a collector leaves: a patient one

@@ -625,30 +625,49 @@ func (l *ledger) pushManifest(im imageOf) error {
 	return nil
 }
 
-// deleteImage deletes a manifest, with its tags, and then its blobs.
+// deleteImage deletes a manifest, with its tags, and then its blobs: those that another image has must stay.
 func (l *ledger) deleteImage(im imageOf) error {
-	before := make(map[string][]string)
-	for _, d := range im.blobs { // which go out of sight with it, unless another image has them
-		path := "blobs/" + d
-		before[path] = slices.Clone(l.state(path))
-		l.may(path, "")
+	for _, d := range im.blobs {
+		if surely, _ := l.has(d, im.manifest); !surely {
+			l.may("blobs/"+d, "") // out of sight with the manifest, if that is the last that has it
+		}
 	}
 	if err := l.deleteManifest(im.manifest); err != nil {
 		return err
 	}
 	for _, d := range im.blobs {
-		path := "blobs/" + d
-		status, _, err := l.do("DELETE", path, "", 202, 403, 404)
+		var want []int
+		surely, perhaps := l.has(d, im.manifest)
+		if perhaps {
+			want = append(want, 403)
+		}
+		if !surely {
+			want = append(want, 202, 404)
+		}
+		status, _, err := l.do("DELETE", "blobs/"+d, "", want...)
 		if err != nil {
 			return err
 		}
-		if status == 403 { // another image has it
-			l.states[path] = before[path]
-			continue
+		if status == 403 {
+			l.is("blobs/"+d, d)
+		} else {
+			l.is("blobs/"+d, "")
 		}
-		l.is(path, "")
 	}
 	return nil
+}
+
+// has says whether an image other than that of a manifest has a blob: surely, or perhaps.
+func (l *ledger) has(blob, except string) (surely, perhaps bool) {
+	for _, im := range l.images {
+		if im.manifest == except || !slices.Contains(im.blobs, blob) {
+			continue
+		}
+		state := l.state("manifests/" + im.manifest)
+		perhaps = perhaps || slices.Contains(state, im.manifest)
+		surely = surely || slices.Equal(state, []string{im.manifest})
+	}
+	return surely, perhaps
 }
 
 // deleteManifest deletes a tag, or a manifest with its tags.
