@@ -354,7 +354,7 @@ func TestTwoCommandsAtOnce(t *testing.T) {
 	r := startRegistry(t)
 	r.listen()
 	together(t, 2, func(i int) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		out, err := r.ask(ctx, options{Command: "meet", Args: []string{fmt.Sprint(i)}})
 		if err == nil && out != fmt.Sprint(i) {

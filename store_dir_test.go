@@ -39,7 +39,7 @@ func TestDirectoryHasOneOwner(t *testing.T) {
 	refused("a second store", err, fmt.Sprint(err))
 
 	for _, args := range [][]string{{"check", "--data", r.cfg.dir}, {"--data", r.cfg.dir, "--addr", "127.0.0.1:0"}} {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		err := run(ctx, args, func(string) (string, bool) { return "", false }, strings.NewReader(""), io.Discard, io.Discard)
 		cancel()
 		refused(fmt.Sprint("berth ", args[0]), err, fmt.Sprint(err))
