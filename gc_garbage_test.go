@@ -873,7 +873,7 @@ func TestPlanOfManyThatShare(t *testing.T) {
 // planPages is what a plan would remove now, and how many pages of the database it looks at.
 func planPages(t *testing.T, st *store) (total tally, pages int) {
 	t.Helper()
-	conn, err := st.db.Conn(t.Context())
+	conn, err := st.readers.Conn(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -899,11 +899,9 @@ func planPages(t *testing.T, st *store) (total tally, pages int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPlanner(st, snapshot{tx, make(map[string]*sql.Stmt)}, collectNow, false, func(doomed) error { return nil })
+	p := newPlanner(st, snapshot{tx, new(statements)}, collectNow, false, func(doomed) error { return nil })
 	err = p.rows()
-	for _, stmt := range p.stmts {
-		stmt.Close()
-	}
+	p.stmts.close()
 	tx.Rollback()
 	if err != nil {
 		t.Fatal(err)
