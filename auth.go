@@ -110,7 +110,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	if err := g.remember(); err != nil {
 		return nil, err
 	}
-	st.forgetOwners() // somebody may have been removed while nobody looked
+	st.doubtOwners() // somebody may have been removed while nobody looked
 	return g, nil
 }
 
@@ -281,7 +281,7 @@ func (g *gate) usersChanged(old, new *users, err error) {
 			removed = append(removed, name)
 		}
 	}
-	g.st.forgetOwners()
+	g.st.doubtOwners()
 	g.st.audit("users changed", "added", added, "removed", removed, "changed", changed)
 }
 
@@ -297,19 +297,21 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 	notify(g.st.rulesChanged)
 }
 
-// mayUpload reports whether there is still somebody with an id, as of caller.id.
-func (g *gate) mayUpload(id string) bool {
+// mayUpload reports whether there is still somebody with an id, as of caller.id. Of a
+// user who is not in the file it is sure only when nobody has touched that for a while:
+// others than `berth user` empty it first, and then write it.
+func (g *gate) mayUpload(id string) (may, sure bool) {
 	kind, name, _ := strings.Cut(id, ":")
 	switch kind {
 	case "user":
-		list := g.users.last.Load().value
-		return list != nil && (*list)[name] != ""
+		list := g.users.get()
+		return list != nil && (*list)[name] != "", g.st.untilSure() == 0
 	case "token":
-		return g.st.robot(name, g.now()) != nil
+		return g.st.robot(name, g.now()) != nil, true
 	case "certificate":
-		return g.byCertificate
+		return g.byCertificate, true
 	}
-	return true
+	return true, true
 }
 
 // A view is what holds for one request.

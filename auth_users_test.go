@@ -213,13 +213,13 @@ func TestUploadsEndWithTheirOwners(t *testing.T) {
 	r.writeUsers("ann:"+hashOf("ann-secret"), "eve:"+hashOf("eve-secret"))
 	r.revokeRobot("ci")
 	r.want(401, "GET", locations["bob"], nil, as("bob"))
-	r.pass(0)
+	r.pass(ownersSettle)
 	if hasFile("bob") || hasFile("ci") || !hasFile("ann") || !hasFile("eve") {
 		t.Errorf("after bob and ci have gone there are the uploads of ann %v, bob %v, eve %v, ci %v", hasFile("ann"), hasFile("bob"), hasFile("eve"), hasFile("ci"))
 	}
 	r.writeUsers("ann:"+hashOf("ann-secret"), "bob:"+hashOf("bob-secret"))
 	r.restart()
-	r.pass(0)
+	r.pass(ownersSettle)
 	if hasFile("eve") || !hasFile("ann") {
 		t.Errorf("after a start without eve there are the uploads of ann %v, eve %v", hasFile("ann"), hasFile("eve"))
 	}
@@ -240,7 +240,7 @@ func TestUploadsEndWithTheirOwners(t *testing.T) {
 	}
 	r.writeUsers("ann:" + hashOf("ann-secret"))
 	r.want(401, "GET", loc, nil, as("bob"))
-	r.pass(0)
+	r.pass(ownersSettle)
 	go func() { // until nobody reads any more, or it is all
 		for range 10000 {
 			if _, err := bytes.Write(make([]byte, 4096)); err != nil {
@@ -252,10 +252,55 @@ func TestUploadsEndWithTheirOwners(t *testing.T) {
 	if re := <-ended; re != nil && re.status < 400 { // nil: the connection was closed
 		t.Errorf("the rest of an upload whose owner was removed: %d, want an error", re.status)
 	}
-	r.pass(0)
+	r.pass(ownersSettle)
 	if exists(filepath.Join(r.cfg.dir, "uploads", filepath.Base(loc))) {
 		t.Error("the bytes of an upload that was under way when its owner was removed are there still")
 	}
+}
+
+// Another program that writes the users' file empties it first. Whoever looks in between
+// logs nobody in, and ends no upload.
+func TestUsersFileThatIsBeingWrittenEndsNoUpload(t *testing.T) {
+	r := startRegistry(t, guarded("", "ann", "bob"))
+	bob := as("bob")
+	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, bob).location()
+	r.want(202, "PATCH", loc, "some ", bob)
+	was, err := os.ReadFile(filepath.Join(r.cfg.dir, usersFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(was)
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(r.cfg.dir, usersFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, half := range []string{"", text[:len(text)/2], "ann:" + hashOf("ann-secret") + "\n"} {
+		write(half)
+		r.want(401, "GET", loc, nil, bob)
+		r.pass(0)
+		r.pass(ownersSettle - time.Second) // the janitor looks again
+		if due, err := r.st.untilDue(); err != nil || due <= 0 || due > time.Second {
+			t.Errorf("the owners are looked for again in %v, %v; want less than a second", due, err)
+		}
+		write(text) // and nobody asks for anything meanwhile
+		r.pass(2 * time.Second)
+		r.want(204, "GET", loc, nil, bob).has("Range", "0-4")
+	}
+	write("") // of which nobody but the janitor takes notice, and late
+	r.st.forgetOwners()
+	r.pass(time.Minute)
+	write(text)
+	r.restart()
+	r.want(202, "PATCH", loc, "bytes", bob)
+	r.stop()
+	write("")
+	r.start()
+	r.pass(0)
+	write(text)
+	r.pass(ownersSettle)
+	r.want(201, "PUT", with(loc, "digest="+sum("some bytes").String()), nil, bob)
 }
 
 // What needed somebody's name is not for the caches that others share.

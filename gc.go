@@ -195,6 +195,9 @@ func (st *store) cutoff(grace time.Duration) int64 {
 // is loose.
 func (st *store) untilDue() (time.Duration, error) {
 	next := time.Duration(-1)
+	if wait := st.untilSure(); wait > 0 && st.ownersGone.Load() {
+		next = wait
+	}
 	g := st.graces()
 	for _, q := range []struct {
 		query string

@@ -28,7 +28,12 @@ func (st *store) dropUploads(c *tally) (err error) {
 			return err
 		}
 		for _, x := range list {
-			if after = x.id; st.host.mayUpload(x.owner) {
+			after = x.id
+			may, sure := st.host.mayUpload(x.owner)
+			if !may && !sure {
+				st.ownersGone.Store(true)
+			}
+			if may || !sure {
 				continue
 			}
 			if err := st.dropUpload(x.id, x.repository, x.owner, c); err != nil {
@@ -80,6 +85,22 @@ func (st *store) dropUpload(id, repository, owner string, c *tally) error {
 func (st *store) forgetOwners() {
 	st.ownersGone.Store(true)
 	notify(st.trashed)
+}
+
+// ownersSettle is for how long the users' file must have said the same before uploads end
+// by it: longer than it takes to write one.
+const ownersSettle = 10 * time.Second
+
+// doubtOwners is forgetOwners for what the users' file says, which is looked at again
+// before it is believed.
+func (st *store) doubtOwners() {
+	st.ownersSure.Store(int64(st.uptime() + ownersSettle))
+	st.forgetOwners()
+}
+
+// untilSure is how long it is until the users' file is believed.
+func (st *store) untilSure() time.Duration {
+	return max(0, time.Duration(st.ownersSure.Load())-st.uptime())
 }
 
 // expireUploads ends sessions that were idle for the expiry.

@@ -79,6 +79,7 @@ type store struct {
 	suspects     chan digest.Digest
 	verified     verifications
 	ownersGone   atomic.Bool   // users or rules have changed: there may be uploads of owners who are no more
+	ownersSure   atomic.Int64  // uptime, in nanoseconds, from which on what the users' file said last is taken for true
 	large        chan struct{} // full while as many bodies as may be have large buffers
 	holding      chan struct{} // full while as many bodies as may be are held in memory
 	base         time.Duration // uptime of the data directory when it was opened

@@ -10,14 +10,14 @@ import "sync"
 // A host answers what the store cannot know. Its methods may be called from any goroutine
 // and do not wait for the store, except for noteGuarded.
 type host interface {
-	serves() bool                       // there may be clients
-	busy() bool                         // there are requests under way
-	everybodyMay() bool                 // anything: there are no users and no rules
-	mayUpload(owner string) bool        // there is still such an owner of uploads
-	rulesNow() (*tagRules, error)       // about tags; never nil without an error
-	guards() (map[string][]byte, error) // the texts of users and rules that hold, by file; nil if the files tell
-	noteGuarded() error                 // has the database say that there are users, if there are
-	uploadEnded()                       // there may be room for another upload
+	serves() bool                            // there may be clients
+	busy() bool                              // there are requests under way
+	everybodyMay() bool                      // anything: there are no users and no rules
+	mayUpload(owner string) (may, sure bool) // there is still such an owner of uploads, and whether that is sure
+	rulesNow() (*tagRules, error)            // about tags; never nil without an error
+	guards() (map[string][]byte, error)      // the texts of users and rules that hold, by file; nil if the files tell
+	noteGuarded() error                      // has the database say that there are users, if there are
+	uploadEnded()                            // there may be room for another upload
 }
 
 // A commandHost is the host of a store that nobody serves: there are no clients, and the rules
@@ -37,7 +37,7 @@ func newCommandHost(rules func() (*tagRules, error)) *commandHost {
 func (h *commandHost) serves() bool                       { return false }
 func (h *commandHost) busy() bool                         { return false }
 func (h *commandHost) everybodyMay() bool                 { return false }
-func (h *commandHost) mayUpload(string) bool              { return true }
+func (h *commandHost) mayUpload(string) (may, sure bool)  { return true, true }
 func (h *commandHost) rulesNow() (*tagRules, error)       { return h.rules() }
 func (h *commandHost) guards() (map[string][]byte, error) { return nil, nil }
 func (h *commandHost) noteGuarded() error                 { return nil }

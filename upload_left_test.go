@@ -52,7 +52,7 @@ func TestUploadOfOwnerWhoIsBackGoesOn(t *testing.T) {
 	}
 	r.writeUsers("ann:" + hashOf("ann-secret"))
 	r.want(401, "GET", loc, nil, as("bob"))
-	r.pass(0)
+	r.pass(ownersSettle)
 	r.writeUsers("ann:"+hashOf("ann-secret"), "bob:"+hashOf("bob-secret"))
 	r.want(204, "GET", loc, nil, as("bob"))
 	io.WriteString(client, "4567")
