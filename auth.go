@@ -149,11 +149,16 @@ func (g *gate) remember() error {
 // noteGuarded has the database say that the registry is not open, once it has users or
 // rules about people.
 func (g *gate) noteGuarded() error {
-	list, rules := g.users.last.Load(), g.policy.last.Load()
-	if g.guarded.Load() || list.value == nil && (rules.value == nil || !(*rules.value).people) {
+	if g.guarded.Load() || !g.hasPeople() {
 		return nil
 	}
 	return g.setGuarded(true)
+}
+
+// hasPeople reports whether the files had users, or rules about people, the last time.
+func (g *gate) hasPeople() bool {
+	list, rules := g.users.last.Load(), g.policy.last.Load()
+	return list.value != nil || rules.value != nil && (*rules.value).people
 }
 
 func (g *gate) setGuarded(guarded bool) error {
@@ -182,6 +187,10 @@ func (g *gate) announce() {
 		return
 	}
 	g.log.Info("who may do what", "users", len(v.users), "rules", v.policy.lines())
+	if g.open && g.hasPeople() && g.usersFile == "" { // with --htpasswd there is no start without the file
+		g.log.Warn("--open (or BERTH_OPEN) is still given: at a start without the files of the users and rules, as when a disk is not mounted, everybody may do everything; leave it out",
+			"users", g.users.files[0], "rules", g.policy.files[0])
+	}
 	if len(v.users) == 0 && !g.byCertificate && len(g.st.listRobots()) == 0 {
 		g.log.Warn("there are no users, so nobody can log in; `berth user add NAME` makes one")
 	}

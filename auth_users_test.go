@@ -375,3 +375,25 @@ func TestUsersThatVanishDoNotOpenTheRegistry(t *testing.T) {
 		})
 	}
 }
+
+// --open that stays, in an environment, say, is told of while there is something to lose.
+func TestOpenThatIsStillGivenIsToldOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		given, told bool
+		options     []func(*config)
+	}{
+		"users":              {true, true, []func(*config){guarded("", "ann")}},
+		"rules":              {true, true, []func(*config){guarded(matrixRules)}},
+		"users, not given":   {false, false, []func(*config){guarded("", "ann")}},
+		"neither":            {true, false, nil},
+		"open to pulls only": {true, false, []func(*config){func(c *config) { c.auth.anonymousPull = true }}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := startRegistry(t, append(c.options, func(cfg *config) { cfg.auth.open = c.given })...)
+			r.server.gate.announce()
+			if told := strings.Contains(r.log.String(), "level=WARN msg=\"--open"); told != c.told {
+				t.Errorf("told of --open: %v, want %v\n%s", told, c.told, r.log)
+			}
+		})
+	}
+}
