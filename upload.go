@@ -311,7 +311,6 @@ func (st *store) finish(u *upload, d digest.Digest) error {
 			if u.held != nil && u.filed { // an empty one, of a request that brought nothing
 				st.dropFile(u)
 			}
-			st.sessions.finished.add(u, d) // first: others may be waiting for the turn
 			st.forget(u)
 			return nil
 		}

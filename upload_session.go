@@ -29,8 +29,6 @@ type sessions struct {
 	shares map[string]int64 // how many there are by upload.share
 	count  atomic.Int64     // rows in the database, or about to be
 	brief  sync.Map         // ids of those without a row, that end with their request
-
-	finished finished
 }
 
 // createUpload opens a session. Its row survives a crash of the process, and

@@ -7,21 +7,19 @@
 // when none has come for a while; what has arrived is kept. One that is writing or
 // committing is waited for. To ask how far an upload has come ends nothing.
 //
-// A commit that is sent again gets the answer of the first.
+// A commit that is sent again gets the answer of the first, as long as the blob is there:
+// sessions that have ended are not remembered.
 
 package main
 
 import (
 	"context"
 	"errors"
-	"hash/maphash"
 	"io"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/opencontainers/go-digest"
 )
 
 // defaultPatience is how long a client may be silent when another request waits for
@@ -97,55 +95,16 @@ func (b *bodyReader) hurry() {
 	b.response.control.SetReadDeadline(b.since.Add(b.patience))
 }
 
-// finished remembers the last sessions that have become blobs, in two halves by
-// age. The zero value is ready.
-type finished struct {
-	mu         sync.Mutex // guards the rest
-	seed       maphash.Seed
-	young, old map[uint64]struct{}
-}
-
-// maxFinished bounds a half, to some 100 KiB.
-const maxFinished = 4096
-
-// add remembers that a session has become the blob d of its repository.
-func (f *finished) add(u *upload, d digest.Digest) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.young == nil {
-		f.seed, f.young = maphash.MakeSeed(), make(map[uint64]struct{})
-	}
-	if len(f.young) == maxFinished {
-		f.young, f.old = make(map[uint64]struct{}), f.young
-	}
-	f.young[f.hash(u.id, u.repository, u.owner, d)] = struct{}{}
-}
-
-// has reports whether add was called for such a session not long ago.
-func (f *finished) has(id, repository, owner string, d digest.Digest) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.young == nil {
-		return false
-	}
-	hash := f.hash(id, repository, owner, d)
-	_, young := f.young[hash]
-	_, old := f.old[hash]
-	return young || old
-}
-
-func (f *finished) hash(id, repository, owner string, d digest.Digest) uint64 {
-	return maphash.Comparable(f.seed, [4]string{id, repository, owner, d.String()})
-}
-
-// commitAgain answers the commit of a session that has ended by it: the answer to the
-// first was late, or lost. It reports false, and has answered nothing, unless the
-// session became that blob, and the repository has it still. What a body brings is
-// not needed any more, but a client that sends one reads no answer before its end.
+// commitAgain answers the commit of a session that there is not, or not any more, when the
+// repository has the blob: as a rule the session has ended by this commit, whose answer was
+// late, or lost, or the registry was restarted. It tells no more than a HEAD would, to who
+// may ask that, and is the same promise. It reports false, and has answered nothing, if the
+// blob is not there. What a body brings is not needed any more, but a client that sends one
+// reads no answer before its end.
 func (s *server) commitAgain(w http.ResponseWriter, r *http.Request) (bool, error) {
 	name := r.PathValue("name")
 	d, err := parseDigest(r.URL.Query().Get("digest"))
-	if err != nil || !s.st.sessions.finished.has(r.PathValue("session"), name, owner(w), d) {
+	if err != nil || !isUUID(r.PathValue("session")) || w.(*response).caller.may(name)&mayPull == 0 {
 		return false, nil
 	}
 	f, err := s.st.openBlob(name, d, true)
