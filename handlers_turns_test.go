@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // waits is a clock for requests that wait for their turn: the test lets them go.
@@ -207,20 +209,28 @@ type slots struct {
 	after    string                                                 // Retry-After
 }
 
+// takeArriving has a body arrive until giveBack is called.
+func takeArriving(r *registry) (giveBack func()) {
+	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
+	body, in := io.Pipe()
+	status := r.begin("PATCH", loc, body)
+	for r.server.arriving.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	return func() { in.Close(); <-status }
+}
+
 var allSlots = map[string]slots{
 	"uploads at once": {bodyPatience, func(c *config) { c.maxArriving = 1 },
-		func(r *registry) func() {
-			loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
-			body, in := io.Pipe()
-			status := r.begin("PATCH", loc, body)
-			for r.server.arriving.Load() == 0 {
-				time.Sleep(time.Millisecond)
-			}
-			return func() { in.Close(); <-status }
-		},
+		takeArriving,
 		func(r *registry, i int, headers ...string) <-chan int {
 			text := fmt.Sprint("blob ", i)
 			return r.begin("POST", "/v2/a/blobs/uploads/?digest="+sum(text).String(), text, headers...)
+		}, 201, "5"},
+	"commits sent again": {bodyPatience, func(c *config) { c.maxArriving = 1 },
+		takeArriving,
+		func(r *registry, i int, headers ...string) <-chan int {
+			return r.begin("PUT", with("/v2/a/blobs/uploads/"+uuid.NewString(), "digest="+sum("{}").String()), "{}", headers...)
 		}, 201, "5"},
 	"open uploads": {patience, func(c *config) { c.maxUploads = 1 },
 		func(r *registry) func() {

@@ -48,16 +48,11 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 	if err := s.st.roomForBlob(want); err != nil {
 		return err
 	}
-	err := s.lines.bodies.await(w.(*response), r, bodyPatience, errTooManyBodies, func() error {
-		if !takeOne(&s.arriving, s.maxArriving) {
-			return errTooManyBodies
-		}
-		return nil
-	})
+	arrived, err := s.arrive(w, r)
 	if err != nil {
 		return err
 	}
-	defer func() { s.arriving.Add(-1); s.lines.bodies.freed() }()
+	defer arrived()
 	body := &bodyReader{body: r.Body, response: w.(*response), left: -1, queue: &u.queue, patience: s.st.patience, given: &u.given}
 	u.queue.arrived.Store(offset)
 	defer u.queue.arrived.Store(0)
@@ -85,6 +80,17 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 		return errBlobUploadInvalid.withf("the body is longer than its Content-Range")
 	}
 	return nil
+}
+
+// arrive waits for a place among the bodies that arrive. The caller gives it back.
+func (s *server) arrive(w http.ResponseWriter, r *http.Request) (giveBack func(), err error) {
+	err = s.lines.bodies.await(w.(*response), r, bodyPatience, errTooManyBodies, func() error {
+		if !takeOne(&s.arriving, s.maxArriving) {
+			return errTooManyBodies
+		}
+		return nil
+	})
+	return func() { s.arriving.Add(-1); s.lines.bodies.freed() }, err
 }
 
 // parseContentRange reads the header of a chunk. The specification's form is

@@ -115,6 +115,13 @@ func (s *server) commitAgain(w http.ResponseWriter, r *http.Request) (bool, erro
 		return false, err
 	}
 	f.Close()
+	if r.ContentLength != 0 {
+		arrived, err := s.arrive(w, r)
+		if err != nil {
+			return false, err
+		}
+		defer arrived()
+	}
 	body := &bodyReader{body: r.Body, response: w.(*response), left: -1}
 	if s.st.maxBlob > 0 {
 		body.left = s.st.maxBlob
