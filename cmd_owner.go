@@ -134,8 +134,14 @@ func foreign(dir string) bool {
 // refuseLink refuses, where root works in a directory of somebody else, a database
 // that is elsewhere. SQLite follows no other link.
 func (data *dataDir) refuseLink() error {
-	if db := filepath.Join(data.dir, "berth.db"); isLink(db) && foreign(data.dir) {
-		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", db)
+	return refuseForeignLink(filepath.Join(data.dir, "berth.db"))
+}
+
+// refuseForeignLink refuses a file that is elsewhere, where root works in a directory of
+// somebody else.
+func refuseForeignLink(path string) error {
+	if isLink(path) && foreign(filepath.Dir(path)) {
+		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", path)
 	}
 	return nil
 }

@@ -323,6 +323,46 @@ func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
 	}
 }
 
+// Nor do commands beside such a server, which work as root, follow a link to a file.
+func TestRootFollowsNoLinkToTheUsers(t *testing.T) {
+	if os.Geteuid() != 0 {
+		skip(t, "only root can be somebody else")
+	}
+	data := filepath.Join(sharedDir(t), "data")
+	if err := os.Mkdir(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	giveTo(t, data, serviceUser)
+	p := startProcess(t, "", "--data", data)
+	defer p.stop(t)
+	file := filepath.Join(t.TempDir(), "of root's")
+	const secret = "root:what nobody else reads\n"
+	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(data, usersFile)
+	if err := os.Symlink(file, link); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := asRoot(t, "secret\n", "user", "add", "ann", "--data", data); err == nil || !strings.Contains(said, "root does not follow it") {
+		t.Errorf("user add where %s is a link: %v\n%s", usersFile, err, said)
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != secret {
+		t.Errorf("what the link leads to has changed: %q, %v", text, err)
+	}
+	for name, edit := range map[string]func() error{
+		"replaceFile":    func() error { return replaceFile(link, []byte("other")) },
+		"rewriteInPlace": func() error { return rewriteInPlace(link, "other", func(string) {}) },
+	} {
+		if err := edit(); err == nil {
+			t.Errorf("%s follows a link of somebody else", name)
+		}
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != secret {
+		t.Errorf("what the link leads to has changed: %q, %v", text, err)
+	}
+}
+
 // Something of root's in the directory, as rules that were copied there, does not have
 // root work as root: by a name of the registry's the owner could give it root's power.
 func TestFilesOfRootsInTheDirectoryGiveItsOwnerNothing(t *testing.T) {

@@ -82,9 +82,12 @@ type userFile struct {
 
 func (f *userFile) read() error {
 	*f = userFile{path: f.path, policy: f.policy}
-	text, _, err := readFile(f.path)
+	text, info, err := readFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if now, e := os.Lstat(f.path); err == nil && foreign(filepath.Dir(f.path)) && (e != nil || !os.SameFile(info, now)) {
+		err = fmt.Errorf("%s is, or was, a link, and root does not follow it in a directory of somebody else", f.path) // what it leads to is not its owner's to have
 	}
 	if err != nil {
 		return fmt.Errorf("reading the users: %w", err)

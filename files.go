@@ -37,6 +37,9 @@ func makeAll(dir string) error {
 // happens. Its directory is made if need be. Nobody else may read it, unless
 // they could before.
 func replaceFile(path string, content []byte) error {
+	if err := refuseForeignLink(path); err != nil {
+		return err
+	}
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		path = real
 	}
@@ -77,7 +80,11 @@ func replaceFile(path string, content []byte) error {
 // whose last line is the new one. Only one who is being removed may still be there. at is
 // called at the named points; tests look there.
 func rewriteInPlace(path, text string, at func(point string)) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	mode := os.O_WRONLY
+	if foreign(filepath.Dir(path)) {
+		mode |= noFollow
+	}
+	f, err := os.OpenFile(path, mode, 0)
 	if err != nil {
 		return err
 	}
