@@ -225,6 +225,7 @@ func (s *server) sendBuilt(w http.ResponseWriter, r *http.Request, turns chan st
 			}
 		}
 		defer func() { <-turns }()
+		w.Header().Del("Link") // of what was built before
 		if body, err = build(); err != nil {
 			return nil, 0, err
 		}

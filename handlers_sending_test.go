@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,42 @@ func TestLongAnswersHaveRoom(t *testing.T) {
 			r.st.sending.give(r.st.sending.size)
 			free()
 		}
+	}
+}
+
+// A list that was built again, when there was room for it, leads to a next page only if
+// there still is one.
+func TestListBuiltAgainHasNoLinkOfTheFirst(t *testing.T) {
+	r := startRegistry(t)
+	im := r.pushImage("a", "x", "{}", "layer")
+	const n = 600
+	for i := range n / 100 {
+		var tags strings.Builder
+		for k := range 100 {
+			fmt.Fprintf(&tags, "&tag=%0128d", 100*i+k)
+		}
+		r.want(201, "PUT", "/v2/a/manifests/"+im.digest.String()+"?"+tags.String()[1:], im.manifest, "Content-Type: "+typeOCIManifest)
+	}
+	if !r.st.sending.try(r.st.sending.size) { // somebody has all the room
+		t.Fatal("there is no room though nobody has any")
+	}
+	answer := make(chan *reply)
+	go func() {
+		re, err := r.try("GET", fmt.Sprint("/v2/a/tags/list?n=", n), nil)
+		if err != nil {
+			t.Error(err)
+		}
+		answer <- re
+	}()
+	for waiting := 0; waiting == 0; runtime.Gosched() {
+		r.st.sending.mu.Lock()
+		waiting = len(r.st.sending.waiting)
+		r.st.sending.mu.Unlock()
+	}
+	r.want(202, "DELETE", "/v2/a/manifests/x", nil)
+	r.st.sending.give(r.st.sending.size)
+	if re := <-answer; re != nil && (re.status != 200 || strings.Count(string(re.body), `"0`) != n || re.header.Get("Link") != "") {
+		t.Errorf("a list of all %d tags = %d with %d tags and the link %q, want none", n, re.status, strings.Count(string(re.body), `"0`), re.header.Get("Link"))
 	}
 }
 
