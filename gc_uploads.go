@@ -65,9 +65,14 @@ func (st *store) dropUpload(id, repository, owner string, c *tally) error {
 	select {
 	case u.turn <- struct{}{}:
 	default: // the request that is at work stops, and has this looked at again
+		st.at("at work")
 		u.given.Store(true)
 		st.ownersGone.Store(true)
-		return nil
+		select {
+		case u.turn <- struct{}{}: // it has ended, perhaps before it could see that
+		default:
+			return nil
+		}
 	}
 	defer func() { <-u.turn }()
 	if u.ended {

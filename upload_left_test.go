@@ -64,6 +64,33 @@ func TestUploadOfOwnerWhoIsBackGoesOn(t *testing.T) {
 	r.want(201, "PUT", with(loc, "digest="+sum("0123456789").String()), nil, as("bob"))
 }
 
+// A request that ends while it is seen that its owner is no more leaves nothing.
+func TestUploadWhoseRequestEndsWithItsOwnerEnds(t *testing.T) {
+	var release func()
+	r := startRegistry(t, guarded("", "ann"), func(c *config) {
+		c.at = func(point string) {
+			if point == "at work" {
+				release()
+			}
+		}
+	})
+	robot := "Authorization: Bearer " + r.newRobot("ci", "**", "push")
+	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, robot).location()
+	var id, owner string
+	if err := r.st.get(`SELECT id, owner FROM upload`, nil, &id, &owner); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if _, release, err = r.st.takeUpload(t.Context(), "a", id, owner); err != nil {
+		t.Fatal(err)
+	}
+	r.revokeRobot("ci")
+	r.pass(0)
+	if there, err := r.st.knowsUpload(id); there || err != nil {
+		t.Errorf("%s is there after its owner and its request have gone: %v, %v", loc, there, err)
+	}
+}
+
 // A process that is killed while it tries whether the disk is full leaves the file it
 // tries with, which the next start removes.
 func TestTryWithoutEndIsRemoved(t *testing.T) {
