@@ -71,9 +71,6 @@ func (b *bodyReader) read(p []byte) (n int, err error) {
 		return b.body.Read(p)
 	}
 	q.mu.Lock()
-	if b.hurried { // the deadline is not the one that is remembered
-		b.hurried, b.response.moving.read = false, time.Time{}
-	}
 	b.response.beforeRead(b.until)
 	b.since = time.Now()
 	if q.waiting > 0 {
@@ -84,6 +81,10 @@ func (b *bodyReader) read(p []byte) (n int, err error) {
 	n, err = b.body.Read(p)
 	q.mu.Lock()
 	q.reading = nil
+	if b.hurried && err == nil { // what is done with the bytes is not the client's time; HTTP/2 would end the body meanwhile
+		b.hurried = false
+		b.rest()
+	}
 	q.mu.Unlock()
 	return n, err
 }

@@ -166,3 +166,24 @@ func TestLivingUploadIsNotOvertaken(t *testing.T) {
 		t.Errorf("two at one offset are answered %d and %d, want 202 and 416", a, b)
 	}
 }
+
+// deadlines is a response that remembers the last deadline for reads.
+type deadlines struct {
+	http.ResponseWriter
+	read time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error { d.read = t; return nil }
+
+// Over HTTP/2 a deadline that passes ends the body also while the disk is slow and nobody
+// reads, so none stays when bytes have come.
+func TestHurryEndsWhenBytesHaveCome(t *testing.T) {
+	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
+	b := &bodyReader{body: strings.NewReader("0123"), response: &response{ResponseWriter: d, control: http.NewResponseController(d)},
+		left: -1, queue: &queue{waiting: 1}, patience: time.Hour}
+	for range 2 {
+		if n, err := b.Read(make([]byte, 2)); n != 2 || err != nil || !d.read.IsZero() {
+			t.Errorf("after a read of %d bytes, %v, the deadline is %v; want none", n, err, d.read)
+		}
+	}
+}
