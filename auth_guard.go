@@ -32,6 +32,7 @@ type attempts struct {
 type standing struct {
 	user string
 	wake chan struct{} // told when one before has gone
+	away chan struct{} // closed when the place is another user's
 }
 
 // failures are wrong passwords in a row.
@@ -72,11 +73,11 @@ func (a *attempts) turn(done <-chan struct{}, address, user string) error {
 	}
 	refused := errTooManyLogins.withHeader("Retry-After", seconds(wait))
 	a.mu.Lock()
-	if a.patience == 0 || len(a.lines[address]) >= maxLine {
+	if a.patience == 0 || len(a.lines[address]) >= maxLine && !a.sendAway(address, user) {
 		a.mu.Unlock()
 		return refused
 	}
-	me := &standing{user, make(chan struct{}, 1)}
+	me := &standing{user, make(chan struct{}, 1), make(chan struct{})}
 	a.lines[address] = append(a.lines[address], me)
 	a.mu.Unlock()
 	defer a.leave(address, me)
@@ -90,6 +91,8 @@ func (a *attempts) turn(done <-chan struct{}, address, user string) error {
 		select {
 		case <-due.C:
 		case <-me.wake:
+		case <-me.away:
+			return refused
 		case <-late.C:
 			return refused
 		case <-done:
@@ -97,6 +100,29 @@ func (a *attempts) turn(done <-chan struct{}, address, user string) error {
 		}
 		due.Stop()
 	}
+}
+
+// sendAway makes a place in a full line for a user: that of the last try for whoever has
+// most of them, unless he would have fewer then than the user. So guesses at one user's
+// password keep out no other. a.mu is held.
+func (a *attempts) sendAway(address, user string) bool {
+	line := a.lines[address]
+	places := make(map[string]int)
+	for _, w := range line {
+		places[w.user]++
+	}
+	last := -1
+	for i, w := range line {
+		if last < 0 || places[w.user] >= places[line[last].user] {
+			last = i
+		}
+	}
+	if places[line[last].user] <= places[user]+1 {
+		return false
+	}
+	close(line[last].away)
+	a.lines[address] = slices.Delete(line, last, last+1)
+	return true
 }
 
 // leave takes a try out of the line, and has the others look.

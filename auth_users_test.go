@@ -107,6 +107,72 @@ func TestSamePasswordDoesNotWaitForAnotherAddress(t *testing.T) {
 	r.want(200, "GET", "/v2/", nil, as("ann"), here) // it was right before
 }
 
+// Who fills the line with guesses at one user's password keeps no other user out of it.
+func TestGuessesAtOneUserLeavePlacesForOthers(t *testing.T) {
+	r := startRegistry(t, guarded("", "ann", "bob"))
+	r.freeze()
+	a := &r.server.gate.logins.attempts
+	a.unit, a.patience = time.Hour, time.Hour
+	for _, name := range []string{"ann", "bob"} {
+		for i := range freeByUser {
+			r.want(401, "GET", "/v2/", nil, basic(name, fmt.Sprint("guess", i)))
+		}
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	statuses := make(chan int, 2*maxLine)
+	ask := func(name, password string) {
+		req, err := http.NewRequestWithContext(ctx, "GET", r.http.URL+"/v2/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(name, password)
+		clients.Go(func() {
+			if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
+				resp.Body.Close()
+				statuses <- resp.StatusCode
+			}
+		})
+	}
+	places := func(name string) (n, all int) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, line := range a.lines {
+			for _, w := range line {
+				if all++; w.user == name {
+					n++
+				}
+			}
+		}
+		return n, all
+	}
+	for i := range maxLine {
+		ask("ann", fmt.Sprint("waits", i))
+	}
+	for n := 0; n < maxLine; n, _ = places("ann") {
+		time.Sleep(time.Millisecond)
+	}
+	for i, password := range []string{"bob-secret", "an old one", "an older one"} {
+		ask("bob", password)
+		if status := <-statuses; status != 429 {
+			t.Errorf("the guess that was last in line = %d, want 429", status)
+		}
+		for n := 0; n <= i; n, _ = places("bob") {
+			time.Sleep(time.Millisecond)
+		}
+		if _, all := places("bob"); all != maxLine {
+			t.Errorf("%d stand in line, want %d", all, maxLine)
+		}
+	}
+	r.want(429, "GET", "/v2/", nil, basic("bob", "one more"))
+	r.want(429, "GET", "/v2/", nil, basic("ann", "one more"))
+	if n, all := places("bob"); n != maxLine/2 || all != maxLine {
+		t.Errorf("%d of %d places are bob's, want half of them", n, all)
+	}
+	leave()
+	clients.Wait()
+}
+
 func TestLineOfGuessesIsBounded(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"))
 	r.freeze()
