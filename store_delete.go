@@ -93,28 +93,26 @@ func (t *tx) showManifest(c *change, repo repository, id int64, d digest.Digest)
 // hideLinks hides the blobs of a manifest that has just been hidden, except those
 // that another uses.
 func (t *tx) hideLinks(repo, id int64) error {
-	blobs, err := listRows(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?1
-		UNION ALL SELECT b.id FROM names n JOIN blob b ON b.digest = n.digest WHERE n.manifest = ?1`, id)
+	var blobs string
+	err := t.get(`SELECT json_group_array(blob) FROM (SELECT blob FROM uses WHERE manifest = ?1
+		UNION ALL SELECT b.id FROM names n JOIN blob b ON b.digest = n.digest WHERE n.manifest = ?1)`, []any{id}, &blobs)
 	if err != nil {
 		return err
 	}
 	return t.hideUnused(repo, blobs)
 }
 
-// hideUnused hides those blobs that deleted manifests refer to, and no other (4).
-func (t *tx) hideUnused(repo int64, blobs []int64) error {
-	for _, blob := range blobs {
-		// The newest first: who deletes many begins with the oldest as a rule.
-		if _, err := t.exec(`UPDATE link SET hidden = ?3 WHERE repository = ?1 AND blob = ?2 AND hidden IS NULL AND loose IS NULL
-			AND (SELECT 1 FROM uses u JOIN manifest m ON m.id = u.manifest AND m.deleted IS NULL
-				WHERE u.repository = ?1 AND u.blob = ?2 ORDER BY u.manifest DESC LIMIT 1) IS NULL
-			AND (SELECT 1 FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL
-				WHERE n.repository = ?1 AND n.digest = (SELECT digest FROM blob WHERE id = ?2) ORDER BY n.manifest DESC LIMIT 1) IS NULL`,
-			repo, blob, t.clock); err != nil {
-			return err
-		}
-	}
-	return nil
+// hideUnused hides those blobs (a JSON list of ids) that deleted manifests refer to, and
+// no other (4).
+func (t *tx) hideUnused(repo int64, blobs string) error {
+	// The newest first: who deletes many begins with the oldest as a rule.
+	_, err := t.exec(`UPDATE link SET hidden = ?3 WHERE repository = ?1 AND blob IN (SELECT value FROM json_each(?2)) AND hidden IS NULL AND loose IS NULL
+		AND (SELECT 1 FROM uses u JOIN manifest m ON m.id = u.manifest AND m.deleted IS NULL
+			WHERE u.repository = ?1 AND u.blob = link.blob ORDER BY u.manifest DESC LIMIT 1) IS NULL
+		AND (SELECT 1 FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL
+			WHERE n.repository = ?1 AND n.digest = (SELECT digest FROM blob WHERE id = link.blob) ORDER BY n.manifest DESC LIMIT 1) IS NULL`,
+		repo, blobs, t.clock)
+	return err
 }
 
 // showLinks makes the blobs of a manifest visible, unless that is hidden itself.

@@ -198,21 +198,11 @@ func (st *store) lookForMissing(repository string, m *manifest) error {
 	if err != nil || there {
 		return err
 	}
-	blobs, err := json.Marshal(m.blobs)
-	if err != nil {
+	var repo int64 // 0 if there is none, and then nothing is there
+	if err := st.get(`SELECT id FROM repository WHERE name = ?`, []any{repository}, &repo); err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	members, err := json.Marshal(m.children)
-	if err != nil {
-		return err
-	}
-	missing, err := listRows(st, scanOne[digest.Digest], `
-		SELECT value FROM json_each(?2) WHERE value IS NOT NULL AND NOT EXISTS (SELECT 1 FROM repository r JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
-			JOIN link l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?1)
-		UNION ALL SELECT value FROM json_each(?3) WHERE value IS NOT NULL AND NOT EXISTS (SELECT 1 FROM repository r JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
-			JOIN link l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?1)
-			AND NOT EXISTS (SELECT 1 FROM repository r JOIN manifest m ON m.repository = r.id AND m.digest = json_each.value
-				AND m.deleted IS NULL AND m.damaged IS NULL WHERE r.name = ?1) LIMIT ?4`, repository, string(blobs), string(members), maxMissing)
+	missing, err := listRows(st, scanOne[digest.Digest], missingReferences, repo, listJSON(m.blobs), listJSON(m.children), false, false, maxMissing)
 	if err == nil && len(missing) > 0 {
 		err = missingError(missing)
 	}
@@ -321,45 +311,10 @@ type admission struct {
 // insertManifest adds a manifest and its references. The error is
 // errManifestBlobUnknown with an entry for each digest that is missing.
 func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, err error) {
-	var missing []digest.Digest
-	var blobs []int64
-	names := slices.Clone(m.foreign)
-	for _, d := range m.blobs {
-		blob, sound, err := t.linked(repo, d)
-		switch {
-		case err == nil && (sound || may.damaged):
-			blobs = append(blobs, blob)
-		case err == nil: // to be pushed again
-			missing = append(missing, d)
-		case errors.Is(err, sql.ErrNoRows) && may.sparse:
-			names = append(names, d)
-		case errors.Is(err, sql.ErrNoRows):
-			missing = append(missing, d)
-		default:
-			return 0, err
-		}
-	}
-	for _, d := range m.children {
-		// A member is a manifest as a rule, but buildkit's cache indexes
-		// list layers, which are blobs.
-		names = append(names, d)
-		var one int
-		err := t.get(`SELECT 1 FROM manifest WHERE repository = ? AND digest = ? AND deleted IS NULL AND (damaged IS NULL OR ?)`, []any{repo, d, may.damaged}, &one)
-		if errors.Is(err, sql.ErrNoRows) {
-			var blob int64
-			var sound bool
-			if blob, sound, err = t.linked(repo, d); err == nil && sound {
-				blobs = append(blobs, blob)
-			} else if err == nil {
-				err = sql.ErrNoRows
-			}
-		}
-		switch {
-		case errors.Is(err, sql.ErrNoRows) && !may.sparse:
-			missing = append(missing, d)
-		case err != nil && !errors.Is(err, sql.ErrNoRows):
-			return 0, err
-		}
+	blobs, members := listJSON(m.blobs), listJSON(m.children)
+	missing, err := listRows(t, scanOne[digest.Digest], missingReferences, repo, blobs, members, may.damaged, may.sparse, maxMissing)
+	if err != nil {
+		return 0, err
 	}
 	if len(missing) > 0 {
 		return 0, missingError(missing)
@@ -374,21 +329,23 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 	if err != nil {
 		return 0, err
 	}
-	for _, blob := range blobs {
-		if _, err := t.exec(`INSERT INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
-			return 0, err
-		}
-		// It is referred to now (6), and there for clients again if it was hidden (4).
-		if _, err := t.exec(`UPDATE link SET loose = NULL, hidden = NULL
-			WHERE repository = ? AND blob = ? AND (loose IS NOT NULL OR hidden IS NOT NULL)`, repo, blob); err != nil {
-			return 0, err
-		}
+	if _, err := t.exec(insertUses, repo, blobs, members, may.damaged, id); err != nil {
+		return 0, err
 	}
-	for _, d := range names {
-		if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
+	// They are referred to now (6), and there for clients again if they were hidden (4).
+	if _, err := t.exec(`UPDATE link SET loose = NULL, hidden = NULL WHERE repository = ?1 AND blob IN (SELECT blob FROM uses WHERE manifest = ?2)
+		AND (loose IS NOT NULL OR hidden IS NOT NULL)`, repo, id); err != nil {
+		return 0, err
+	}
+	if len(m.children)+len(m.foreign) > 0 || may.sparse {
+		if _, err := t.exec(insertNames, repo, blobs, listJSON(slices.Concat(m.children, m.foreign)), may.sparse, id); err != nil {
 			return 0, err
 		}
-		if err := t.settle(repo, d); err != nil {
+		named, err := t.named(id)
+		if err != nil {
+			return 0, err
+		}
+		if err := t.settleAll(repo, "[]", named); err != nil {
 			return 0, err
 		}
 	}
@@ -397,6 +354,45 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 		return 0, err
 	}
 	return id, t.settleManifest(repo, m.digest)
+}
+
+// Everybody waits while a manifest is added, so however much it refers to, a few statements
+// look for all of that and record it. ?1 is the repository, ?2 the blobs that a manifest
+// refers to, as JSON, and ?4 whether what is damaged will do.
+const (
+	// Those that are missing, and the members ?3, unless they may be (?5); in order, ?6 at most.
+	missingReferences = `
+		SELECT value FROM json_each(?2) WHERE coalesce((SELECT b.damaged IS NOT NULL AND NOT ?4
+			FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value), NOT ?5)
+		UNION ALL SELECT value FROM json_each(?3) WHERE NOT ?5 AND NOT EXISTS ` + isManifest + `
+			AND NOT EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value AND b.damaged IS NULL)
+		LIMIT ?6`
+
+	// A member (?3) is a manifest as a rule, but buildkit's cache indexes list layers,
+	// which are blobs. ?5 is the manifest.
+	insertUses = `
+		INSERT INTO uses (repository, blob, manifest)
+		SELECT ?1, b.id, ?5 FROM json_each(?2) CROSS JOIN blob b ON b.digest = json_each.value JOIN link l ON l.repository = ?1 AND l.blob = b.id
+		UNION ALL SELECT ?1, b.id, ?5 FROM json_each(?3) CROSS JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
+			JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE NOT EXISTS ` + isManifest + ` ORDER BY 2`
+
+	isManifest = `(SELECT 1 FROM manifest WHERE repository = ?1 AND digest = json_each.value AND deleted IS NULL AND (damaged IS NULL OR ?4))`
+
+	// All of ?3, and of the blobs those that are absent, if they may be (?4). ?5 is the manifest.
+	insertNames = `
+		INSERT OR IGNORE INTO names (repository, digest, manifest)
+		SELECT ?1, value, ?5 FROM json_each(?3)
+		UNION ALL SELECT ?1, value, ?5 FROM json_each(?2) WHERE ?4 AND NOT EXISTS
+			(SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value) ORDER BY 2`
+)
+
+// listJSON is a list for json_each.
+func listJSON(list []digest.Digest) string {
+	if len(list) == 0 {
+		return "[]"
+	}
+	text, _ := json.Marshal(list) // of strings
+	return string(text)
 }
 
 // examineManifest says what is wrong with a manifest's bytes; nil if nothing is.
@@ -466,13 +462,11 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 			if _, err := t.exec(`INSERT OR IGNORE INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
 				return err
 			}
-			blobs = append(blobs, blob)
 		}
 		for _, d := range slices.Concat(m.children, m.foreign) {
 			if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
 				return err
 			}
-			named = append(named, d)
 			var member bool
 			if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ?)`, []any{repo, d}, &member); err != nil {
 				return err
@@ -483,10 +477,15 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 				}
 			}
 		}
-		if err := t.settleAll(repo, blobs, named); err != nil {
+		nowUsed, err := t.used(id)
+		if err != nil {
 			return err
 		}
-		return errors.Join(t.showLinks(repo, id), t.settleManifest(repo, m.digest))
+		nowNamed, err := t.named(id)
+		if err != nil {
+			return err
+		}
+		return errors.Join(t.settleAll(repo, blobs, named), t.settleAll(repo, nowUsed, nowNamed), t.showLinks(repo, id), t.settleManifest(repo, m.digest))
 	})
 }
 
@@ -521,63 +520,47 @@ func missingError(missing []digest.Digest) error {
 // settleAround keeps (6) for the manifests that one refers to, and for its
 // referrers.
 func (t *tx) settleAround(repo, id int64, d digest.Digest) error {
-	named, err := listRows(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id)
+	named, err := t.named(id)
 	if err != nil {
 		return err
 	}
-	for _, member := range named {
-		if err := t.settleManifest(repo, member); err != nil {
-			return err
-		}
+	if err := t.settleManifests(repo, named); err != nil {
+		return err
 	}
 	return t.settleReferrers(repo, d)
 }
 
-// unrelate deletes what is recorded of a manifest's references, and returns it:
-// the caller settles it.
-func (t *tx) unrelate(id int64) (blobs []int64, named []digest.Digest, err error) {
-	if blobs, err = listRows(t, scanOne[int64], `SELECT blob FROM uses WHERE manifest = ?`, id); err != nil {
-		return nil, nil, err
+// unrelate deletes what is recorded of a manifest's references, and returns it as used and
+// named do: the caller settles it.
+func (t *tx) unrelate(id int64) (blobs, named string, err error) {
+	if blobs, err = t.used(id); err != nil {
+		return "", "", err
 	}
-	if named, err = listRows(t, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, id); err != nil {
-		return nil, nil, err
+	if named, err = t.named(id); err != nil {
+		return "", "", err
 	}
 	for _, query := range []string{`DELETE FROM uses WHERE manifest = ?`, `DELETE FROM names WHERE manifest = ?`} {
 		if _, err := t.exec(query, id); err != nil {
-			return nil, nil, err
+			return "", "", err
 		}
 	}
 	return blobs, named, nil
 }
 
-// settleAll keeps (6) for what a manifest refers to, or did.
-func (t *tx) settleAll(repo int64, blobs []int64, named []digest.Digest) error {
-	for _, blob := range blobs {
-		if err := t.settleLink(repo, blob); err != nil {
+// settleAll keeps (6) for what a manifest refers to, or did: blobs and digests, as used
+// and named return them.
+func (t *tx) settleAll(repo int64, blobs, named string) error {
+	if named != "[]" {
+		if err := t.settleManifests(repo, named); err != nil {
 			return err
 		}
 	}
-	for _, d := range named {
-		if err := t.settle(repo, d); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// settle keeps (6) for whatever the repository has under a digest.
-func (t *tx) settle(repo int64, d digest.Digest) error {
-	if err := t.settleManifest(repo, d); err != nil {
-		return err
-	}
-	blob, _, err := t.linked(repo, d)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return t.settleLink(repo, blob)
+	_, err := t.exec(`
+		UPDATE link SET loose = CASE WHEN loose IS NULL THEN ?4 END
+		WHERE repository = ?1 AND blob IN (SELECT value FROM json_each(?2)
+			UNION ALL SELECT b.id FROM json_each(?3) CROSS JOIN blob b ON b.digest = json_each.value)
+		AND (loose IS NULL) <> (`+linkLive+`)`, repo, blobs, named, t.clock)
+	return err
 }
 
 // settleLink keeps (6) for a link: loose exactly while nothing refers to it.
@@ -619,3 +602,23 @@ const (
 		OR manifest.subject IS NOT NULL AND (NOT manifest.met OR EXISTS (SELECT 1 FROM manifest s
 			WHERE s.repository = manifest.repository AND s.digest = manifest.subject AND s.deleted IS NULL)))`
 )
+
+// settleManifests is settleManifest for all of the digests in a JSON list.
+func (t *tx) settleManifests(repo int64, digests string) error {
+	_, err := t.exec(`
+		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
+		WHERE repository = ?1 AND digest IN (SELECT value FROM json_each(?2)) AND (loose IS NULL) <> (`+manifestLive+`)`, repo, digests, t.clock)
+	return err
+}
+
+// used returns the ids of the blobs that a manifest uses, and named the digests that it
+// names, as JSON for json_each: there may be very many.
+func (t *tx) used(id int64) (blobs string, err error) {
+	err = t.get(`SELECT json_group_array(blob) FROM uses WHERE manifest = ?`, []any{id}, &blobs)
+	return blobs, err
+}
+
+func (t *tx) named(id int64) (digests string, err error) {
+	err = t.get(`SELECT json_group_array(digest) FROM names WHERE manifest = ?`, []any{id}, &digests)
+	return digests, err
+}
