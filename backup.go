@@ -91,20 +91,10 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	defer st.removal.RUnlock()
 	temp := filepath.Join(dest, "berth.db.new")
 	defer os.Remove(temp)
-	if err := st.copyDatabase(ctx, temp); err != nil {
-		return err
-	}
-	b.db, err = sql.Open("sqlite", dsnOf(temp, url.Values{}))
-	if err != nil {
+	if err := b.openCopy(ctx, temp); err != nil {
 		return err
 	}
 	defer b.db.Close()
-	b.db.SetMaxOpenConns(1)
-	// Sessions are of this server, and so are what it has still to remove and
-	// its snapshots.
-	if _, err := b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash; UPDATE meta SET stale = 1, users_file = NULL, policy_file = NULL`); err != nil {
-		return err
-	}
 	if err := b.files(ctx); err != nil {
 		return err
 	}
@@ -129,6 +119,23 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", count(b.damaged, "blob"))
 	}
 	return nil
+}
+
+// openCopy copies the database to a file, and opens that as b.db, which the caller closes.
+func (b *backup) openCopy(ctx context.Context, path string) (err error) {
+	if err := b.st.copyDatabase(ctx, path); err != nil {
+		return err
+	}
+	if b.db, err = sql.Open("sqlite", dsnOf(path, url.Values{})); err != nil {
+		return err
+	}
+	b.db.SetMaxOpenConns(1)
+	// Sessions are of this server, and so are what it has still to remove and
+	// its snapshots.
+	if _, err = b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash; UPDATE meta SET stale = 1, users_file = NULL, policy_file = NULL`); err != nil {
+		b.db.Close()
+	}
+	return err
 }
 
 // tell says what was done.

@@ -676,6 +676,12 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 	if err != nil {
 		return err
 	}
+	return st.sayRestored(ctx, orphans, out)
+}
+
+// sayRestored tells what the registry is after a restore, and what it lacks. orphans are
+// the files that belong to nothing.
+func (st *store) sayRestored(ctx context.Context, orphans int, out *console) error {
 	r := &report{st: st}
 	if err := st.look(ctx, func(s snapshot) error { r.snapshot = s; return r.checkDamaged() }); err != nil {
 		return err

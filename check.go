@@ -146,56 +146,23 @@ func (r *report) checkManifest(x checkedManifest) error {
 	if _, annotations := m.about(); m.artifactType != x.artifactType || annotations != x.annotations {
 		r.findf(relate, "manifest %s: the list of referrers shows what is not in it", where)
 	}
-	uses, err := listRows(r.snapshot, scanOne[digest.Digest], `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
-	if err != nil {
+	if err := r.checkReferences(x, m, where, relate); err != nil {
 		return err
-	}
-	names, err := listRows(r.snapshot, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, x.id)
-	if err != nil {
-		return err
-	}
-	// Sets, since a manifest may refer to very many.
-	used, named := set(uses), set(names)
-	mayUse, mayName := set(m.blobs, m.children), set(m.children, m.foreign, m.blobs)
-	for _, d := range m.blobs {
-		if !used[d] && !(r.sparse && named[d]) {
-			r.findf(relate, "manifest %s: blob %s is not recorded as used (3)", where, d)
-		}
-	}
-	for _, d := range slices.Concat(m.children, m.foreign) {
-		if !named[d] {
-			r.findf(relate, "manifest %s: %s is not recorded as named (3)", where, d)
-		}
-	}
-	for d := range used {
-		if !mayUse[d] {
-			r.findf(relate, "manifest %s: blob %s is recorded as used and is not", where, d)
-		}
-	}
-	for d := range named {
-		if !mayName[d] && x.made {
-			var wraps bool // what a member was pushed in stays with it
-			err := r.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ? AND platform <> '')`, []any{x.repo, d}, &wraps)
-			if err != nil {
-				return err
-			}
-			if wraps {
-				continue
-			}
-		}
-		if !mayName[d] {
-			r.findf(relate, "manifest %s: %s is recorded as named and is not", where, d)
-		}
 	}
 	if x.made {
 		if _, err := parseIndex(x.body); err != nil {
 			r.problemf("index %s: is not of the registry's making: %v", where, err)
 		}
 	}
+	return r.checkMembers(x, m, where)
+}
+
+// checkMembers verifies that an index's members are there (3).
+func (r *report) checkMembers(x checkedManifest, m *manifest, where string) error {
+	if r.sparse || x.deleted {
+		return nil
+	}
 	for _, d := range m.children {
-		if r.sparse || x.deleted {
-			break
-		}
 		var found bool
 		err := r.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2 AND deleted IS NULL)
 			OR EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2)`, []any{x.repo, d}, &found)
@@ -482,4 +449,51 @@ func set(lists ...[]digest.Digest) map[digest.Digest]bool {
 		}
 	}
 	return s
+}
+
+// checkReferences verifies that what is recorded of a manifest's references is what is
+// in it, and the converse; relate is the repair.
+func (r *report) checkReferences(x checkedManifest, m *manifest, where string, relate func(*store) (string, error)) error {
+	uses, err := listRows(r.snapshot, scanOne[digest.Digest], `SELECT b.digest FROM uses u JOIN blob b ON b.id = u.blob WHERE u.manifest = ?`, x.id)
+	if err != nil {
+		return err
+	}
+	names, err := listRows(r.snapshot, scanOne[digest.Digest], `SELECT digest FROM names WHERE manifest = ?`, x.id)
+	if err != nil {
+		return err
+	}
+	// Sets, since a manifest may refer to very many.
+	used, named := set(uses), set(names)
+	mayUse, mayName := set(m.blobs, m.children), set(m.children, m.foreign, m.blobs)
+	for _, d := range m.blobs {
+		if !used[d] && !(r.sparse && named[d]) {
+			r.findf(relate, "manifest %s: blob %s is not recorded as used (3)", where, d)
+		}
+	}
+	for _, d := range slices.Concat(m.children, m.foreign) {
+		if !named[d] {
+			r.findf(relate, "manifest %s: %s is not recorded as named (3)", where, d)
+		}
+	}
+	for d := range used {
+		if !mayUse[d] {
+			r.findf(relate, "manifest %s: blob %s is recorded as used and is not", where, d)
+		}
+	}
+	for d := range named {
+		if !mayName[d] && x.made {
+			var wraps bool // what a member was pushed in stays with it
+			err := r.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ? AND digest = ? AND platform <> '')`, []any{x.repo, d}, &wraps)
+			if err != nil {
+				return err
+			}
+			if wraps {
+				continue
+			}
+		}
+		if !mayName[d] {
+			r.findf(relate, "manifest %s: %s is recorded as named and is not", where, d)
+		}
+	}
+	return nil
 }

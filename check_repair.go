@@ -97,35 +97,7 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 		return err
 	}
 	a := repairAnswer{Wrong: []repaired{}, LeftOver: []repaired{}, WholeAgain: []string{}, PushAgain: []string{}}
-	failed := 0
-	for _, f := range r.findings {
-		did, err := "nothing can be done here", error(nil)
-		if f.repair != nil {
-			did, err = f.repair(st)
-		}
-		if f.repair == nil || err != nil {
-			failed++
-		}
-		if err != nil {
-			did = err.Error()
-		}
-		a.Wrong = append(a.Wrong, repaired{f.problem, did})
-	}
-	for _, path := range r.rubbish {
-		removed, err := st.removeStranger(path)
-		if dir := filepath.Dir(path); isUUID(filepath.Base(path)) && (dir == "uploads" || dir == filepath.Join("blobs", "uploads")) {
-			err = os.Remove(filepath.Join(st.dir, path))
-			removed = err == nil
-		}
-		did := "not Berth's, and so left alone"
-		switch {
-		case err != nil:
-			did = err.Error()
-		case removed:
-			did = "removed"
-		}
-		a.LeftOver = append(a.LeftOver, repaired{path, did})
-	}
+	failed := a.repair(st, r)
 	damaged, err := listRows(st, scanOne[string], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
 	if err != nil {
 		return err
@@ -160,6 +132,40 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 		out.printf("all is well\n")
 	}
 	return nil
+}
+
+// repair repairs what a check has found, and removes what it found to be left over. It
+// returns how many of the findings could not be repaired.
+func (a *repairAnswer) repair(st *store, r *report) (failed int) {
+	for _, f := range r.findings {
+		did, err := "nothing can be done here", error(nil)
+		if f.repair != nil {
+			did, err = f.repair(st)
+		}
+		if f.repair == nil || err != nil {
+			failed++
+		}
+		if err != nil {
+			did = err.Error()
+		}
+		a.Wrong = append(a.Wrong, repaired{f.problem, did})
+	}
+	for _, path := range r.rubbish {
+		removed, err := st.removeStranger(path)
+		if dir := filepath.Dir(path); isUUID(filepath.Base(path)) && (dir == "uploads" || dir == filepath.Join("blobs", "uploads")) {
+			err = os.Remove(filepath.Join(st.dir, path))
+			removed = err == nil
+		}
+		did := "not Berth's, and so left alone"
+		switch {
+		case err != nil:
+			did = err.Error()
+		case removed:
+			did = "removed"
+		}
+		a.LeftOver = append(a.LeftOver, repaired{path, did})
+	}
+	return failed
 }
 
 // A repairAnswer is what repair has done.
