@@ -135,23 +135,34 @@ func TestBusyConnectionsStay(t *testing.T) {
 	}
 }
 
+// answeringOverTLS is answering with a certificate.
+func (r *registry) answeringOverTLS(most int) (address string) {
+	r.t.Helper()
+	c, err := openTLS(tlsOptions{mode: "auto", dir: r.cfg.dir, log: r.cfg.log})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.server.certificates = c
+	return r.answering(most)
+}
+
+// tlsClient has a connection of its own, by HTTP/1.1 or HTTP/2.
+func tlsClient(two bool) *http.Client {
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: two}}
+}
+
 // Over TLS too, in the middle of a handshake, and by HTTP/2.
 func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
 	r := startRegistry(t)
-	options := tlsOptions{mode: "auto", dir: r.cfg.dir, log: r.cfg.log}
-	c, err := openTLS(options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.server.certificates = c
-	address := r.answering(3)
+	r.pushImage("a", "x", "{}")
+	address := r.answeringOverTLS(3)
 	get := func(two bool) {
 		t.Helper()
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: two}}
-		resp, err := client.Get("https://" + address + "/v2/")
+		resp, err := tlsClient(two).Get("https://" + address + "/v2/a/manifests/x")
 		if err != nil || resp.StatusCode != 200 || resp.ProtoMajor == 2 != two {
 			t.Fatalf("one more: %v, %v", resp, err)
 		}
+		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close() // and it is kept alive
 	}
 	for range 3 {
@@ -161,11 +172,10 @@ func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
 		get(true)
 	}
 	for range 3 { // with a form that does not come
-		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
 		body, form := io.Pipe()
 		t.Cleanup(func() { form.Close() })
 		go func() {
-			if resp, err := client.Post("https://"+address+"/token", "application/x-www-form-urlencoded", body); err == nil {
+			if resp, err := tlsClient(true).Post("https://"+address+"/token", "application/x-www-form-urlencoded", body); err == nil {
 				resp.Body.Close()
 			}
 		}()
@@ -179,6 +189,52 @@ func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
 	}
 	if !strings.Contains(r.log.String(), "as many connections as") {
 		t.Error("the log does not tell that connections were closed")
+	}
+}
+
+// And what is under way stays.
+func TestBusyConnectionsStayOverTLS(t *testing.T) {
+	r := startRegistry(t)
+	address := r.answeringOverTLS(2)
+	var bodies []*io.PipeWriter
+	answers := make(chan error)
+	for _, two := range []bool{false, true} {
+		location := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
+		body, more := io.Pipe()
+		go func() {
+			req, err := http.NewRequest("PATCH", "https://"+address+location, body)
+			if err != nil {
+				answers <- err
+				return
+			}
+			resp, err := tlsClient(two).Do(req)
+			if err == nil {
+				resp.Body.Close()
+				if resp.StatusCode != 202 || resp.ProtoMajor == 2 != two {
+					err = errors.New(resp.Proto + " " + resp.Status)
+				}
+			}
+			body.CloseWithError(err)
+			answers <- err
+		}()
+		io.WriteString(more, "hello")
+		for u, err := r.st.findUpload("a", location[strings.LastIndex(location, "/")+1:], ""); err != nil || len(u.turn) == 0; {
+			time.Sleep(time.Millisecond)
+		}
+		bodies = append(bodies, more)
+	}
+	if resp, err := tlsClient(false).Get("https://" + address + "/v2/"); err == nil {
+		resp.Body.Close()
+		t.Errorf("one more than may be under way: %s, want no answer", resp.Status)
+	}
+	for _, more := range bodies {
+		io.WriteString(more, "world")
+		more.Close()
+	}
+	for range bodies {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
 	}
 }
 
