@@ -21,6 +21,7 @@ type budget struct {
 	pages       int   // of the database that all connections together keep
 	answers     int64 // long ones that are in memory while clients read them (handlers_sending.go)
 	connections int   // that may be open
+	window      int   // what may come over one of HTTP/2 before anybody reads it
 	unsynced    int   // small blobs that the database has for a moment (store_small.go), which are in memory before
 }
 
@@ -37,6 +38,10 @@ func budgetFor(memory int64) budget {
 	b.connections = 4096
 	if memory > 0 {
 		b.connections = int(min(max(memory/4/perConnection, 128), 20000))
+	}
+	b.window = 256 << 10
+	if memory >= 1<<30 {
+		b.window = 1 << 20 // for those who push from far away
 	}
 	return b
 }
@@ -56,6 +61,16 @@ func (b budget) within(files int64) budget {
 // perConnection is what one takes whose header is as long as it may be and never
 // ends, in bytes: a quarter of the memory is for those.
 const perConnection = maxHeader + 16<<10
+
+// maxFrame is how long a frame of HTTP/2 may be that is sent to us, in bytes: each is
+// in memory until it is there as a whole. Of shorter ones pushes become slower.
+const maxFrame = 64 << 10
+
+// overTwo is for how many connections one over HTTP/2 counts. However few there may be,
+// four of them may.
+func (b budget) overTwo() int {
+	return max(min(1+(b.window+maxFrame)/perConnection, b.connections/4), 1)
+}
 
 func sharesOf(memory int64) budget {
 	switch {

@@ -7,6 +7,9 @@
 // between requests. One never goes that has a request under way of somebody who may make
 // it; if all have, the new one does. So whoever holds all that there are, and asks for
 // nothing, or for what is not for him, shuts nobody out.
+//
+// Over HTTP/2 a connection may take more: frames, and the bodies of requests that nobody
+// has read yet. So it counts as several.
 
 package main
 
@@ -17,13 +20,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // connections are those of a server, over all its listeners.
 type connections struct {
 	most int
+	two  int           // for how many a connection over HTTP/2 counts
+	wait time.Duration // for a request's header
 	log  *slog.Logger
 
 	mu    sync.Mutex // guards the rest
@@ -40,6 +47,27 @@ type connection struct {
 	place    *lists.Element // in idle; nil while there is a request that may be; guarded by all.mu
 	requests int            // under way, that may be; likewise
 	closed   bool           // likewise
+	weight   int            // for how many it counts; likewise
+
+	known, two bool         // it has spoken, and by HTTP/2; for ConnState alone
+	silent     atomic.Bool  // over HTTP/2, and no request is under way
+	unasked    atomic.Int64 // bytes that came since
+}
+
+// maxUnasked is how many bytes may come over HTTP/2 while no request is under way before
+// they must be a request's header: settings, pings and the like are a few dozen.
+const maxUnasked = 4 << 10
+
+// Read limits how long a header may take over HTTP/2, as net/http does not: there is time
+// from when it is long enough to cost more than an idle connection does.
+func (x *connection) Read(p []byte) (int, error) {
+	n, err := x.TCPConn.Read(p)
+	if n > 0 && x.silent.Load() {
+		if all := x.unasked.Add(int64(n)); all > maxUnasked && all-int64(n) <= maxUnasked {
+			x.SetReadDeadline(time.Now().Add(x.all.wait))
+		}
+	}
+	return n, err
 }
 
 func (c *connections) listen(l net.Listener) net.Listener { return &countedListener{l, c} }
@@ -68,23 +96,56 @@ func (l *countedListener) Accept() (net.Conn, error) {
 func (c *connections) add(tcp *net.TCPConn) *connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.count >= c.most {
+	if !c.makeRoom(1) {
+		return nil
+	}
+	x := &connection{TCPConn: tcp, all: c, weight: 1}
+	c.count++
+	x.place = c.idle.PushBack(x)
+	return x
+}
+
+// makeRoom closes connections until n more may be; it returns false if too few may go.
+// mu is held.
+func (c *connections) makeRoom(n int) bool {
+	for c.count+n > c.most {
 		if now := time.Now(); now.Sub(c.told) >= time.Minute {
 			c.told = now
 			c.log.Warn("there are as many connections as the memory, or the limit on open files, is enough for; idle ones are closed for new ones", "connections", c.count)
 		}
 		oldest := c.idle.Front()
 		if oldest == nil {
-			return nil
+			return false
 		}
 		victim := oldest.Value.(*connection)
 		victim.gone()
 		victim.TCPConn.Close()
 	}
-	x := &connection{TCPConn: tcp, all: c}
-	c.count++
-	x.place = c.idle.PushBack(x)
-	return x
+	return true
+}
+
+// grow has a connection count for n more; it returns false if that cannot be, or the
+// connection itself had to go. all.mu is held.
+func (x *connection) grow(n int) bool {
+	if x.closed || !x.all.makeRoom(n) || x.closed {
+		return false
+	}
+	x.weight += n
+	x.all.count += n
+	return true
+}
+
+// forgetful lets go of what a request over HTTP/2 has said when its handler has ended: the
+// answer may wait for as long as the client takes to read it, and there may be maxStreams
+// of those on one connection.
+func forgetful(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r)
+		if r.ProtoMajor == 2 {
+			clear(r.Header)
+			r.URL, r.RequestURI = &url.URL{}, ""
+		}
+	})
 }
 
 // gone counts a connection no more. all.mu is held.
@@ -93,7 +154,7 @@ func (x *connection) gone() {
 		return
 	}
 	x.closed = true
-	x.all.count--
+	x.all.count -= x.weight
 	x.busy()
 }
 
@@ -123,13 +184,37 @@ func (x *connection) Close() error {
 	return x.TCPConn.Close()
 }
 
-// state is for http.Server.ConnState.
+// state is for http.Server.ConnState, which tells of a connection over HTTP/2 before its
+// first request, too.
 func (c *connections) state(conn net.Conn, state http.ConnState) {
-	if x := connectionOf(conn); x != nil && state == http.StateIdle {
+	x := connectionOf(conn)
+	switch {
+	case x == nil:
+	case state == http.StateActive && !x.known:
+		x.known = true
+		if t, ok := conn.(*tls.Conn); ok && t.ConnectionState().NegotiatedProtocol == "h2" {
+			x.two = true
+			c.mu.Lock()
+			fits := x.grow(c.two - 1)
+			c.mu.Unlock()
+			if !fits {
+				x.Close()
+			}
+		}
+	case state == http.StateActive && x.two:
+		x.silent.Store(false)
+		if x.unasked.Load() > maxUnasked {
+			x.SetReadDeadline(time.Time{})
+		}
+	case state == http.StateIdle:
 		c.mu.Lock()
-		defer c.mu.Unlock()
 		x.requests = 0
 		x.rest()
+		c.mu.Unlock()
+		if x.two {
+			x.unasked.Store(0)
+			x.silent.Store(true)
+		}
 	}
 }
 

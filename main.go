@@ -506,6 +506,10 @@ const headerTimeout = 10 * time.Second
 // maxHeader bounds a request's header, in bytes: a token may have maxToken.
 const maxHeader = 64 << 10
 
+// maxStreams bounds the requests of one connection over HTTP/2: RFC 9113, section 6.5.2,
+// recommends no fewer.
+const maxStreams = 100
+
 // serve runs the registry until ctx ends.
 func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	cfg.budget.apply()
@@ -574,16 +578,22 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 	if s.stallTimeout > 0 {
 		headerTimeout = min(headerTimeout, time.Duration(s.stallTimeout))
 	}
-	open := &connections{most: max(s.st.budget.connections, 1), log: s.log}
+	open := &connections{most: max(s.st.budget.connections, 1), two: s.st.budget.overTwo(), wait: headerTimeout, log: s.log}
 	server := &http.Server{
-		Handler:           s.handler(),
+		Handler:           forgetful(s.handler()),
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       2 * time.Minute,
 		WriteTimeout:      time.Duration(s.stallTimeout), // begins anew with every write
 		MaxHeaderBytes:    maxHeader,
-		ConnState:         open.state,
-		ConnContext:       open.context,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              maxFrame,
+			MaxReceiveBufferPerConnection: s.st.budget.window,
+			MaxReceiveBufferPerStream:     s.st.budget.window,
+		},
+		ConnState:   open.state,
+		ConnContext: open.context,
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	go debug.FreeOSMemory() // what only the start took
 	served := make(chan error, 1)

@@ -42,6 +42,35 @@ func limitMemory(t *testing.T, n int64) (wrap func(*exec.Cmd)) {
 	}
 }
 
+// startLimited starts the program in a control group of n bytes; the test is skipped
+// where that cannot be.
+func startLimited(t *testing.T, n int64, path string, args ...string) *program {
+	t.Helper()
+	wrap := limitMemory(t, n)
+	p := &program{b: t, command: exec.Command(path, append([]string{"--addr", "127.0.0.1:0", "--log-level", "error"}, args...)...)}
+	wrap(p.command)
+	out, err := p.command.StdoutPipe()
+	if err == nil {
+		err = p.command.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if p.command.ProcessState == nil {
+			p.command.Process.Kill()
+			p.command.Wait() // or the group cannot be removed
+		}
+	})
+	greeting, err := bufio.NewReader(out).ReadString('\n')
+	i := strings.Index(greeting, "http")
+	if err != nil || i < 0 {
+		t.Fatalf("berth says %q, %v", greeting, err)
+	}
+	p.url = strings.TrimSpace(greeting[i:])
+	return p
+}
+
 // slowly asks for something by a connection with a small window and reads the beginning
 // of the answer. What it returns reads the rest, or goes away.
 func slowly(address, path string) (status int, rest func(all bool) (int64, error), err error) {

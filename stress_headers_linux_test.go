@@ -1,0 +1,141 @@
+// Crowds whose requests never end, to a program of its own that may have little memory.
+
+package main
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+// Holders hold as many connections as they can get.
+type holders struct {
+	name        string
+	limit       int64 // bytes of memory
+	connections int
+	secure      string // protocol over TLS; "" for none
+	guarded     bool   // the program has users, of whom it is none
+	speak       func(net.Conn) error
+}
+
+// Thousands of connections, from many addresses, whose headers never end, or who read no
+// answer: the program lives on as little memory as it has, and answers others meanwhile.
+func TestCrowdOfUnfinishedRequests(t *testing.T) {
+	const many, some = 5000, 1000
+	n := openFiles(t, many)
+	path := buildProgram(t)
+	long := 60 << 10
+	one := func(conn net.Conn) error {
+		_, err := io.WriteString(conn, halfRequest(long))
+		return err
+	}
+	two := func(conn net.Conn) error {
+		f, err := newFramer(conn)
+		if err == nil {
+			err = f.halfHeader(1, long)
+		}
+		return err
+	}
+	// Nobody reads the answers of these.
+	deaf := http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}
+	bodies := func(conn net.Conn) error {
+		f, err := newFramer(conn, deaf)
+		if err == nil {
+			err = f.send(1, block("GET", "/v2/", 0), true, false)
+		}
+		for left := min(f.window, f.streamWindow); left > 0 && err == nil; {
+			part := make([]byte, min(left, 16<<10))
+			left -= len(part)
+			err = f.WriteData(1, false, part)
+		}
+		return err
+	}
+	frame := func(conn net.Conn) error {
+		if _, err := newFramer(conn); err != nil {
+			return err
+		}
+		const size = 1 << 20 // the longest that net/http takes without being told otherwise
+		_, err := conn.Write(append([]byte{size >> 16, 0, 0, byte(http2.FrameHeaders), 0, 0, 0, 0, 1}, make([]byte, size-1)...))
+		return err
+	}
+	for _, c := range []holders{
+		{"headers, 128 MiB", 128 << 20, n, "", false, one},
+		{"headers, 256 MiB", 256 << 20, n, "", false, one},
+		{"headers over TLS", 128 << 20, some, "http/1.1", false, one},
+		{"headers over HTTP2, 128 MiB", 128 << 20, some, "h2", false, two},
+		{"headers over HTTP2, 256 MiB", 256 << 20, some, "h2", false, two},
+		{"a frame", 256 << 20, some, "h2", false, frame},
+		{"bodies", 256 << 20, some, "h2", true, bodies},
+	} {
+		t.Run(c.name, func(t *testing.T) { c.come(t, path) })
+	}
+}
+
+func (c holders) come(t *testing.T, path string) {
+	dir := t.TempDir()
+	args := []string{"--data", dir}
+	if c.secure != "" {
+		args = append(args, "--tls", "auto")
+	}
+	if c.guarded {
+		users := filepath.Join(dir, "users")
+		if err := os.WriteFile(users, []byte("ann:"+hashOf("secret")+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, "--htpasswd", users)
+	}
+	p := startLimited(t, c.limit, path, args...)
+	_, address, _ := strings.Cut(p.url, "://")
+	// They resume a session, which is less work for both.
+	config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{c.secure}, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	conns := make([]net.Conn, c.connections)
+	defer func() {
+		for _, conn := range conns {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}()
+	var said atomic.Int64
+	if err := share(32, len(conns), func(i int) error {
+		from := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i%50))}}
+		conn, err := from.Dial("tcp", address)
+		if err != nil {
+			return err
+		}
+		if c.secure != "" {
+			conn = tls.Client(conn, config)
+		}
+		conns[i] = conn
+		if c.speak(conn) == nil { // else it was closed for another
+			said.Add(1)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	honest := newBenchClient(1)
+	honest.transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	if c.guarded {
+		if err := honest.send("GET", p.url+"/v2/", nil, nil, 401); err != nil {
+			t.Error(err)
+		}
+	} else {
+		content := "an honest one's"
+		if err := honest.pushBlob(p.url, []byte(content), true); err != nil {
+			t.Error(err)
+		}
+		if err := honest.send("GET", p.url+"/v2/bench/blobs/"+sum(content).String(), nil, nil, 200); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Logf("%d of %d could say all; %.0f MiB now, %.0f MiB at most", said.Load(), len(conns), p.memory("VmRSS"), p.memory("VmHWM"))
+	p.stop()
+}
