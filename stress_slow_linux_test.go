@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -24,11 +25,11 @@ import (
 // group of n bytes; the test is skipped where that cannot be.
 func limitMemory(t *testing.T, n int64) (wrap func(*exec.Cmd)) {
 	t.Helper()
-	group, file := "/sys/fs/cgroup/berth-slow-"+strconv.Itoa(os.Getpid()), "memory.max"
+	groups, file := "/sys/fs/cgroup", "memory.max"
 	if _, err := os.Stat("/sys/fs/cgroup/memory/memory.limit_in_bytes"); err == nil {
-		group, file = "/sys/fs/cgroup/memory/berth-slow-"+strconv.Itoa(os.Getpid()), "memory.limit_in_bytes"
+		groups, file = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 	}
-	err := os.Mkdir(group, 0o755)
+	group, err := os.MkdirTemp(groups, "berth-slow-")
 	if err == nil {
 		t.Cleanup(func() { os.Remove(group) })
 		err = os.WriteFile(filepath.Join(group, file), []byte(strconv.FormatInt(n, 10)), 0o600)
@@ -90,6 +91,9 @@ func slowly(address, path string) (status int, rest func(all bool) (int64, error
 		conn.Close()
 		return 0, nil, err
 	}
+	if resp.StatusCode == 429 && resp.Header.Get("Retry-After") == "" {
+		err = errors.New("429 without Retry-After")
+	}
 	return resp.StatusCode, func(all bool) (int64, error) {
 		defer conn.Close()
 		if !all {
@@ -101,14 +105,13 @@ func slowly(address, path string) (status int, rest func(all bool) (int64, error
 			err = fmt.Errorf("%d bytes of %d", n, resp.ContentLength)
 		}
 		return n, err
-	}, nil
+	}, err
 }
 
-// Every route that answers from memory, asked by more slow readers than there is memory
+// Every route that answers from memory, asked alone by more slow readers than there is memory
 // for: the program lives, and is well afterwards.
 func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
 	const limit = 512 << 20
-	wrap := limitMemory(t, limit)
 	path, dir := buildProgram(t), filepath.Join(t.TempDir(), "data")
 	const distinct = 140
 	body := longManifest("a", maxManifest)
@@ -137,6 +140,7 @@ func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
 		m := longManifest(fmt.Sprint(i), maxManifest)
 		exec1(`INSERT INTO manifest (repository, digest, media_type, loose, artifact_type, body)
 			SELECT id, ?, ?, 0, '', ? FROM repository WHERE name = 'many'`, sum(m), typeOCIIndex, []byte(m))
+		exec1(`INSERT INTO tag (repository, name, manifest) SELECT m.repository, ?, m.id FROM manifest m JOIN repository r ON r.id = m.repository WHERE r.name = 'many' AND m.digest = ?`, fmt.Sprint("t", i), sum(m))
 	}
 	exec1(some + `INSERT INTO tag (repository, name, manifest) SELECT t.repository, printf('%0128d', n), t.manifest FROM some, tag t WHERE t.name = 'x'`)
 	exec1(some + `INSERT INTO history (change, n, at, time, who, client, action, why, repository, tag, old, new, made)
@@ -150,22 +154,9 @@ func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, policyFile), []byte("[[retain]]\nrepositories = [\"tags\"]\nnewest = 20000\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command := exec.Command(path, "--addr", "127.0.0.1:0", "--data", dir, "--log-level", "error")
-	wrap(command)
-	out, err := command.StdoutPipe()
-	if err == nil {
-		err = command.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer command.Process.Kill() // does nothing if it has ended
-	greeting, err := bufio.NewReader(out).ReadString('\n')
-	_, address, ok := strings.Cut(strings.TrimSpace(greeting), "http://")
-	if err != nil || !ok {
-		t.Fatalf("berth says %q, %v", greeting, err)
-	}
-	p := &program{b: t, url: "http://" + address, command: command}
+	p := startLimited(t, limit, path, "--data", dir)
+	address := strings.TrimPrefix(p.url, "http://")
+	crowded := make(map[string]bool) // routes, by pattern
 	shared := []slowCrowd{
 		{"one manifest by digest", 100, func(int) string { return "/v2/a/manifests/" + subject.String() }},
 		{"one manifest by tag", 100, func(int) string { return "/v2/a/manifests/long" }},
@@ -175,23 +166,43 @@ func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
 			t.Errorf("%s: %d of 100 are served, want all: it is in memory once", name, served)
 		}
 	}
-	each := []slowCrowd{
-		{"many manifests", distinct, func(i int) string {
+	p.stop()
+	for _, c := range []slowCrowd{
+		{"GET /v2/{name}/manifests/{reference}", distinct, func(i int) string {
 			return "/v2/many/manifests/" + sum(longManifest(fmt.Sprint(i), maxManifest)).String()
 		}},
-		{"referrers", 150, func(int) string { return "/v2/a/referrers/" + subject.String() }},
-		{"tags", 450, func(int) string { return "/v2/tags/tags/list" }},
-		{"catalog", 300, func(int) string { return "/v2/_catalog" }},
-		{"history", 200, func(int) string { return "/v2/tags/_berth/history" }},
-		{"retention", 200, func(int) string { return "/v2/tags/_berth/retention" }},
+		{"GET /v2/{name}/manifests/{reference}", distinct, func(i int) string { return fmt.Sprint("/v2/many/manifests/t", i) }},
+		{"GET /v2/{name}/referrers/{digest}", 150, func(int) string { return "/v2/a/referrers/" + subject.String() }},
+		{"GET /v2/{name}/tags/list", 450, func(int) string { return "/v2/tags/tags/list" }},
+		{"GET /v2/_catalog", 300, func(int) string { return "/v2/_catalog" }},
+		{"GET /v2/{name}/_berth/history", 800, func(int) string { return "/v2/tags/_berth/history" }},
+		{"GET /v2/{name}/_berth/retention", 200, func(int) string { return "/v2/tags/_berth/retention" }},
+		{"GET /metrics", 1000, func(int) string { return "/metrics" }},
+	} {
+		t.Run(c.name+" alone", func(t *testing.T) {
+			p := startLimited(t, limit, path, "--data", dir)
+			served := slowCrowds(t, p, strings.TrimPrefix(p.url, "http://"), []slowCrowd{c})[c.name]
+			if served == 0 {
+				t.Error("nobody is served")
+			}
+			if err := newBenchClient(1).send("GET", p.url+c.path(0), nil, nil, 200); err != nil {
+				t.Errorf("after all: %v", err)
+			}
+			p.stop()
+		})
+		crowded[c.name] = true
 	}
-	slowCrowds(t, p, address, each)
-	for _, c := range each {
-		if err := newBenchClient(1).send("GET", p.url+c.path(0), nil, nil, 200); err != nil {
-			t.Errorf("%s, after all: %v", c.name, err)
+	// Of these no answer is longer than some hundred bytes, or it is a file's, or there is
+	// none of a program without TLS.
+	for _, pattern := range []string{"GET /v2/{$}", "GET /v2", "GET /v2/{name}/blobs/{digest}", "GET /v2/{name}/blobs/uploads/{session}",
+		"GET /healthz", "GET /readyz", "GET /token", "GET /trust", "GET /trust.sh", "GET /trust.crt", "/"} {
+		crowded[pattern] = true
+	}
+	for _, route := range new(server).routes() {
+		if !crowded[route.pattern] && (strings.HasPrefix(route.pattern, "GET ") || !strings.Contains(route.pattern, " ")) {
+			t.Errorf("%s: no crowd asks for it, and it is no exception", route.pattern)
 		}
 	}
-	p.stop()
 }
 
 // A slowCrowd asks for what path says, each on a connection of its own.
