@@ -32,9 +32,9 @@ func TestEveryCommandAnswersInJSON(t *testing.T) {
 		}
 		tried[line[0]] = true
 	}
-	for name := range commands {
-		if !tried[name] {
-			t.Errorf("berth %s is not tried", name)
+	for _, c := range commands {
+		if c.onStore != nil && !tried[c.name] {
+			t.Errorf("berth %s is not tried", c.name)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 
 // policyCommand is `berth policy check`, which prints the rules or explains a
 // decision. It works on the files, whether there is a server or not.
-func policyCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
+func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
 	if len(cfg.Args) == 0 || cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
 		return errors.New("policy: say check, or check WHO ACTION REPOSITORY")
 	}

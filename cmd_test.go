@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -281,9 +282,10 @@ func startAndStop(t *testing.T, dir string) (served bool, err error) {
 }
 
 // testCommand adds a command until the end of the test.
-func testCommand(t *testing.T, name string, run command) {
-	commands[name] = run
-	t.Cleanup(func() { delete(commands, name) })
+func testCommand(t *testing.T, name string, run storeCommand) {
+	before := commands
+	commands = append(slices.Clip(commands), &command{name: name, onStore: run})
+	t.Cleanup(func() { commands = before })
 }
 
 // When nobody listens any more, the work ends.

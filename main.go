@@ -1,7 +1,7 @@
 // Berth is a container registry in one file.
 //
-// Flags and environment, the server's start and end, and the subcommands. The
-// registry itself begins in handlers.go.
+// What flags and environment say, and the server's start and end. The flags are
+// listed in cmd_flags.go, the commands in cmd.go; the registry begins in handlers.go.
 
 package main
 
@@ -41,139 +41,6 @@ func main() {
 	}
 }
 
-const usage = `Berth: a container registry in one file.
-
-  berth                                  serve ./data on port 5000
-  berth --addr 127.0.0.1:8080            on another address
-  berth --data /srv/berth                from another directory
-  berth version
-
-  docker tag alpine localhost:5000/alpine
-  docker push localhost:5000/alpine
-
-Who may do what (without users everybody may do everything):
-
-  berth user add NAME                    the first is the administrator; also passwd, remove, list
-  berth token create NAME --repo 'ci/*' --allow push [--expires 90d]
-                                         a password for a machine; also list, revoke NAME
-  berth policy check [WHO ACTION REPOSITORY]
-                                         what the rules say, and why
-  berth trust [HOST[:PORT]] [--script]   how other machines trust the CA of --tls=auto
-
-On the registry in --data, whether it is being served or not (with --json for programs):
-
-  berth ls [NAME[:TAG]]                  what is there; the tags of a repository
-  berth tag NAME:OLD NEW                 give an image another tag
-  berth rm NAME:TAG|NAME@DIGEST|NAME...  remove a tag, an image, a whole repository
-  berth log [NAME[:TAG]] [--limit N]     what was done, by whom, when and from where; 0 is
-                                         all (default 100)
-  berth undo CHANGE|NAME[:TAG] [--as NAME]
-                                         put back what was before it
-  berth retain [NAME] [--explain]        apply the rules of retention now; only say what and why
-                                         (tag, rm and undo obey the rules about tags, but
-                                         with --force)
-
-  berth stats [NAME]                     how much is stored, and what of it is garbage
-  berth uploads                          those that are open: whose, how large, how long idle
-  berth gc [--now] [--dry-run]           remove what is due; what is not due, and uploads that are idle,
-                                         too; only say what and why
-  berth check [--deep]                   verify what is stored; read every byte of it too
-  berth repair [--deep]                  put in order what check finds
-  berth backup DEST                      copy it to DEST, which is then a registry; again, only what is new
-
-When the server does not start, because berth.db is missing or damaged:
-
-  berth restore                          go back to the newest snapshot of it, and say what is lost
-
-Each flag is also an environment variable: --data is BERTH_DATA, --no-delete is
-BERTH_NO_DELETE=true. A flag wins over the environment.
-
-Where
-  --addr ADDR             listen on this address and port (default :5000)
-  --data DIR              keep everything in this directory (default data)
-
-Who may do what
-  --htpasswd FILE         users and bcrypt hashes, as of htpasswd -B (default
-                          htpasswd in the data directory, if it is there)
-  --policy FILE           rules about people and tags (default policy.toml in the
-                          data directory, if it is there; without rules about
-                          people users may do everything)
-  --anonymous-pull        everybody may pull
-  --open                  start although there were users and their file has gone:
-                          everybody may do everything; say it once
-
-TLS
-  --tls MODE              auto: make a local CA and certificates by it
-                          acme: fetch them from Let's Encrypt or the like, which
-                          is to accept its terms
-                          off: plain HTTP (default)
-  --tls-name NAME,...     further host names and addresses of this registry; with
-                          acme those to get a certificate for
-  --tls-cert FILE, --tls-key FILE
-                          a certificate of your own; read again when it changes
-  --client-ca FILE        believe client certificates signed by these CAs: the
-                          subject is the user
-  --acme-email ADDR, --acme-directory URL
-                          for the CA's mail, and which CA (default Let's Encrypt)
-  --http-addr ADDR        with TLS, listen here for plain HTTP too, for ACME,
-                          /trust, and to send browsers on
-
-Behind a proxy
-  --trusted-proxies ADDR,...
-                          addresses or networks whose X-Forwarded headers (or
-                          Forwarded) are true
-  --public-url URL        what clients call this registry, as https://hub.example.org
-                          (default what they say)
-
-What clients may do
-  --cors-origins URL,...  pages of other sites that may show this registry, as
-                          https://ui.example.org; * is all pages, for what everybody
-                          may read
-  --read-only             refuse pushes and deletes, also by commands and rules;
-                          nothing is collected
-  --no-delete             refuse deletes, also by commands and rules; what nothing
-                          refers to is still collected
-  --sparse-manifests      take manifests and indexes whose content is not all here
-
-How long things stay, counted in the time the registry runs
-  --grace DURATION        a blob that no manifest refers to (default 24h)
-  --untagged-grace DURATION
-                          a manifest without tag, index or subject, and what was
-                          deleted and can be restored; 0 keeps the former for
-                          ever, the latter for 168h (default 168h)
-  --upload-expiry DURATION
-                          an upload that nobody continues (default 24h)
-
-Limits (what is more waits for some seconds before it is refused)
-  --max-uploads N         open uploads; nobody may have more than are left for
-                          others; 0 is no limit (default 10000)
-  --max-concurrent-uploads N
-                          uploads whose bytes are arriving; 0 is no limit
-                          (default 0)
-  --rate-limit N          requests a second of one address, ten times as many at
-                          once; 0 is no limit (default 0)
-  --max-blob-size SIZE    bytes in one blob, as 500MiB or 10GiB; 0 is no limit
-                          (default 0)
-  --min-free SIZE         refuse pushes that would leave less of the disk; 0 is no
-                          limit (default a hundredth of the disk, at least
-                          16MiB or a twentieth, at most 1GiB)
-  --stall-timeout DURATION
-                          drop a client when no byte moves for so long
-                          (default 1m)
-
-Reading again all that is stored, to find what rots
-  --scrub-every DURATION  how often, in the time the registry runs; 0 is never
-                          (default 720h)
-  --scrub-rate SIZE       bytes a second, while there are no requests; 0 is no
-                          limit (default 10MiB)
-
-Logs, to the standard error
-  --log-level LEVEL       debug, info, warn or error (default info)
-  --log-format FORMAT     text or json (default text)
-
-GET /metrics has metrics for Prometheus, /healthz and /readyz are for probes.
-`
-
 // config is what flags and environment say.
 type config struct {
 	addr string
@@ -183,7 +50,7 @@ type config struct {
 	log     *slog.Logger
 	jsonLog bool            // and nothing else is written, by a server
 	given   map[string]bool // flags that were set, by name
-	script  bool            // trust shall print a script
+	script  bool            // trust prints a script
 	became  string          // what root did to work on the directory; "" for nothing
 	options
 }
@@ -192,48 +59,45 @@ type config struct {
 // ends and the server has stopped. Logs go to stderr, everything else to stdout;
 // passwords come from stdin.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
-	command := "serve"
+	name := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		command, args = args[0], args[1:]
+		name, args = args[0], args[1:]
 	}
-	cfg, err := parseConfig(command, args, env, stderr)
-	if errors.Is(err, flag.ErrHelp) || err == nil && command == "help" {
-		_, err := io.WriteString(stdout, usage)
-		return err
+	c := findCommand(name)
+	if c == nil {
+		return fmt.Errorf("unknown command %q; see berth -h", name)
 	}
-	if err == nil && command == "serve" {
-		err = serve(ctx, cfg, stdout)
+	cfg, err := parseConfig(name, args, env, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return c.help(stdout)
 	}
-	if err != nil && command == "serve" && wantsJSON(args, env) {
+	if err == nil && c.alone != nil {
+		err = c.alone(ctx, cfg, stdin, stdout)
+	}
+	if err != nil && name == "serve" && wantsJSON(args, env) {
 		newLog(stderr, true, slog.LevelInfo).Error("the server ends", "error", err)
 		return errLogged
 	}
-	if err != nil || command == "serve" {
-		return err
-	}
-	switch command {
-	case "version":
-		_, err := fmt.Fprintln(stdout, "berth", version())
+	if err != nil || c.alone != nil {
 		return err
 	}
 	if err := cfg.becomeOwner(); err != nil {
 		return err
 	}
-	switch command {
-	case "restore":
-		err = restore(ctx, cfg, stdout)
-	case "user":
-		err = userCommand(ctx, cfg, stdin, stdout)
-	case "policy":
-		err = policyCommand(ctx, cfg, stdout)
-	case "trust":
-		err = trustCommand(cfg.dir, cfg.addr, cfg.Args, cfg.script, stdout)
-	default:
+	if c.onFiles != nil {
+		err = c.onFiles(ctx, cfg, stdin, stdout)
+	} else {
 		err = runCommand(ctx, cfg, stdout)
 	}
 	if cfg.became != "" && errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w (%s)", err, cfg.became)
 	}
+	return err
+}
+
+// versionCommand is `berth version`.
+func versionCommand(_ context.Context, _ *config, _ io.Reader, stdout io.Writer) error {
+	_, err := fmt.Fprintln(stdout, "berth", version())
 	return err
 }
 
@@ -254,103 +118,11 @@ func wantsJSON(args []string, env func(string) (string, bool)) bool {
 	return format == "json"
 }
 
-// maxArgs is how many arguments a command takes, and so which commands are.
-var maxArgs = map[string]int{"serve": 0, "version": 0, "help": 0, "check": 0, "repair": 0, "gc": 0, "log": 1, "ls": 1, "retain": 1, "rm": 100, "stats": 1, "tag": 2, "undo": 1, "uploads": 0, "backup": 1, "restore": 0,
-	"user": 2, "policy": 4, "token": 2, "trust": 1}
-
-// textFlags are flags that mean something else than what they are.
-type textFlags struct {
-	level     slog.Level
-	format    string
-	maxBlob   string
-	minFree   string
-	scrubRate string
-	stall     time.Duration
-	proxies   string
-	pages     string
-	names     string
-}
-
-// newFlags defines every flag; the usage text describes them. Those of the
-// server hold for a command that opens the store itself.
-func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
-	flags := flag.NewFlagSet("berth", flag.ContinueOnError)
-	flags.SetOutput(io.Discard) // run prints the error, and the usage for -h
-	flags.StringVar(&cfg.addr, "addr", ":5000", "")
-	flags.StringVar(&cfg.dir, "data", "data", "")
-	flags.BoolVar(&cfg.readOnly, "read-only", false, "")
-	flags.BoolVar(&cfg.noDelete, "no-delete", false, "")
-	flags.BoolVar(&cfg.sparse, "sparse-manifests", false, "")
-	flags.DurationVar(&cfg.grace, "grace", 24*time.Hour, "")
-	flags.DurationVar(&cfg.untaggedGrace, "untagged-grace", defaultUntaggedGrace, "")
-	flags.DurationVar(&cfg.uploadExpiry, "upload-expiry", 24*time.Hour, "")
-	flags.Int64Var(&cfg.maxUploads, "max-uploads", 10000, "")
-	flags.StringVar(&text.maxBlob, "max-blob-size", "0", "")
-	flags.StringVar(&text.minFree, "min-free", "", "")
-	flags.DurationVar(&cfg.scrubEvery, "scrub-every", 30*24*time.Hour, "")
-	flags.StringVar(&text.scrubRate, "scrub-rate", "10MiB", "")
-	flags.DurationVar(&text.stall, "stall-timeout", time.Minute, "")
-	flags.StringVar(&cfg.auth.usersFile, "htpasswd", "", "")
-	flags.StringVar(&cfg.auth.policyFile, "policy", "", "")
-	flags.BoolVar(&cfg.auth.open, "open", false, "")
-	flags.BoolVar(&cfg.auth.anonymousPull, "anonymous-pull", false, "")
-	flags.StringVar(&cfg.tls.mode, "tls", "off", "")
-	flags.StringVar(&text.names, "tls-name", "", "")
-	flags.StringVar(&cfg.tls.certFile, "tls-cert", "", "")
-	flags.StringVar(&cfg.tls.keyFile, "tls-key", "", "")
-	flags.StringVar(&cfg.tls.clientCA, "client-ca", "", "")
-	flags.StringVar(&cfg.tls.acmeEmail, "acme-email", "", "")
-	flags.StringVar(&cfg.tls.acmeDirectory, "acme-directory", "", "")
-	flags.StringVar(&cfg.tls.httpAddr, "http-addr", "", "")
-	flags.StringVar(&cfg.auth.publicURL, "public-url", "", "")
-	flags.StringVar(&text.proxies, "trusted-proxies", "", "")
-	flags.StringVar(&text.pages, "cors-origins", "", "")
-	flags.IntVar(&cfg.auth.perSecond, "rate-limit", 0, "")
-	flags.Int64Var(&cfg.maxArriving, "max-concurrent-uploads", 0, "")
-	flags.TextVar(&text.level, "log-level", slog.LevelInfo, "")
-	flags.StringVar(&text.format, "log-format", "text", "")
-	switch command {
-	case "check", "repair":
-		flags.BoolVar(&cfg.Deep, "deep", false, "")
-		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "gc":
-		flags.BoolVar(&cfg.Now, "now", false, "")
-		flags.BoolVar(&cfg.DryRun, "dry-run", false, "")
-		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "log":
-		flags.IntVar(&cfg.Limit, "limit", 100, "")
-		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "backup", "ls", "stats", "uploads", "user":
-		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "retain":
-		flags.BoolVar(&cfg.Explain, "explain", false, "")
-		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "rm", "tag", "undo":
-		flags.BoolVar(&cfg.Force, "force", false, "")
-		flags.BoolVar(&cfg.JSON, "json", false, "")
-		if command == "undo" {
-			flags.StringVar(&cfg.As, "as", "", "")
-		}
-	case "token":
-		flags.StringVar(&cfg.Repo, "repo", "", "")
-		flags.StringVar(&cfg.Allow, "allow", "", "")
-		flags.StringVar(&cfg.Expires, "expires", "90d", "")
-		flags.BoolVar(&cfg.JSON, "json", false, "")
-	case "trust":
-		flags.BoolVar(&cfg.script, "script", false, "")
-	}
-	return flags
-}
-
-// parseConfig reads flags, and the environment for those not given. Flags and
-// arguments may come in any order.
+// parseConfig reads the flags of a command, which there is, and the environment for
+// those not given. Flags and arguments may come in any order.
 func parseConfig(command string, args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
 	cfg := &config{}
 	cfg.Command = command
-	most, known := maxArgs[command]
-	if !known {
-		return nil, fmt.Errorf("unknown command %q; see berth -h", command)
-	}
 	var text textFlags
 	flags := newFlags(command, cfg, &text)
 	var bad error
@@ -377,7 +149,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	}
 	cfg.given = make(map[string]bool)
 	flags.Visit(func(f *flag.Flag) { cfg.given[f.Name] = true })
-	if len(cfg.Args) > most {
+	if most := findCommand(command).most; len(cfg.Args) > most {
 		return nil, fmt.Errorf("unexpected %q; see berth -h", cfg.Args[most])
 	}
 	if err := cfg.read(&text); err != nil {
@@ -509,6 +281,11 @@ const maxHeader = 64 << 10
 // maxStreams bounds the requests of one connection over HTTP/2: RFC 9113, section 6.5.2,
 // recommends no fewer.
 const maxStreams = 100
+
+// serveCommand is `berth serve`, and berth without a command.
+func serveCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
+	return serve(ctx, cfg, stdout)
+}
 
 // serve runs the registry until ctx ends.
 func serve(ctx context.Context, cfg *config, stdout io.Writer) error {

@@ -381,14 +381,14 @@ func TestImmutableTagsAndCommands(t *testing.T) {
 	r := startRegistry(t, ruled(immutableRules))
 	first := r.pushImage("release/app", "v1", "{}", "one")
 	second := r.pushImage("release/app", "v2", "{}", "two")
-	do := func(run command, force bool, args ...string) (string, error) {
+	do := func(run storeCommand, force bool, args ...string) (string, error) {
 		t.Helper()
 		var out strings.Builder
 		err := run(t.Context(), r.st, options{Args: args, Force: force, Who: "kim"}, newConsole(&out, false))
 		return out.String(), err
 	}
 	for _, x := range []struct {
-		run  command
+		run  storeCommand
 		args string
 	}{
 		{removeCommand, "release/app:v1"},
@@ -404,7 +404,7 @@ func TestImmutableTagsAndCommands(t *testing.T) {
 		r.want(200, "GET", "/v2/release/app/manifests/v1", nil).is(first.manifest)
 	}
 	for _, x := range []struct {
-		run  command
+		run  storeCommand
 		args string
 		want string // what v1 is then; "" for nothing
 	}{
