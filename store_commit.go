@@ -68,7 +68,7 @@ type tx struct {
 	clock int64 // the store's uptime, in seconds
 
 	durable   bool     // it waits for the disk, for one of its writes at least
-	committed []func() // called when all of it is committed
+	committed []func() // called when all of it is committed; those of a write that fails are not
 }
 
 func newCommitter(conn *sql.Conn, data *dataDir, begin func(*tx, bool) error, lookups *lookups) (*committer, error) {
@@ -285,6 +285,7 @@ func (c *committer) runGroup(t *tx, group []write) (results []error, err error) 
 		if err := c.exec("SAVEPOINT w"); err != nil {
 			return nil, err
 		}
+		kept := len(t.committed)
 		results[i] = call(w.fn, t)
 		if breaksTransaction(results[i]) {
 			return nil, results[i]
@@ -293,6 +294,7 @@ func (c *committer) runGroup(t *tx, group []write) (results []error, err error) 
 			if err := c.exec("ROLLBACK TO w"); err != nil {
 				return nil, err
 			}
+			t.committed = t.committed[:kept]
 		}
 		if err := c.exec("RELEASE w"); err != nil {
 			return nil, err

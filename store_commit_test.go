@@ -83,6 +83,30 @@ func oneGroup(t testing.TB, st *store, writes ...func(*tx) error) []error {
 	return results
 }
 
+// A write that is rolled back leaves nothing to do once the others are committed.
+func TestFailedWriteTakesItsCallbacksWithIt(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	var called []string
+	write := func(name string, result error) func(*tx) error {
+		return func(t *tx) error {
+			t.committed = append(t.committed, func() { called = append(called, name) })
+			return result
+		}
+	}
+	panics := func(t *tx) error {
+		write("panic", nil)(t)
+		panic("in a write")
+	}
+	results := oneGroup(t, r.st, write("one", nil), write("failed", errGone), panics, write("two", nil))
+	if results[0] != nil || !errors.Is(results[1], errGone) || results[2] == nil || results[3] != nil {
+		t.Errorf("results %v", results)
+	}
+	if got := strings.Join(called, " "); got != "one two" {
+		t.Errorf("called after the commit: %s, want one two", got)
+	}
+}
+
 func TestEachWriteOfManyHasItsOwnResult(t *testing.T) {
 	r := startRegistry(t)
 	const writers, each = 32, 10
