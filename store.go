@@ -121,6 +121,9 @@ type settings struct {
 	patience time.Duration
 	// noPromises lets what clients were just told of go; tests collect at once.
 	noPromises bool
+	// writeTwice runs each function of an update two times, as a group that is tried again
+	// does; tests see so that it sets its results anew.
+	writeTwice bool
 	// syncDisk is syncFileSystem; tests have it fail.
 	syncDisk func(f *os.File, dirs map[string]bool) (done bool, err error)
 	// waitWritten is the function of that name; tests count, and have it fail.
@@ -209,6 +212,7 @@ func (st *store) openToWrite() error {
 	if err := st.openWriter(st.begin, &st.lookups); err != nil {
 		return err
 	}
+	st.writer.twice = st.writeTwice
 	if err := st.makeDirectories(); err != nil {
 		return err
 	}

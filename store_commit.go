@@ -49,6 +49,8 @@ type committer struct {
 	firstLog atomic.Int64 // logNumber when this began, or after the first commit,
 	lastLog  atomic.Int64 // and when syncCount last looked
 
+	twice bool // each write runs two times, the first for nothing; set before the first write
+
 	// begin is called with each transaction, before the first write.
 	begin   func(t *tx, durable bool) error
 	lookups *lookups           // those of what a commit touches are suspended meanwhile
@@ -275,6 +277,9 @@ func (c *committer) setDurable(durable bool) error {
 func (c *committer) runGroup(t *tx, group []write) (results []error, err error) {
 	results = make([]error, len(group))
 	if len(group) == 1 {
+		if err := c.rehearse(t, group[0].fn); err != nil {
+			return nil, err
+		}
 		results[0] = call(group[0].fn, t)
 		if breaksTransaction(results[0]) {
 			return nil, results[0]
@@ -282,6 +287,9 @@ func (c *committer) runGroup(t *tx, group []write) (results []error, err error) 
 		return results, nil
 	}
 	for i, w := range group {
+		if err := c.rehearse(t, w.fn); err != nil {
+			return nil, err
+		}
 		if err := c.exec("SAVEPOINT w"); err != nil {
 			return nil, err
 		}
@@ -301,6 +309,27 @@ func (c *committer) runGroup(t *tx, group []write) (results []error, err error) 
 		}
 	}
 	return results, nil
+}
+
+// rehearse runs a write and takes it back, if everything is to run twice: then it shows
+// which write does not set its results anew. An error means that the transaction is
+// broken.
+func (c *committer) rehearse(t *tx, fn func(*tx) error) error {
+	if !c.twice {
+		return nil
+	}
+	if err := c.exec("SAVEPOINT rehearsal"); err != nil {
+		return err
+	}
+	kept := len(t.committed)
+	if err := call(fn, t); breaksTransaction(err) {
+		return err
+	}
+	t.committed = t.committed[:kept]
+	if err := c.exec("ROLLBACK TO rehearsal"); err != nil {
+		return err
+	}
+	return c.exec("RELEASE rehearsal")
 }
 
 // call runs fn; a panic becomes its error, so that one bad write cannot take

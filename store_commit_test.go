@@ -44,9 +44,10 @@ func hasSession(t testing.TB, st *store, id string) bool {
 func busyWriter(t testing.TB, st *store) (release func()) {
 	t.Helper()
 	began, end, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	begin := sync.OnceFunc(func() { close(began) }) // the write may run twice
 	go func() {
 		done <- st.update(func(*tx) error {
-			close(began)
+			begin()
 			<-end
 			return nil
 		})
@@ -104,6 +105,29 @@ func TestFailedWriteTakesItsCallbacksWithIt(t *testing.T) {
 	}
 	if got := strings.Join(called, " "); got != "one two" {
 		t.Errorf("called after the commit: %s, want one two", got)
+	}
+}
+
+// In tests every write runs twice, so that one shows that counts on what it has captured.
+// What the first run did is taken back, alone and in a group.
+func TestWritesRunTwice(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	runs, called := 0, 0
+	write := func(t *tx) error {
+		runs++
+		t.committed = append(t.committed, func() { called++ })
+		return addSession("once")(t)
+	}
+	if err := r.st.update(write); err != nil || runs != 2 || called != 1 || !hasSession(t, r.st, "once") {
+		t.Errorf("a write = %v, it ran %d times, and %d of its callbacks", err, runs, called)
+	}
+	other := func(t *tx) error {
+		runs++
+		return addSession("other")(t)
+	}
+	if err := errors.Join(oneGroup(t, r.st, other, addSession("third"))...); err != nil || runs != 4 || !hasSession(t, r.st, "other") || !hasSession(t, r.st, "third") {
+		t.Errorf("writes in a group: %v, one ran %d times", err, runs-2)
 	}
 }
 
