@@ -11,6 +11,10 @@
 package main
 
 import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
 	"sync"
 
 	"modernc.org/sqlite"
@@ -169,31 +173,61 @@ func (l *lookups) touch() {
 // everyRepository stands for the ids of all.
 const everyRepository = -1
 
-// watchRows has SQLite tell of the rows that this connection changes. The ids of the
+// A watchedRows knows where the rows that answers come from have the columns that matter: by
+// position, which is all that SQLite's hook tells.
+type watchedRows struct {
+	tag, manifest, link int // the repository's id
+	size, damaged       int // of a blob
+	name                int // of a repository
+	old, new            []any
+}
+
+// newWatchedRows looks the columns up. The error is that there is none of a name.
+func newWatchedRows(ctx context.Context, conn *sql.Conn) (*watchedRows, error) {
+	w, last := &watchedRows{}, 0
+	for _, x := range []struct {
+		table, column string
+		to            *int
+	}{
+		{"tag", "repository", &w.tag}, {"manifest", "repository", &w.manifest}, {"link", "repository", &w.link},
+		{"blob", "size", &w.size}, {"blob", "damaged", &w.damaged}, {"repository", "name", &w.name},
+	} {
+		if err := conn.QueryRowContext(ctx, `SELECT cid FROM pragma_table_xinfo(?) WHERE name = ?`, x.table, x.column).Scan(x.to); err != nil {
+			return nil, fmt.Errorf("looking for the column %s of the table %s: %w", x.column, x.table, err)
+		}
+		last = max(last, *x.to)
+	}
+	w.old, w.new = make([]any, last+1), make([]any, last+1)
+	return w, nil
+}
+
+// tell has SQLite tell of the rows that this connection changes. The ids of the
 // repositories whose answers may change with them are put into touched.
-func watchRows(driverConn any, touched map[int64]struct{}) {
+func (w *watchedRows) tell(driverConn any, touched map[int64]struct{}) {
 	driverConn.(interface {
 		RegisterPreUpdateHook(sqlite.PreUpdateHookFn)
 	}).RegisterPreUpdateHook(func(change sqlite.SQLitePreUpdateData) {
 		column := -1 // where the row has the repository's id
 		switch change.TableName {
 		case "tag":
-			column = 0
+			column = w.tag
 		case "manifest":
-			column = 1
+			column = w.manifest
 		case "link":
 			if change.Op == sqlite3.SQLITE_INSERT {
 				return // no answer says that it is not there
 			}
-			column = 0
+			column = w.link
 		case "blob":
-			if change.Op == sqlite3.SQLITE_UPDATE && turns(change) {
+			// What is known of the bytes, and not counts.
+			if change.Op == sqlite3.SQLITE_UPDATE && w.differs(change, w.size, w.damaged) {
 				touched[everyRepository] = struct{}{} // rather than to look for those that have it
 			}
 			return
 		case "repository":
-			if change.Op == sqlite3.SQLITE_UPDATE && !renames(change) {
-				return // counts, for the most part
+			// A name, as a hidden repository's is; counts, for the most part.
+			if change.Op == sqlite3.SQLITE_UPDATE && !w.differs(change, w.name) {
+				return
 			}
 			touched[change.OldRowID], touched[change.NewRowID] = struct{}{}, struct{}{}
 			return
@@ -201,8 +235,8 @@ func watchRows(driverConn any, touched map[int64]struct{}) {
 			return
 		}
 		for _, read := range []func(...any) error{change.Old, change.New} {
-			var row [2]any
-			if read(row[:column+1]...) != nil {
+			row := w.old[:column+1]
+			if read(row...) != nil {
 				continue // an insert has no old row, and a delete no new one
 			}
 			if id, ok := row[column].(int64); ok {
@@ -212,16 +246,11 @@ func watchRows(driverConn any, touched map[int64]struct{}) {
 	})
 }
 
-// turns reports whether a change of the table blob is of what is known of the bytes,
-// and not of counts.
-func turns(change sqlite.SQLitePreUpdateData) bool {
-	var old, new [4]any // id, digest, size, damaged
-	return change.Old(old[:]...) != nil || change.New(new[:]...) != nil || old[2] != new[2] || old[3] != new[3]
-}
-
-// renames reports whether a change of the table repository is of a name, as a
-// hidden repository's is.
-func renames(change sqlite.SQLitePreUpdateData) bool {
-	var old, new [2]any
-	return change.Old(old[:]...) != nil || change.New(new[:]...) != nil || old[1] != new[1]
+// differs reports whether an update changes one of the columns.
+func (w *watchedRows) differs(change sqlite.SQLitePreUpdateData, columns ...int) bool {
+	n := slices.Max(columns) + 1
+	if change.Old(w.old[:n]...) != nil || change.New(w.new[:n]...) != nil {
+		return true
+	}
+	return slices.ContainsFunc(columns, func(c int) bool { return w.old[c] != w.new[c] })
 }

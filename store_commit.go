@@ -81,8 +81,12 @@ func newCommitter(conn *sql.Conn, data *dataDir, begin func(*tx, bool) error, lo
 		queue:   make(chan write, maxGroup),
 		done:    make(chan struct{}),
 	}
-	err := conn.Raw(func(driverConn any) error {
-		watchRows(driverConn, c.touched)
+	rows, err := newWatchedRows(context.Background(), conn)
+	if err != nil {
+		return nil, err
+	}
+	err = conn.Raw(func(driverConn any) error {
+		rows.tell(driverConn, c.touched)
 		return nil
 	})
 	if err != nil {
