@@ -325,7 +325,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP) // which would end the process
 	defer signal.Stop(hangups)
-	background.Go(func() { s.rereader(backgroundCtx, hangups) })
+	background.Go(func() {
+		keepRunning(backgroundCtx, cfg.log, "rereader", func(ctx context.Context) { s.rereader(ctx, hangups) })
+	})
 	s.gate.announce()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
 	greet(stdout, cfg, listener.Addr(), s.gate.openTo())

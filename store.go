@@ -272,7 +272,12 @@ func (st *store) close() error {
 
 // loops are what a server runs in the background, each until its context ends.
 func (st *store) loops() []func(context.Context) {
-	return []func(context.Context){st.sharder, st.janitor, st.syncer, st.scrubber, st.snapshots, st.retainer}
+	return []func(context.Context){st.lasting("sharder", st.sharder), st.lasting("janitor", st.janitor), st.lasting("syncer", st.syncer),
+		st.lasting("scrubber", st.scrubber), st.lasting("snapshots", st.snapshots), st.lasting("retainer", st.retainer)}
+}
+
+func (st *store) lasting(name string, loop func(context.Context)) func(context.Context) {
+	return func(ctx context.Context) { keepRunning(ctx, st.log, name, loop) }
 }
 
 // uptime is how long the data directory has been served, over all processes:
