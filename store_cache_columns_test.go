@@ -23,7 +23,7 @@ func reverseColumns(t *testing.T, path, table string) {
 	list := func(query string, args ...any) (out []string) {
 		rows, err := db.Query(query, args...)
 		if err == nil {
-			out, err = collect(rows, scanOne[string])
+			out, err = collectRows(rows, scanOne[string])
 		}
 		if err != nil {
 			t.Fatal(err)
