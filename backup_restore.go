@@ -254,16 +254,17 @@ func (st *store) salvage(ctx context.Context, path string, out *console) error {
 	return nil
 }
 
-// readNames returns the names of the repositories in a damaged database, by id,
-// and whether all could be read.
+// readNames returns the names of the repositories in a damaged database that are not
+// deleted, by id, and whether all could be read.
 func readNames(ctx context.Context, old *sql.DB) (names map[int64]string, whole bool) {
 	names = make(map[int64]string)
-	whole = readRows(ctx, old, "repository", "id, name", func(rows *sql.Rows) (id int64, err error) {
+	whole = readRows(ctx, old, "repository", "id, name, deleted IS NOT NULL", func(rows *sql.Rows) (id int64, err error) {
 		var name string
-		if err := rows.Scan(&id, &name); err != nil {
+		var hidden bool
+		if err := rows.Scan(&id, &name, &hidden); err != nil {
 			return id, err
 		}
-		if _, err := parseName(name); err == nil {
+		if _, err := parseName(name); err == nil && !hidden {
 			names[id] = name
 		}
 		return id, nil
@@ -276,13 +277,7 @@ func readNames(ctx context.Context, old *sql.DB) (names map[int64]string, whole 
 // and whether all could be read.
 func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64]string) (known map[int64]salvaged, missing []salvaged, whole bool, err error) {
 	known = make(map[int64]salvaged)
-	columns := "id, repository, digest, media_type, body"
-	if hasColumn(ctx, old, "manifest", "deleted") {
-		columns += ", deleted IS NOT NULL, made"
-	} else {
-		columns += ", 0, 0"
-	}
-	whole = readRows(ctx, old, "manifest", columns, func(rows *sql.Rows) (int64, error) {
+	whole = readRows(ctx, old, "manifest", "id, repository, digest, media_type, body, deleted IS NOT NULL, made", func(rows *sql.Rows) (int64, error) {
 		var s salvaged
 		var repo int64
 		var d digest.Digest

@@ -254,14 +254,6 @@ func (r *report) checkLoose() error {
 					return err
 				}
 			}},
-		{`SELECT name, id, 0 FROM repository WHERE (deleted IS NULL) <> (instr(name, '#') = 0)`,
-			"repository %s: deleted, and named as if it were not, or the other way (6)",
-			func(x row) func(*tx) error {
-				return func(t *tx) error {
-					_, err := t.exec(`UPDATE repository SET deleted = iif(instr(name, '#') = 0, NULL, ?2) WHERE id = ?1`, x.repo, t.clock)
-					return err
-				}
-			}},
 		{`SELECT name, id, 0 FROM repository r WHERE NOT EXISTS (SELECT 1 FROM link WHERE repository = r.id)
 			AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository = r.id)`,
 			"repository %s: empty",
@@ -278,7 +270,35 @@ func (r *report) checkLoose() error {
 			r.findf(func(st *store) (string, error) { return "put in order", st.update(q.repair(x)) }, q.problem, x.what)
 		}
 	}
-	return nil
+	return r.checkNames()
+}
+
+// checkNames verifies that clients can ask for all repositories but the deleted ones, and that
+// only those are being emptied.
+func (r *report) checkNames() error {
+	return r.rows(func(rows *sql.Rows) error {
+		var id int64
+		var name string
+		var deleted, emptying bool
+		if err := rows.Scan(&id, &name, &deleted, &emptying); err != nil {
+			return err
+		}
+		_, invalid := parseName(name)
+		if deleted == (invalid != nil) && (deleted || !emptying) {
+			return nil
+		}
+		r.findf(func(st *store) (string, error) {
+			return "put in order", st.update(func(t *tx) error {
+				if invalid == nil { // it is there, and stays
+					_, err := t.exec(`UPDATE repository SET deleted = NULL, emptying = 0 WHERE id = ?`, id)
+					return err
+				}
+				_, err := t.exec(`UPDATE repository SET deleted = ? WHERE id = ?`, t.clock, id)
+				return err
+			})
+		}, "repository %s: deleted, and named as if it were not, or the other way (6)", name)
+		return nil
+	}, `SELECT id, name, deleted IS NOT NULL, emptying FROM repository`)
 }
 
 // checkCounts counts what the triggers have counted.

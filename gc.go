@@ -286,8 +286,8 @@ func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 			return err
 		}
 		for _, x := range due {
-			// From here on it cannot be restored by its name: a part of it is not it.
-			if _, err := t.exec(`UPDATE repository SET name = name || '#' WHERE id = ? AND name NOT LIKE '%#'`, x.repo); err != nil {
+			// From here on it cannot be restored: a part of it is not it.
+			if _, err := t.exec(`UPDATE repository SET emptying = 1 WHERE id = ? AND emptying = 0`, x.repo); err != nil {
 				return err
 			}
 			if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {

@@ -108,7 +108,6 @@ func (r *registry) inventory() *inventory {
 			return err
 		}
 		m.size = int64(len(body))
-		m.repository = strings.TrimRight(m.repository, "#") // while it is being collected
 		type named struct{ Digest digest.Digest }
 		var doc struct {
 			Config, Subject   named
@@ -127,7 +126,6 @@ func (r *registry) inventory() *inventory {
 	query(`SELECT r.name, b.digest, b.size, l.loose, r.deleted FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository`, func(rows *sql.Rows) error {
 		l := &storedThing{}
 		err := rows.Scan(&l.repository, &l.digest, &l.size, &l.loose, &l.hidden)
-		l.repository = strings.TrimRight(l.repository, "#")
 		c.links[key(l.repository, l.digest)] = l
 		return err
 	})
@@ -502,7 +500,6 @@ func (h *history) collect(g graces, promises bool) error {
 	var manifests, links []string
 	var bytes int64
 	planned, err := r.st.plan(r.t.Context(), g, promises, func(d doomed) error {
-		d.Repository = strings.TrimRight(d.Repository, "#")
 		switch {
 		case d.Why == "":
 			return fmt.Errorf("no reason is given for %+v", d)

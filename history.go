@@ -48,6 +48,7 @@ type author struct {
 type change struct {
 	author
 	action, why string
+	undoes      int64 // the number of the change that this one undoes; 0 for none
 	number      int64 // 0 until something is recorded
 	entries     int
 }
@@ -61,19 +62,24 @@ func (c *change) takes() bool { return c.action == "delete" || c.action == "rete
 
 // A step is one thing that a change has done.
 type step struct {
+	kind       string // ofTag, ofManifest, ofRepository
 	repository string
-	tag        string // "" if it is about a manifest, or the repository
-	old, new   string // digests; of a repository names; "" for none
+	tag        string // "" but of a tag
+	old, new   string // digests; of a repository names, hidden ones too; "" for none
 	made       int    // what the tag pointed at was made by the registry: 1 before, 2 after
 }
 
-// isRepository reports whether a step has moved a whole repository out of sight, or
-// back.
-func (s step) isRepository() bool { return s.tag == "" && !strings.Contains(s.old+s.new, ":") }
+// What a step is about, as history.kind has it: a tag that has moved, a manifest that was
+// deleted or restored, a whole repository that was.
+const (
+	ofTag        = "tag"
+	ofManifest   = "manifest"
+	ofRepository = "repository"
+)
 
-// hides reports whether a step has taken a repository out of sight: such names have
-// a # in them.
-func (s step) hides() bool { return strings.Contains(s.new, "#") }
+// hides reports whether a step about a repository has taken it out of sight: its name is
+// another one since.
+func (s step) hides() bool { return s.new != s.repository }
 
 // record writes down what a change does.
 func (t *tx) record(c *change, s step) error {
@@ -89,9 +95,13 @@ func (t *tx) record(c *change, s step) error {
 	if s.tag != "" {
 		tag = s.tag
 	}
-	_, err := t.exec(`INSERT INTO history (change, n, at, time, who, client, action, why, repository, tag, old, new, made)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		c.number, c.entries, t.clock, time.Now().Unix(), c.who, c.client, c.action, c.why, s.repository, tag, s.old, s.new, s.made)
+	var undoes any
+	if c.undoes != 0 {
+		undoes = c.undoes
+	}
+	_, err := t.exec(`INSERT INTO history (change, n, at, time, who, client, action, why, undoes, kind, repository, tag, old, new, made)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.number, c.entries, t.clock, time.Now().Unix(), c.who, c.client, c.action, c.why, undoes, s.kind, s.repository, tag, s.old, s.new, s.made)
 	return err
 }
 
@@ -246,12 +256,13 @@ type record struct {
 	at, time    int64
 	who, client string
 	action, why string
+	undoes      int64 // 0 for none
 }
 
-const historyColumns = `change, n, at, time, who, client, action, why, repository, coalesce(tag, ''), old, new, made`
+const historyColumns = `change, n, at, time, who, client, action, why, coalesce(undoes, 0), kind, repository, coalesce(tag, ''), old, new, made`
 
 func scanRecord(rows *sql.Rows) (r record, err error) {
-	err = rows.Scan(&r.change, &r.n, &r.at, &r.time, &r.who, &r.client, &r.action, &r.why, &r.repository, &r.tag, &r.old, &r.new, &r.made)
+	err = rows.Scan(&r.change, &r.n, &r.at, &r.time, &r.who, &r.client, &r.action, &r.why, &r.undoes, &r.kind, &r.repository, &r.tag, &r.old, &r.new, &r.made)
 	return r, err
 }
 
@@ -282,7 +293,7 @@ func (st *store) history(repository, tag string, after cursor, limit int) ([]rec
 		// With what was done to all of the repository.
 		query = `SELECT ` + historyColumns + ` FROM (
 			SELECT * FROM history WHERE repository = ?1 AND tag = ?2 AND (change, n) < (?3, ?4)
-			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND instr(old || new, ':') = 0 AND (change, n) < (?3, ?4))
+			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND kind = 'repository' AND (change, n) < (?3, ?4))
 			ORDER BY change DESC, n DESC LIMIT ?5`
 	case repository != "":
 		// The index has no order here: what it sorts are keys, and only the page's rows are read.
@@ -297,13 +308,13 @@ func (st *store) history(repository, tag string, after cursor, limit int) ([]rec
 func (s step) describe() string {
 	name := s.repository + ":" + s.tag
 	switch {
-	case s.isRepository() && s.hides():
+	case s.kind == ofRepository && s.hides():
 		return fmt.Sprintf("%s deleted", s.repository)
-	case s.isRepository():
+	case s.kind == ofRepository:
 		return fmt.Sprintf("%s restored", s.repository)
-	case s.tag == "" && s.new == "":
+	case s.kind == ofManifest && s.new == "":
 		return fmt.Sprintf("%s@%s deleted", s.repository, shortDigest(s.old))
-	case s.tag == "":
+	case s.kind == ofManifest:
 		return fmt.Sprintf("%s@%s restored", s.repository, shortDigest(s.new))
 	case s.old == "":
 		return fmt.Sprintf("%s is %s", name, shortDigest(s.new))
@@ -366,11 +377,10 @@ func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
 		}
 		for _, r := range list {
 			before = r.change
-			var of int64
-			switch n, _ := fmt.Sscanf(r.why, "of %d", &of); {
+			switch {
 			case undone[r.change]:
-			case r.action == "undo" && n == 1:
-				undone[of] = true
+			case r.undoes != 0:
+				undone[r.undoes] = true
 			default:
 				return r.change, nil
 			}

@@ -18,7 +18,8 @@ func (r *registry) flood(repo string, n int, at int64) {
 	r.t.Helper()
 	r.restart(func(c *config) {
 		inDatabase(r.t, filepath.Join(c.dir, "berth.db"), fmt.Sprintf(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
-			INSERT INTO history SELECT i + 100, 1, %d, 0, 'eve', '', 'push', '', '%s', 'x', '', '', 0 FROM n`, n, at, repo))
+			INSERT INTO history (change, n, at, time, who, client, action, why, repository, tag, old, new, made)
+			SELECT i + 100, 1, %d, 0, 'eve', '', 'push', '', '%s', 'x', '', '', 0 FROM n`, n, at, repo))
 	})
 	r.freeze()
 }
@@ -80,7 +81,8 @@ func TestHistoryIsSharedEvenly(t *testing.T) {
 	r.flood("b", maxHistory, 0)
 	r.restart(func(c *config) {
 		inDatabase(t, filepath.Join(c.dir, "berth.db"), fmt.Sprintf(
-			`INSERT INTO history SELECT change + %d, n, at, time, who, client, action, why, 'c', tag, old, new, made FROM history WHERE repository = 'b' LIMIT %d`,
+			`INSERT INTO history (change, n, at, time, who, client, action, why, repository, tag, old, new, made)
+				SELECT change + %d, n, at, time, who, client, action, why, 'c', tag, old, new, made FROM history WHERE repository = 'b' LIMIT %d`,
 			maxHistory, maxHistory*3/4))
 	})
 	r.freeze()

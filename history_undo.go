@@ -37,6 +37,7 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 			return errChangeUnknown.saying("there is no change %d", number)
 		}
 		u := &undoing{tx: t, st: st, rules: rules, number: number, as: as, all: steps, skipped: make(map[string]bool), c: by.change("undo", fmt.Sprintf("of %d", number))}
+		u.c.undoes = number
 		for _, s := range steps {
 			if err := u.step(s.step); err != nil {
 				return err
@@ -76,7 +77,7 @@ type undoing struct {
 
 // step takes one step back.
 func (u *undoing) step(s step) error {
-	if s.isRepository() {
+	if s.kind == ofRepository {
 		return u.repository(s)
 	}
 	if u.as != "" {
@@ -92,7 +93,7 @@ func (u *undoing) step(s step) error {
 	if err != nil {
 		return err
 	}
-	if s.tag != "" {
+	if s.kind == ofTag {
 		return u.tag(repo, s)
 	}
 	return u.manifest(repo, s)
@@ -148,7 +149,7 @@ func (u *undoing) tag(repo repository, s step) error {
 			return err
 		}
 	}
-	u.did = append(u.did, step{s.repository, s.tag, s.new, s.old, 0})
+	u.did = append(u.did, step{kind: ofTag, repository: s.repository, tag: s.tag, old: s.new, new: s.old})
 	u.moved = append(u.moved, func() error {
 		if !u.skipped[baseOf(s.tag)] {
 			return nil
@@ -196,7 +197,7 @@ func (u *undoing) manifest(repo repository, s step) error {
 		if err := u.hideManifest(u.c, repo, id, d); err != nil {
 			return err
 		}
-		u.did = append(u.did, step{repository: s.repository, old: d.String()})
+		u.did = append(u.did, step{kind: ofManifest, repository: s.repository, old: d.String()})
 		return nil
 	}
 	missing, err := listRows(u.tx, scanOne[string], `SELECT n.digest FROM names n WHERE n.manifest = ?1
@@ -215,7 +216,7 @@ func (u *undoing) manifest(repo repository, s step) error {
 	if err := u.showManifest(u.c, repo, id, d); err != nil {
 		return err
 	}
-	u.did = append(u.did, step{repository: s.repository, new: d.String()})
+	u.did = append(u.did, step{kind: ofManifest, repository: s.repository, new: d.String()})
 	return nil
 }
 
@@ -248,7 +249,7 @@ func (st *store) complete(t *tx, id int64) (bool, error) {
 // repository brings a repository back, or takes it away again.
 func (u *undoing) repository(s step) error {
 	var id int64
-	err := u.get(`SELECT id FROM repository WHERE name = ?`, []any{s.new}, &id)
+	err := u.get(`SELECT id FROM repository WHERE name = ? AND emptying = 0`, []any{s.new}, &id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return errCannotUndo.saying("what was in %s is not there under that name any more: it is back already, was deleted again by a later change, or its grace is over", s.repository)
 	}
@@ -267,7 +268,7 @@ func (u *undoing) repository(s step) error {
 			return err
 		}
 		hidden, err := u.hideRepository(u.c, repository{id, s.new})
-		u.did = append(u.did, step{repository: s.new, old: s.new, new: hidden})
+		u.did = append(u.did, step{kind: ofRepository, repository: s.new, old: s.new, new: hidden})
 		return err
 	}
 	name := s.old
@@ -286,8 +287,9 @@ func (u *undoing) repository(s step) error {
 	if _, err := u.exec(`UPDATE tag SET spared = ? WHERE repository = ?`, until, id); err != nil {
 		return err
 	}
-	u.did = append(u.did, step{repository: name, old: s.new, new: name})
-	return u.record(u.c, step{repository: name, old: s.new, new: name})
+	back := step{kind: ofRepository, repository: name, old: s.new, new: name}
+	u.did = append(u.did, back)
+	return u.record(u.c, back)
 }
 
 // makeFree reports whether a name can be given to a repository. One that has only

@@ -70,7 +70,7 @@ func (t *tx) hideManifest(c *change, repo repository, id int64, d digest.Digest)
 	if err := t.hideLinks(repo.id, id); err != nil {
 		return err
 	}
-	return t.record(c, step{repository: repo.name, old: d.String()})
+	return t.record(c, step{kind: ofManifest, repository: repo.name, old: d.String()})
 }
 
 // showManifest brings a hidden manifest back.
@@ -87,7 +87,7 @@ func (t *tx) showManifest(c *change, repo repository, id int64, d digest.Digest)
 	if err := t.showLinks(repo.id, id); err != nil {
 		return err
 	}
-	return t.record(c, step{repository: repo.name, new: d.String()})
+	return t.record(c, step{kind: ofManifest, repository: repo.name, new: d.String()})
 }
 
 // hideLinks hides the blobs of a manifest that has just been hidden, except those
@@ -164,7 +164,8 @@ func (t *tx) immutableIn(repo repository, rules *tagRules, by author) error {
 	return nil
 }
 
-// hideRepository gives a repository a name that nobody can ask for.
+// hideRepository takes a repository out of sight, under a name that nobody can ask for and no
+// other repository has.
 func (t *tx) hideRepository(c *change, repo repository) (hidden string, err error) {
 	if c.number == 0 {
 		if c.number, err = t.nextChange(); err != nil {
@@ -175,7 +176,7 @@ func (t *tx) hideRepository(c *change, repo repository) (hidden string, err erro
 	if _, err := t.exec(`UPDATE repository SET name = ?, deleted = ? WHERE id = ?`, hidden, t.clock, repo.id); err != nil {
 		return "", err
 	}
-	return hidden, t.record(c, step{repository: repo.name, old: repo.name, new: hidden})
+	return hidden, t.record(c, step{kind: ofRepository, repository: repo.name, old: repo.name, new: hidden})
 }
 
 // removeManifest deletes a manifest, its tags and its references, and settles

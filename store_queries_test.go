@@ -207,6 +207,7 @@ var allowedSteps = []allowedStep{
 	{"report.checkManifests", "", whole},
 	{"report.checkTags", "", whole},
 	{"report.checkLoose", "", whole},
+	{"report.checkNames", "", whole},
 	{"report.checkCounts", "", whole},
 	{"report.checkDamaged", "", whole},
 	{"report.checkUploads", "", whole},

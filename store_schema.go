@@ -347,6 +347,14 @@ UPDATE upload SET begun = used;
 -- 1 if there are, or were, users or rules about people: without them it is not open.
 ALTER TABLE meta ADD COLUMN guarded INTEGER NOT NULL DEFAULT 0;
 `,
+	`
+ALTER TABLE history ADD COLUMN kind TEXT NOT NULL DEFAULT 'tag' CHECK (kind IN ('tag', 'manifest', 'repository'));
+UPDATE history SET kind = CASE WHEN instr(old || new, ':') > 0 THEN 'manifest' ELSE 'repository' END WHERE tag IS NULL;
+ALTER TABLE history ADD COLUMN undoes INTEGER;
+UPDATE history SET undoes = nullif(CAST(substr(why, 4) AS INTEGER), 0) WHERE action = 'undo';
+ALTER TABLE repository ADD COLUMN emptying INTEGER NOT NULL DEFAULT 0;
+UPDATE repository SET emptying = 1 WHERE name LIKE '%#';
+`,
 }
 
 // recount sets every count from the rows it sums up. It runs once, before there

@@ -49,7 +49,7 @@ func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) err
 		_, err := t.exec(`UPDATE tag SET pushed = ?3, time = ?4 WHERE repository = ?1 AND name = ?2`, repo.id, tag, t.clock, time.Now().Unix())
 		return err
 	}
-	s := step{repository: repo.name, tag: tag, old: was.digest.String(), new: to.digest.String()}
+	s := step{kind: ofTag, repository: repo.name, tag: tag, old: was.digest.String(), new: to.digest.String()}
 	if was.made {
 		s.made |= 1
 	}
