@@ -239,7 +239,7 @@ func (cfg *config) recallFiles() authConfig {
 	}
 	defer db.Close()
 	var users, policy sql.NullString
-	if db.QueryRow(`SELECT users_file, policy_file FROM meta`).Scan(&users, &policy) == nil { // else it is an older one
+	if db.QueryRow(`SELECT users_file, policy_file FROM meta`).Scan(&users, &policy) == nil {
 		auth.usersFile, auth.policyFile = cmp.Or(auth.usersFile, users.String), cmp.Or(auth.policyFile, policy.String)
 	}
 	return auth

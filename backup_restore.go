@@ -139,7 +139,7 @@ func (data *dataDir) assess(ctx context.Context, out *console, begun bool) (whol
 		return true, nil
 	case wrong == nil:
 		return false, fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
-	case errors.Is(wrong, errNewer):
+	case errors.Is(wrong, errNewer), errors.Is(wrong, errOlder):
 		return false, wrong
 	case data.diskFull(wrong):
 		return false, fmt.Errorf("the database cannot be looked at because the disk is full: make some room and try again (%w)", wrong)
@@ -158,7 +158,11 @@ func (data *dataDir) newestWhole(ctx context.Context, out *console) (path string
 			return "", ctx.Err()
 		}
 		if err != nil {
-			out.printf("the snapshot %s is damaged too: %v\n", filepath.Base(s.path), err)
+			wrong := "is damaged too"
+			if errors.Is(err, errNewer) || errors.Is(err, errOlder) {
+				wrong = "cannot be used"
+			}
+			out.printf("the snapshot %s %s: %v\n", filepath.Base(s.path), wrong, err)
 			continue
 		}
 		date := "of an unknown date"

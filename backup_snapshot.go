@@ -204,23 +204,11 @@ func verifyDatabase(ctx context.Context, path string) (f databaseFacts, err erro
 		return f, err
 	case id != applicationID:
 		return f, fmt.Errorf("%s is not a database of Berth's: %w", path, errDamaged)
-	case version > latestVersion:
-		return f, fmt.Errorf("%s is of version %d, and this berth knows versions up to %d: %w", path, version, latestVersion, errNewer)
+	case otherVersion(path, version) != nil:
+		return f, otherVersion(path, version)
 	case said != "ok":
 		return f, fmt.Errorf("%s: %s: %w", path, oneLine(said), errDamaged)
 	}
-	if hasColumn(ctx, db, "meta", "id") { // an earlier version has none
-		err = db.QueryRowContext(ctx, `SELECT id FROM meta`).Scan(&f.id)
-	}
-	if err == nil {
-		err = db.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM manifest), (SELECT count(*) FROM tag)`).Scan(&f.manifests, &f.tags)
-	}
+	err = db.QueryRowContext(ctx, `SELECT id, (SELECT count(*) FROM manifest), (SELECT count(*) FROM tag) FROM meta`).Scan(&f.id, &f.manifests, &f.tags)
 	return f, err
-}
-
-// hasColumn reports whether a table has a column: earlier versions lack some.
-func hasColumn(ctx context.Context, db *sql.DB, table, column string) bool {
-	var n int
-	err := db.QueryRowContext(ctx, `SELECT count(*) FROM pragma_table_info(?) WHERE name = ?`, table, column).Scan(&n)
-	return err == nil && n > 0
 }

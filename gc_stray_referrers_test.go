@@ -142,30 +142,6 @@ func TestPlanKnowsReferrersWithoutTheirSubject(t *testing.T) {
 	r.wantReferrer("a", "elsewhere", sig)
 }
 
-// What an earlier version was about to collect stays after the upgrade.
-func TestReferrersOfBeforeTheUpgrade(t *testing.T) {
-	t.Parallel()
-	r := startRegistry(t)
-	r.freeze()
-	im := r.pushImage("a", "x", "{}", "layer")
-	sig, alone := signatureOf(im.manifest, "1"), signatureOf("elsewhere", "2")
-	r.pushSignature("a", sig)
-	r.pushSignature("a", alone)
-	r.stop()
-	toVersion(t, r.cfg.dir, 5, `UPDATE manifest SET loose = 1 WHERE digest = '`+alone.digest.String()+`'`,
-		`UPDATE repository SET loose_manifests = 1`)
-	r.start()
-	r.freeze()
-	r.check()
-	r.later()
-	r.wantReferrer("a", "elsewhere", alone)
-	r.wantReferrer("a", im.manifest, sig)
-	r.want(202, "DELETE", "/v2/a/manifests/"+im.digest.String(), nil)
-	r.later()
-	r.want(404, "GET", "/v2/a/manifests/"+sig.digest.String(), nil)
-	r.wantReferrer("a", "elsewhere", alone)
-}
-
 // check finds a referrer of which it is not known that its subject is there.
 func TestCheckFindsForgottenSubjects(t *testing.T) {
 	t.Parallel()

@@ -150,25 +150,6 @@ func TestBlobsAreHiddenWhenTheLastLivingManifestGoes(t *testing.T) {
 	r.wantImage("a", "y", im)
 }
 
-// Blobs of images that an earlier version deleted are hidden from the upgrade on.
-func TestDeletedBlobsOfBeforeTheUpgrade(t *testing.T) {
-	t.Parallel()
-	r := startRegistry(t)
-	im := r.pushImage("a", "x", "{}", "layer", "shared")
-	other := r.pushImage("a", "y", `{"n":1}`, "shared")
-	r.pushBlob("a", "unused")
-	r.want(202, "DELETE", "/v2/a/manifests/"+im.digest.String(), nil)
-	deleted := r.last("a")
-	r.stop()
-	toVersion(t, r.cfg.dir, 5)
-	r.start()
-	r.wantNoBlob("a", "layer")
-	r.wantBlob("a", "unused")
-	r.wantImage("a", "y", other)
-	r.undo(200, "a", deleted, im.digest.String())
-	r.wantImage("a", "x", im)
-}
-
 // check finds a blob that is hidden and should not be.
 func TestCheckFindsHiddenBlobs(t *testing.T) {
 	t.Parallel()

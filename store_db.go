@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 	"syscall"
 )
@@ -87,9 +86,7 @@ func (db *database) openWriter(begin func(t *tx, durable bool) error, lookups *l
 		if err := db.refuseBlobs(); err != nil {
 			return err
 		}
-		// The same way as an old one, and in one step.
-		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;%s;PRAGMA application_id=%d;PRAGMA user_version=%d;COMMIT",
-			schema, strings.Join(upgrades[:], ";"), applicationID, latestVersion)
+		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;PRAGMA application_id=%d;PRAGMA user_version=%d;COMMIT", schema, applicationID, latestVersion)
 		if _, err := conn.ExecContext(ctx, script); err != nil {
 			return fmt.Errorf("creating the database: %w", err)
 		}
@@ -103,7 +100,7 @@ func (db *database) openWriter(begin func(t *tx, durable bool) error, lookups *l
 		version = latestVersion
 	}
 	for ; version < latestVersion; version++ {
-		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;PRAGMA user_version=%d;COMMIT", upgrades[version-1], version+1)
+		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;PRAGMA user_version=%d;COMMIT", upgrades[version-oldestVersion], version+1)
 		if _, err := conn.ExecContext(ctx, script); err != nil {
 			return fmt.Errorf("upgrading the database to version %d: %w", version+1, err)
 		}
@@ -183,7 +180,7 @@ func (db *database) readOnlyQuery() url.Values {
 }
 
 // recognise returns the version of a database, and refuses one that is not
-// Berth's, that a newer Berth has made, or whose blobs are elsewhere. An empty one is
+// Berth's, that this Berth is too old or too new for, or whose blobs are elsewhere. An empty one is
 // of version 0.
 func (db *database) recognise(conn *sql.DB) (version int, err error) {
 	var id, tables int
@@ -197,13 +194,12 @@ func (db *database) recognise(conn *sql.DB) (version int, err error) {
 	case id != applicationID:
 		return 0, fmt.Errorf("%s is not Berth's (its application_id is %#x). What to do: %smove it away, or name another directory with --data",
 			filepath.Join(db.dir, "berth.db"), id, db.restoreHint())
-	case version > latestVersion:
-		return 0, fmt.Errorf("the database is of version %d, and this berth knows versions up to %d: %w", version, latestVersion, errNewer)
+	}
+	if err := otherVersion("the database", version); err != nil {
+		return 0, err
 	}
 	return version, db.lookForShards(conn)
 }
-
-var errNewer = errors.New("use a newer berth")
 
 // damaged says why the database cannot be opened, and what to do.
 func (data *dataDir) damaged(err error) error {

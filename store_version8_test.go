@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -35,6 +37,7 @@ import (
 // emptied as by a power cut. berth.db-shm, berth.lock, berth.sock and reserve were left out.
 const (
 	version8Robot   = "berth_mdoof3fm_m0BBC0by7kjN4S7NOEaQG8j4mzWST9yfuyM57FCH2Gc"
+	version8Last    = "sha256:e2c4003c647d0a1e1e3d167b04c37a79b3148340fa14a400479c72b5c749b22c" // home/app:last
 	version8Session = "/v2/home/app/blobs/uploads/08435dc4-76a4-4bc5-ba19-09fb85253990"
 )
 
@@ -163,7 +166,7 @@ func TestVersion8(t *testing.T) {
 	r.want(201, "PUT", with(version8Session, "digest="+sum("begun ended").String()), nil, ann)
 	layer := strings.Repeat("x", 70000)
 	r.want(404, "GET", "/v2/other/blobs/"+sum(layer).String(), nil, ann)
-	r.want(201, "POST", "/v2/other/blobs/uploads/?digest="+sum(layer).String(), layer, ann)
+	r.repairVersion8()
 	get("/v2/other/blobs/" + sum(layer).String()).is(layer)
 	im := r.pushAs(ann, "home/app", "new", `{"n":15}`)
 	get("/v2/home/app/manifests/new").is(im.manifest)
@@ -200,4 +203,57 @@ func TestVersion8(t *testing.T) {
 	}
 	r.restart()
 	get("/v2/home/app/manifests/new").is(im.manifest)
+}
+
+// repairVersion8 pushes the blob again that was damaged, and so makes it whole.
+func (r *registry) repairVersion8() {
+	r.t.Helper()
+	layer := strings.Repeat("x", 70000)
+	r.want(201, "POST", "/v2/other/blobs/uploads/?digest="+sum(layer).String(), layer, basic("ann", "ann-secret"))
+}
+
+// A snapshot that the earlier build has made is gone back to, and what is newer comes out of
+// the earlier build's damaged database.
+func TestVersion8IsRestored(t *testing.T) {
+	t.Parallel()
+	r := stoppedVersion8(t)
+	db := filepath.Join(r.cfg.dir, "berth.db")
+	inDatabase(t, db, "PRAGMA wal_checkpoint(TRUNCATE)")
+	snapshot := filepath.Join(r.cfg.dir, "snapshots", "berth-000000000002.db")
+	if err := os.Mkdir(filepath.Dir(snapshot), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	inDatabase(t, db, "VACUUM INTO '"+snapshot+"'")
+	inDatabase(t, snapshot, `DELETE FROM tag WHERE name IN ('last', 'stable')`,
+		`UPDATE manifest SET loose = 1 WHERE digest = '`+version8Last+`'`, `UPDATE meta SET uptime = 2`)
+	inDatabase(t, db, `CREATE TABLE ballast (x)`, `INSERT INTO ballast VALUES (zeroblob(100000))`, `PRAGMA writable_schema = 1`,
+		`DELETE FROM sqlite_schema WHERE name = 'ballast'`) // its pages are lost
+	inDatabase(t, db, "PRAGMA wal_checkpoint(TRUNCATE)")
+	out, err := r.runOn("restore")
+	if err != nil || !strings.Contains(out, "0 manifests and 2 tags put back") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	r.start()
+	r.want(200, "GET", "/v2/home/app/manifests/last", nil, basic("ann", "ann-secret"))
+	r.want(200, "GET", "/v2/home/app/manifests/stable", nil, basic("ann", "ann-secret"))
+	r.repairVersion8()
+}
+
+// A backup that the earlier build has made is gone on with.
+func TestVersion8IsBackedUp(t *testing.T) {
+	t.Parallel()
+	r := stoppedVersion8(t)
+	dest := filepath.Join(t.TempDir(), "backup")
+	unpackVersion8(t, dest)
+	if err := os.WriteFile(filepath.Join(dest, backupMark), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.repairVersion8()
+	if out, err := r.runOnStopped("backup", dest); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if v := versionOf(t, dest); v != latestVersion {
+		t.Errorf("the backup is of version %d, want %d", v, latestVersion)
+	}
 }

@@ -64,6 +64,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	if at, ok := os.LookupEnv(serveVariable); ok {
+		nextVersion()
 		if err := serveUntil(at, os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, "berth:", err)
 			os.Exit(1)
