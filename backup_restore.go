@@ -462,7 +462,7 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 		}
 		repo := in.id
 		for d, size := range found {
-			if _, err := t.exec(`INSERT OR IGNORE INTO blob (digest, size) VALUES (?, ?)`, d, size); err != nil {
+			if _, err := t.exec(`INSERT INTO blob (digest, size) VALUES (?, ?) ON CONFLICT DO NOTHING`, d, size); err != nil {
 				return err
 			}
 			if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {

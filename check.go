@@ -232,7 +232,7 @@ func (r *report) checkLoose() error {
 			func(x row) func(*tx) error {
 				return func(t *tx) error { return t.settleManifest(x.repo, digest.Digest(x.what)) }
 			}},
-		{`SELECT digest, repository, id FROM manifest m WHERE subject IS NOT NULL AND NOT met
+		{`SELECT digest, repository, id FROM manifest m WHERE subject IS NOT NULL AND met = 0
 			AND EXISTS (SELECT 1 FROM manifest s WHERE s.repository = m.repository AND s.digest = m.subject)`,
 			"manifest %s: its subject is here, and not known to be (6)",
 			func(x row) func(*tx) error {
@@ -306,21 +306,21 @@ func (r *report) checkCounts() error {
 	// Once, however many are wrong.
 	again := sync.OnceValue(func() error { return r.st.update(func(t *tx) error { return t.script(recount) }) })
 	for _, q := range []string{
-		`SELECT 'blob ' || digest FROM blob WHERE (links, kept) IS NOT
+		`SELECT 'blob ' || digest FROM blob WHERE (links, kept) <>
 			(SELECT count(*), count(*) - count(loose) FROM link WHERE blob = blob.id)`,
 		`SELECT 'repository ' || name FROM repository r WHERE
-			(tags, manifests, loose_manifests, manifest_bytes, blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes) IS NOT
+			(tags, manifests, loose_manifests, manifest_bytes, blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes) <>
 			(SELECT (SELECT count(*) FROM tag WHERE repository = r.id),
 				(SELECT count(*) FROM manifest WHERE repository = r.id),
 				(SELECT count(loose) FROM manifest WHERE repository = r.id),
 				(SELECT coalesce(sum(length(body)), 0) FROM manifest WHERE repository = r.id),
 				count(*), coalesce(sum(b.size), 0),
-				coalesce(sum(b.links > 1), 0), coalesce(sum(iif(b.links > 1, b.size, 0)), 0),
-				count(l.loose), coalesce(sum(iif(l.loose IS NULL, 0, b.size)), 0)
+				count(CASE WHEN b.links > 1 THEN 1 END), coalesce(sum(CASE WHEN b.links > 1 THEN b.size ELSE 0 END), 0),
+				count(l.loose), coalesce(sum(CASE WHEN l.loose IS NULL THEN 0 ELSE b.size END), 0)
 			FROM link l JOIN blob b ON b.id = l.blob WHERE l.repository = r.id)`,
-		`SELECT 'all blobs' FROM total WHERE (blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes) IS NOT
-			(SELECT count(*), coalesce(sum(size), 0), coalesce(sum(links > 1), 0), coalesce(sum(iif(links > 1, size, 0)), 0),
-				coalesce(sum(kept = 0), 0), coalesce(sum(iif(kept = 0, size, 0)), 0) FROM blob)`,
+		`SELECT 'all blobs' FROM total WHERE (blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes) <>
+			(SELECT count(*), coalesce(sum(size), 0), count(CASE WHEN links > 1 THEN 1 END), coalesce(sum(CASE WHEN links > 1 THEN size ELSE 0 END), 0),
+				count(CASE WHEN kept = 0 THEN 1 END), coalesce(sum(CASE WHEN kept = 0 THEN size ELSE 0 END), 0) FROM blob)`,
 	} {
 		found, err := listRows(r.snapshot, scanOne[string], q)
 		if err != nil {

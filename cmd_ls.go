@@ -146,10 +146,10 @@ func (st *store) listedTags(ctx context.Context, name, only string) (tags []list
 		}
 		return s.rows(func(rows *sql.Rows) error {
 			var t listedTag
-			var id, pushed, pulled int64
+			var id, pushed, pulled, part int64 // part is when a member of it was pulled last
 			var platform sql.NullString
 			var body []byte
-			if err := rows.Scan(&t.Tag, &id, &t.Digest, &t.MediaType, &platform, &t.Automatic, &pushed, &pulled, &body); err != nil {
+			if err := rows.Scan(&t.Tag, &id, &t.Digest, &t.MediaType, &platform, &t.Automatic, &pushed, &pulled, &part, &body); err != nil {
 				return err
 			}
 			if !platform.Valid {
@@ -159,13 +159,13 @@ func (st *store) listedTags(ctx context.Context, name, only string) (tags []list
 				body = nil // what it says is not what was pushed
 			}
 			t.Platforms = platforms(platform.String, t.MediaType, body)
-			t.Pushed, t.Pulled = timeOf(pushed), timeOf(pulled)
+			t.Pushed, t.Pulled = timeOf(pushed), timeOf(max(pulled, part))
 			tags = append(tags, t)
 			return s.get(sizeOfManifest, []any{id, repo}, &tags[len(tags)-1].Size)
-		}, `SELECT t.name, m.id, m.digest, m.media_type, m.platform, t.made, t.time, max(coalesce(p.time, 0),
+		}, `SELECT t.name, m.id, m.digest, m.media_type, m.platform, t.made, t.time, coalesce(p.time, 0),
 				coalesce((SELECT max(q.time) FROM names n JOIN manifest c ON c.repository = n.repository AND c.digest = n.digest
-					JOIN pull q ON q.manifest = c.id WHERE n.manifest = m.id), 0)),
-				iif(m.platform IS NULL OR m.platform <> '', x'', m.body)
+					JOIN pull q ON q.manifest = c.id WHERE n.manifest = m.id), 0),
+				CASE WHEN m.platform IS NULL OR m.platform <> '' THEN '' ELSE m.body END
 			FROM tag t JOIN manifest m ON m.id = t.manifest LEFT JOIN pull p ON p.manifest = m.id
 			WHERE t.repository = ?1 AND (?2 = '' OR t.name = ?2)`, repo, only)
 	})

@@ -360,7 +360,7 @@ func (p *planner) outlives(m plannedManifest) (bool, error) {
 		var n int64
 		err := p.get(`SELECT (SELECT count(*) FROM tag WHERE manifest = ?1)
 			+ (SELECT count(*) FROM names n JOIN manifest p ON p.id = n.manifest AND p.deleted IS NULL WHERE n.repository = ?2 AND n.digest = ?3)
-			+ (SELECT subject IS NOT NULL AND NOT met FROM manifest WHERE id = ?1)
+			+ (SELECT count(*) FROM manifest WHERE id = ?1 AND subject IS NOT NULL AND met = 0)
 			+ (SELECT count(*) FROM manifest m JOIN manifest s ON s.repository = m.repository AND s.digest = m.subject AND s.deleted IS NULL WHERE m.id = ?1)`,
 			[]any{m.id, m.repo, m.digest}, &n)
 		if err != nil {

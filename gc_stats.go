@@ -110,13 +110,13 @@ func (st *store) figuresOr(ctx context.Context, patience int) (f figures, err er
 		}
 		f.Reclaimable = amount{int64(due.total.Blobs), due.total.Bytes}
 		return errors.Join(
-			s.get(`SELECT coalesce(sum(deleted IS NULL), 0), coalesce(sum(iif(deleted IS NULL, tags, 0)), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
-				coalesce(sum(iif(deleted IS NULL, loose_manifests, manifests)), 0), coalesce(sum(bytes), 0) FROM repository`, nil,
+			s.get(`SELECT count(CASE WHEN deleted IS NULL THEN 1 END), coalesce(sum(CASE WHEN deleted IS NULL THEN tags ELSE 0 END), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
+				coalesce(sum(CASE WHEN deleted IS NULL THEN loose_manifests ELSE manifests END), 0), coalesce(sum(bytes), 0) FROM repository`, nil,
 				&f.Repositories, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged, &f.Saved),
 			s.get(`SELECT count(*), coalesce(sum(offset), 0) FROM upload`, nil, &f.Uploads.Count, &f.Uploads.Bytes),
 			s.get(`SELECT count(*), coalesce(sum(size), 0) FROM (
 				SELECT size FROM blob WHERE damaged IS NOT NULL
-				UNION ALL SELECT length(body) FROM manifest WHERE damaged IS NOT NULL)`, nil, &f.Quarantined.Count, &f.Quarantined.Bytes))
+				UNION ALL SELECT length(body) FROM manifest WHERE damaged IS NOT NULL) AS found`, nil, &f.Quarantined.Count, &f.Quarantined.Bytes))
 	})
 	f.Saved -= f.Blobs.Bytes
 	f.Uptime = int64(st.uptime() / time.Second)

@@ -124,7 +124,7 @@ func (s *server) postUndo(w http.ResponseWriter, r *http.Request) error {
 			return errDenied.saying("%s may not push to %s", resp.caller.label(), as)
 		}
 	}
-	steps, err := listRows(s.st, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? LIMIT 1`, number)
+	steps, err := listRows(s.st, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n LIMIT 1`, number)
 	if err != nil {
 		return err
 	}

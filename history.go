@@ -107,8 +107,9 @@ func (t *tx) record(c *change, s step) error {
 
 // nextChange returns a number that no change has had.
 func (t *tx) nextChange() (number int64, err error) {
-	err = t.get(`SELECT max(coalesce((SELECT max(change) FROM history), 0), (SELECT changes FROM meta)) + 1`, nil, &number)
-	return number, err
+	var forgotten int64
+	err = t.get(`SELECT coalesce((SELECT max(change) FROM history), 0), (SELECT changes FROM meta)`, nil, &number, &forgotten)
+	return max(number, forgotten) + 1, err
 }
 
 // forgetHistory forgets what is older than historyKept, and some of what cannot be
@@ -147,7 +148,7 @@ const forgetAtOnce = 500
 func (st *store) forgetOldest(cutoff int64) error {
 	return st.forgetting(func(t *tx) error {
 		_, err := t.exec(`DELETE FROM history WHERE change <= (SELECT max(change) FROM
-			(SELECT change, at FROM history ORDER BY change LIMIT ?2) WHERE at < ?1)`, cutoff, forgetAtOnce)
+			(SELECT change, at FROM history ORDER BY change LIMIT ?2) AS oldest WHERE at < ?1)`, cutoff, forgetAtOnce)
 		return err
 	})
 }
@@ -242,7 +243,7 @@ func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err e
 // not be given again.
 func (st *store) forgetting(fn func(*tx) error) error {
 	return st.updateLazy(func(t *tx) error {
-		if _, err := t.exec(`UPDATE meta SET changes = max(changes, (SELECT coalesce(max(change), 0) FROM history))`); err != nil {
+		if _, err := t.exec(`UPDATE meta SET changes = (SELECT max(change) FROM history) WHERE changes < (SELECT max(change) FROM history)`); err != nil {
 			return err
 		}
 		return fn(t)
@@ -293,7 +294,7 @@ func (st *store) history(repository, tag string, after cursor, limit int) ([]rec
 		// With what was done to all of the repository.
 		query = `SELECT ` + historyColumns + ` FROM (
 			SELECT * FROM history WHERE repository = ?1 AND tag = ?2 AND (change, n) < (?3, ?4)
-			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND kind = 'repository' AND (change, n) < (?3, ?4))
+			UNION ALL SELECT * FROM history WHERE repository = ?1 AND tag IS NULL AND kind = 'repository' AND (change, n) < (?3, ?4)) AS steps
 			ORDER BY change DESC, n DESC LIMIT ?5`
 	case repository != "":
 		// The index has no order here: what it sorts are keys, and only the page's rows are read.

@@ -31,28 +31,6 @@ func TestHistoryDoesNotReadItsWords(t *testing.T) {
 	r.want(404, "GET", "/v2/a/manifests/x", nil)
 }
 
-// A deleted repository of which the collector has taken a part does not come back.
-func TestRepositoryThatIsBeingEmptiedCannotBeRestored(t *testing.T) {
-	t.Parallel()
-	r := startRegistry(t)
-	r.freeze()
-	for i := range atOnce + 1 {
-		r.pushImage("a", fmt.Sprint(i), fmt.Sprintf(`{"n":%d}`, i))
-	}
-	r.want(202, "DELETE", "/v2/a/_berth/repository", nil)
-	deleted := r.last("a")
-	r.moved.Add(int64(r.cfg.untaggedGrace + 1e9))
-	if n, err := r.st.emptyRepositories(r.st.cutoff(r.st.restoreGrace())); err != nil || n != atOnce {
-		t.Fatalf("%d manifests collected (%v), want %d", n, err, atOnce)
-	}
-	r.undo(409, "a", deleted, "its grace is over")
-	r.want(404, "GET", "/v2/a/tags/list", nil)
-	r.pushImage("a", "new", "{}")
-	r.undo(409, "a", deleted, "its grace is over")
-	r.pass(0)
-	r.want(200, "GET", "/v2/a/tags/list", nil).is(`{"name":"a","tags":["new"]}`)
-}
-
 // check finds a repository that nobody can ask for and that is not deleted, and the other way.
 func TestCheckFindsRepositoriesThatAreHalfDeleted(t *testing.T) {
 	t.Parallel()

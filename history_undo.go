@@ -187,7 +187,7 @@ func (u *undoing) manifest(repo repository, s step) error {
 		var user string
 		err := u.get(`SELECT 'tag ' || name FROM tag WHERE manifest = ?1
 			UNION ALL SELECT 'index ' || p.digest FROM names n JOIN manifest p ON p.id = n.manifest AND p.deleted IS NULL
-				WHERE n.repository = ?2 AND n.digest = ?3 AND NOT ?4 LIMIT 1`, []any{id, repo.id, d, u.st.sparse}, &user)
+				WHERE n.repository = ?2 AND n.digest = ?3 AND ?4 = 0 LIMIT 1`, []any{id, repo.id, d, u.st.sparse}, &user)
 		if err == nil {
 			return errCannotUndo.saying("%s is used since, by the %s: delete that first", name, user)
 		}
@@ -311,8 +311,8 @@ func (u *undoing) makeFree(name string, to int64) (free bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := u.exec(`INSERT OR IGNORE INTO link (repository, blob, loose, hidden)
-		SELECT ?2, blob, loose, hidden FROM link WHERE repository = ?1 AND hidden IS NOT NULL`, there.id, to); err != nil {
+	if _, err := u.exec(`INSERT INTO link (repository, blob, loose, hidden)
+		SELECT ?2, blob, loose, hidden FROM link WHERE repository = ?1 AND hidden IS NOT NULL ON CONFLICT DO NOTHING`, there.id, to); err != nil {
 		return false, err
 	}
 	for _, blob := range blobs {

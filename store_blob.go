@@ -489,8 +489,8 @@ func (t *tx) linked(repo int64, d digest.Digest) (blob int64, sound bool, err er
 // unless something refers to it already.
 func (t *tx) linkBlob(repo, blob int64) error {
 	_, err := t.exec(`INSERT INTO link (repository, blob, loose) VALUES (?1, ?2, ?3)
-		ON CONFLICT (repository, blob) DO UPDATE SET loose = iif(loose IS NULL, NULL, ?3), hidden = NULL
-			WHERE loose IS NOT NULL OR hidden IS NOT NULL`, repo, blob, t.clock)
+		ON CONFLICT (repository, blob) DO UPDATE SET loose = CASE WHEN link.loose IS NOT NULL THEN ?3 END, hidden = NULL
+			WHERE link.loose IS NOT NULL OR link.hidden IS NOT NULL`, repo, blob, t.clock)
 	if err != nil {
 		return err
 	}
@@ -511,7 +511,7 @@ func (t *tx) unlinkBlob(repo, blob int64, d digest.Digest) (freed int64, err err
 	if err != nil {
 		return -1, err
 	}
-	_, err = t.exec(`INSERT OR REPLACE INTO trash (digest, size) VALUES (?, ?)`, d, freed)
+	_, err = t.exec(`INSERT INTO trash (digest, size) VALUES (?, ?) ON CONFLICT (digest) DO UPDATE SET size = excluded.size`, d, freed)
 	return freed, err
 }
 

@@ -95,7 +95,7 @@ func (t *tx) showManifest(c *change, repo repository, id int64, d digest.Digest)
 func (t *tx) hideLinks(repo, id int64) error {
 	var blobs string
 	err := t.get(`SELECT json_group_array(blob) FROM (SELECT blob FROM uses WHERE manifest = ?1
-		UNION ALL SELECT b.id FROM names n JOIN blob b ON b.digest = n.digest WHERE n.manifest = ?1)`, []any{id}, &blobs)
+		UNION ALL SELECT b.id FROM names n JOIN blob b ON b.digest = n.digest WHERE n.manifest = ?1) AS found`, []any{id}, &blobs)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,8 @@ func (st *store) rememberFlags() error {
 	flags := []any{int64(st.grace), int64(st.untaggedGrace), int64(st.uploadExpiry),
 		elsewhere(st.usersFile, usersFile), elsewhere(st.policyFile, policyFile)}
 	var same bool
-	err := st.get(`SELECT grace IS ? AND untagged_grace IS ? AND upload_expiry IS ? AND users_file IS ? AND policy_file IS ? FROM meta`, flags, &same)
+	err := st.get(`SELECT grace IS NOT DISTINCT FROM ? AND untagged_grace IS NOT DISTINCT FROM ? AND upload_expiry IS NOT DISTINCT FROM ?
+		AND users_file IS NOT DISTINCT FROM ? AND policy_file IS NOT DISTINCT FROM ? FROM meta`, flags, &same)
 	if err != nil || same {
 		return err
 	}

@@ -212,7 +212,7 @@ var allowedSteps = []allowedStep{
 	{"report.checkDamaged", "", whole},
 	{"report.checkUploads", "", whole},
 	{"verifyDatabase", "", whole},
-	{"store.reconcile", "", once},
+	{"store.sayRestored", "", once},
 	{"store.dropGone", "", once},
 	{"database.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
 	{"store.loadRobots", "SCAN token", once + "; as many rows as a person has made tokens"},
@@ -249,6 +249,7 @@ var allowedSteps = []allowedStep{
 	{"store.lastChangeOf", "SEARCH history USING COVERING INDEX history_name (repository=?)", "keys only, of one repository"},
 	{"store.lastChangeOf", "USE TEMP B-TREE FOR ORDER BY", "likewise"},
 	{"pushing.members", "USE TEMP B-TREE FOR ORDER BY", "the members of one index"},
+	{"missingReferences", "USE TEMP B-TREE FOR ORDER BY", "what one manifest refers to"},
 	{"planner.follow", "USE TEMP B-TREE FOR ORDER BY", "the blobs of one manifest"},
 }
 
@@ -258,7 +259,7 @@ var (
 	// wholeStep is one of those that must be allowed, and shortStep one that never
 	// looks at much: a table of one row, what the query itself has brought.
 	wholeStep = regexp.MustCompile(`^(SCAN|USE TEMP B-TREE|SEARCH \w+ USING (COVERING )?(INDEX \w+|PRIMARY KEY) \(repository=\?\))|AUTOMATIC`)
-	shortStep = regexp.MustCompile(`^SCAN (CONSTANT ROW|meta|total|part|\(subquery-\d+\)|(json_each|pragma_\w+) VIRTUAL TABLE.*)$`)
+	shortStep = regexp.MustCompile(`^SCAN (CONSTANT ROW|meta|total|part|found|\(subquery-\d+\)|(json_each|pragma_\w+) VIRTUAL TABLE.*)$`)
 	byPartial = regexp.MustCompile(` USING (?:COVERING )?INDEX (\w+)`)
 )
 

@@ -50,7 +50,7 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 }
 
 // bodyColumns are the size of a manifest's body, and the body unless it is long.
-const bodyColumns = `length(m.body), iif(length(m.body) <= 65536, m.body, NULL)`
+const bodyColumns = `length(m.body), CASE WHEN length(m.body) <= 65536 THEN m.body END`
 
 // bodyOf returns the bytes of a manifest, which are what its digest says: those of a long
 // one when there is room for them (handlers_sending.go), read once for all who want them at the
@@ -235,7 +235,7 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 			return 0, err
 		}
 		if m.subject != "" { // whoever pushes it when its subject has gone means to keep it
-			if _, err := p.exec(`UPDATE manifest SET met = 0 WHERE id = ?1 AND met
+			if _, err := p.exec(`UPDATE manifest SET met = 0 WHERE id = ?1 AND met = 1
 				AND NOT EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?2 AND s.digest = ?3)`, id, p.repo.id, m.subject); err != nil {
 				return 0, err
 			}
@@ -244,7 +244,7 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 			}
 		}
 		// Its config may not have been there before.
-		_, err = p.exec(`UPDATE manifest SET platform = ?2 WHERE id = ?1 AND platform IS NOT ?2 AND coalesce(platform, '') = ''`, id, p.it.platform)
+		_, err = p.exec(`UPDATE manifest SET platform = ?2 WHERE id = ?1 AND platform IS DISTINCT FROM ?2 AND coalesce(platform, '') = ''`, id, p.it.platform)
 		return id, err
 	case !errors.Is(err, sql.ErrNoRows):
 		return 0, err
@@ -257,7 +257,7 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 func (t *tx) heal(id int64, m *manifest) error {
 	_, annotations := m.about()
 	_, err := t.exec(`UPDATE manifest SET body = ?2, artifact_type = ?3, annotations = ?4, damaged = NULL WHERE id = ?1
-		AND (damaged IS NOT NULL OR body <> ?2 OR artifact_type <> ?3 OR annotations IS NOT ?4)`, id, m.body, m.artifactType, annotations)
+		AND (damaged IS NOT NULL OR body <> ?2 OR artifact_type <> ?3 OR annotations IS DISTINCT FROM ?4)`, id, m.body, m.artifactType, annotations)
 	return err
 }
 
@@ -362,9 +362,9 @@ func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, e
 const (
 	// Those that are missing, and the members ?3, unless they may be (?5); in order, ?6 at most.
 	missingReferences = `
-		SELECT value FROM json_each(?2) WHERE coalesce((SELECT b.damaged IS NOT NULL AND NOT ?4
-			FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value), NOT ?5)
-		UNION ALL SELECT value FROM json_each(?3) WHERE NOT ?5 AND NOT EXISTS ` + isManifest + `
+		SELECT value FROM json_each(?2) WHERE coalesce((SELECT b.damaged IS NOT NULL AND ?4 = 0
+			FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value), ?5 = 0)
+		UNION ALL SELECT value FROM json_each(?3) WHERE ?5 = 0 AND NOT EXISTS ` + isManifest + `
 			AND NOT EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value AND b.damaged IS NULL)
 		LIMIT ?6`
 
@@ -376,14 +376,14 @@ const (
 		UNION ALL SELECT ?1, b.id, ?5 FROM json_each(?3) CROSS JOIN blob b ON b.digest = json_each.value AND b.damaged IS NULL
 			JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE NOT EXISTS ` + isManifest + ` ORDER BY 2`
 
-	isManifest = `(SELECT 1 FROM manifest WHERE repository = ?1 AND digest = json_each.value AND deleted IS NULL AND (damaged IS NULL OR ?4))`
+	isManifest = `(SELECT 1 FROM manifest WHERE repository = ?1 AND digest = json_each.value AND deleted IS NULL AND (damaged IS NULL OR ?4 = 1))`
 
 	// All of ?3, and of the blobs those that are absent, if they may be (?4). ?5 is the manifest.
 	insertNames = `
-		INSERT OR IGNORE INTO names (repository, digest, manifest)
+		INSERT INTO names (repository, digest, manifest)
 		SELECT ?1, value, ?5 FROM json_each(?3)
-		UNION ALL SELECT ?1, value, ?5 FROM json_each(?2) WHERE ?4 AND NOT EXISTS
-			(SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value) ORDER BY 2`
+		UNION ALL SELECT ?1, value, ?5 FROM json_each(?2) WHERE ?4 = 1 AND NOT EXISTS
+			(SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = json_each.value) ORDER BY 2 ON CONFLICT DO NOTHING`
 )
 
 // listJSON is a list for json_each.
@@ -450,7 +450,7 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 		}
 		for _, d := range m.blobs {
 			if _, _, err := t.linked(repo, d); sparse && errors.Is(err, sql.ErrNoRows) {
-				if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
+				if _, err := t.exec(`INSERT INTO names (repository, digest, manifest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, repo, d, id); err != nil {
 					return err
 				}
 				continue
@@ -459,12 +459,12 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 			if err != nil {
 				return err
 			}
-			if _, err := t.exec(`INSERT OR IGNORE INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
+			if _, err := t.exec(`INSERT INTO uses (repository, blob, manifest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, repo, blob, id); err != nil {
 				return err
 			}
 		}
 		for _, d := range slices.Concat(m.children, m.foreign) {
-			if _, err := t.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, repo, d, id); err != nil {
+			if _, err := t.exec(`INSERT INTO names (repository, digest, manifest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, repo, d, id); err != nil {
 				return err
 			}
 			var member bool
@@ -472,7 +472,7 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 				return err
 			}
 			if blob, _, err := t.linked(repo, d); err == nil && !member { // as in insertManifest
-				if _, err := t.exec(`INSERT OR IGNORE INTO uses (repository, blob, manifest) VALUES (?, ?, ?)`, repo, blob, id); err != nil {
+				if _, err := t.exec(`INSERT INTO uses (repository, blob, manifest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, repo, blob, id); err != nil {
 					return err
 				}
 			}
@@ -496,7 +496,7 @@ func (t *tx) makeLink(repo int64, d digest.Digest) (blob int64, err error) {
 		return blob, err
 	}
 	err = t.get(`INSERT INTO blob (digest, size, damaged) VALUES (?, 0, 'the file is missing')
-		ON CONFLICT (digest) DO UPDATE SET size = size RETURNING id`, []any{d}, &blob)
+		ON CONFLICT (digest) DO UPDATE SET size = blob.size RETURNING id`, []any{d}, &blob)
 	if err != nil {
 		return 0, err
 	}
@@ -583,8 +583,8 @@ func (t *tx) settleManifest(repo int64, d digest.Digest) error {
 // just come or gone.
 func (t *tx) settleReferrers(repo int64, d digest.Digest) error {
 	_, err := t.exec(`
-		UPDATE manifest SET met = 1, loose = iif(`+manifestLive+`, NULL, coalesce(loose, ?3))
-		WHERE repository = ?1 AND subject = ?2 AND (NOT met OR (loose IS NULL) <> (`+manifestLive+`))`, repo, d, t.clock)
+		UPDATE manifest SET met = 1, loose = CASE WHEN `+manifestLive+` THEN NULL ELSE coalesce(loose, ?3) END
+		WHERE repository = ?1 AND subject = ?2 AND (met = 0 OR (loose IS NULL) <> (`+manifestLive+`))`, repo, d, t.clock)
 	return err
 }
 
@@ -599,7 +599,7 @@ const (
 		EXISTS (SELECT 1 FROM tag t WHERE t.manifest = manifest.id)
 		OR EXISTS (SELECT 1 FROM names n JOIN manifest p ON p.id = n.manifest
 			WHERE n.repository = manifest.repository AND n.digest = manifest.digest AND p.deleted IS NULL)
-		OR manifest.subject IS NOT NULL AND (NOT manifest.met OR EXISTS (SELECT 1 FROM manifest s
+		OR manifest.subject IS NOT NULL AND (manifest.met = 0 OR EXISTS (SELECT 1 FROM manifest s
 			WHERE s.repository = manifest.repository AND s.digest = manifest.subject AND s.deleted IS NULL)))`
 )
 

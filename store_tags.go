@@ -65,8 +65,9 @@ func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) err
 		}
 	} else {
 		if _, err := t.exec(`INSERT INTO tag (repository, name, manifest, pushed, time, change, made) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-			ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3, change = max(change, ?6), made = ?7,
-				pushed = iif(?8, pushed, ?4), time = iif(?8, time, ?5), spared = iif(?8, spared, 0)`,
+			ON CONFLICT (repository, name) DO UPDATE SET manifest = ?3, change = CASE WHEN tag.change > ?6 THEN tag.change ELSE ?6 END, made = ?7,
+				pushed = CASE WHEN ?8 = 1 THEN tag.pushed ELSE ?4 END, time = CASE WHEN ?8 = 1 THEN tag.time ELSE ?5 END,
+				spared = CASE WHEN ?8 = 1 THEN tag.spared ELSE 0 END`,
 			repo.id, tag, to.id, t.clock, time.Now().Unix(), c.number, to.made, c.takes()); err != nil {
 			return err
 		}

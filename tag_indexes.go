@@ -248,7 +248,7 @@ func (p *pushing) index(tag string, members []member, in wraps) (to target, err 
 		if !slices.ContainsFunc(members, func(m member) bool { return m.Digest == image }) {
 			continue
 		}
-		if _, err := p.exec(`INSERT OR IGNORE INTO names (repository, digest, manifest) VALUES (?, ?, ?)`, p.repo.id, wrap, to.id); err != nil {
+		if _, err := p.exec(`INSERT INTO names (repository, digest, manifest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, p.repo.id, wrap, to.id); err != nil {
 			return to, err
 		}
 		if err := p.settleManifest(p.repo.id, wrap); err != nil {
@@ -341,7 +341,7 @@ func (p *pushing) leaveIndexes(it target, sparse, kept bool) error {
 		err = rows.Scan(&x.id, &x.digest, &x.made, &x.tagged, &x.loose)
 		return x, err
 	}, `SELECT m.id, m.digest,
-			(m.made OR EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 1))
+			(m.made = 1 OR EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 1))
 			AND NOT EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id AND t.made = 0)
 			AND NOT EXISTS (SELECT 1 FROM names o JOIN manifest q ON q.id = o.manifest AND q.deleted IS NULL WHERE o.repository = m.repository AND o.digest = m.digest),
 			EXISTS (SELECT 1 FROM tag t WHERE t.manifest = m.id),
@@ -445,7 +445,7 @@ func (p *pushing) hideIndexes(ids []int64) error {
 // member, if all its members are there again; else the target is zero.
 func (t *tx) showIndex(st *store, repo repository, d digest.Digest) (it target, err error) {
 	var id int64
-	err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ? AND made AND deleted IS NOT NULL`, []any{repo.id, d}, &id)
+	err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ? AND made = 1 AND deleted IS NOT NULL`, []any{repo.id, d}, &id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return it, nil
 	}

@@ -386,7 +386,7 @@ func (rules *tagRules) partOf(get func(query string, args []any, dest ...any) er
 	if base == "" || rules.indexedBy(repository, base, fromSuffix) == nil {
 		return false, nil
 	}
-	err = get(`SELECT EXISTS (SELECT 1 FROM repository r JOIN tag t ON t.repository = r.id AND t.name = ?2 AND t.made
+	err = get(`SELECT EXISTS (SELECT 1 FROM repository r JOIN tag t ON t.repository = r.id AND t.name = ?2 AND t.made = 1
 		JOIN names n ON n.manifest = t.manifest AND n.digest = ?3 WHERE r.name = ?1)`, []any{repository, base, d}, &is)
 	return is, err
 }
