@@ -110,7 +110,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	if err := g.remember(); err != nil {
 		return nil, err
 	}
-	st.doubtOwners() // somebody may have been removed while nobody looked
+	st.collector.doubtOwners() // somebody may have been removed while nobody looked
 	return g, nil
 }
 
@@ -191,7 +191,7 @@ func (g *gate) announce() {
 		g.log.Warn("--open (or BERTH_OPEN) is still given: at a start without the files of the users and rules, as when a disk is not mounted, everybody may do everything; leave it out",
 			"users", g.users.files[0], "rules", g.policy.files[0])
 	}
-	if len(v.users) == 0 && !g.byCertificate && len(g.st.listRobots()) == 0 {
+	if len(v.users) == 0 && !g.byCertificate && len(g.st.robots.list()) == 0 {
 		g.log.Warn("there are no users, so nobody can log in; `berth user add NAME` makes one")
 	}
 }
@@ -203,7 +203,7 @@ func (g *gate) openTo() string {
 		return "everybody there may push, pull and delete, without a password"
 	}
 	known := []string{count(len(v.users), "user")}
-	if n := len(g.st.listRobots()); n > 0 {
+	if n := len(g.st.robots.list()); n > 0 {
 		known = append(known, count(n, "token"))
 	}
 	if g.byCertificate {
@@ -290,7 +290,7 @@ func (g *gate) usersChanged(old, new *users, err error) {
 			removed = append(removed, name)
 		}
 	}
-	g.st.doubtOwners()
+	g.st.collector.doubtOwners()
 	g.st.audit("users changed", "added", added, "removed", removed, "changed", changed)
 }
 
@@ -300,10 +300,10 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 	case err != nil:
 		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.files[0], "error", err)
 	case g.started:
-		g.st.forgetOwners()
+		g.st.collector.forgetOwners()
 		g.st.audit("rules changed", "file", g.policy.files[0], "rules", (*new).lines())
 	}
-	notify(g.st.rulesChanged)
+	notify(g.st.retainer.rulesChanged)
 }
 
 // mayUpload reports whether there is still somebody with an id, as of caller.id. Of a
@@ -314,9 +314,9 @@ func (g *gate) mayUpload(id string) (may, sure bool) {
 	switch kind {
 	case "user":
 		list := g.users.get()
-		return list != nil && (*list)[name] != "", g.st.untilSure() == 0
+		return list != nil && (*list)[name] != "", g.st.collector.untilSure() == 0
 	case "token":
-		return g.st.robot(name, g.now()) != nil, true
+		return g.st.robots.find(name, g.now()) != nil, true
 	case "certificate":
 		return g.byCertificate, true
 	}
@@ -450,7 +450,7 @@ func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 	}
 	s.gate.warnOfPlainHTTP(w.origin, r)
 	if token, ok := cutScheme(sent[0], "Bearer"); ok {
-		if b := s.st.robotOf(token, s.gate.now()); b != nil {
+		if b := s.st.robots.findBySecret(token, s.gate.now()); b != nil {
 			return s.robotCaller(v, b), nil
 		}
 		return s.tokenCaller(r, v, token)
@@ -478,7 +478,7 @@ func cutScheme(header, scheme string) (rest string, ok bool) {
 }
 
 func (s *server) robotCaller(v *view, b *robot) *caller {
-	s.st.noteUse(b, s.gate.now())
+	s.st.robots.noteUse(b, s.gate.now())
 	return &caller{view: v, robot: b}
 }
 
@@ -499,8 +499,8 @@ func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, er
 		c.user = name
 		known = s.gate.signer.marks(t, c.secret())
 	case "token":
-		if c.robot = s.st.robot(name, s.gate.now()); c.robot != nil {
-			s.st.noteUse(c.robot, s.gate.now())
+		if c.robot = s.st.robots.find(name, s.gate.now()); c.robot != nil {
+			s.st.robots.noteUse(c.robot, s.gate.now())
 			known = true
 		}
 	case "certificate":
@@ -517,7 +517,7 @@ func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, er
 // logIn is whose password this is. A robot's goes with any user name.
 func (s *server) logIn(w *response, r *http.Request, v *view, user, password string) (*caller, error) {
 	g := s.gate
-	if b := s.st.robotOf(password, g.now()); b != nil {
+	if b := s.st.robots.findBySecret(password, g.now()); b != nil {
 		return s.robotCaller(v, b), nil
 	}
 	c := &caller{view: v, person: person{user}}

@@ -35,6 +35,7 @@ type robot struct {
 
 // robots are all of them, by id.
 type robots struct {
+	*store
 	mu   sync.RWMutex // guards byID
 	byID map[string]*robot
 }
@@ -46,9 +47,9 @@ const usedEvery = 3600
 // leaked secrets find it, and the id tells which one it was.
 var robotForm = regexp.MustCompile(`^berth_([0-9a-z]{8})_([0-9A-Za-z_-]{43})$`)
 
-// loadRobots reads them at start.
-func (st *store) loadRobots() error {
-	rows, err := st.readers.Query(`SELECT id, name, secret, repositories, allow, created, expires, used FROM token`)
+// load reads them at start.
+func (x *robots) load() error {
+	rows, err := x.readers.Query(`SELECT id, name, secret, repositories, allow, created, expires, used FROM token`)
 	if err != nil {
 		return fmt.Errorf("reading tokens: %w", err)
 	}
@@ -56,11 +57,11 @@ func (st *store) loadRobots() error {
 	if err != nil {
 		return fmt.Errorf("reading tokens: %w", err)
 	}
-	st.robots.mu.Lock()
-	defer st.robots.mu.Unlock()
-	st.robots.byID = make(map[string]*robot, len(list))
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.byID = make(map[string]*robot, len(list))
 	for _, b := range list {
-		st.robots.byID[b.id] = b
+		x.byID[b.id] = b
 	}
 	return nil
 }
@@ -89,11 +90,11 @@ func scanRobot(rows *sql.Rows) (*robot, error) {
 	return b, nil
 }
 
-// robot returns the one with an id that is good at a time, or nil.
-func (st *store) robot(id string, now time.Time) *robot {
-	st.robots.mu.RLock()
-	b := st.robots.byID[id]
-	st.robots.mu.RUnlock()
+// find returns the one with an id that is good at a time, or nil.
+func (x *robots) find(id string, now time.Time) *robot {
+	x.mu.RLock()
+	b := x.byID[id]
+	x.mu.RUnlock()
 	if b == nil || b.expired(now) {
 		return nil
 	}
@@ -102,13 +103,13 @@ func (st *store) robot(id string, now time.Time) *robot {
 
 func (b *robot) expired(now time.Time) bool { return !b.expires.IsZero() && !now.Before(b.expires) }
 
-// robotOf returns the robot that a secret is of, or nil.
-func (st *store) robotOf(secret string, now time.Time) *robot {
+// findBySecret returns the robot that a secret is of, or nil.
+func (x *robots) findBySecret(secret string, now time.Time) *robot {
 	m := robotForm.FindStringSubmatch(secret)
 	if m == nil {
 		return nil
 	}
-	b := st.robot(m[1], now)
+	b := x.find(m[1], now)
 	sum := sha256.Sum256([]byte(m[2]))
 	if b == nil || subtle.ConstantTimeCompare(sum[:], b.secret) != 1 {
 		return nil
@@ -117,37 +118,37 @@ func (st *store) robotOf(secret string, now time.Time) *robot {
 }
 
 // noteUse remembers that a robot was here.
-func (st *store) noteUse(b *robot, now time.Time) {
+func (x *robots) noteUse(b *robot, now time.Time) {
 	at := now.Unix()
 	b.used.Store(at)
-	if saved := b.saved.Load(); at-saved < usedEvery && at >= saved || st.writer == nil || !b.saved.CompareAndSwap(saved, at) {
+	if saved := b.saved.Load(); at-saved < usedEvery && at >= saved || x.writer == nil || !b.saved.CompareAndSwap(saved, at) {
 		return
 	}
-	if err := st.saveUse(b); err != nil {
-		st.log.Warn("the last use of a token cannot be recorded", "token", b.name, "error", err)
+	if err := x.saveUse(b); err != nil {
+		x.log.Warn("the last use of a token cannot be recorded", "token", b.name, "error", err)
 	}
 }
 
-func (st *store) saveUse(b *robot) error {
-	return st.updateLazy(func(t *tx) error {
+func (x *robots) saveUse(b *robot) error {
+	return x.updateLazy(func(t *tx) error {
 		_, err := t.exec(`UPDATE token SET used = ? WHERE id = ?`, b.used.Load(), b.id)
 		return err
 	})
 }
 
 // saveUses writes down every last use; it runs at the end.
-func (st *store) saveUses() error {
+func (x *robots) saveUses() error {
 	var errs []error
-	for _, b := range st.listRobots() {
+	for _, b := range x.list() {
 		if b.used.Load() != b.saved.Load() {
-			errs = append(errs, st.saveUse(b))
+			errs = append(errs, x.saveUse(b))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (st *store) listRobots() []*robot {
-	st.robots.mu.RLock()
-	defer st.robots.mu.RUnlock()
-	return slices.SortedFunc(maps.Values(st.robots.byID), func(a, b *robot) int { return strings.Compare(a.name, b.name) })
+func (x *robots) list() []*robot {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(x.byID), func(a, b *robot) int { return strings.Compare(a.name, b.name) })
 }

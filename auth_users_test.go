@@ -301,7 +301,7 @@ func TestUploadsEndWithTheirOwners(t *testing.T) {
 		ended <- re
 	}()
 	bytes.Write([]byte("first"))
-	for u, err := r.st.findUpload("a", filepath.Base(loc), "user:bob"); err != nil || len(u.turn) == 0; {
+	for u, err := r.st.uploads.find("a", filepath.Base(loc), "user:bob"); err != nil || len(u.turn) == 0; {
 		time.Sleep(time.Millisecond)
 	}
 	r.writeUsers("ann:" + hashOf("ann-secret"))
@@ -347,7 +347,7 @@ func TestUsersFileThatIsBeingWrittenEndsNoUpload(t *testing.T) {
 		r.want(401, "GET", loc, nil, bob)
 		r.pass(0)
 		r.pass(ownersSettle - time.Second) // the janitor looks again
-		if due, err := r.st.untilDue(); err != nil || due <= 0 || due > time.Second {
+		if due, err := r.st.collector.untilDue(); err != nil || due <= 0 || due > time.Second {
 			t.Errorf("the owners are looked for again in %v, %v; want less than a second", due, err)
 		}
 		write(text) // and nobody asks for anything meanwhile
@@ -355,7 +355,7 @@ func TestUsersFileThatIsBeingWrittenEndsNoUpload(t *testing.T) {
 		r.want(204, "GET", loc, nil, bob).has("Range", "0-4")
 	}
 	write("") // of which nobody but the janitor takes notice, and late
-	r.st.forgetOwners()
+	r.st.collector.forgetOwners()
 	r.pass(time.Minute)
 	write(text)
 	r.restart()

@@ -86,9 +86,9 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 		return fmt.Errorf("making %s: %w", dest, err)
 	}
 
-	st.removal.RLock()
-	defer notify(st.trashed) // runs after the unlocking
-	defer st.removal.RUnlock()
+	st.collector.removal.RLock()
+	defer notify(st.collector.trashed) // runs after the unlocking
+	defer st.collector.removal.RUnlock()
 	temp := filepath.Join(dest, "berth.db.new")
 	defer os.Remove(temp)
 	if err := b.openCopy(ctx, temp); err != nil {
@@ -123,7 +123,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 
 // openCopy copies the database to a file, and opens that as b.db, which the caller closes.
 func (b *backup) openCopy(ctx context.Context, path string) (err error) {
-	if err := b.st.copyDatabase(ctx, path); err != nil {
+	if err := b.st.snapshots.copyDatabase(ctx, path); err != nil {
 		return err
 	}
 	if b.db, err = sql.Open("sqlite", dsnOf(path, url.Values{})); err != nil {

@@ -69,13 +69,13 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	}
 	st.promises.forget()
 	if damaged != "" {
-		if err := st.salvage(ctx, filepath.Join(st.dir, damaged), out); err != nil {
+		if err := (&restorer{st}).salvage(ctx, filepath.Join(st.dir, damaged), out); err != nil {
 			return errors.Join(err, st.close())
 		}
 	} else {
 		out.printf("what was pushed since the snapshot is not known any more; push it again\n")
 	}
-	err = st.reconcile(ctx, out)
+	err = (&restorer{st}).reconcile(ctx, out)
 	if err := errors.Join(err, st.close()); err != nil {
 		return err
 	}
@@ -228,23 +228,26 @@ type salvaged struct {
 	had        map[digest.Digest]bool // the blobs that it used; not read but from a sparse registry
 }
 
+// A restorer puts into its store, which has the snapshot, what the damaged database still tells.
+type restorer struct{ *store }
+
 // salvage puts back what a damaged database still has and this one lacks.
-func (st *store) salvage(ctx context.Context, path string, out *console) error {
+func (re *restorer) salvage(ctx context.Context, path string, out *console) error {
 	old, err := openToLook(path)
 	if err != nil {
 		return err
 	}
 	defer old.Close()
 	names, namesRead := readNames(ctx, old)
-	known, missing, manifestsRead, err := st.readManifests(ctx, old, names)
+	known, missing, manifestsRead, err := re.readManifests(ctx, old, names)
 	if err != nil {
 		return err
 	}
-	put, adopted, lost, err := st.putBack(ctx, old, missing)
+	put, adopted, lost, err := re.putBack(ctx, old, missing)
 	if err != nil {
 		return err
 	}
-	moved, tagsRead, err := st.salvageTags(ctx, old, names, known)
+	moved, tagsRead, err := re.salvageTags(ctx, old, names, known)
 	if err != nil {
 		return err
 	}
@@ -279,7 +282,7 @@ func readNames(ctx context.Context, old *sql.DB) (names map[int64]string, whole 
 // readManifests returns the manifests in a damaged database that prove
 // themselves: all by id, without their bytes, and those that are missing here;
 // and whether all could be read.
-func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64]string) (known map[int64]salvaged, missing []salvaged, whole bool, err error) {
+func (re *restorer) readManifests(ctx context.Context, old *sql.DB, names map[int64]string) (known map[int64]salvaged, missing []salvaged, whole bool, err error) {
 	known = make(map[int64]salvaged)
 	whole = readRows(ctx, old, "manifest", "id, repository, digest, media_type, body, deleted IS NOT NULL, made", func(rows *sql.Rows) (int64, error) {
 		var s salvaged
@@ -299,7 +302,7 @@ func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64
 		if invalid != nil {
 			return s.id, nil
 		}
-		has, e := st.hasManifest(s.repository, d)
+		has, e := re.hasManifest(s.repository, d)
 		if e != nil {
 			err = e // of this database, not of the damaged one
 		} else if !has {
@@ -313,8 +316,8 @@ func (st *store) readManifests(ctx context.Context, old *sql.DB, names map[int64
 
 // putBack puts manifests back, members before their indexes. It returns how
 // many, how many blobs were adopted, and which manifests cannot be.
-func (st *store) putBack(ctx context.Context, old *sql.DB, missing []salvaged) (put, adopted int, lost []salvaged, err error) {
-	sparse, err := st.wasSparse(ctx, old)
+func (re *restorer) putBack(ctx context.Context, old *sql.DB, missing []salvaged) (put, adopted int, lost []salvaged, err error) {
+	sparse, err := re.wasSparse(ctx, old)
 	if err != nil {
 		return 0, 0, nil, err
 	}
@@ -329,7 +332,7 @@ func (st *store) putBack(ctx context.Context, old *sql.DB, missing []salvaged) (
 			if ctx.Err() != nil {
 				return put, adopted, nil, ctx.Err()
 			}
-			n, err := st.putSalvaged(s, sparse)
+			n, err := re.putSalvaged(s, sparse)
 			switch {
 			case errors.Is(err, errManifestBlobUnknown):
 				lost = append(lost, s)
@@ -348,14 +351,14 @@ func (st *store) putBack(ctx context.Context, old *sql.DB, missing []salvaged) (
 
 // wasSparse reports whether manifests were ever taken whose content was not there, as
 // the damaged database says, or this one, which then says so too.
-func (st *store) wasSparse(ctx context.Context, old *sql.DB) (sparse bool, err error) {
-	if err := st.get(`SELECT sparse FROM meta`, nil, &sparse); err != nil || sparse {
+func (re *restorer) wasSparse(ctx context.Context, old *sql.DB) (sparse bool, err error) {
+	if err := re.get(`SELECT sparse FROM meta`, nil, &sparse); err != nil || sparse {
 		return sparse, err
 	}
 	if old.QueryRowContext(ctx, `SELECT sparse FROM meta`).Scan(&sparse) != nil || !sparse {
 		return false, nil
 	}
-	return true, st.update(func(t *tx) error {
+	return true, re.update(func(t *tx) error {
 		_, err := t.exec(`UPDATE meta SET sparse = 1`)
 		return err
 	})
@@ -379,8 +382,8 @@ func readUses(ctx context.Context, old *sql.DB, manifest int64) map[digest.Diges
 	return had
 }
 
-func (st *store) hasManifest(repository string, d digest.Digest) (has bool, err error) {
-	err = st.get(`SELECT EXISTS (SELECT 1 FROM manifest m JOIN repository r ON r.id = m.repository
+func (re *restorer) hasManifest(repository string, d digest.Digest) (has bool, err error) {
+	err = re.get(`SELECT EXISTS (SELECT 1 FROM manifest m JOIN repository r ON r.id = m.repository
 		WHERE r.name = ? AND m.digest = ? AND m.damaged IS NULL AND m.deleted IS NULL)`, []any{repository, d}, &has)
 	return has, err
 }
@@ -438,16 +441,16 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 // many of those were adopted: on the disk, whole, and without a row. Blobs that
 // are nowhere count as damaged; if sparse, those that it is not known to have had are
 // left out. The error is errManifestBlobUnknown if a member of an index is missing.
-func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
+func (re *restorer) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 	found := make(map[digest.Digest]int64) // sizes
 	for _, d := range slices.Concat(s.manifest.blobs, s.manifest.children) {
-		if st.hasBlob(d) || sparse && !s.had[d] {
+		if re.hasBlob(d) || sparse && !s.had[d] {
 			continue
 		}
-		if err := st.makeShards(d.Algorithm(), st.blobsAreHere); err != nil { // where there are rows, there are directories
+		if err := re.makeShards(d.Algorithm(), re.blobsAreHere); err != nil { // where there are rows, there are directories
 			return 0, err
 		}
-		size, err := st.wholeFile(d)
+		size, err := re.wholeFile(d)
 		if err != nil {
 			return 0, err
 		}
@@ -455,7 +458,7 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 			found[d] = size
 		}
 	}
-	err = st.update(func(t *tx) error {
+	err = re.update(func(t *tx) error {
 		in, err := t.makeRepository(s.repository)
 		if err != nil {
 			return err
@@ -497,8 +500,8 @@ func (st *store) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 
 // wholeFile returns the size of a blob's file that has no row, -1 if there is
 // none that is whole. It is synced: a crash may have come before that.
-func (st *store) wholeFile(d digest.Digest) (size int64, err error) {
-	path := st.path(d)
+func (re *restorer) wholeFile(d digest.Digest) (size int64, err error) {
+	path := re.path(d)
 	info, err := os.Stat(path)
 	if err != nil || verifyFile(path, d) != nil {
 		return -1, nil
@@ -514,13 +517,13 @@ func (st *store) wholeFile(d digest.Digest) (size int64, err error) {
 // salvageTags points tags to where they pointed in a damaged database, as far
 // as that can be read and the manifest is here. Where a page cannot be read, it
 // goes on from the other end.
-func (st *store) salvageTags(ctx context.Context, old *sql.DB, names map[int64]string, manifests map[int64]salvaged) (moved int, whole bool, err error) {
+func (re *restorer) salvageTags(ctx context.Context, old *sql.DB, names map[int64]string, manifests map[int64]salvaged) (moved int, whole bool, err error) {
 	// One that has lost its log may be older than the snapshot.
 	var uptime int64
-	older := old.QueryRowContext(ctx, `SELECT uptime FROM meta`).Scan(&uptime) == nil && time.Duration(uptime)*time.Second <= st.base
+	older := old.QueryRowContext(ctx, `SELECT uptime FROM meta`).Scan(&uptime) == nil && time.Duration(uptime)*time.Second <= re.base
 	point := func(m salvaged, tag string) error {
 		changed := false
-		err := st.update(func(t *tx) error {
+		err := re.update(func(t *tx) error {
 			var here, there, was int64
 			err := t.get(`SELECT m.id, m.repository FROM manifest m JOIN repository r ON r.id = m.repository
 				WHERE r.name = ? AND m.digest = ? AND m.deleted IS NULL`, []any{m.repository, m.manifest.digest}, &here, &there)
@@ -601,8 +604,8 @@ func (t *tx) salvageTag(repo int64, tag string, id, was int64) error {
 
 // dropGone takes away what has gone since the snapshot and nothing misses: blobs
 // that no manifest uses, and uploads whose bytes are not here.
-func (st *store) dropGone() error {
-	return st.update(func(t *tx) error {
+func (re *restorer) dropGone() error {
+	return re.update(func(t *tx) error {
 		links, err := listRows(t, scanLoose, `SELECT l.loose, l.repository, l.blob, b.digest, r.name, 0
 			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
 			WHERE b.damaged IS NOT NULL AND l.loose IS NOT NULL`)
@@ -622,7 +625,7 @@ func (st *store) dropGone() error {
 			return err
 		}
 		for _, id := range uploads {
-			if exists(filepath.Join(st.arrivals, "uploads", id)) {
+			if exists(filepath.Join(re.arrivals, "uploads", id)) {
 				continue
 			}
 			if _, err := t.exec(`DELETE FROM upload WHERE id = ?`, id); err != nil {
@@ -634,38 +637,38 @@ func (st *store) dropGone() error {
 }
 
 // reconcile holds the rows against the files, and says what is not whole.
-func (st *store) reconcile(ctx context.Context, out *console) error {
+func (re *restorer) reconcile(ctx context.Context, out *console) error {
 	orphans := 0
 	for _, s := range shards() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		rows, err := st.blobsIn(s)
+		rows, err := re.blobsIn(s)
 		if err != nil {
 			return err
 		}
 		for _, b := range rows {
 			if b.damaged {
-				_, err = st.adopt(b.digest) // it may have been pushed again since
-			} else if st.probe(ctx, b.digest, b.size, false) != nil {
-				_, err = st.quarantine(b.digest)
+				_, err = re.scrubber.adopt(b.digest) // it may have been pushed again since
+			} else if re.probe(ctx, b.digest, b.size, false) != nil {
+				_, err = re.quarantine(b.digest)
 			}
 			if err != nil { // one file must not keep the registry from its start
 				out.printf("blob %s: %v\n", b.digest, err)
 			}
 		}
-		strangers, err := st.strangersIn(s, rows)
+		strangers, err := re.strangersIn(s, rows)
 		if err != nil {
 			out.printf("%v\n", err)
 		}
 		orphans += len(strangers)
 	}
-	if err := st.dropGone(); err != nil {
+	if err := re.dropGone(); err != nil {
 		return err
 	}
 	// Scrubbing removes files without a row: not before somebody has had the
 	// time to find that something is missing.
-	err := st.update(func(t *tx) error {
+	err := re.update(func(t *tx) error {
 		if _, err := t.exec(`DELETE FROM trash`); err != nil {
 			return err
 		}
@@ -675,7 +678,7 @@ func (st *store) reconcile(ctx context.Context, out *console) error {
 	if err != nil {
 		return err
 	}
-	return st.sayRestored(ctx, orphans, out)
+	return re.sayRestored(ctx, orphans, out)
 }
 
 // sayRestored tells what the registry is after a restore, and what it lacks. orphans are
@@ -695,7 +698,7 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 		}
 		out.printf("%s on the disk without an image that is known; if you miss one, push it again (%s)\n", count(orphans, "file"), left)
 	}
-	f, err := st.figures(ctx)
+	f, err := st.stats.figures(ctx)
 	if err != nil {
 		return err
 	}

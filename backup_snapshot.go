@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,15 +32,23 @@ const (
 	generations   = 3
 )
 
-// snapshots makes one whenever it is due, until ctx ends.
-func (st *store) snapshots(ctx context.Context) {
-	if st.writer == nil {
+// snapshots keep copies of their store's metadata.
+type snapshots struct {
+	*store
+	stale      atomic.Bool   // something has changed since the last one
+	staleSince atomic.Int64  // uptime when run noticed that; 0 if it has not
+	changed    chan struct{} // tells run that it has become so
+}
+
+// run makes one whenever it is due, until ctx ends.
+func (sn *snapshots) run(ctx context.Context) {
+	if sn.writer == nil {
 		return
 	}
 	for {
-		wait := st.snapshotDue()
+		wait := sn.due()
 		if wait == 0 {
-			err := st.snapshot(ctx)
+			err := sn.take(ctx)
 			if err == nil {
 				continue // to wait for the next change
 			}
@@ -47,14 +56,14 @@ func (st *store) snapshots(ctx context.Context) {
 				return
 			}
 			wait = time.Hour // whatever it is (a full disk, say), it will not pass at once
-			st.log.Error("making a snapshot of the database", "error", err, "retry", wait)
+			sn.log.Error("making a snapshot of the database", "error", err, "retry", wait)
 		}
 		var timer <-chan time.Time
 		var changed <-chan struct{}
 		if wait > 0 {
 			timer = time.After(wait)
 		} else {
-			changed = st.changed
+			changed = sn.changed
 		}
 		select {
 		case <-ctx.Done():
@@ -65,93 +74,93 @@ func (st *store) snapshots(ctx context.Context) {
 	}
 }
 
-// snapshotDue returns how long it is until a snapshot should be made; negative
+// due returns how long it is until a snapshot should be made; negative
 // if nothing has changed since the last one.
-func (st *store) snapshotDue() time.Duration {
-	if !st.stale.Load() {
-		st.staleSince.Store(0)
+func (sn *snapshots) due() time.Duration {
+	if !sn.stale.Load() {
+		sn.staleSince.Store(0)
 		return -1
 	}
-	now := st.uptime()
-	since := time.Duration(st.staleSince.Load())
+	now := sn.uptime()
+	since := time.Duration(sn.staleSince.Load())
 	if since == 0 {
 		since = max(now, 1)
-		st.staleSince.Store(int64(since))
+		sn.staleSince.Store(int64(since))
 	}
 	due := since + snapshotDelay
-	if list := st.listSnapshots(); len(list) > 0 {
+	if list := sn.listSnapshots(); len(list) > 0 {
 		// A crash may have cost uptime, so that the last one is of the future.
 		due = max(due, min(list[0].uptime, since)+snapshotEvery)
 	}
 	return max(0, due-now)
 }
 
-// snapshot makes one, and removes those that are too many.
-func (st *store) snapshot(ctx context.Context) error {
-	info, err := os.Stat(filepath.Join(st.dir, "berth.db"))
+// take makes one, and removes those that are too many.
+func (sn *snapshots) take(ctx context.Context) error {
+	info, err := os.Stat(filepath.Join(sn.dir, "berth.db"))
 	if err != nil {
 		return err
 	}
-	if err := st.room(info.Size()); err != nil {
+	if err := sn.room(info.Size()); err != nil {
 		return err
 	}
-	dir := filepath.Join(st.dir, "snapshots")
+	dir := filepath.Join(sn.dir, "snapshots")
 	if err := makeAll(dir); err != nil {
 		return err
 	}
-	seconds := int64(st.uptime() / time.Second)
-	if list := st.listSnapshots(); len(list) > 0 { // likewise; and the newest must have the highest name
+	seconds := int64(sn.uptime() / time.Second)
+	if list := sn.listSnapshots(); len(list) > 0 { // likewise; and the newest must have the highest name
 		seconds = max(seconds, int64(list[0].uptime/time.Second)+1)
 	}
 	path := filepath.Join(dir, fmt.Sprintf("berth-%012d.db", seconds))
 	temp := filepath.Join(dir, "new")
 	defer os.Remove(temp)
 	// What is committed from here on may be in the copy or not.
-	had := st.writer.syncs.Load()
-	if err := st.copyDatabase(ctx, temp); err != nil {
+	had := sn.writer.syncs.Load()
+	if err := sn.copyDatabase(ctx, temp); err != nil {
 		return err
 	}
-	st.at("copied")
+	sn.at("copied")
 	if err := os.Rename(temp, path); err != nil {
 		return err
 	}
-	if err := st.syncDir(dir); err != nil {
+	if err := sn.syncDir(dir); err != nil {
 		return err
 	}
-	err = st.updateLazy(func(t *tx) error {
-		if t.durable || st.writer.syncs.Load() != had {
+	err = sn.updateLazy(func(t *tx) error {
+		if t.durable || sn.writer.syncs.Load() != had {
 			return nil // something has changed meanwhile
 		}
 		_, err := t.exec(`UPDATE meta SET stale = 0`)
-		t.committed = append(t.committed, func() { st.stale.Store(false) })
+		t.committed = append(t.committed, func() { sn.stale.Store(false) })
 		return err
 	})
-	st.staleSince.Store(0)
+	sn.staleSince.Store(0)
 	if err != nil {
 		return err
 	}
-	list := st.listSnapshots()
+	list := sn.listSnapshots()
 	for _, old := range list[min(generations, len(list)):] {
 		if err := os.Remove(old.path); err != nil {
 			return err
 		}
 	}
-	st.log.Info("snapshot of the database made", "path", path)
+	sn.log.Info("snapshot of the database made", "path", path)
 	return nil
 }
 
 // copyDatabase writes the database as it is at one moment to path, verified
 // and synced. A file that is there is replaced.
-func (st *store) copyDatabase(ctx context.Context, path string) error {
-	if st.writer != nil {
+func (sn *snapshots) copyDatabase(ctx context.Context, path string) error {
+	if sn.writer != nil {
 		// A copy of metadata should have no blobs in it; if it must, no harm.
-		if err := st.syncSmall(); err != nil {
-			st.log.Error("the files of small blobs cannot be synced", "error", err)
+		if err := sn.small.sync(); err != nil {
+			sn.log.Error("the files of small blobs cannot be synced", "error", err)
 		}
 	}
-	query := st.readOnlyQuery()
+	query := sn.readOnlyQuery()
 	query.Set("mode", "ro")
-	db, err := sql.Open("sqlite", st.dsn(query))
+	db, err := sql.Open("sqlite", sn.dsn(query))
 	if err != nil {
 		return err
 	}
@@ -171,7 +180,7 @@ func (st *store) copyDatabase(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(st.syncData(f), f.Close()); err != nil {
+	if err := errors.Join(sn.syncData(f), f.Close()); err != nil {
 		return err
 	}
 	if _, err := verifyDatabase(ctx, path); err != nil {

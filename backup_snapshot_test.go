@@ -18,8 +18,8 @@ import (
 // snapshots there are.
 func (r *registry) snapshotIfDue() int {
 	r.t.Helper()
-	if r.st.snapshotDue() == 0 {
-		if err := r.st.snapshot(r.t.Context()); err != nil {
+	if r.st.snapshots.due() == 0 {
+		if err := r.st.snapshots.take(r.t.Context()); err != nil {
 			r.t.Errorf("snapshot: %v", err)
 		}
 	}
@@ -45,11 +45,11 @@ func TestChangeDuringASnapshotNeedsAnother(t *testing.T) {
 			r.pushImage("a", "2", `{"n":2}`, "layer")
 		}
 	}
-	if err := r.st.snapshot(t.Context()); err != nil {
+	if err := r.st.snapshots.take(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.st.at = func(string) {}
-	if due := r.st.snapshotDue(); due < 23*time.Hour || due > 24*time.Hour {
+	if due := r.st.snapshots.due(); due < 23*time.Hour || due > 24*time.Hour {
 		t.Errorf("the next is due in %v, want a day", due)
 	}
 	r.moved.Add(int64(24 * time.Hour))
@@ -65,10 +65,10 @@ func TestSnapshotCutShortIsMadeLater(t *testing.T) {
 	r.pushImage("a", "1", "{}", "layer")
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := r.st.snapshot(cancelled); err == nil {
+	if err := r.st.snapshots.take(cancelled); err == nil {
 		t.Error("a snapshot was made that was cancelled")
 	}
-	if due := r.st.snapshotDue(); due < 0 {
+	if due := r.st.snapshots.due(); due < 0 {
 		t.Error("after a failure no snapshot is due")
 	}
 	func() {
@@ -78,10 +78,10 @@ func TestSnapshotCutShortIsMadeLater(t *testing.T) {
 			}
 		}
 		defer func() { recover() }()
-		r.st.snapshot(t.Context())
+		r.st.snapshots.take(t.Context())
 	}()
 	r.restart()
-	r.st.snapshotDue()
+	r.st.snapshots.due()
 	r.moved.Add(int64(5 * time.Minute))
 	if n := r.snapshotIfDue(); n != 1 {
 		t.Errorf("%d snapshots after a death in the middle of one, want 1", n)
@@ -102,7 +102,7 @@ func TestSnapshotAfterLostUptime(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.pushImage("a", "2", `{"n":2}`, "layer")
-	r.st.snapshotDue()
+	r.st.snapshots.due()
 	r.moved.Add(int64(24 * time.Hour))
 	if n := r.snapshotIfDue(); n != 2 {
 		t.Errorf("%d snapshots, want 2", n)
@@ -129,7 +129,7 @@ func TestSnapshotsByThemselves(t *testing.T) {
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		var loop sync.WaitGroup
-		loop.Go(func() { st.snapshots(ctx) })
+		loop.Go(func() { st.snapshots.run(ctx) })
 		put := func(n byte) {
 			body := []byte(`{"schemaVersion":2,"mediaType":"` + typeOCIIndex + `","manifests":[],"annotations":{"n":"` + string('0'+n) + `"}}`)
 			m, err := parseManifest(body, typeOCIIndex, sum(string(body)))

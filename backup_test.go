@@ -26,8 +26,8 @@ import (
 func (r *registry) snapshotsAfter(d time.Duration) int {
 	r.t.Helper()
 	for end := r.moved.Load() + int64(d); r.moved.Load() < end; r.moved.Add(int64(time.Minute)) {
-		if r.st.snapshotDue() == 0 {
-			if err := r.st.snapshot(context.Background()); err != nil {
+		if r.st.snapshots.due() == 0 {
+			if err := r.st.snapshots.take(context.Background()); err != nil {
 				r.t.Errorf("snapshot: %v", err)
 			}
 		}
@@ -461,7 +461,7 @@ func TestBackupSyncsWhatACutShortRunHasBrought(t *testing.T) {
 			dest: newDataDir(dirConfig{dir: dest, log: r.cfg.log})}
 		temp := filepath.Join(dest, "berth.db.new")
 		defer os.Remove(temp)
-		err := errors.Join(b.dest.own(), b.accept(t.Context()), b.dest.makeDirectories(), r.st.copyDatabase(t.Context(), temp))
+		err := errors.Join(b.dest.own(), b.accept(t.Context()), b.dest.makeDirectories(), r.st.snapshots.copyDatabase(t.Context(), temp))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -549,7 +549,7 @@ func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 	dest := filepath.Join(t.TempDir(), "backup")
 	collecting := meanwhile(t, func() error {
 		r.moved.Add(int64(time.Second / 4))
-		_, err := r.st.collectDue(context.Background())
+		_, err := r.st.collector.collectDue(context.Background())
 		return err
 	})
 	backups := meanwhile(t, func() error {
@@ -575,7 +575,7 @@ func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	r.pass(time.Minute) // the files that waited for the backups go
-	if n, err := r.st.emptyTrash(context.Background()); n != 0 || err != nil {
+	if n, err := r.st.collector.emptyTrash(context.Background()); n != 0 || err != nil {
 		t.Errorf("%d files are still to be removed, %v", n, err)
 	}
 
@@ -602,13 +602,13 @@ func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 func TestCollectionWaitsForABackup(t *testing.T) {
 	r := startRegistry(t)
 	d := r.pushBlob("a", "layer")
-	r.st.removal.RLock() // as a backup does
+	r.st.collector.removal.RLock() // as a backup does
 	r.want(202, "DELETE", "/v2/a/blobs/"+d.String(), nil)
 	r.pass(0)
 	if !r.hasFile(d) {
 		t.Error("the file is gone")
 	}
-	r.st.removal.RUnlock()
+	r.st.collector.removal.RUnlock()
 	r.pass(0)
 	if r.hasFile(d) {
 		t.Error("the file is still there after the backup")
@@ -726,7 +726,7 @@ func TestBackupOfDamagedBlobsAlone(t *testing.T) {
 	if re, err := r.pushDigest(ways[0], "a", "long", d, ""); err != nil || re.status != 201 {
 		t.Fatalf("%+v %v", re, err)
 	}
-	if err := errors.Join(r.st.syncSmall(), os.WriteFile(r.st.path(d), []byte("LONG"), 0o600)); err != nil {
+	if err := errors.Join(r.st.small.sync(), os.WriteFile(r.st.path(d), []byte("LONG"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	r.scrub()

@@ -120,7 +120,7 @@ func BenchmarkCollection(b *testing.B) {
 		start := time.Now()
 		var took time.Duration
 		go func() {
-			if _, err := r.st.collect(context.Background(), collectNow); err != nil {
+			if _, err := r.st.collector.collect(context.Background(), collectNow); err != nil {
 				b.Error(err)
 			}
 			took = time.Since(start)
@@ -173,7 +173,7 @@ func BenchmarkFigures(b *testing.B) {
 		b.Fatal(err)
 	}
 	figures := func(b *testing.B) {
-		if f, err := r.st.figures(context.Background()); err != nil || f.Untagged < images-tags {
+		if f, err := r.st.stats.figures(context.Background()); err != nil || f.Untagged < images-tags {
 			b.Fatal(f, err)
 		}
 	}

@@ -69,7 +69,7 @@ func openScaled(b *testing.B, f *filled) *scaled {
 	}
 	// What is unused goes now, and is not in the way later.
 	s.r.moved.Add(int64(2 * time.Hour))
-	if _, err := s.r.st.collectDue(context.Background()); err != nil {
+	if _, err := s.r.st.collector.collectDue(context.Background()); err != nil {
 		b.Fatal(err)
 	}
 	return s
@@ -147,7 +147,7 @@ func BenchmarkScale(b *testing.B) {
 		m := s.some()
 		return "/v2/" + m.repository + "/manifests/" + m.digest.String()
 	})
-	figures := func(s *scaled) error { _, err := s.r.st.figures(context.Background()); return err }
+	figures := func(s *scaled) error { _, err := s.r.st.stats.figures(context.Background()); return err }
 	blob := func(s *scaled) string {
 		m := s.whole[rand.IntN(len(s.whole))]
 		return "/v2/" + m.repository + "/blobs/" + m.layer.String()
@@ -179,7 +179,7 @@ func BenchmarkScale(b *testing.B) {
 			return "/v2/" + nameOf(1) + "/referrers/" + s.subject.String() + "?n=100"
 		})},
 		{"history", nil, ask("GET", func(s *scaled) string { return "/v2/" + nameOf(0) + "/_berth/history?n=100" })},
-		{"collect-nothing", nil, func(s *scaled) error { _, err := s.r.st.collectDue(context.Background()); return err }},
+		{"collect-nothing", nil, func(s *scaled) error { _, err := s.r.st.collector.collectDue(context.Background()); return err }},
 		{"collect-10-blobs", func(s *scaled) error {
 			for range 10 {
 				content := fmt.Sprintf("of no use to %s, %d", s.dir, s.made.Add(1))
@@ -189,7 +189,7 @@ func BenchmarkScale(b *testing.B) {
 			}
 			s.r.moved.Add(int64(2 * time.Hour))
 			return nil
-		}, func(s *scaled) error { _, err := s.r.st.collectDue(context.Background()); return err }},
+		}, func(s *scaled) error { _, err := s.r.st.collector.collectDue(context.Background()); return err }},
 		{"figures", nil, figures},
 		{"figures-after-push", pushOne, figures},
 		{"metrics", nil, func(s *scaled) error { return c.send("GET", s.r.http.URL+"/metrics", nil, nil, 200) }},

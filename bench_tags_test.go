@@ -50,7 +50,7 @@ func BenchmarkExplainRetention(b *testing.B) {
 	manyTags(b, r, "a", 10000)
 	b.ResetTimer()
 	for range b.N {
-		list, err := r.st.explainRetention(b.Context(), "")
+		list, err := r.st.retainer.explainRetention(b.Context(), "")
 		if err != nil || len(list) != 1 || list[0].Drops != 5000 {
 			b.Fatal(list, err)
 		}

@@ -81,7 +81,7 @@ func BenchmarkPushLarge(b *testing.B) {
 		if err := c.send("DELETE", r.http.URL+"/v2/bench/blobs/"+d.String(), nil, nil, 202, 404); err != nil {
 			return err
 		}
-		_, err := r.st.collectDue(context.Background())
+		_, err := r.st.collector.collectDue(context.Background())
 		return err
 	}
 	open := func() (string, error) {
@@ -446,7 +446,7 @@ func benchRegistry(b *testing.B) *registry {
 	r := startRegistry(b, logToNowhere)
 	ctx, stop := context.WithCancel(context.Background())
 	var loops sync.WaitGroup
-	loops.Go(func() { r.st.syncer(ctx) })
+	loops.Go(func() { r.st.small.run(ctx) })
 	b.Cleanup(loops.Wait)
 	b.Cleanup(stop)
 	return r

@@ -372,7 +372,7 @@ func (r *report) checkUploads() error {
 				continue
 			}
 			// It may have begun, or ended, since.
-			known, err := r.st.knowsUpload(e.Name())
+			known, err := r.st.uploads.knows(e.Name())
 			if err != nil {
 				return err
 			}

@@ -20,66 +20,66 @@ import (
 
 // removeStranger removes a file that strangersIn found, if it is at a place
 // where only Berth puts files and still belongs to nothing.
-func (st *store) removeStranger(path string) (removed bool, err error) {
+func (sc *scrubber) removeStranger(path string) (removed bool, err error) {
 	parts := strings.Split(filepath.ToSlash(path), "/")
 	if len(parts) != 5 || parts[4] != "data" {
 		return false, nil
 	}
 	d := digest.NewDigestFromEncoded(digest.Algorithm(parts[1]), parts[3])
-	if d.Validate() != nil || st.path(d) != filepath.Join(st.dir, path) {
+	if d.Validate() != nil || sc.path(d) != filepath.Join(sc.dir, path) {
 		return false, nil
 	}
-	unlock := st.digests.lock(d.String())
+	unlock := sc.digests.lock(d.String())
 	defer unlock()
-	if !st.ownerless(d) {
+	if !sc.ownerless(d) {
 		return false, nil
 	}
-	if err := os.Remove(st.path(d)); err != nil {
+	if err := os.Remove(sc.path(d)); err != nil {
 		return false, err
 	}
-	os.Remove(filepath.Dir(st.path(d))) // what is left if there is more in it
+	os.Remove(filepath.Dir(sc.path(d))) // what is left if there is more in it
 	return true, nil
 }
 
 // adopt puts a damaged blob back into service if its file is good after all: it
 // was missing and is back, or was put aside by a mistake.
-func (st *store) adopt(d digest.Digest) (adopted bool, err error) {
-	unlock := st.digests.lock(d.String())
+func (sc *scrubber) adopt(d digest.Digest) (adopted bool, err error) {
+	unlock := sc.digests.lock(d.String())
 	defer unlock()
-	for _, path := range []string{st.path(d), st.aside(d)} {
+	for _, path := range []string{sc.path(d), sc.aside(d)} {
 		info, err := os.Stat(path)
 		if err != nil || verifyFile(path, d) != nil {
 			continue
 		}
-		if path != st.path(d) {
-			dir := filepath.Dir(st.path(d))
+		if path != sc.path(d) {
+			dir := filepath.Dir(sc.path(d))
 			if err := makeAll(dir); err != nil {
 				return false, err
 			}
-			if err := os.Rename(path, st.path(d)); err != nil {
+			if err := os.Rename(path, sc.path(d)); err != nil {
 				return false, err
 			}
-			if err := errors.Join(st.syncDir(filepath.Dir(path)), st.syncDir(dir)); err != nil {
+			if err := errors.Join(sc.syncDir(filepath.Dir(path)), sc.syncDir(dir)); err != nil {
 				return false, err
 			}
 		}
-		f, err := os.OpenFile(st.path(d), os.O_RDWR, 0) // its bytes may only be in memory
+		f, err := os.OpenFile(sc.path(d), os.O_RDWR, 0) // its bytes may only be in memory
 		if err != nil {
 			return false, err
 		}
-		if err := errors.Join(st.syncData(f), f.Close()); err != nil {
+		if err := errors.Join(sc.syncData(f), f.Close()); err != nil {
 			return false, err
 		}
-		if err := st.syncDir(filepath.Dir(st.path(d))); err != nil {
+		if err := sc.syncDir(filepath.Dir(sc.path(d))); err != nil {
 			return false, err
 		}
-		err = st.update(func(t *tx) error {
+		err = sc.update(func(t *tx) error {
 			n, err := t.exec(`UPDATE blob SET damaged = NULL, size = ? WHERE digest = ? AND damaged IS NOT NULL`, info.Size(), d)
 			adopted = n > 0
 			return err
 		})
 		if adopted && err == nil {
-			st.log.Info("blob whole again", "digest", d)
+			sc.log.Info("blob whole again", "digest", d)
 		}
 		return adopted, err
 	}
@@ -92,7 +92,7 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 	if st.writer == nil {
 		return errReadOnlyDisk
 	}
-	r, err := st.checkWithProgress(ctx, o.Deep, out)
+	r, err := checkWithProgress(ctx, st, o.Deep, out)
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 		return err
 	}
 	for _, d := range damaged {
-		adopted, err := st.adopt(digest.Digest(d))
+		adopted, err := st.scrubber.adopt(digest.Digest(d))
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (a *repairAnswer) repair(st *store, r *report) (failed int) {
 		a.Wrong = append(a.Wrong, repaired{f.problem, did})
 	}
 	for _, path := range r.rubbish {
-		removed, err := st.removeStranger(path)
+		removed, err := st.scrubber.removeStranger(path)
 		if dir := filepath.Dir(path); isUUID(filepath.Base(path)) && (dir == "uploads" || dir == filepath.Join("blobs", "uploads")) {
 			err = os.Remove(filepath.Join(st.dir, path))
 			removed = err == nil

@@ -33,46 +33,53 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// scrubber runs passes until ctx ends.
-func (st *store) scrubber(ctx context.Context) {
-	if st.writer == nil {
+// A scrubber looks through all that its store has, now and then.
+type scrubber struct {
+	*store
+	suspects chan digest.Digest // blobs that could not be read on a pull
+	verified verifications
+}
+
+// run runs passes until ctx ends.
+func (sc *scrubber) run(ctx context.Context) {
+	if sc.writer == nil {
 		return
 	}
-	st.adoptAll(ctx)
+	sc.adoptAll(ctx)
 	for ctx.Err() == nil {
-		wait, err := st.scrubDue()
+		wait, err := sc.due()
 		if err == nil && wait == 0 {
-			if err = st.scrub(ctx); err == nil {
+			if err = sc.pass(ctx); err == nil {
 				continue
 			}
 		}
 		if err != nil {
 			wait = time.Hour
 			if ctx.Err() == nil {
-				st.log.Error("scrubbing", "error", err, "retry", wait)
+				sc.log.Error("scrubbing", "error", err, "retry", wait)
 			}
 		}
-		st.awaitScrub(ctx, wait)
+		sc.awaitScrub(ctx, wait)
 	}
 }
 
 // adoptAll puts back what is whole again: a disk may have failed for a moment.
-func (st *store) adoptAll(ctx context.Context) {
-	damaged, err := listRows(st, scanOne[digest.Digest], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
+func (sc *scrubber) adoptAll(ctx context.Context) {
+	damaged, err := listRows(sc, scanOne[digest.Digest], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
 	for _, d := range damaged {
 		if ctx.Err() != nil {
 			return
 		}
-		_, e := st.adopt(d)
+		_, e := sc.adopt(d)
 		err = errors.Join(err, e)
 	}
 	if err != nil {
-		st.log.Error("looking at damaged blobs", "error", err)
+		sc.log.Error("looking at damaged blobs", "error", err)
 	}
 }
 
 // awaitScrub waits for d (negative: for ever), and looks at suspects meanwhile.
-func (st *store) awaitScrub(ctx context.Context, d time.Duration) {
+func (sc *scrubber) awaitScrub(ctx context.Context, d time.Duration) {
 	timer, stop := alarm(d)
 	defer stop()
 	for {
@@ -81,42 +88,42 @@ func (st *store) awaitScrub(ctx context.Context, d time.Duration) {
 			return
 		case <-timer:
 			return
-		case d := <-st.suspects:
-			st.lookAt(d)
+		case d := <-sc.suspects:
+			sc.lookAt(d)
 		}
 	}
 }
 
 // lookAt takes a blob out of service that could not be read, if it cannot.
-func (st *store) lookAt(d digest.Digest) {
-	if _, err := st.quarantine(d); err != nil {
-		st.log.Error("a blob could not be read", "digest", d, "error", err)
+func (sc *scrubber) lookAt(d digest.Digest) {
+	if _, err := sc.quarantine(d); err != nil {
+		sc.log.Error("a blob could not be read", "digest", d, "error", err)
 	}
 }
 
 // suspect has a blob looked at that could not be read.
-func (st *store) suspect(d digest.Digest) {
+func (sc *scrubber) suspect(d digest.Digest) {
 	select {
-	case st.suspects <- d:
+	case sc.suspects <- d:
 	default: // the next pass finds it
 	}
 }
 
-// scrubDue returns how long it is until the next pass begins, 0 if one is due
+// due returns how long it is until the next pass begins, 0 if one is due
 // or was cut short; negative if there are to be none.
-func (st *store) scrubDue() (time.Duration, error) {
-	if st.scrubEvery == 0 {
+func (sc *scrubber) due() (time.Duration, error) {
+	if sc.scrubEvery == 0 {
 		return -1, nil
 	}
 	var next string
 	var last int64
-	if err := st.get(`SELECT scrub_place, scrubbed FROM meta`, nil, &next, &last); err != nil {
+	if err := sc.get(`SELECT scrub_place, scrubbed FROM meta`, nil, &next, &last); err != nil {
 		return 0, err
 	}
 	if next != "" {
 		return 0, nil
 	}
-	return max(0, time.Duration(last)*time.Second+st.scrubEvery-st.uptime()), nil
+	return max(0, time.Duration(last)*time.Second+sc.scrubEvery-sc.uptime()), nil
 }
 
 // verifications are what is known of when blobs were verified last: all by the last pass,
@@ -138,23 +145,23 @@ const (
 )
 
 // loadVerified reads how far the last passes have come.
-func (st *store) loadVerified() error {
+func (sc *scrubber) loadVerified() error {
 	var place string
 	var passed int64
-	if err := st.get(`SELECT scrub_place, scrubbed FROM meta`, nil, &place, &passed); err != nil {
+	if err := sc.get(`SELECT scrub_place, scrubbed FROM meta`, nil, &place, &passed); err != nil {
 		return err
 	}
-	st.verified.passed.Store(passed)
-	if place != "" && st.scrubEvery != 0 {
-		st.verified.place.Store(&place)
+	sc.verified.passed.Store(passed)
+	if place != "" && sc.scrubEvery != 0 {
+		sc.verified.place.Store(&place)
 	}
 	return nil
 }
 
 // verifiedLately reports whether a blob was verified less than a month ago.
-func (st *store) verifiedLately(d digest.Digest) bool {
-	x := &st.verified
-	since := int64(st.uptime()/time.Second) - verifiedFor
+func (sc *scrubber) verifiedLately(d digest.Digest) bool {
+	x := &sc.verified
+	since := int64(sc.uptime()/time.Second) - verifiedFor
 	if x.passed.Load() >= since {
 		return true
 	}
@@ -168,20 +175,20 @@ func (st *store) verifiedLately(d digest.Digest) bool {
 }
 
 // noteVerified notes that a blob was verified just now.
-func (st *store) noteVerified(d digest.Digest) {
-	x := &st.verified
+func (sc *scrubber) noteVerified(d digest.Digest) {
+	x := &sc.verified
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.at == nil {
 		x.at = make(map[digest.Digest]int64)
 	}
 	makeRoom(x.at, maxVerifiedBlobs)
-	x.at[d] = int64(st.uptime() / time.Second)
+	x.at[d] = int64(sc.uptime() / time.Second)
 }
 
 // A scrubbing is a pass under way.
 type scrubbing struct {
-	st    *store
+	*scrubber
 	ctx   context.Context
 	pace  *pace
 	place string        // the last blob that was read
@@ -194,15 +201,15 @@ type scrubbing struct {
 // than that, and a pass writes little.
 const saveEvery = 5 * time.Minute
 
-// scrub does a pass, or the rest of one.
-func (st *store) scrub(ctx context.Context) error {
+// pass does a pass, or the rest of one.
+func (sc *scrubber) pass(ctx context.Context) error {
 	var place string
-	if err := st.get(`SELECT scrub_place FROM meta`, nil, &place); err != nil {
+	if err := sc.get(`SELECT scrub_place FROM meta`, nil, &place); err != nil {
 		return err
 	}
-	s := &scrubbing{st: st, ctx: ctx, pace: newPace(ctx, st.scrubRate, st.host.busy), place: place, saved: st.uptime()}
-	st.log.Info("scrub begins", "after", place)
-	begun := st.uptime()
+	s := &scrubbing{scrubber: sc, ctx: ctx, pace: newPace(ctx, sc.scrubRate, sc.host.busy), place: place, saved: sc.uptime()}
+	sc.log.Info("scrub begins", "after", place)
+	begun := sc.uptime()
 	err := s.run()
 	if ctx.Err() != nil {
 		err = errors.Join(err, s.remember())
@@ -210,15 +217,15 @@ func (st *store) scrub(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = st.updateLazy(func(t *tx) error {
+	err = sc.updateLazy(func(t *tx) error {
 		t.committed = append(t.committed, func() {
-			st.verified.passed.Store(t.clock)
-			st.verified.place.Store(nil)
+			sc.verified.passed.Store(t.clock)
+			sc.verified.place.Store(nil)
 		})
 		_, err := t.exec(`UPDATE meta SET scrub_place = '', scrubbed = ?`, t.clock)
 		return err
 	})
-	st.log.Info("scrub ended", "took", st.uptime()-begun, "blobs", s.blobs, "bytes", s.pace.done,
+	sc.log.Info("scrub ended", "took", sc.uptime()-begun, "blobs", s.blobs, "bytes", s.pace.done,
 		"damaged", s.damaged, "removed", s.removed, "repaired", s.repaired)
 	return err
 }
@@ -245,12 +252,12 @@ func (s *scrubbing) run() error {
 
 // rows puts in order what the database says about itself.
 func (s *scrubbing) rows() error {
-	r := &report{st: s.st}
+	r := &report{st: s.store}
 	var errs []error
 	// A snapshot for each: with much stored they take a while, and as long as one is
 	// in use SQLite's log grows with every push.
 	for _, step := range []func() error{r.checkDatabase, r.checkManifests, r.checkLoose, r.checkCounts} {
-		errs = append(errs, s.st.look(s.ctx, func(snap snapshot) error {
+		errs = append(errs, s.look(s.ctx, func(snap snapshot) error {
 			r.snapshot = snap
 			return step()
 		}))
@@ -260,11 +267,11 @@ func (s *scrubbing) rows() error {
 	}
 	for _, f := range r.findings {
 		if f.repair == nil {
-			s.st.log.Error("found wrong", "problem", f.problem)
+			s.log.Error("found wrong", "problem", f.problem)
 			continue
 		}
-		did, err := f.repair(s.st)
-		s.st.log.Error("found wrong", "problem", f.problem, "repair", did, "error", err)
+		did, err := f.repair(s.store)
+		s.log.Error("found wrong", "problem", f.problem, "repair", did, "error", err)
 		s.repaired++
 	}
 	return nil
@@ -274,7 +281,7 @@ func (s *scrubbing) rows() error {
 // what happened: their blobs have gone, or are whole again.
 func (s *scrubbing) quarantined() error {
 	for _, place := range places {
-		if err := s.quarantinedIn(filepath.Join(s.st.dir, place, "quarantine")); err != nil {
+		if err := s.quarantinedIn(filepath.Join(s.dir, place, "quarantine")); err != nil {
 			return err
 		}
 	}
@@ -292,9 +299,9 @@ func (s *scrubbing) quarantinedIn(dir string) error {
 		if d.Validate() != nil {
 			continue
 		}
-		unlock := s.st.digests.lock(d.String())
+		unlock := s.digests.lock(d.String())
 		var n int
-		err := s.st.get(`SELECT count(*) FROM blob WHERE digest = ? AND damaged IS NOT NULL`, []any{d}, &n)
+		err := s.get(`SELECT count(*) FROM blob WHERE digest = ? AND damaged IS NOT NULL`, []any{d}, &n)
 		if err == nil && n == 0 {
 			if err = os.Remove(filepath.Join(dir, e.Name())); err == nil {
 				s.removed++
@@ -310,7 +317,7 @@ func (s *scrubbing) quarantinedIn(dir string) error {
 
 // shard goes through one directory of blobs, or the rest of it.
 func (s *scrubbing) shard(x shard) error {
-	rows, err := s.st.blobsIn(x)
+	rows, err := s.blobsIn(x)
 	if err != nil {
 		return err
 	}
@@ -323,33 +330,33 @@ func (s *scrubbing) shard(x shard) error {
 		}
 		s.place = b.digest.String()
 		place := s.place
-		s.st.verified.place.Store(&place)
-		if now := s.st.uptime(); now-s.saved >= saveEvery {
+		s.verified.place.Store(&place)
+		if now := s.uptime(); now-s.saved >= saveEvery {
 			if err := s.remember(); err != nil {
 				return err
 			}
 			s.saved = now
 		}
 	}
-	strangers, err := s.st.strangersIn(x, rows)
+	strangers, err := s.strangersIn(x, rows)
 	if err != nil {
 		return err
 	}
 	for _, path := range strangers {
-		removed, err := s.st.removeStranger(path)
+		removed, err := s.removeStranger(path)
 		if err != nil {
 			return err
 		}
 		if removed {
 			s.removed++
-			s.st.log.Info("file without a row removed", "path", path)
+			s.log.Info("file without a row removed", "path", path)
 		}
 	}
 	return nil
 }
 
 func (s *scrubbing) remember() error {
-	return s.st.updateLazy(func(t *tx) error {
+	return s.updateLazy(func(t *tx) error {
 		_, err := t.exec(`UPDATE meta SET scrub_place = ?`, s.place)
 		return err
 	})
@@ -358,16 +365,16 @@ func (s *scrubbing) remember() error {
 // blob reads one, and takes it out of service if it must.
 func (s *scrubbing) blob(b blobRow) error {
 	if b.damaged {
-		_, err := s.st.adopt(b.digest)
+		_, err := s.adopt(b.digest)
 		return err
 	}
 	select {
-	case d := <-s.st.suspects:
-		s.st.lookAt(d)
+	case d := <-s.suspects:
+		s.lookAt(d)
 	default:
 	}
 	s.blobs++
-	err := s.st.examine(b.digest, b.size, s.pace.spend)
+	err := s.examine(b.digest, b.size, s.pace.spend)
 	if s.ctx.Err() != nil {
 		return s.ctx.Err() // and nothing is known of this one
 	}
@@ -375,14 +382,14 @@ func (s *scrubbing) blob(b blobRow) error {
 		return nil
 	}
 	if !errors.Is(err, errDamaged) {
-		if !s.st.hasShard(b.digest) {
+		if !s.hasShard(b.digest) {
 			return err // the disk is missing
 		}
 		// Permissions, say: a person's affair, and no reason to stop here.
-		s.st.log.Error("a blob could not be read", "digest", b.digest, "error", err)
+		s.log.Error("a blob could not be read", "digest", b.digest, "error", err)
 		return nil
 	}
-	wrong, err := s.st.quarantine(b.digest)
+	wrong, err := s.quarantine(b.digest)
 	if wrong != nil {
 		s.damaged++
 	}

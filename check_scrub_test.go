@@ -19,14 +19,14 @@ func fastScrub(c *config) { c.scrubRate = 0 }
 
 func (r *registry) scrub() {
 	r.t.Helper()
-	if err := r.st.scrub(context.Background()); err != nil {
+	if err := r.st.scrubber.pass(context.Background()); err != nil {
 		r.t.Errorf("scrub: %v", err)
 	}
 }
 
 func (r *registry) figures() figures {
 	r.t.Helper()
-	f, err := r.st.figures(context.Background())
+	f, err := r.st.stats.figures(context.Background())
 	if err != nil {
 		r.t.Errorf("figures: %v", err)
 	}
@@ -124,7 +124,7 @@ func runOnceOn(t testing.TB, st *store, name string, args ...string) (string, er
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	err = st.run(t.Context(), cfg.options, newConsole(&out, false))
+	err = runOn(t.Context(), st, cfg.options, newConsole(&out, false))
 	return out.String(), err
 }
 
@@ -134,7 +134,7 @@ func TestPullFindsMissingAndShortFiles(t *testing.T) {
 	r.pushImage("a", "x", "{}", content)
 	d := sum(content)
 	for _, rot := range rots[2:] { // what can be seen without reading
-		if err := r.st.syncSmall(); err != nil { // or the database would heal it
+		if err := r.st.small.sync(); err != nil { // or the database would heal it
 			t.Fatal(err)
 		}
 		if err := rot.do(r.st.path(d), []byte(content)); err != nil {
@@ -161,7 +161,7 @@ func TestMissingDiskIsNotDamage(t *testing.T) {
 	}
 	r.want(500, "GET", "/v2/a/blobs/"+im.layers[0].String(), nil)
 	r.want(500, "HEAD", "/v2/a/blobs/"+im.config.String(), nil)
-	if err := r.st.scrub(context.Background()); err == nil {
+	if err := r.st.scrubber.pass(context.Background()); err == nil {
 		t.Error("scrubbing a disk that is not there succeeds")
 	}
 	if err := os.Rename(blobs+".away", blobs); err != nil {
@@ -181,10 +181,10 @@ func TestSuspectIsLookedAt(t *testing.T) {
 	if err := os.WriteFile(r.st.path(bad), []byte("r0tten"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	r.st.suspect(good)
-	r.st.suspect(bad)
+	r.st.scrubber.suspect(good)
+	r.st.scrubber.suspect(bad)
 	for range 2 {
-		r.st.lookAt(<-r.st.suspects)
+		r.st.scrubber.lookAt(<-r.st.scrubber.suspects)
 	}
 	r.want(200, "HEAD", "/v2/a/blobs/"+good.String(), nil)
 	r.want(404, "HEAD", "/v2/a/blobs/"+bad.String(), nil)
@@ -280,7 +280,7 @@ func TestScrubGoesOnWhereItWas(t *testing.T) {
 			}
 			return false
 		}})
-		err := r.st.scrub(ctx)
+		err := r.st.scrubber.pass(ctx)
 		stop()
 		if err == nil {
 			break
@@ -288,7 +288,7 @@ func TestScrubGoesOnWhereItWas(t *testing.T) {
 		if !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
-		if due, err := r.st.scrubDue(); due != 0 || err != nil {
+		if due, err := r.st.scrubber.due(); due != 0 || err != nil {
 			t.Errorf("the rest is due in %v (%v), want at once", due, err)
 		}
 		r.restart()
@@ -296,7 +296,7 @@ func TestScrubGoesOnWhereItWas(t *testing.T) {
 	if read != n {
 		t.Errorf("%d blobs were read, of %d", read, n)
 	}
-	if due, _ := r.st.scrubDue(); due < r.cfg.scrubEvery-time.Minute {
+	if due, _ := r.st.scrubber.due(); due < r.cfg.scrubEvery-time.Minute {
 		t.Errorf("the next pass is due in %v", due)
 	}
 	for _, content := range all {
@@ -308,7 +308,7 @@ func TestScrubIsDueNowAndThen(t *testing.T) {
 	r := startRegistry(t, fastScrub)
 	due := func(want time.Duration) {
 		t.Helper()
-		got, err := r.st.scrubDue()
+		got, err := r.st.scrubber.due()
 		if err != nil || got > want || got < want-2*time.Second {
 			t.Errorf("due in %v (%v), want %v", got, err, want)
 		}
@@ -436,7 +436,7 @@ func TestScrubGoesOnPastWhatItMayNotRead(t *testing.T) {
 		t.Skip(err)
 	}
 	r.scrub()
-	if due, err := r.st.scrubDue(); err != nil || due == 0 {
+	if due, err := r.st.scrubber.due(); err != nil || due == 0 {
 		t.Errorf("the pass has not come to its end: %v, %v", due, err)
 	}
 	if !strings.Contains(r.log.String(), "a blob could not be read") {

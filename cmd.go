@@ -202,8 +202,8 @@ type options struct {
 	TTY     bool   // a person watches
 }
 
-// run does what a command says, unless the flags of whoever has the store forbid it.
-func (st *store) run(ctx context.Context, o options, out *console) error {
+// runOn does what a command says, unless the flags of whoever has the store forbid it.
+func runOn(ctx context.Context, st *store, o options, out *console) error {
 	c := findCommand(o.Command)
 	deletes := c.deletes != nil && c.deletes(o)
 	changes := deletes || c.changes != nil && c.changes(o)
@@ -240,14 +240,14 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return errors.Join(err, st.close())
 	}
 	st.promises.forget()
-	st.attend(newCommandHost(st.readTagRules))
+	st.attend(newCommandHost(func() (*tagRules, error) { return readTagRules(st) }))
 	out := newConsole(stdout, cfg.TTY)
 	out.quiet = cfg.JSON
-	return errors.Join(st.run(ctx, cfg.options, out), st.close())
+	return errors.Join(runOn(ctx, st, cfg.options, out), st.close())
 }
 
 // readTagRules reads the rules about tags where no server does.
-func (st *store) readTagRules() (*tagRules, error) {
+func readTagRules(st *store) (*tagRules, error) {
 	text, _, err := readFile(st.policyFile)
 	if errors.Is(err, fs.ErrNotExist) && st.policyFile == filepath.Join(st.dir, policyFile) {
 		return &tagRules{}, nil // no file was named, and there is none
@@ -362,7 +362,7 @@ func answerCommand(w http.ResponseWriter, r *http.Request, st *store) {
 	w.Header().Set("Trailer", trailerError)
 	out := newConsole(flushWriter{w}, o.TTY)
 	out.quiet = o.JSON
-	err := st.run(r.Context(), o, out)
+	err := runOn(r.Context(), st, o, out)
 	if err != nil {
 		w.Header().Set(trailerError, oneLine(err.Error()))
 	}

@@ -23,7 +23,7 @@ type checkAnswer struct {
 
 // checkCommand is `berth check`.
 func checkCommand(ctx context.Context, st *store, o options, out *console) error {
-	r, err := st.checkWithProgress(ctx, o.Deep, out)
+	r, err := checkWithProgress(ctx, st, o.Deep, out)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 }
 
 // checkWithProgress is check that tells how far it has come.
-func (st *store) checkWithProgress(ctx context.Context, deep bool, out *console) (*report, error) {
+func checkWithProgress(ctx context.Context, st *store, deep bool, out *console) (*report, error) {
 	var total int64
 	if err := st.get(`SELECT bytes FROM total`, nil, &total); err != nil {
 		return nil, err

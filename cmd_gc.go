@@ -10,7 +10,7 @@ import (
 func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	g := st.graces()
 	if o.Now {
-		g = st.gracesNow()
+		g = st.collector.gracesNow()
 	}
 	var c tally
 	var list []doomed
@@ -26,7 +26,7 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	} else if st.writer == nil {
 		return errReadOnlyDisk
 	} else {
-		c, err = st.collect(ctx, g)
+		c, err = st.collector.collect(ctx, g)
 	}
 	if err != nil {
 		return err
@@ -45,7 +45,7 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 		out.printf("kept %s that a client was told of in the last half hour, or may have been before the start: a push may need it\n", count(c.Promised, "thing"))
 	}
 	if !o.Now {
-		f, err := st.figures(ctx)
+		f, err := st.stats.figures(ctx)
 		if err != nil {
 			return err
 		}

@@ -79,9 +79,9 @@ func listCommand(ctx context.Context, st *store, o options, out *console) error 
 	if err := st.savePulls(); err != nil {
 		st.log.Warn("when images were pulled cannot be recorded", "error", err)
 	}
-	tags, unknown, err := st.listedTags(ctx, name, ref.tag)
-	if err == nil && len(unknown) > 0 && st.writer != nil && st.lookForPlatforms(unknown) == nil {
-		tags, _, err = st.listedTags(ctx, name, ref.tag)
+	tags, unknown, err := listTagsOf(ctx, st, name, ref.tag)
+	if err == nil && len(unknown) > 0 && st.writer != nil && st.platforms.lookForPlatforms(unknown) == nil {
+		tags, _, err = listTagsOf(ctx, st, name, ref.tag)
 	}
 	if err != nil {
 		return err
@@ -133,9 +133,9 @@ func listAll(ctx context.Context, st *store, o options, out *console) error {
 	return nil
 }
 
-// listedTags returns the tags of a repository, or one of them, and the manifests
+// listTagsOf returns the tags of a repository, or one of them, and the manifests
 // whose platform nobody has looked for yet.
-func (st *store) listedTags(ctx context.Context, name, only string) (tags []listedTag, unknown []int64, err error) {
+func listTagsOf(ctx context.Context, st *store, name, only string) (tags []listedTag, unknown []int64, err error) {
 	tags = []listedTag{}
 	err = st.look(ctx, func(s snapshot) error {
 		var repo int64
@@ -196,7 +196,7 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 	done := []removal{}
 	var failed error
 	for _, arg := range o.Args {
-		change, err := st.remove(arg, o)
+		change, err := removeNamed(st, arg, o)
 		if err != nil {
 			failed = err
 			if len(o.Args) > 1 {
@@ -215,8 +215,8 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 	return failed
 }
 
-// remove removes what an argument names, and returns the change.
-func (st *store) remove(arg string, o options) (change int64, err error) {
+// removeNamed removes what an argument names, and returns the change.
+func removeNamed(st *store, arg string, o options) (change int64, err error) {
 	name, ref, err := parseArgument(arg)
 	if err != nil {
 		return 0, err
@@ -251,7 +251,7 @@ func tagCommand(ctx context.Context, st *store, o options, out *console) error {
 	if err != nil {
 		return err
 	}
-	d, err := st.tagManifest(name, ref, tag, o.author())
+	d, err := tagManifest(st, name, ref, tag, o.author())
 	if err != nil {
 		return err
 	}
@@ -264,12 +264,12 @@ func tagCommand(ctx context.Context, st *store, o options, out *console) error {
 }
 
 // tagManifest gives what a reference names another tag.
-func (st *store) tagManifest(name string, ref reference, tag string, by author) (d digest.Digest, err error) {
+func tagManifest(st *store, name string, ref reference, tag string, by author) (d digest.Digest, err error) {
 	rules, err := st.host.rulesNow()
 	if err != nil {
 		return "", err
 	}
-	err = st.updateKnowing(func(t *tx) error {
+	err = st.platforms.updateKnowing(func(t *tx) error {
 		p := &pushing{tx: t, rules: rules, c: by.change("tag", "as "+shortDigest(ref.String()))}
 		if p.repo, err = t.findRepository(name); err != nil {
 			return err
@@ -299,9 +299,9 @@ func (st *store) tagManifest(name string, ref reference, tag string, by author) 
 		}
 		return p.rebase(tag, was, to)
 	})
-	st.wakeJanitor()
+	st.collector.wakeUp()
 	if err == nil {
-		notify(st.tagged)
+		notify(st.retainer.tagged)
 	}
 	return d, err
 }

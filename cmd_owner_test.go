@@ -53,7 +53,7 @@ func serviceDir(t testing.TB) (data string, im image) {
 	data = filepath.Join(sharedDir(t), "data")
 	r := startRegistry(t, func(cfg *config) { cfg.dir = data })
 	im = r.pushImage("a", "x", "{}", "layer")
-	if err := r.st.snapshot(t.Context()); err != nil {
+	if err := r.st.snapshots.take(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.stop()
@@ -113,7 +113,7 @@ func TestFilesAreForTheirOwnerAlone(t *testing.T) {
 	if !exists(filepath.Join(dir, "berth.db-wal")) || !exists(filepath.Join(dir, "berth.db-shm")) {
 		t.Error("there is no log of the database to look at")
 	}
-	if err := r.st.snapshot(t.Context()); err != nil {
+	if err := r.st.snapshots.take(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if err := r.st.keepReserve(); err != nil {

@@ -15,7 +15,7 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 			return err
 		}
 	}
-	list, err := st.explainRetention(ctx, name)
+	list, err := st.retainer.explainRetention(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -24,7 +24,7 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 		if st.writer == nil {
 			return errReadOnlyDisk
 		}
-		if _, dropped, err = st.retain(ctx, name); err != nil {
+		if _, dropped, err = st.retainer.retain(ctx, name); err != nil {
 			return err
 		}
 	}

@@ -9,7 +9,7 @@ import (
 
 // statsCommand is `berth stats [NAME]`.
 func statsCommand(ctx context.Context, st *store, o options, out *console) error {
-	f, err := st.figures(ctx)
+	f, err := st.stats.figures(ctx)
 	if err != nil {
 		return err
 	}
@@ -18,7 +18,7 @@ func statsCommand(ctx context.Context, st *store, o options, out *console) error
 		name = o.Args[0]
 	}
 	var list []repositoryFigures
-	err = st.eachRepository(ctx, name, func(r repositoryFigures) error {
+	err = st.stats.eachRepository(ctx, name, func(r repositoryFigures) error {
 		list = append(list, r)
 		return nil
 	})

@@ -28,16 +28,16 @@ func tokenCommand(ctx context.Context, st *store, o options, out *console) error
 		if len(o.Args) == 2 {
 			name = o.Args[1]
 		}
-		return st.createRobot(name, o, out)
+		return st.robots.create(name, o, out)
 	case verb == "list" && len(o.Args) == 1:
-		return st.tellRobots(o.JSON, out)
+		return st.robots.tell(o.JSON, out)
 	case verb == "revoke" && len(o.Args) == 2:
-		return st.revokeRobot(o.Args[1], out)
+		return st.robots.revoke(o.Args[1], out)
 	}
 	return errors.New("token: say create [NAME] --repo PATTERN --allow ACTION, list, or revoke NAME")
 }
 
-func (st *store) createRobot(name string, o options, out *console) error {
+func (x *robots) create(name string, o options, out *console) error {
 	var err error
 	b := &robot{created: time.Now()}
 	if b.repositories, err = parseRepositories(splitList(o.Repo)); err != nil {
@@ -65,7 +65,7 @@ func (st *store) createRobot(name string, o options, out *console) error {
 	text := base64.RawURLEncoding.EncodeToString(secret[:])
 	sum := sha256.Sum256([]byte(text))
 	b.secret = sum[:]
-	err = st.update(func(t *tx) error {
+	err = x.update(func(t *tx) error {
 		var taken bool
 		if err := t.get(`SELECT EXISTS (SELECT 1 FROM token WHERE name = ?)`, []any{b.name}, &taken); err != nil {
 			return err
@@ -84,10 +84,10 @@ func (st *store) createRobot(name string, o options, out *console) error {
 	if err != nil {
 		return err
 	}
-	st.robots.mu.Lock()
-	st.robots.byID[b.id] = b
-	st.robots.mu.Unlock()
-	st.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", b.life())
+	x.mu.Lock()
+	x.byID[b.id] = b
+	x.mu.Unlock()
+	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", b.life())
 	secretText := "berth_" + b.id + "_" + text
 	if o.JSON {
 		return out.json(struct {
@@ -97,7 +97,7 @@ func (st *store) createRobot(name string, o options, out *console) error {
 	}
 	out.printf("%s\n\nThis is shown once. It may %s in %s, and is good until %s.\nUse it as the password:  docker login -u %s HOST:PORT\n",
 		secretText, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", "), b.life(), b.name)
-	if st.host.everybodyMay() {
+	if x.host.everybodyMay() {
 		out.printf("\nThis registry is open to everybody, with or without a token, until it has a user: berth user add NAME\n")
 	}
 	return nil
@@ -137,9 +137,9 @@ func (b *robot) entry() robotEntry {
 	return e
 }
 
-func (st *store) tellRobots(asJSON bool, out *console) error {
+func (x *robots) tell(asJSON bool, out *console) error {
 	list := []robotEntry{}
-	for _, b := range st.listRobots() {
+	for _, b := range x.list() {
 		list = append(list, b.entry())
 	}
 	if asJSON {
@@ -166,9 +166,9 @@ func (st *store) tellRobots(asJSON bool, out *console) error {
 	return nil
 }
 
-func (st *store) revokeRobot(name string, out *console) error {
+func (x *robots) revoke(name string, out *console) error {
 	var id string
-	err := st.update(func(t *tx) error {
+	err := x.update(func(t *tx) error {
 		err := t.get(`DELETE FROM token WHERE name = ?1 OR id = ?1 RETURNING id, name`, []any{name}, &id, &name)
 		if errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("there is no token %q", name)
@@ -178,11 +178,11 @@ func (st *store) revokeRobot(name string, out *console) error {
 	if err != nil {
 		return err
 	}
-	st.robots.mu.Lock()
-	delete(st.robots.byID, id)
-	st.robots.mu.Unlock()
-	st.forgetOwners()
-	st.audit("token revoked", "token", name)
+	x.mu.Lock()
+	delete(x.byID, id)
+	x.mu.Unlock()
+	x.collector.forgetOwners()
+	x.audit("token revoked", "token", name)
 	out.printf("token %s revoked; it is worth nothing from now on\n", name)
 	return nil
 }

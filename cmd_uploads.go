@@ -33,7 +33,7 @@ func uploadsCommand(ctx context.Context, st *store, o options, out *console) err
 			}
 			now := int64(st.uptime() / time.Second)
 			u.Owner, u.Age, u.Idle = ownerLabel(u.Owner, robot.String), max(0, now-begun), max(0, now-used)
-			if bytes, yes := st.sessions.atWork(u.Upload); yes {
+			if bytes, yes := st.uploads.atWork(u.Upload); yes {
 				u.Bytes, u.Idle, u.AtWork = bytes, 0, true
 			}
 			uploads = append(uploads, u)

@@ -52,8 +52,8 @@ func TestNobodyCanHaveAllUploads(t *testing.T) {
 	}
 	r.want(202, "POST", "/v2/a/blobs/uploads/", nil, header("ann"))
 	r.pass(r.cfg.uploadExpiry + time.Minute)
-	if n := len(r.openUntilRefused(header("bob"))); n != 12 || len(r.st.sessions.shares) != 1 {
-		t.Errorf("with none open, one may open %d of 24, want 12; shares are %v", n, r.st.sessions.shares)
+	if n := len(r.openUntilRefused(header("bob"))); n != 12 || len(r.st.uploads.shares) != 1 {
+		t.Errorf("with none open, one may open %d of 24, want 12; shares are %v", n, r.st.uploads.shares)
 	}
 }
 
@@ -147,7 +147,7 @@ func TestUploadsAreListed(t *testing.T) {
 		}
 	}
 	list(func(args ...string) (string, error) { return runOnceOn(t, r.st, "uploads", args...) })
-	turn, release, err := r.st.takeUpload(t.Context(), "home/app", filepath.Base(one), "user:ann")
+	turn, release, err := r.st.uploads.take(t.Context(), "home/app", filepath.Base(one), "user:ann")
 	if err != nil || turn.offset.Load() != 5 {
 		t.Fatal(err)
 	}

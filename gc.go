@@ -37,6 +37,8 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -46,32 +48,44 @@ import (
 // push waits long for it.
 const atOnce = 50
 
-// janitor removes what is due until ctx ends.
-func (st *store) janitor(ctx context.Context) {
-	if st.writer == nil {
+// A collector removes what nothing refers to from its store.
+type collector struct {
+	*store
+	wake       chan struct{} // tells run that something became loose
+	trashed    chan struct{} // tells it that a file is to be removed
+	ownersGone atomic.Bool   // users or rules have changed: there may be uploads of owners who are no more
+	ownersSure atomic.Int64  // uptime, in nanoseconds, from which on what the users' file said last is taken for true
+	removal    sync.RWMutex  // held for writing while files of blobs go, for reading by backups
+
+	collectedBlobs, collectedBytes atomic.Int64 // since the start, for the metrics
+}
+
+// run removes what is due until ctx ends.
+func (gc *collector) run(ctx context.Context) {
+	if gc.writer == nil {
 		return
 	}
 	retry := time.Duration(0)
 	for ctx.Err() == nil {
-		next, err := st.collectDue(ctx)
-		if e := st.keepReserve(); e != nil {
-			st.log.Warn("no reserve for a full disk", "error", e)
+		next, err := gc.collectDue(ctx)
+		if e := gc.keepReserve(); e != nil {
+			gc.log.Warn("no reserve for a full disk", "error", e)
 		}
 		if err != nil {
 			// Whatever it is (a full disk, say), it will not pass at once.
 			retry = min(max(2*retry, time.Minute), time.Hour)
 			next = retry
-			st.log.Error("collecting garbage", "error", err, "retry", retry)
+			gc.log.Error("collecting garbage", "error", err, "retry", retry)
 		} else {
 			retry = 0
 		}
-		st.sleep(ctx, next, retry > 0)
+		gc.sleep(ctx, next, retry > 0)
 	}
 }
 
 // sleep waits for next (negative: for ever), or until something was added that
 // is due before that; stubborn ignores additions.
-func (st *store) sleep(ctx context.Context, next time.Duration, stubborn bool) {
+func (gc *collector) sleep(ctx context.Context, next time.Duration, stubborn bool) {
 	timer, stop := alarm(next)
 	defer stop()
 	for {
@@ -80,13 +94,13 @@ func (st *store) sleep(ctx context.Context, next time.Duration, stubborn bool) {
 			return
 		case <-timer:
 			return
-		case <-st.trashed:
+		case <-gc.trashed:
 			if !stubborn {
 				return
 			}
-		case <-st.wake:
+		case <-gc.wake:
 			// What has just become loose has all its grace before it.
-			if !stubborn && (next < 0 || st.shortestGrace() < next) {
+			if !stubborn && (next < 0 || gc.shortestGrace() < next) {
 				return
 			}
 		}
@@ -102,8 +116,11 @@ func alarm(d time.Duration) (fires <-chan time.Time, stop func()) {
 	return t.C, func() { t.Stop() }
 }
 
-func (st *store) shortestGrace() time.Duration {
-	return min(st.grace, st.uploadExpiry, st.restoreGrace())
+// wakeUp tells run that something has become loose.
+func (gc *collector) wakeUp() { notify(gc.wake) }
+
+func (gc *collector) shortestGrace() time.Duration {
+	return min(gc.grace, gc.uploadExpiry, gc.restoreGrace())
 }
 
 // graces say when what nothing refers to is due.
@@ -138,22 +155,22 @@ type tally struct {
 // returns how long to wait for the next; negative if nothing will be due. Nothing is
 // while pushes and deletes are refused: whoever says --read-only wants all to stay as
 // it is.
-func (st *store) collectDue(ctx context.Context) (next time.Duration, err error) {
+func (gc *collector) collectDue(ctx context.Context) (next time.Duration, err error) {
 	// Not where it is noticed: a transaction may be under way there.
-	if err := st.host.noteGuarded(); err != nil {
+	if err := gc.host.noteGuarded(); err != nil {
 		return 0, err
 	}
-	if st.readOnly {
+	if gc.readOnly {
 		return -1, nil
 	}
-	if _, err := st.collect(ctx, st.graces()); err != nil {
+	if _, err := gc.collect(ctx, gc.graces()); err != nil {
 		return 0, err
 	}
-	forget, err := st.forgetHistory(ctx)
+	forget, err := gc.pruner.forgetHistory(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("forgetting what was done: %w", err)
 	}
-	if next, err = st.untilDue(); next < 0 || forget >= 0 && forget < next {
+	if next, err = gc.untilDue(); next < 0 || forget >= 0 && forget < next {
 		next = forget
 	}
 	return next, err
@@ -161,15 +178,15 @@ func (st *store) collectDue(ctx context.Context) (next time.Duration, err error)
 
 // collect removes all that is due by g, and what becomes due by that. It may
 // run beside the janitor.
-func (st *store) collect(ctx context.Context, g graces) (all tally, err error) {
+func (gc *collector) collect(ctx context.Context, g graces) (all tally, err error) {
 	for ctx.Err() == nil {
 		var c tally
 		var errs []error // one that cannot be removed must not keep the others
 		trash := 0
-		for _, step := range []func(graces, *tally) error{st.expireUploads, st.collectRepositories, st.collectManifests, st.collectLinks} {
+		for _, step := range []func(graces, *tally) error{gc.expireUploads, gc.collectRepositories, gc.collectManifests, gc.collectLinks} {
 			errs = append(errs, step(g, &c))
 		}
-		trash, err = st.emptyTrash(ctx)
+		trash, err = gc.emptyTrash(ctx)
 		if err := errors.Join(append(errs, err)...); err != nil {
 			return all, err
 		}
@@ -187,18 +204,18 @@ func (st *store) collect(ctx context.Context, g graces) (all tally, err error) {
 }
 
 // cutoff is the uptime before which what is loose is due, in seconds.
-func (st *store) cutoff(grace time.Duration) int64 {
-	return int64((st.uptime() - grace) / time.Second)
+func (gc *collector) cutoff(grace time.Duration) int64 {
+	return int64((gc.uptime() - grace) / time.Second)
 }
 
 // untilDue returns how long it is until something is due; negative if nothing
 // is loose.
-func (st *store) untilDue() (time.Duration, error) {
+func (gc *collector) untilDue() (time.Duration, error) {
 	next := time.Duration(-1)
-	if wait := st.untilSure(); wait > 0 && st.ownersGone.Load() {
+	if wait := gc.untilSure(); wait > 0 && gc.ownersGone.Load() {
 		next = wait
 	}
-	g := st.graces()
+	g := gc.graces()
 	for _, q := range []struct {
 		query string
 		grace time.Duration
@@ -209,13 +226,13 @@ func (st *store) untilDue() (time.Duration, error) {
 		{`SELECT min(deleted) FROM repository r WHERE deleted IS NOT NULL AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id)`, g.manifest},
 	} {
 		var since sql.NullInt64
-		if err := st.get(q.query, nil, &since); err != nil {
+		if err := gc.get(q.query, nil, &since); err != nil {
 			return 0, fmt.Errorf("looking for what is due: %w", err)
 		}
 		if !since.Valid {
 			continue
 		}
-		due := max(0, time.Duration(since.Int64+1)*time.Second+q.grace-st.uptime())
+		due := max(0, time.Duration(since.Int64+1)*time.Second+q.grace-gc.uptime())
 		if next < 0 || due < next {
 			next = due
 		}
@@ -258,13 +275,13 @@ func (g graces) onlyDeleted() string {
 
 // collectRepositories empties the repositories that were deleted long enough ago;
 // their blobs go like all others.
-func (st *store) collectRepositories(g graces, c *tally) error {
-	cutoff := st.cutoff(g.manifest)
+func (gc *collector) collectRepositories(g graces, c *tally) error {
+	cutoff := gc.cutoff(g.manifest)
 	if g.now {
 		cutoff = math.MaxInt64
 	}
 	for {
-		n, err := st.emptyRepositories(cutoff)
+		n, err := gc.emptyRepositories(cutoff)
 		if err != nil || n == 0 {
 			return err
 		}
@@ -274,14 +291,14 @@ func (st *store) collectRepositories(g graces, c *tally) error {
 
 // emptyRepositories removes some manifests of repositories that were deleted before
 // the cutoff, and returns how many.
-func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
+func (gc *collector) emptyRepositories(cutoff int64) (n int, err error) {
 	const query = `SELECT 0, m.repository, m.id, m.digest, r.name, 1 FROM repository r JOIN manifest m ON m.repository = r.id
 		WHERE r.deleted < ? ORDER BY r.deleted LIMIT ?` // any some of them: to sort would be to look at all
-	due, err := listRows(st, scanLoose, query, cutoff, atOnce)
+	due, err := listRows(gc, scanLoose, query, cutoff, atOnce)
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
-	err = st.update(func(t *tx) error {
+	err = gc.update(func(t *tx) error {
 		if due, err = listRows(t, scanLoose, query, cutoff, atOnce); err != nil {
 			return err
 		}
@@ -302,18 +319,18 @@ func (st *store) emptyRepositories(cutoff int64) (n int, err error) {
 		return nil
 	})
 	if err == nil && len(due) > 0 {
-		st.log.Info("manifests of a deleted repository collected", "repository", due[0].repository, "manifests", len(due))
+		gc.log.Info("manifests of a deleted repository collected", "repository", due[0].repository, "manifests", len(due))
 	}
 	return len(due), err
 }
 
 // collectManifests removes the manifests that are due.
-func (st *store) collectManifests(g graces, c *tally) error {
-	rules, err := st.host.rulesNow()
+func (gc *collector) collectManifests(g graces, c *tally) error {
+	rules, err := gc.host.rulesNow()
 	if err != nil {
 		return err
 	}
-	return st.collectLoose(g, g.manifest, c,
+	return gc.collectLoose(g, g.manifest, c,
 		`SELECT m.loose, m.repository, m.id, m.digest, r.name, m.deleted IS NOT NULL FROM manifest m`+g.index()+` JOIN repository r ON r.id = m.repository
 			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL`+g.onlyDeleted()+` ORDER BY m.loose, m.id LIMIT ?5`,
 		`UPDATE manifest SET loose = ?3 WHERE repository = ?1 AND id = ?2`,
@@ -329,14 +346,14 @@ func (st *store) collectManifests(g graces, c *tally) error {
 		},
 		func(x looseRow) {
 			c.Manifests++
-			st.log.Info("manifest collected", "repository", x.repository, "digest", x.digest)
+			gc.log.Info("manifest collected", "repository", x.repository, "digest", x.digest)
 		})
 }
 
 // collectLinks removes the links that are due, and the rows of blobs that have
 // no other.
-func (st *store) collectLinks(g graces, c *tally) error {
-	return st.collectLoose(g, g.blob, c,
+func (gc *collector) collectLinks(g graces, c *tally) error {
+	return gc.collectLoose(g, g.blob, c,
 		`SELECT l.loose, l.repository, l.blob, b.digest, r.name, 0
 			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
 			WHERE l.loose < ?1 AND (l.loose, l.repository, l.blob) > (?2, ?3, ?4)
@@ -354,8 +371,8 @@ func (st *store) collectLinks(g graces, c *tally) error {
 			if x.freed >= 0 {
 				c.Blobs++
 				c.Bytes += x.freed
-				st.collectedBlobs.Add(1)
-				st.collectedBytes.Add(x.freed)
+				gc.collectedBlobs.Add(1)
+				gc.collectedBytes.Add(x.freed)
 			}
 		})
 }
@@ -364,36 +381,36 @@ func (st *store) collectLinks(g graces, c *tally) error {
 // remove takes one away, or finds that it must stay; removed is called when
 // that is committed. What a client was promised lately gets a new time by
 // extend, so that it is looked at again when the promise has been kept.
-func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, extend string,
+func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query, extend string,
 	remove func(*tx, *looseRow) (bool, error), removed func(looseRow)) error {
 
-	cutoff := st.cutoff(grace)
+	cutoff := gc.cutoff(grace)
 	if g.now {
 		cutoff = math.MaxInt64
 	}
 	after := looseRow{loose: math.MinInt64}
 	for {
 		// Most times nothing is due, which a reader finds out.
-		due, err := listRows[looseRow](st, scanLoose, query, cutoff, after.loose, after.repo, after.id, 1)
+		due, err := listRows[looseRow](gc, scanLoose, query, cutoff, after.loose, after.repo, after.id, 1)
 		if err != nil || len(due) == 0 {
 			return err
 		}
-		st.at("collecting")
+		gc.at("collecting")
 		// Who makes a promise waits until it is seen what goes.
-		short := st.heedsPromises(g, grace)
+		short := gc.heedsPromises(g, grace)
 		if short {
-			st.promises.mu.Lock()
+			gc.promises.mu.Lock()
 		}
 		var gone []looseRow
 		var promised int
-		err = st.update(func(t *tx) (err error) {
+		err = gc.update(func(t *tx) (err error) {
 			gone, promised = nil, 0
 			due, err = listRows(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, atOnce)
 			if err != nil {
 				return err
 			}
 			for _, x := range due {
-				if short && !x.deleted && st.promises.held(x.repository, x.digest) {
+				if short && !x.deleted && gc.promises.held(x.repository, x.digest) {
 					promised++
 					if !g.now {
 						_, err = t.exec(extend, x.repo, x.id, t.clock+int64((promiseTime-grace)/time.Second))
@@ -411,7 +428,7 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 			return nil
 		})
 		if short {
-			st.promises.mu.Unlock()
+			gc.promises.mu.Unlock()
 		}
 		if err != nil {
 			return err
@@ -429,8 +446,8 @@ func (st *store) collectLoose(g graces, grace time.Duration, c *tally, query, ex
 
 // heedsPromises reports whether promises keep what is due by g: with a long
 // grace the rows themselves tell of them.
-func (st *store) heedsPromises(g graces, grace time.Duration) bool {
-	return (g.now || grace < 2*promiseTime) && !st.noPromises
+func (gc *collector) heedsPromises(g graces, grace time.Duration) bool {
+	return (g.now || grace < 2*promiseTime) && !gc.noPromises
 }
 
 func (t *tx) live(query string, key ...any) (bool, error) {
@@ -441,24 +458,24 @@ func (t *tx) live(query string, key ...any) (bool, error) {
 
 // emptyTrash removes the files of all blobs whose row is gone. They come in the
 // order of their directories, so that those of one need one sync.
-func (st *store) emptyTrash(ctx context.Context) (n int, err error) {
-	if !st.removal.TryLock() {
+func (gc *collector) emptyTrash(ctx context.Context) (n int, err error) {
+	if !gc.removal.TryLock() {
 		return 0, nil // a backup needs the files; it tells when it has done
 	}
-	defer st.removal.Unlock()
+	defer gc.removal.Unlock()
 	var errs []error
 	for last := digest.Digest(""); ; {
-		due, err := listRows(st, scanOne[digest.Digest], `SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`, last, atOnce)
+		due, err := listRows(gc, scanOne[digest.Digest], `SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`, last, atOnce)
 		if err != nil {
 			return n, err
 		}
 		for rest := due; len(rest) > 0 && ctx.Err() == nil; {
-			shard := st.shardDir(rest[0])
+			shard := gc.shardDir(rest[0])
 			k := 1
-			for k < len(rest) && st.shardDir(rest[k]) == shard {
+			for k < len(rest) && gc.shardDir(rest[k]) == shard {
 				k++
 			}
-			removed, err := st.unlink(rest[:k])
+			removed, err := gc.unlink(rest[:k])
 			n += removed
 			errs = append(errs, err)
 			rest = rest[k:]
@@ -473,29 +490,29 @@ func (st *store) emptyTrash(ctx context.Context) (n int, err error) {
 // unlink removes the files of blobs in one shard, except of those whose rows
 // have come back, and drops the trash rows (2). It returns how many rows went;
 // one file that cannot be removed does not keep the others.
-func (st *store) unlink(list []digest.Digest) (n int, err error) {
+func (gc *collector) unlink(list []digest.Digest) (n int, err error) {
 	var errs []error
 	var gone, back []digest.Digest
 	for _, d := range list { // in order, so that two of us do not wait for each other
-		defer st.digests.lock(d.String())()
-		if st.hasBlob(d) {
+		defer gc.digests.lock(d.String())()
+		if gc.hasBlob(d) {
 			back = append(back, d)
-		} else if err := os.RemoveAll(filepath.Dir(st.path(d))); err != nil {
+		} else if err := os.RemoveAll(filepath.Dir(gc.path(d))); err != nil {
 			errs = append(errs, fmt.Errorf("removing the file of %s: %w", d, err))
 		} else {
-			os.Remove(st.aside(d)) // scrubbing removes what stays
-			st.log.Info("blob removed", "digest", d)
+			os.Remove(gc.aside(d)) // scrubbing removes what stays
+			gc.log.Info("blob removed", "digest", d)
 			gone = append(gone, d)
 		}
 	}
-	st.at("unlinked")
+	gc.at("unlinked")
 	if len(gone) > 0 {
 		// A file must not come back after its trash row has gone.
-		if err := st.syncDir(st.shardDir(gone[0])); err != nil {
+		if err := gc.syncDir(gc.shardDir(gone[0])); err != nil {
 			return 0, errors.Join(append(errs, err)...)
 		}
 	}
-	err = st.updateLazy(func(t *tx) error {
+	err = gc.updateLazy(func(t *tx) error {
 		for _, d := range gone {
 			if _, err := t.exec(`DELETE FROM trash WHERE digest = ?`, d); err != nil {
 				return err

@@ -41,7 +41,7 @@ func (r *registry) freeze() {
 // collect is a collection on the spot.
 func (r *registry) collect(g graces) tally {
 	r.t.Helper()
-	c, err := r.st.collect(r.t.Context(), g)
+	c, err := r.st.collector.collect(r.t.Context(), g)
 	if err != nil {
 		r.t.Fatalf("collecting: %v", err)
 	}
@@ -464,7 +464,7 @@ func (h *history) verify() error {
 		problems = append(problems, fmt.Errorf("figures are\n%+v, want\n%+v", got, want))
 	}
 	var gotList []repositoryFigures
-	err := r.st.eachRepository(r.t.Context(), "", func(f repositoryFigures) error { gotList = append(gotList, f); return nil })
+	err := r.st.stats.eachRepository(r.t.Context(), "", func(f repositoryFigures) error { gotList = append(gotList, f); return nil })
 	if err != nil || !slices.Equal(gotList, wantList) {
 		problems = append(problems, fmt.Errorf("figures of repositories are\n%+v (%v), want\n%+v", gotList, err, wantList))
 	}
@@ -699,7 +699,7 @@ func TestFiguresAfterTheTrashWasEmptied(t *testing.T) {
 	if f := r.figures(); f.Reclaimable != (amount{1, 5}) || f.InGrace != (amount{}) {
 		t.Errorf("a file is about to go: %+v", f)
 	}
-	if _, err := r.st.emptyTrash(t.Context()); err != nil {
+	if _, err := r.st.collector.emptyTrash(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if f := r.figures(); f.Reclaimable != (amount{}) || f.InGrace != (amount{}) {

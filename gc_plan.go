@@ -114,14 +114,14 @@ func (p *planner) uploads() error {
 		if err := rows.Scan(&d.Upload, &d.Repository, &d.Bytes, &used); err != nil {
 			return err
 		}
-		if _, yes := p.st.sessions.atWork(d.Upload); yes {
+		if _, yes := p.st.uploads.atWork(d.Upload); yes {
 			return nil
 		}
 		p.total.Uploads++
 		p.total.Uploaded += d.Bytes
 		d.Why = "nobody has continued it for " + p.ago(used)
 		return p.each(d)
-	}, `SELECT id, repository, offset, used FROM upload WHERE used < ?`, p.st.cutoff(p.g.upload))
+	}, `SELECT id, repository, offset, used FROM upload WHERE used < ?`, p.st.collector.cutoff(p.g.upload))
 }
 
 // repositories finds the manifests of those that were deleted.
@@ -158,7 +158,7 @@ func (p *planner) cutoff(grace time.Duration) int64 {
 	if p.g.now {
 		return 1<<63 - 1
 	}
-	return p.st.cutoff(grace)
+	return p.st.collector.cutoff(grace)
 }
 
 func (p *planner) ago(uptime int64) string {
@@ -183,7 +183,7 @@ func (p *planner) kill(m plannedManifest, why string) error {
 
 // kept reports, and counts, whether something stays because it was promised.
 func (p *planner) kept(repository string, d digest.Digest, grace time.Duration) bool {
-	if !p.promises || !p.st.heedsPromises(p.g, grace) {
+	if !p.promises || !p.st.collector.heedsPromises(p.g, grace) {
 		return false
 	}
 	p.st.promises.mu.Lock()

@@ -106,7 +106,7 @@ func TestPromisesRunOutByThemselves(t *testing.T) {
 	for kept := time.Duration(0); ; kept += time.Minute {
 		r.pass(time.Minute)
 		if r.hasFile(d) {
-			next, err := r.st.untilDue()
+			next, err := r.st.collector.untilDue()
 			if err != nil || next < 0 || next > 2*promiseTime {
 				t.Fatalf("the janitor looks again in %v (%v)", next, err)
 			}
@@ -180,7 +180,7 @@ func TestCollectionBetweenAPushAndItsAnswer(t *testing.T) {
 		c.at = func(point string) {
 			if s := st.Load(); s != nil && point == "recorded" {
 				// All but the files, which the push has locked.
-				if err := s.collectLinks(collectNow, new(tally)); err != nil {
+				if err := s.collector.collectLinks(collectNow, new(tally)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -269,7 +269,7 @@ func TestAnswersWhileACollectionDecides(t *testing.T) {
 				queued(r.st, 1)
 			}
 			wg.Go(func() {
-				if _, err := r.st.collect(t.Context(), collectNow); err != nil {
+				if _, err := r.st.collector.collect(t.Context(), collectNow); err != nil {
 					t.Error(err)
 				}
 			})

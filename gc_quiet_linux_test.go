@@ -89,12 +89,12 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		st.unsynced.bytes.Store(1) // which whoever looks takes away
+		st.small.bytes.Store(1) // which whoever looks takes away
 		before, woken := listFiles(t, dir), wakes.Load()
 		time.Sleep(12 * time.Hour)
 		synctest.Wait()
-		if n := wakes.Load() - woken; n != 0 || st.unsynced.bytes.Load() != 1 {
-			t.Errorf("after the sync something woke up %d times; %d bytes are to be synced, want 1", n, st.unsynced.bytes.Load())
+		if n := wakes.Load() - woken; n != 0 || st.small.bytes.Load() != 1 {
+			t.Errorf("after the sync something woke up %d times; %d bytes are to be synced, want 1", n, st.small.bytes.Load())
 		}
 		compareFiles(t, before, listFiles(t, dir))
 		time.Sleep(10 * 24 * time.Hour) // until all that became garbage has gone
@@ -125,7 +125,7 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		// Once a month it reads everything, and notes that it has.
 		time.Sleep(10 * 24 * time.Hour)
 		synctest.Wait()
-		f, err := st.figures(ctx)
+		f, err := st.stats.figures(ctx)
 		if err != nil || f.Scrubbed == 0 {
 			t.Errorf("scrubbed: %d, %v", f.Scrubbed, err)
 		}

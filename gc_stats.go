@@ -80,27 +80,33 @@ type garbage struct {
 	took   time.Duration
 }
 
+// statistics count what their store has.
+type statistics struct {
+	*store
+	garbage garbage
+}
+
 // figures returns the whole registry's.
-func (st *store) figures(ctx context.Context) (figures, error) { return st.figuresOr(ctx, 0) }
+func (x *statistics) figures(ctx context.Context) (figures, error) { return x.figuresOr(ctx, 0) }
 
 // figuresOr is figures, of which InGrace may be older than the rest if it took
 // long to work out: patience times as old as that.
-func (st *store) figuresOr(ctx context.Context, patience int) (f figures, err error) {
-	commit, quiet := st.commits()
-	err = st.look(ctx, func(s snapshot) error {
+func (x *statistics) figuresOr(ctx context.Context, patience int) (f figures, err error) {
+	commit, quiet := x.commits()
+	err = x.look(ctx, func(s snapshot) error {
 		err := s.get(`SELECT blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes, scrubbed FROM total, meta`, nil,
 			&f.Blobs.Count, &f.Blobs.Bytes, &f.Shared.Count, &f.Shared.Bytes, &f.Unused.Count, &f.Unused.Bytes, &f.Scrubbed)
 		if err != nil {
 			return err
 		}
-		if after, still := st.commits(); !still || after != commit {
+		if after, still := x.commits(); !still || after != commit {
 			quiet = false // the snapshot may be of either
 		}
-		all, err := st.garbageIn(s, commit, quiet, patience)
+		all, err := x.garbageIn(s, commit, quiet, patience)
 		if err != nil {
 			return err
 		}
-		due := newPlanner(st, s, st.graces(), false, func(doomed) error { return nil })
+		due := newPlanner(x.store, s, x.graces(), false, func(doomed) error { return nil })
 		if err := due.rows(); err != nil {
 			return err
 		}
@@ -119,55 +125,55 @@ func (st *store) figuresOr(ctx context.Context, patience int) (f figures, err er
 				UNION ALL SELECT length(body) FROM manifest WHERE damaged IS NOT NULL) AS found`, nil, &f.Quarantined.Count, &f.Quarantined.Bytes))
 	})
 	f.Saved -= f.Blobs.Bytes
-	f.Uptime = int64(st.uptime() / time.Second)
+	f.Uptime = int64(x.uptime() / time.Second)
 	for _, tail := range []string{"", "-wal"} {
-		if info, err := os.Stat(filepath.Join(st.dir, "berth.db"+tail)); err == nil {
+		if info, err := os.Stat(filepath.Join(x.dir, "berth.db"+tail)); err == nil {
 			f.Database += info.Size()
 		}
 	}
-	if disk, _, err := freeSpace(st.arrivals); err == nil {
-		f.DiskFree, f.DiskTotal, f.DiskFloor = disk.free, disk.total, st.floor(disk.total)
+	if disk, _, err := freeSpace(x.arrivals); err == nil {
+		f.DiskFree, f.DiskTotal, f.DiskFloor = disk.free, disk.total, x.floor(disk.total)
 	}
-	if disk, _, err := freeSpace(st.dir); err == nil && st.apart() {
-		f.DatabaseDisk = &diskFigures{disk.free, disk.total, st.floor(disk.total)}
+	if disk, _, err := freeSpace(x.dir); err == nil && x.apart() {
+		f.DatabaseDisk = &diskFigures{disk.free, disk.total, x.floor(disk.total)}
 	}
 	return f, err
 }
 
 // commits returns how many durable commits there have been, and whether none is
 // under way.
-func (st *store) commits() (n int64, quiet bool) {
-	if st.writer == nil {
+func (x *statistics) commits() (n int64, quiet bool) {
+	if x.writer == nil {
 		return 0, true // none on a read-only disk
 	}
-	ended := st.writer.ended.Load()
-	return ended, st.writer.begun.Load() == ended
+	ended := x.writer.ended.Load()
+	return ended, x.writer.begun.Load() == ended
 }
 
 // garbageIn is the garbage in a snapshot, which is as commit has left it if
 // exact.
-func (st *store) garbageIn(s snapshot, commit int64, exact bool, patience int) (tally, error) {
-	st.garbage.mu.Lock()
-	defer st.garbage.mu.Unlock()
+func (x *statistics) garbageIn(s snapshot, commit int64, exact bool, patience int) (tally, error) {
+	x.garbage.mu.Lock()
+	defer x.garbage.mu.Unlock()
 	begun := time.Now()
-	if st.garbage.known && (exact && st.garbage.commit == commit || begun.Sub(st.garbage.made) < time.Duration(patience)*st.garbage.took) {
-		return st.garbage.all, nil
+	if x.garbage.known && (exact && x.garbage.commit == commit || begun.Sub(x.garbage.made) < time.Duration(patience)*x.garbage.took) {
+		return x.garbage.all, nil
 	}
-	g := st.graces()
+	g := x.graces()
 	g.now = true
-	p := newPlanner(st, s, g, false, func(doomed) error { return nil })
+	p := newPlanner(x.store, s, g, false, func(doomed) error { return nil })
 	err := p.rows()
 	if exact && err == nil {
-		st.garbage.known, st.garbage.commit, st.garbage.all = true, commit, p.total
-		st.garbage.made, st.garbage.took = begun, time.Since(begun)
+		x.garbage.known, x.garbage.commit, x.garbage.all = true, commit, p.total
+		x.garbage.made, x.garbage.took = begun, time.Since(begun)
 	}
 	return p.total, err
 }
 
 // eachRepository calls fn with the figures of every repository in order of
 // names, or with those of one.
-func (st *store) eachRepository(ctx context.Context, name string, fn func(repositoryFigures) error) error {
-	return st.look(ctx, func(s snapshot) error {
+func (x *statistics) eachRepository(ctx context.Context, name string, fn func(repositoryFigures) error) error {
+	return x.look(ctx, func(s snapshot) error {
 		return s.rows(func(rows *sql.Rows) error {
 			var f repositoryFigures
 			if err := rows.Scan(&f.Name, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged,

@@ -173,7 +173,7 @@ func TestAbandonedUploadExpires(t *testing.T) {
 	if files, _ := filepath.Glob(filepath.Join(r.cfg.dir, "uploads", "*")); len(files) != 1 {
 		t.Errorf("files of uploads: %v, want one", files)
 	}
-	if n := r.st.sessions.count.Load(); n != 1 {
+	if n := r.st.uploads.count.Load(); n != 1 {
 		t.Errorf("%d sessions are counted, want 1", n)
 	}
 	// A session of an earlier process likewise.
@@ -252,7 +252,7 @@ func TestDeletedBlobFreesItsRoomAtOnce(t *testing.T) {
 	r := startRegistry(t)
 	ctx, stop := context.WithCancel(t.Context())
 	var janitor sync.WaitGroup
-	janitor.Go(func() { r.st.janitor(ctx) })
+	janitor.Go(func() { r.st.collector.run(ctx) })
 	defer janitor.Wait()
 	defer stop()
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location() // due in a day
@@ -286,7 +286,7 @@ func TestOneFileThatCannotBeRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.moved.Add(int64(r.cfg.grace + time.Minute))
-	if _, err := r.st.collectDue(t.Context()); err == nil || !strings.Contains(err.Error(), stuck.String()) {
+	if _, err := r.st.collector.collectDue(t.Context()); err == nil || !strings.Contains(err.Error(), stuck.String()) {
 		t.Errorf("collecting: %v, want an error about %s", err, stuck)
 	}
 	if r.hasFile(free) {

@@ -13,30 +13,30 @@ import (
 // dropUploads ends the sessions of owners who are no more: nobody can go on with
 // them. It looks only when there may be some. A request that is at work on one ends
 // with its next bytes.
-func (st *store) dropUploads(c *tally) (err error) {
-	if !st.ownersGone.CompareAndSwap(true, false) {
+func (gc *collector) dropUploads(c *tally) (err error) {
+	if !gc.ownersGone.CompareAndSwap(true, false) {
 		return nil
 	}
 	defer func() {
 		if err != nil {
-			st.ownersGone.Store(true)
+			gc.ownersGone.Store(true)
 		}
 	}()
 	for after := ""; ; {
-		list, err := listRows(st, scanSession, `SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`, after, atOnce)
+		list, err := listRows(gc, scanSession, `SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`, after, atOnce)
 		if err != nil {
 			return err
 		}
 		for _, x := range list {
 			after = x.id
-			may, sure := st.host.mayUpload(x.owner)
+			may, sure := gc.host.mayUpload(x.owner)
 			if !may && !sure {
-				st.ownersGone.Store(true)
+				gc.ownersGone.Store(true)
 			}
 			if may || !sure {
 				continue
 			}
-			if err := st.dropUpload(x.id, x.repository, x.owner, c); err != nil {
+			if err := gc.dropUpload(x.id, x.repository, x.owner, c); err != nil {
 				return err
 			}
 		}
@@ -54,8 +54,8 @@ func scanSession(rows *sql.Rows) (x sessionRow, err error) {
 }
 
 // dropUpload ends a session whose owner is no more.
-func (st *store) dropUpload(id, repository, owner string, c *tally) error {
-	u, err := st.findUpload(repository, id, owner)
+func (gc *collector) dropUpload(id, repository, owner string, c *tally) error {
+	u, err := gc.uploads.find(repository, id, owner)
 	if errors.Is(err, errBlobUploadUnknown) {
 		return nil // ended meanwhile
 	}
@@ -65,9 +65,9 @@ func (st *store) dropUpload(id, repository, owner string, c *tally) error {
 	select {
 	case u.turn <- struct{}{}:
 	default: // the request that is at work stops, and has this looked at again
-		st.at("at work")
+		gc.at("at work")
 		u.given.Store(true)
-		st.ownersGone.Store(true)
+		gc.ownersGone.Store(true)
 		select {
 		case u.turn <- struct{}{}: // it has ended, perhaps before it could see that
 		default:
@@ -78,18 +78,18 @@ func (st *store) dropUpload(id, repository, owner string, c *tally) error {
 	if u.ended {
 		return nil
 	}
-	if err := st.endUpload(u); err != nil {
+	if err := gc.uploads.end(u); err != nil {
 		return err
 	}
 	c.Uploads++
-	st.log.Info("upload ended with its owner", "repository", repository, "upload", id, "owner", owner)
+	gc.log.Info("upload ended with its owner", "repository", repository, "upload", id, "owner", owner)
 	return nil
 }
 
 // forgetOwners has the uploads of owners who are no more ended.
-func (st *store) forgetOwners() {
-	st.ownersGone.Store(true)
-	notify(st.trashed)
+func (gc *collector) forgetOwners() {
+	gc.ownersGone.Store(true)
+	notify(gc.trashed)
 }
 
 // ownersSettle is for how long the users' file must have said the same before uploads end
@@ -98,24 +98,24 @@ const ownersSettle = 10 * time.Second
 
 // doubtOwners is forgetOwners for what the users' file says, which is looked at again
 // before it is believed.
-func (st *store) doubtOwners() {
-	st.ownersSure.Store(int64(st.uptime() + ownersSettle))
-	st.forgetOwners()
+func (gc *collector) doubtOwners() {
+	gc.ownersSure.Store(int64(gc.uptime() + ownersSettle))
+	gc.forgetOwners()
 }
 
 // untilSure is how long it is until the users' file is believed.
-func (st *store) untilSure() time.Duration {
-	return max(0, time.Duration(st.ownersSure.Load())-st.uptime())
+func (gc *collector) untilSure() time.Duration {
+	return max(0, time.Duration(gc.ownersSure.Load())-gc.uptime())
 }
 
 // expireUploads ends sessions that were idle for the expiry.
-func (st *store) expireUploads(g graces, c *tally) error {
-	if err := st.dropUploads(c); err != nil {
+func (gc *collector) expireUploads(g graces, c *tally) error {
+	if err := gc.dropUploads(c); err != nil {
 		return err
 	}
-	cutoff := st.cutoff(g.upload)
+	cutoff := gc.cutoff(g.upload)
 	for {
-		n, err := st.expireSome(cutoff, c)
+		n, err := gc.expireSome(cutoff, c)
 		if err != nil || n < atOnce {
 			return err
 		}
@@ -124,13 +124,13 @@ func (st *store) expireUploads(g graces, c *tally) error {
 
 // expireSome looks at some of the sessions that nobody has used since the cutoff, and
 // returns at how many: each has ended then, or was used after all.
-func (st *store) expireSome(cutoff int64, c *tally) (n int, err error) {
-	due, err := listRows(st, scanSession, `SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`, cutoff, atOnce)
+func (gc *collector) expireSome(cutoff int64, c *tally) (n int, err error) {
+	due, err := listRows(gc, scanSession, `SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`, cutoff, atOnce)
 	if err != nil {
 		return 0, err
 	}
 	for _, x := range due {
-		u, err := st.findUpload(x.repository, x.id, x.owner)
+		u, err := gc.uploads.find(x.repository, x.id, x.owner)
 		if errors.Is(err, errBlobUploadUnknown) {
 			continue // ended meanwhile
 		}
@@ -141,14 +141,14 @@ func (st *store) expireSome(cutoff int64, c *tally) (n int, err error) {
 		case u.turn <- struct{}{}:
 		default:
 			// A request has been at work on it all the time.
-			if err := st.touchUpload(u); err != nil {
+			if err := gc.touchUpload(u); err != nil {
 				return 0, err
 			}
 			continue
 		}
 		expired, bytes := false, u.offset.Load()
 		if !u.ended {
-			expired, err = st.expireUpload(u, cutoff)
+			expired, err = gc.expireUpload(u, cutoff)
 		}
 		<-u.turn
 		if err != nil {
@@ -159,28 +159,28 @@ func (st *store) expireSome(cutoff int64, c *tally) (n int, err error) {
 		}
 		c.Uploads++
 		c.Uploaded += bytes
-		st.log.Info("upload expired", "repository", x.repository, "upload", x.id)
+		gc.log.Info("upload expired", "repository", x.repository, "upload", x.id)
 	}
 	return len(due), nil
 }
 
 // expireUpload ends a session if it is still idle. The caller holds the turn.
-func (st *store) expireUpload(u *upload, cutoff int64) (expired bool, err error) {
-	err = st.updateLazy(func(t *tx) error {
+func (gc *collector) expireUpload(u *upload, cutoff int64) (expired bool, err error) {
+	err = gc.updateLazy(func(t *tx) error {
 		n, err := t.exec(`DELETE FROM upload WHERE id = ? AND used < ?`, u.id, cutoff)
 		expired = n > 0
 		return err
 	})
 	if err == nil && expired {
-		st.dropFile(u)
-		st.forget(u)
+		gc.uploads.dropFile(u)
+		gc.uploads.forget(u)
 	}
 	return expired, err
 }
 
 // touchUpload starts a session's expiry anew.
-func (st *store) touchUpload(u *upload) error {
-	return st.updateLazy(func(t *tx) error {
+func (gc *collector) touchUpload(u *upload) error {
+	return gc.updateLazy(func(t *tx) error {
 		_, err := t.exec(`UPDATE upload SET used = ? WHERE id = ?`, t.clock, u.id)
 		return err
 	})
@@ -191,10 +191,10 @@ func (st *store) touchUpload(u *upload) error {
 const idleNow = 10 * time.Second
 
 // gracesNow are those of `berth gc --now`. Where nobody serves, no push is under way.
-func (st *store) gracesNow() graces {
-	g := st.graces()
+func (gc *collector) gracesNow() graces {
+	g := gc.graces()
 	g.now = true
-	if g.upload = min(g.upload, idleNow); !st.host.serves() {
+	if g.upload = min(g.upload, idleNow); !gc.host.serves() {
 		g.upload = -time.Second // this second's too
 	}
 	return g

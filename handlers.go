@@ -341,7 +341,7 @@ func (s *server) getBlob(w http.ResponseWriter, r *http.Request) error {
 	defer f.Close()
 	err = s.serveContent(w, r, typeBlob, d, true, f)
 	if resp, ok := w.(*response); ok && isBadSector(resp.failed) {
-		s.st.suspect(d) // the disk failed; the client has got too few bytes, and knows
+		s.st.scrubber.suspect(d) // the disk failed; the client has got too few bytes, and knows
 	}
 	return err
 }

@@ -47,7 +47,7 @@ func (s *server) getRetention(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return s.sendBuilt(w, r, s.planning, "application/json", func() ([]byte, error) {
-		list, err := s.st.explainRetention(r.Context(), name)
+		list, err := s.st.retainer.explainRetention(r.Context(), name)
 		if err != nil {
 			return nil, err
 		}

@@ -114,7 +114,7 @@ func TestBusyConnectionsStay(t *testing.T) {
 	for range 3 {
 		location := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 		conn := dial(t, address, fmt.Sprintf("PATCH %s HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhello", location))
-		for u, err := r.st.findUpload("a", location[strings.LastIndex(location, "/")+1:], ""); err != nil || len(u.turn) == 0; {
+		for u, err := r.st.uploads.find("a", location[strings.LastIndex(location, "/")+1:], ""); err != nil || len(u.turn) == 0; {
 			time.Sleep(time.Millisecond)
 		}
 		busy = append(busy, conn)
@@ -218,7 +218,7 @@ func TestBusyConnectionsStayOverTLS(t *testing.T) {
 			answers <- err
 		}()
 		io.WriteString(more, "hello")
-		for u, err := r.st.findUpload("a", location[strings.LastIndex(location, "/")+1:], ""); err != nil || len(u.turn) == 0; {
+		for u, err := r.st.uploads.find("a", location[strings.LastIndex(location, "/")+1:], ""); err != nil || len(u.turn) == 0; {
 			time.Sleep(time.Millisecond)
 		}
 		bodies = append(bodies, more)

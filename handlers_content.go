@@ -64,7 +64,7 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		h.Set("Content-Length", strconv.FormatInt(size, 10))
 		file, isFile := content.(*os.File)
 		resp, ok := w.(*response)
-		if isFile && ok && r.Method == http.MethodGet && !s.st.verifiedLately(d) {
+		if isFile && ok && r.Method == http.MethodGet && !s.st.scrubber.verifiedLately(d) {
 			return s.sendVerified(resp, d, file, size)
 		}
 		w.WriteHeader(http.StatusOK)
@@ -101,7 +101,7 @@ func (s *server) sendVerified(w *response, d digest.Digest, f io.Reader, size in
 			err = fmt.Errorf("its bytes have another digest: %w", errDamaged)
 		}
 		if err != nil {
-			s.st.suspect(d)
+			s.st.scrubber.suspect(d)
 			w.failed = err
 			switch {
 			case w.status == 0 && (errors.Is(err, errDamaged) || isBadSector(err)):
@@ -116,7 +116,7 @@ func (s *server) sendVerified(w *response, d digest.Digest, f io.Reader, size in
 			w.WriteHeader(http.StatusOK)
 		}
 		if left == 0 {
-			s.st.noteVerified(d)
+			s.st.scrubber.noteVerified(d)
 		}
 		if _, err := w.Write(piece); err != nil || left == 0 {
 			return nil // an error means that the client has gone

@@ -119,7 +119,7 @@ func (r *registry) restart(options ...func(*config)) {
 func (r *registry) pass(d time.Duration) {
 	r.t.Helper()
 	r.moved.Add(int64(d))
-	if _, err := r.st.collectDue(context.Background()); err != nil {
+	if _, err := r.st.collector.collectDue(context.Background()); err != nil {
 		r.t.Errorf("collecting: %v", err)
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -112,15 +113,21 @@ func (t *tx) nextChange() (number int64, err error) {
 	return max(number, forgotten) + 1, err
 }
 
+// A pruner forgets what its store's history need not keep.
+type pruner struct {
+	*store
+	counted struct{ last, again atomic.Int64 } // the last change when it was counted, and uptime when it is to be again; 0 for none
+}
+
 // forgetHistory forgets what is older than historyKept, and some of what cannot be
 // undone any more if there is too much. It returns how long to wait for the next that
 // is due; negative if there is none.
-func (st *store) forgetHistory(ctx context.Context) (next time.Duration, err error) {
-	window := st.restoreGrace()
+func (pr *pruner) forgetHistory(ctx context.Context) (next time.Duration, err error) {
+	window := pr.restoreGrace()
 	kept := max(historyKept, window)
 	for {
 		var at, last int64
-		err := st.get(`SELECT at, (SELECT max(change) FROM history) FROM history ORDER BY change LIMIT 1`, nil, &at, &last)
+		err := pr.get(`SELECT at, (SELECT max(change) FROM history) FROM history ORDER BY change LIMIT 1`, nil, &at, &last)
 		if errors.Is(err, sql.ErrNoRows) {
 			return -1, nil
 		}
@@ -128,14 +135,14 @@ func (st *store) forgetHistory(ctx context.Context) (next time.Duration, err err
 			return 0, err
 		}
 		// A day's at once, so that nobody is woken for each.
-		if due := time.Duration(at)*time.Second + kept + 24*time.Hour - st.uptime(); due > 0 {
-			again, err := st.countHistory(ctx, last, st.cutoff(window))
+		if due := time.Duration(at)*time.Second + kept + 24*time.Hour - pr.uptime(); due > 0 {
+			again, err := pr.countHistory(ctx, last, pr.collector.cutoff(window))
 			if again > 0 {
 				due = min(due, again)
 			}
 			return due, err
 		}
-		if err := st.forgetOldest(st.cutoff(kept)); err != nil || ctx.Err() != nil {
+		if err := pr.forgetOldest(pr.collector.cutoff(kept)); err != nil || ctx.Err() != nil {
 			return 0, errors.Join(err, ctx.Err())
 		}
 	}
@@ -145,8 +152,8 @@ func (st *store) forgetHistory(ctx context.Context) (next time.Duration, err err
 const forgetAtOnce = 500
 
 // forgetOldest forgets some of the oldest changes, if they are from before the cutoff.
-func (st *store) forgetOldest(cutoff int64) error {
-	return st.forgetting(func(t *tx) error {
+func (pr *pruner) forgetOldest(cutoff int64) error {
+	return pr.forgetting(func(t *tx) error {
 		_, err := t.exec(`DELETE FROM history WHERE change <= (SELECT max(change) FROM
 			(SELECT change, at FROM history ORDER BY change LIMIT ?2) AS oldest WHERE at < ?1)`, cutoff, forgetAtOnce)
 		return err
@@ -156,12 +163,12 @@ func (st *store) forgetOldest(cutoff int64) error {
 // countHistory calls forgetMost, if there are so many changes since it last did that it
 // may matter, or if there was too much that could still be undone. It returns how long
 // to wait in that case; 0 if there is no need to come back. last is the last change.
-func (st *store) countHistory(ctx context.Context, last, cutoff int64) (again time.Duration, err error) {
-	now, at := int64(st.uptime()/time.Second), st.counted.again.Load()
-	if last-st.counted.last.Load() < maxHistory/100 && (at == 0 || now < at) {
+func (pr *pruner) countHistory(ctx context.Context, last, cutoff int64) (again time.Duration, err error) {
+	now, at := int64(pr.uptime()/time.Second), pr.counted.again.Load()
+	if last-pr.counted.last.Load() < maxHistory/100 && (at == 0 || now < at) {
 		return time.Duration(max(at-now, 0)) * time.Second, nil
 	}
-	much, err := st.forgetMost(ctx, cutoff)
+	much, err := pr.forgetMost(ctx, cutoff)
 	if err != nil {
 		return 0, err
 	}
@@ -170,8 +177,8 @@ func (st *store) countHistory(ctx context.Context, last, cutoff int64) (again ti
 		again = 24 * time.Hour
 		at = now + int64(again/time.Second)
 	}
-	st.counted.last.Store(last)
-	st.counted.again.Store(at)
+	pr.counted.last.Store(last)
+	pr.counted.again.Store(at)
 	return again, nil
 }
 
@@ -179,12 +186,12 @@ func (st *store) countHistory(ctx context.Context, last, cutoff int64) (again ti
 // from before the cutoff: the repositories that have most lose their oldest, until none
 // of them has more than another that has lost some. It reports whether there are still
 // too many.
-func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err error) {
+func (pr *pruner) forgetMost(ctx context.Context, cutoff int64) (much bool, err error) {
 	type share struct {
 		repository string
 		steps      int
 	}
-	shares, err := listRows(st, func(rows *sql.Rows) (s share, err error) {
+	shares, err := listRows(pr, func(rows *sql.Rows) (s share, err error) {
 		err = rows.Scan(&s.repository, &s.steps)
 		return s, err
 	}, `SELECT repository, count(*) FROM history GROUP BY repository`)
@@ -210,7 +217,7 @@ func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err e
 		if s.steps <= level {
 			continue
 		}
-		changes, err := listRows(st, scanOne[int64], `SELECT change FROM history WHERE repository = ? ORDER BY change LIMIT ?`, s.repository, s.steps-level)
+		changes, err := listRows(pr, scanOne[int64], `SELECT change FROM history WHERE repository = ? ORDER BY change LIMIT ?`, s.repository, s.steps-level)
 		if err != nil {
 			return false, err
 		}
@@ -223,7 +230,7 @@ func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err e
 				return false, err
 			}
 			var n int64
-			err = st.forgetting(func(t *tx) error {
+			err = pr.forgetting(func(t *tx) error {
 				n, err = t.exec(`DELETE FROM history WHERE change IN (SELECT value FROM json_each(?)) AND at < ?`, string(text), cutoff)
 				return err
 			})
@@ -241,8 +248,8 @@ func (st *store) forgetMost(ctx context.Context, cutoff int64) (much bool, err e
 
 // forgetting runs fn, which deletes from the history, and keeps the last number: it must
 // not be given again.
-func (st *store) forgetting(fn func(*tx) error) error {
-	return st.updateLazy(func(t *tx) error {
+func (pr *pruner) forgetting(fn func(*tx) error) error {
+	return pr.updateLazy(func(t *tx) error {
 		if _, err := t.exec(`UPDATE meta SET changes = (SELECT max(change) FROM history) WHERE changes < (SELECT max(change) FROM history)`); err != nil {
 			return err
 		}

@@ -56,7 +56,7 @@ func TestFloodOfPushesLeavesOthersTheirHistory(t *testing.T) {
 
 	// When it cannot be undone, the repository that has most makes room, and it alone.
 	// Nobody has to do anything for it.
-	next, err := r.st.collectDue(context.Background())
+	next, err := r.st.collector.collectDue(context.Background())
 	if err != nil || next < 0 || next > 24*time.Hour {
 		t.Fatalf("the janitor looks again in %v (%v), want within a day", next, err)
 	}
@@ -110,7 +110,7 @@ func TestHistoryOfAYearAgoIsForgotten(t *testing.T) {
 	begun := r.st.uptime()
 	woken := 0
 	for n := 2; n > 0; n = r.steps("a") {
-		next, err := r.st.collectDue(context.Background())
+		next, err := r.st.collector.collectDue(context.Background())
 		if err != nil || next <= 0 {
 			t.Fatalf("with %d steps the janitor looks again in %v (%v)", n, next, err)
 		}
@@ -127,7 +127,7 @@ func TestHistoryOfAYearAgoIsForgotten(t *testing.T) {
 	if woken > 15 { // for what is loose, and once for both
 		t.Errorf("the janitor is woken %d times", woken)
 	}
-	if next, err := r.st.collectDue(context.Background()); err != nil || next >= 0 {
+	if next, err := r.st.collector.collectDue(context.Background()); err != nil || next >= 0 {
 		t.Errorf("all is forgotten, and the janitor looks again in %v (%v)", next, err)
 	}
 	if list := r.history("a", ""); len(list) != 0 {

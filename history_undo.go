@@ -26,8 +26,8 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 	if err != nil {
 		return nil, err
 	}
-	defer st.wakeJanitor()
-	err = st.updateKnowing(func(t *tx) error {
+	defer st.collector.wakeUp()
+	err = st.platforms.updateKnowing(func(t *tx) error {
 		did = nil
 		steps, err := listRows(t, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n DESC`, number)
 		if err != nil {
@@ -55,7 +55,7 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 		return nil
 	})
 	if err == nil {
-		notify(st.tagged)
+		notify(st.retainer.tagged)
 	}
 	return did, err
 }

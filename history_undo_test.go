@@ -99,7 +99,7 @@ func TestRepositoryThatIsHalfCollected(t *testing.T) {
 	number := r.last("a")
 	r.moved.Add(int64(r.cfg.untaggedGrace + time.Minute))
 	// A collection that is ended after its first transaction.
-	if n, err := r.st.emptyRepositories(r.st.cutoff(r.st.graces().manifest)); err != nil || n != atOnce {
+	if n, err := r.st.collector.emptyRepositories(r.st.collector.cutoff(r.st.graces().manifest)); err != nil || n != atOnce {
 		t.Fatalf("%d manifests are collected (%v), want %d", n, err, atOnce)
 	}
 	var left int

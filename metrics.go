@@ -152,10 +152,10 @@ func (s *server) registerMetrics() {
 	meter("counter", "berth_sent_bytes_total", s.meters.sent.Load)
 	meter("gauge", "berth_http_requests_in_flight", s.inFlight.Load)
 	meter("counter", "berth_passwords_hashed_total", s.gate.logins.hashed.Load)
-	meter("gauge", "berth_uploads_open", s.st.sessions.count.Load)
-	meter("counter", "berth_dropped_tags_total", s.st.droppedTags.Load)
-	meter("counter", "berth_collected_blobs_total", s.st.collectedBlobs.Load)
-	meter("counter", "berth_collected_bytes_total", s.st.collectedBytes.Load)
+	meter("gauge", "berth_uploads_open", s.st.uploads.count.Load)
+	meter("counter", "berth_dropped_tags_total", s.st.retainer.droppedTags.Load)
+	meter("counter", "berth_collected_blobs_total", s.st.collector.collectedBlobs.Load)
+	meter("counter", "berth_collected_bytes_total", s.st.collector.collectedBytes.Load)
 	meter("counter", "berth_file_syncs_total", s.st.fileSyncs.Load)
 	meter("counter", "berth_database_syncs_total", func() int64 {
 		if s.st.writer == nil {
@@ -174,7 +174,7 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 	var b bytes.Buffer
 	s.meters.write(&b)
 	// Who asks every few seconds shall not have the machine work all the time.
-	f, err := s.st.figuresOr(ctx, 50)
+	f, err := s.st.stats.figuresOr(ctx, 50)
 	if err != nil { // the others are wanted all the more
 		s.log.Error("the figures for the metrics", "error", err)
 	}

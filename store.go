@@ -49,9 +49,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -64,36 +61,25 @@ type store struct {
 	*dataDir
 	*database
 	settings
-	host         host
-	digests      keyLock // one holder per digest renames or unlinks its file
-	sessions     sessions
-	unsynced     unsynced
-	lookups      lookups
-	counted      struct{ last, again atomic.Int64 } // the history's last change when it was counted, and uptime when it is to be again; 0 for none
-	sending      sending
-	robots       robots
-	promises     promises
-	garbage      garbage
-	wake         chan struct{} // tells the janitor that something became loose
-	trashed      chan struct{} // tells the janitor that a file is to be removed
-	suspects     chan digest.Digest
-	verified     verifications
-	ownersGone   atomic.Bool   // users or rules have changed: there may be uploads of owners who are no more
-	ownersSure   atomic.Int64  // uptime, in nanoseconds, from which on what the users' file said last is taken for true
-	large        chan struct{} // full while as many bodies as may be have large buffers
-	holding      chan struct{} // full while as many bodies as may be are held in memory
-	base         time.Duration // uptime of the data directory when it was opened
-	saved        int64         // uptime last written, in seconds; used by the writer only
-	stale        atomic.Bool   // something has changed since the last snapshot
-	staleSince   atomic.Int64  // uptime when snapshots noticed that; 0 if they have not
-	changed      chan struct{} // tells that it has become so
-	pulls        pulls         // what was pulled lately
-	tagged       chan struct{} // tells the retainer that a tag has moved
-	rulesChanged chan struct{} // and that there may be other rules
-	removal      sync.RWMutex  // held for writing while files of blobs go, for reading by backups
+	host      host
+	platforms *platformFinder
+	pruner    *pruner
+	stats     *statistics
+	uploads   *uploads
+	small     *smallBlobs
+	retainer  *retainer
+	snapshots *snapshots
+	scrubber  *scrubber
+	collector *collector
+	digests   keyLock // one holder per digest renames or unlinks its file
+	lookups   lookups
+	sending   sending
+	robots    *robots
+	promises  promises
+	base      time.Duration // uptime of the data directory when it was opened
+	saved     int64         // uptime last written, in seconds; used by the writer only
+	pulls     pulls         // what was pulled lately
 
-	collectedBlobs, collectedBytes atomic.Int64 // likewise
-	droppedTags                    atomic.Int64 // tags dropped by the rules, likewise
 }
 
 type storeConfig struct {
@@ -172,21 +158,12 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 func newStore(cfg storeConfig) *store {
 	data := newDataDir(cfg.dirConfig)
 	st := &store{
-		dataDir:      data,
-		database:     newDatabase(data, cfg.budget.pages),
-		settings:     cfg.settings,
-		host:         newCommandHost(nil),
-		wake:         make(chan struct{}, 1),
-		trashed:      make(chan struct{}, 1),
-		changed:      make(chan struct{}, 1),
-		tagged:       make(chan struct{}, 1),
-		rulesChanged: make(chan struct{}, 1),
-		suspects:     make(chan digest.Digest, 100),
-		large:        make(chan struct{}, min(max(minLarge, 2*runtime.GOMAXPROCS(0)), maxLarge)),
-		holding:      make(chan struct{}, maxHeld),
-		lookups:      lookups{limit: cfg.budget.lookups},
-		sending:      sending{size: cfg.budget.answers, wait: sendingWait},
-		unsynced:     unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)},
+		dataDir:  data,
+		database: newDatabase(data, cfg.budget.pages),
+		settings: cfg.settings,
+		host:     newCommandHost(nil),
+		lookups:  lookups{limit: cfg.budget.lookups},
+		sending:  sending{size: cfg.budget.answers, wait: sendingWait},
 	}
 	if st.syncDisk == nil {
 		st.syncDisk = syncFileSystem
@@ -200,7 +177,16 @@ func newStore(cfg storeConfig) *store {
 	if st.at == nil {
 		st.at = func(string) {}
 	}
-	st.sessions.open, st.sessions.shares = make(map[string]*upload), make(map[string]int64)
+	st.collector = &collector{store: st, wake: make(chan struct{}, 1), trashed: make(chan struct{}, 1)}
+	st.scrubber = &scrubber{store: st, suspects: make(chan digest.Digest, 100)}
+	st.snapshots = &snapshots{store: st, changed: make(chan struct{}, 1)}
+	st.retainer = &retainer{store: st, tagged: make(chan struct{}, 1), rulesChanged: make(chan struct{}, 1)}
+	st.small = &smallBlobs{store: st, unsynced: unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)}}
+	st.uploads = newUploads(st)
+	st.robots = &robots{store: st}
+	st.stats = &statistics{store: st}
+	st.pruner = &pruner{store: st}
+	st.platforms = &platformFinder{st}
 	return st
 }
 
@@ -226,7 +212,7 @@ func (st *store) openToWrite() error {
 	if err := st.begun(); err != nil {
 		return err
 	}
-	return st.sweepUploads()
+	return st.uploads.sweep()
 }
 
 // begun opens the readers, and takes what the database says of the registry as a whole.
@@ -239,7 +225,7 @@ func (st *store) begun() error {
 		return st.damaged(err)
 	}
 	st.base = time.Duration(st.saved) * time.Second
-	st.stale.Store(stale)
+	st.snapshots.stale.Store(stale)
 	if st.sparse && !sparse && st.writer != nil { // check must know
 		err := st.updateLazy(func(t *tx) error {
 			_, err := t.exec(`UPDATE meta SET sparse = 1`)
@@ -249,14 +235,14 @@ func (st *store) begun() error {
 			return err
 		}
 	}
-	if err := st.loadVerified(); err != nil {
+	if err := st.scrubber.loadVerified(); err != nil {
 		return err
 	}
-	if err := st.recoverSmall(); err != nil {
+	if err := st.small.recover(); err != nil {
 		return fmt.Errorf("writing small blobs again: %w", err)
 	}
 	st.promises.begin(st.uptime)
-	return st.loadRobots()
+	return st.robots.load()
 }
 
 // close writes the uptime, moves SQLite's log into the database and lets go of
@@ -264,7 +250,7 @@ func (st *store) begun() error {
 func (st *store) close() error {
 	var err error
 	if st.writer != nil {
-		err = errors.Join(st.syncSmall(), st.saveUses(), st.savePulls(), st.writer.updateLazy(st.saveUptime))
+		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.savePulls(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
 	return errors.Join(err, st.database.close(), st.dataDir.letGo())
@@ -272,8 +258,8 @@ func (st *store) close() error {
 
 // loops are what a server runs in the background, each until its context ends.
 func (st *store) loops() []func(context.Context) {
-	return []func(context.Context){st.lasting("sharder", st.sharder), st.lasting("janitor", st.janitor), st.lasting("syncer", st.syncer),
-		st.lasting("scrubber", st.scrubber), st.lasting("snapshots", st.snapshots), st.lasting("retainer", st.retainer)}
+	return []func(context.Context){st.lasting("sharder", st.sharder), st.lasting("janitor", st.collector.run), st.lasting("syncer", st.small.run),
+		st.lasting("scrubber", st.scrubber.run), st.lasting("snapshots", st.snapshots.run), st.lasting("retainer", st.retainer.run)}
 }
 
 func (st *store) lasting(name string, loop func(context.Context)) func(context.Context) {
@@ -291,13 +277,13 @@ func (st *store) begin(t *tx, durable bool) error {
 	if err := st.pulls.ride(t); err != nil {
 		return err
 	}
-	if durable && !st.stale.Load() {
+	if durable && !st.snapshots.stale.Load() {
 		if _, err := t.exec(`UPDATE meta SET stale = 1`); err != nil {
 			return err
 		}
 		t.committed = append(t.committed, func() {
-			st.stale.Store(true)
-			notify(st.changed)
+			st.snapshots.stale.Store(true)
+			notify(st.snapshots.changed)
 		})
 		return st.saveUptime(t) // so it can be told from the snapshot by its time
 	}
@@ -313,9 +299,6 @@ func (st *store) saveUptime(t *tx) error {
 	t.committed = append(t.committed, func() { st.saved = t.clock })
 	return err
 }
-
-// wakeJanitor tells the background loop that something has become loose.
-func (st *store) wakeJanitor() { notify(st.wake) }
 
 // notify puts a note into a channel of one, unless there is one already.
 func notify(c chan struct{}) {

@@ -61,7 +61,7 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		}
 		c.body = nil
 	}
-	key := st.unsynced.count.Add(1) // before the file is written: doubt is up to here
+	key := st.small.count.Add(1) // before the file is written: doubt is up to here
 	if err := st.place(&c, had, small); err != nil {
 		return fmt.Errorf("moving the upload into place: %w", err)
 	}
@@ -87,16 +87,16 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		return fmt.Errorf("recording the blob: %w", err)
 	}
 	st.at("recorded")
-	st.noteVerified(d)
+	st.scrubber.noteVerified(d)
 	if had {
 		os.Remove(st.aside(d)) // if it was damaged; scrubbing removes it else
 	}
-	st.unsynced.find(d)
+	st.small.find(d)
 	if small {
 		c.admitted = false // it stays, until it is synced
-		st.unsynced.wake()
+		st.small.wake()
 	}
-	st.wakeJanitor()
+	st.collector.wakeUp()
 	return nil
 }
 
@@ -122,7 +122,7 @@ func (t *tx) addBlob(repository string, d digest.Digest, size int64) (blob int64
 // drop lets go of what content has on the disk, and of its reservation.
 func (st *store) drop(c *content) {
 	if c.admitted {
-		st.unsynced.bytes.Add(-c.size)
+		st.small.bytes.Add(-c.size)
 		c.admitted = false
 	}
 	if c.temp != nil {
@@ -228,7 +228,7 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (io.
 	if err != nil {
 		return nil, err
 	}
-	if st.unsynced.lacks(d) {
+	if st.small.lacks(d) {
 		return nil, unknownBlob(repository, d)
 	}
 	if known.body != nil && !promise {
@@ -423,7 +423,7 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 		}
 		return t.linkBlob(repo.id, blob)
 	})
-	st.wakeJanitor()
+	st.collector.wakeUp()
 	return err
 }
 
@@ -458,7 +458,7 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 		return t.dropRepository(repo)
 	})
 	if err == nil {
-		notify(st.trashed)
+		notify(st.collector.trashed)
 	}
 	return err
 }

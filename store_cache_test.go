@@ -253,7 +253,7 @@ func TestSmallBlobsAreRemembered(t *testing.T) {
 	r.want(206, "GET", blob, nil, "Range: bytes=6-").is("bytes")
 	r.want(304, "GET", blob, nil, `If-None-Match: "`+im.layers[0].String()+`"`)
 	r.want(416, "GET", blob, nil, "Range: bytes=100-")
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Remove(r.st.path(im.layers[0])); err != nil {
@@ -272,7 +272,7 @@ func TestOnlyWhatIsRightIsRemembered(t *testing.T) {
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer bytes")
 	blob := "/v2/a/blobs/" + im.layers[0].String()
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	r.want(200, "GET", blob, nil)

@@ -19,7 +19,7 @@ func (st *store) deleteManifest(repository string, d digest.Digest, by author) (
 	if err != nil {
 		return 0, err
 	}
-	err = st.updateKnowing(func(t *tx) error {
+	err = st.platforms.updateKnowing(func(t *tx) error {
 		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
 		unknown := errManifestUnknown.with(map[string]string{"name": repository, "reference": d.String()})
 		if p.repo, err = t.findRepository(repository); errors.Is(err, errNameUnknown) {
@@ -54,7 +54,7 @@ func (st *store) deleteManifest(repository string, d digest.Digest, by author) (
 		number = p.c.number
 		return err
 	})
-	st.wakeJanitor()
+	st.collector.wakeUp()
 	return number, err
 }
 
@@ -143,7 +143,7 @@ func (st *store) deleteRepository(name string, by author) (number int64, err err
 		number = c.number
 		return err
 	})
-	st.wakeJanitor()
+	st.collector.wakeUp()
 	return number, err
 }
 

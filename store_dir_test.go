@@ -261,7 +261,7 @@ func TestCopyWithoutEmptyDirectories(t *testing.T) {
 		if re, err := r.pushDigest(ways[0], "home/app", "long", digest.SHA512.FromString("long"), ""); err != nil || re.status != 201 {
 			t.Errorf("%+v %v", re, err)
 		}
-		if err := r.st.scrub(t.Context()); err != nil {
+		if err := r.st.scrubber.pass(t.Context()); err != nil {
 			t.Error(err)
 		}
 		f.pull()
@@ -302,7 +302,7 @@ func TestShardsAreMadeWhenNeeded(t *testing.T) {
 	}
 	scrub := func() {
 		t.Helper()
-		if err := r.st.scrub(t.Context()); err != nil {
+		if err := r.st.scrubber.pass(t.Context()); err != nil {
 			t.Error(err)
 		}
 	}

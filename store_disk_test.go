@@ -290,7 +290,7 @@ func TestDatabaseThatCannotGrow(t *testing.T) {
 	r.noSpace("POST", "/v2/home/app/blobs/uploads/", nil)
 	r.want(200, "GET", "/v2/home/app/manifests/2.0", nil).is(second.manifest)
 	f.pull()
-	if _, err := r.st.collectDue(context.Background()); err != nil && !isNoSpace(err) {
+	if _, err := r.st.collector.collectDue(context.Background()); err != nil && !isNoSpace(err) {
 		t.Errorf("collecting on a full disk: %v", err)
 	}
 

@@ -107,7 +107,7 @@ func TestBlobsOnAnotherDisk(t *testing.T) {
 				if err := os.WriteFile(r.st.path(rotten), []byte(noise(61, len(f.layers[0]))), 0o600); err != nil {
 					t.Fatal(err)
 				}
-				if err := r.st.scrub(t.Context()); err != nil {
+				if err := r.st.scrubber.pass(t.Context()); err != nil {
 					t.Error(err)
 				}
 				if !exists(r.st.aside(rotten)) {
@@ -220,7 +220,7 @@ func TestDiskOfBlobsWithoutAByte(t *testing.T) {
 	mountAt(t, blobs, filepath.Join(dir, "blobs"))
 	r := startRegistry(t, func(cfg *config) { cfg.dir, cfg.minFree = dir, 0 })
 	f := r.pushFixture("home/app")
-	if err := errors.Join(r.st.keepReserve(), r.st.syncSmall()); err != nil {
+	if err := errors.Join(r.st.keepReserve(), r.st.small.sync()); err != nil {
 		t.Fatal(err)
 	}
 	lost := r.pushBlob("home/app", "lost") // its file, which is to be written again
@@ -231,7 +231,7 @@ func TestDiskOfBlobsWithoutAByte(t *testing.T) {
 	for _, n := range []int{1, 300 << 10} {
 		r.noSpace("POST", "/v2/home/app/blobs/uploads/?digest="+sum(noise(70, n)).String(), noise(70, n))
 	}
-	if err := r.st.syncSmall(); !isNoSpace(err) {
+	if err := r.st.small.sync(); !isNoSpace(err) {
 		t.Errorf("small blobs on a full disk: %v", err)
 	}
 	f.pull()
@@ -240,7 +240,7 @@ func TestDiskOfBlobsWithoutAByte(t *testing.T) {
 	}
 	r.want(202, "DELETE", "/v2/home/app/manifests/1.0", nil)
 	free()
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Error(err)
 	}
 	r.want(200, "GET", "/v2/home/app/blobs/"+lost.String(), nil).is("lost")

@@ -30,7 +30,7 @@ import (
 // A programQuery is an SQL text of the program.
 type programQuery struct {
 	text string
-	in   string // the function, as "collect" or "store.collect"; of a constant its name
+	in   string // the function, as "collect" or "collector.collect"; of a constant its name
 	at   token.Position
 }
 
@@ -187,18 +187,18 @@ func (noImports) Import(path string) (*types.Package, error) {
 
 // otherDatabases are the functions that read those of other versions, or damaged
 // ones, in pieces of which the names are put together.
-var otherDatabases = map[string]bool{"readRows": true, "store.salvageTags": true}
+var otherDatabases = map[string]bool{"readRows": true, "restorer.salvageTags": true}
 
 // An allowed step is one that looks at more than it is asked for: through a whole
 // table or a whole repository, or one that sorts. "" is any.
 type allowedStep struct{ in, step, why string }
 
 const (
-	whole     = "checks or copies everything, when a person or a scrub says so"
-	once      = "once at start, or when a person says so"
-	first     = "no further than the first"
-	collector = "in the background, in proportion to what goes"
-	wanted    = "all of it is what was asked for"
+	whole      = "checks or copies everything, when a person or a scrub says so"
+	once       = "once at start, or when a person says so"
+	first      = "no further than the first"
+	collecting = "in the background, in proportion to what goes"
+	wanted     = "all of it is what was asked for"
 )
 
 // allowedSteps are those that may be, by function.
@@ -213,33 +213,33 @@ var allowedSteps = []allowedStep{
 	{"report.checkUploads", "", whole},
 	{"verifyDatabase", "", whole},
 	{"store.sayRestored", "", once},
-	{"store.dropGone", "", once},
+	{"restorer.dropGone", "", once},
 	{"database.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
-	{"store.loadRobots", "SCAN token", once + "; as many rows as a person has made tokens"},
-	{"store.recoverSmall", "", once + "; at most what may be unsynced"},
-	{"store.sweepUploads", "SCAN upload", once + "; at most --max-uploads rows"},
+	{"robots.load", "SCAN token", once + "; as many rows as a person has made tokens"},
+	{"smallBlobs.recover", "", once + "; at most what may be unsynced"},
+	{"uploads.sweep", "SCAN upload", once + "; at most --max-uploads rows"},
 
-	{"store.figuresOr", "SCAN repository", "one row for a repository, to sum up the counts"},
-	{"store.figuresOr", "SCAN upload", "at most --max-uploads rows"},
+	{"statistics.figuresOr", "SCAN repository", "one row for a repository, to sum up the counts"},
+	{"statistics.figuresOr", "SCAN upload", "at most --max-uploads rows"},
 	{"uploadsCommand", "SCAN u USING INDEX upload_used", wanted},
-	{"store.eachRepository", "SCAN repository USING INDEX sqlite_autoindex_repository_1", wanted},
+	{"statistics.eachRepository", "SCAN repository USING INDEX sqlite_autoindex_repository_1", wanted},
 	{"listAll", "", wanted},
-	{"store.listedTags", "SEARCH t USING PRIMARY KEY (repository=?)", wanted},
+	{"listTagsOf", "SEARCH t USING PRIMARY KEY (repository=?)", wanted},
 	{"planner.trash", "SCAN trash", "only what is being removed is in it"},
 	{"planner.repositories", "SEARCH m USING INDEX sqlite_autoindex_manifest_1 (repository=?)", "of deleted repositories, all of which would go"},
 
-	{"store.retain", "SCAN repository USING INDEX sqlite_autoindex_repository_1", "once an hour at most, if there are rules"},
-	{"store.explainRetention", "SCAN repository USING INDEX sqlite_autoindex_repository_1", wanted},
-	{"store.judgeIn", "SEARCH t USING PRIMARY KEY (repository=?)", "rules are about all tags of a repository"},
+	{"retainer.retain", "SCAN repository USING INDEX sqlite_autoindex_repository_1", "once an hour at most, if there are rules"},
+	{"retainer.explainRetention", "SCAN repository USING INDEX sqlite_autoindex_repository_1", wanted},
+	{"retainer.judgeIn", "SEARCH t USING PRIMARY KEY (repository=?)", "rules are about all tags of a repository"},
 	{"tx.immutableIn", "SEARCH tag USING PRIMARY KEY (repository=?)", "before a repository is deleted, if there are rules"},
-	{"store.emptyRepositories", "SEARCH m USING COVERING INDEX sqlite_autoindex_manifest_1 (repository=?)", collector},
+	{"collector.emptyRepositories", "SEARCH m USING COVERING INDEX sqlite_autoindex_manifest_1 (repository=?)", collecting},
 
 	{"store.listRepositories", "SEARCH m USING INDEX sqlite_autoindex_manifest_1 (repository=?)", first + " that is not deleted, of repositories without tags"},
-	{"store.forgetHistory", "SCAN history", first},
-	{"store.forgetOldest", "SCAN history", "the first forgetAtOnce"},
-	{"store.forgetMost", "SCAN history USING COVERING INDEX history_name", "in the background, once in maxHistory/100 changes"},
-	{"store.forgetMost", "SEARCH history USING COVERING INDEX history_name (repository=?)", collector + "; keys only"},
-	{"store.forgetMost", "USE TEMP B-TREE FOR ORDER BY", "likewise"},
+	{"pruner.forgetHistory", "SCAN history", first},
+	{"pruner.forgetOldest", "SCAN history", "the first forgetAtOnce"},
+	{"pruner.forgetMost", "SCAN history USING COVERING INDEX history_name", "in the background, once in maxHistory/100 changes"},
+	{"pruner.forgetMost", "SEARCH history USING COVERING INDEX history_name (repository=?)", collecting + "; keys only"},
+	{"pruner.forgetMost", "USE TEMP B-TREE FOR ORDER BY", "likewise"},
 	{"tx.makeRepository", "", "foreign keys, of a new row: only if one is violated"},
 	{"tx.dropRepository", "", first},
 	{"undoing.makeFree", "", "a repository that has blobs of unfinished pushes only"},
@@ -347,7 +347,7 @@ func TestPlansKnowAllQueries(t *testing.T) {
 		t.Error(err)
 	}
 	r.pass(30 * 24 * time.Hour)
-	if _, _, err := st.retain(t.Context(), ""); err != nil {
+	if _, _, err := st.retainer.retain(t.Context(), ""); err != nil {
 		t.Error(err)
 	}
 	r.stop()

@@ -144,20 +144,20 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 // the rules do not allow is errDenied, and then nothing changes. A tag may come to
 // point at an index that has the manifest for its platform (tag_platforms.go).
 func (st *store) putManifest(repository string, m *manifest, tags []string, by author) error {
-	defer st.wakeJanitor()
+	defer st.collector.wakeUp()
 	rules, err := st.host.rulesNow()
 	if err != nil {
 		return err
 	}
 	platform := sql.NullString{Valid: true}
-	if platform.String, err = st.platformOf(repository, m); err != nil {
+	if platform.String, err = st.platforms.platformOf(repository, m); err != nil {
 		return err
 	}
 	if err := st.lookForMissing(repository, m); err != nil {
 		return err
 	}
 	st.promises.make(repository, m.digest)
-	err = st.updateKnowing(func(t *tx) error {
+	err = st.platforms.updateKnowing(func(t *tx) error {
 		repo, err := t.makeRepository(repository)
 		if err != nil {
 			return err
@@ -180,7 +180,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 		return t.settleManifest(repo.id, m.digest)
 	})
 	if err == nil && len(tags) > 0 {
-		notify(st.tagged)
+		notify(st.retainer.tagged)
 	}
 	return err
 }

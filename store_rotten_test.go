@@ -211,7 +211,7 @@ func TestRottenBlobIsNotServedWhole(t *testing.T) {
 		for _, size := range []int{100, verifiedPiece, verifiedPiece + 1, 3 * verifiedPiece, 1 << 20} {
 			content := noise(uint64(size), size)
 			d := r.pushBlob("a", content)
-			if err := r.st.syncSmall(); err != nil {
+			if err := r.st.small.sync(); err != nil {
 				t.Fatal(err)
 			}
 			path := "/v2/a/blobs/" + d.String()
@@ -240,8 +240,8 @@ func TestRottenBlobIsNotServedWhole(t *testing.T) {
 					t.Errorf("%s: status %d for %d bytes, want 404", proto, resp.StatusCode, size)
 				}
 			}
-			for range len(r.st.suspects) {
-				r.st.lookAt(<-r.st.suspects)
+			for range len(r.st.scrubber.suspects) {
+				r.st.scrubber.lookAt(<-r.st.scrubber.suspects)
 			}
 			r.want(404, "HEAD", path, nil)
 			r.want(404, "GET", path, nil)
@@ -300,7 +300,7 @@ func TestBlobsAreVerifiedOnAPullOnceAMonth(t *testing.T) {
 	want("after a restart", true)
 	r.want(200, "GET", path, nil).is(content)
 	want("after it was pulled again", false)
-	if n, _ := r.st.commits(); n != 0 {
+	if n, _ := r.st.stats.commits(); n != 0 {
 		t.Errorf("pulls have written %d times", n)
 	}
 	r.moved.Add(int64(2 * month))
@@ -310,9 +310,9 @@ func TestBlobsAreVerifiedOnAPullOnceAMonth(t *testing.T) {
 	r.moved.Add(int64(month + time.Hour))
 	// A pass that has only come to this one.
 	before := "sha256:"
-	r.st.verified.place.Store(&before)
+	r.st.scrubber.verified.place.Store(&before)
 	want("before a pass comes to it", true)
 	after := "sha256:g"
-	r.st.verified.place.Store(&after)
+	r.st.scrubber.verified.place.Store(&after)
 	want("after a pass came to it", false)
 }

@@ -457,7 +457,7 @@ func TestScaleIsSound(t *testing.T) {
 	if report.repositories != f.repositories || report.manifests != f.scale.manifests || report.blobs != f.blobs || len(f.manifests) != f.scale.manifests {
 		t.Errorf("check counts %+v, want %+v", report, f.scale)
 	}
-	figures, err := r.st.figures(t.Context())
+	figures, err := r.st.stats.figures(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,7 @@ func TestUploadBeyondFourGiB(t *testing.T) {
 	if _, err := f.ReadAt(got, beyond); err != nil || string(got) != "helloagain" {
 		t.Errorf("the file ends with %q, %v", got, err)
 	}
-	if figures, err := r.st.figures(t.Context()); err != nil || figures.Uploads.Bytes != beyond+10 {
+	if figures, err := r.st.stats.figures(t.Context()); err != nil || figures.Uploads.Bytes != beyond+10 {
 		t.Errorf("uploads have %d bytes, %v; want %d", figures.Uploads.Bytes, err, int64(beyond+10))
 	}
 	r.restart()
@@ -109,7 +109,7 @@ func TestBlobBeyondFourGiB(t *testing.T) {
 	manifest := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[{"mediaType":"text/plain","digest":%q,"size":%d}]}`,
 		typeOCIManifest, descriptorJSON("text/plain", "{}"), d, int64(beyond))
 	r.pushManifest("a", "x", manifest, typeOCIManifest)
-	figures, err := r.st.figures(t.Context())
+	figures, err := r.st.stats.figures(t.Context())
 	if err != nil || figures.Blobs.Bytes != beyond+2 || figures.Blobs.Count != 2 {
 		t.Errorf("blobs: %+v, %v; want %d bytes", figures.Blobs, err, int64(beyond+2))
 	}
@@ -119,7 +119,7 @@ func TestBlobBeyondFourGiB(t *testing.T) {
 	r.want(202, "DELETE", "/v2/a/manifests/"+sum(manifest).String(), nil)
 	r.pass(r.cfg.untaggedGrace + time.Minute)
 	r.moved.Add(int64(r.cfg.grace + time.Minute))
-	if figures, err := r.st.figures(t.Context()); err != nil || figures.Reclaimable.Bytes != beyond+2 {
+	if figures, err := r.st.stats.figures(t.Context()); err != nil || figures.Reclaimable.Bytes != beyond+2 {
 		t.Errorf("reclaimable: %+v, %v; want %d bytes", figures.Reclaimable, err, int64(beyond+2))
 	}
 	r.pass(0)

@@ -44,6 +44,12 @@ const (
 	syncRetry = time.Minute
 )
 
+// smallBlobs are those whose bytes are in the database until their files are synced.
+type smallBlobs struct {
+	*store
+	unsynced
+}
+
 // unsynced are the small blobs whose bytes the database still keeps.
 type unsynced struct {
 	count atomic.Int64  // the last n that was given to a row
@@ -62,9 +68,9 @@ type unsynced struct {
 
 // admit reserves room for the bytes of a small blob, of which the database keeps
 // so many. It reports whether there is some.
-func (st *store) admit(n int64) bool {
-	if st.unsynced.bytes.Add(n) > int64(st.budget.unsynced) {
-		st.unsynced.bytes.Add(-n)
+func (sm *smallBlobs) admit(n int64) bool {
+	if sm.bytes.Add(n) > int64(sm.budget.unsynced) {
+		sm.bytes.Add(-n)
 		return false
 	}
 	return true
@@ -100,19 +106,19 @@ func (u *unsynced) find(d digest.Digest) {
 	}
 }
 
-// syncer syncs the files of small blobs, until ctx ends.
-func (st *store) syncer(ctx context.Context) {
-	if st.writer == nil {
+// run syncs the files of small blobs, until ctx ends.
+func (sm *smallBlobs) run(ctx context.Context) {
+	if sm.writer == nil {
 		return
 	}
 	for {
 		select {
-		case <-st.unsynced.first:
+		case <-sm.first:
 		case <-ctx.Done():
 			return
 		}
-		many := st.unsynced.many
-		if st.unsynced.bytes.Load() < syncBytes {
+		many := sm.many
+		if sm.bytes.Load() < syncBytes {
 			select { // what was said before the last time
 			case <-many:
 			default:
@@ -129,31 +135,31 @@ func (st *store) syncer(ctx context.Context) {
 			}
 			timer.Stop()
 			wait = 0
-			if err := st.syncSmall(); err != nil {
+			if err := sm.sync(); err != nil {
 				wait, many = syncRetry, nil
-				st.log.Error("the files of small blobs cannot be synced; the database keeps their bytes", "error", err, "retry", wait)
+				sm.log.Error("the files of small blobs cannot be synced; the database keeps their bytes", "error", err, "retry", wait)
 			}
 		}
 	}
 }
 
-// syncSmall syncs the files of the small blobs that there are, and drops their
+// sync syncs the files of the small blobs that there are, and drops their
 // bytes from the database. A file was written before its row was committed, so
 // whatever has a row now is synced now.
-func (st *store) syncSmall() error {
-	u := &st.unsynced
+func (sm *smallBlobs) sync() error {
+	u := &sm.unsynced
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	before := u.bytes.Swap(0)
-	err := st.eachUnsynced(func(rows []unsyncedRow) error {
+	err := sm.eachUnsynced(func(rows []unsyncedRow) error {
 		if slices.ContainsFunc(rows, func(x unsyncedRow) bool { return x.n <= u.doubt || x.damaged }) {
-			return st.writeAgain(rows)
+			return sm.writeAgain(rows)
 		}
-		st.at("syncing")
-		err := st.syncRows(rows)
+		sm.at("syncing")
+		err := sm.syncRows(rows)
 		if err != nil {
-			st.log.Warn("the files of small blobs cannot be synced, and are written again", "error", err)
-			err = st.writeAgain(rows)
+			sm.log.Warn("the files of small blobs cannot be synced, and are written again", "error", err)
+			err = sm.writeAgain(rows)
 		}
 		return err
 	})
@@ -163,32 +169,32 @@ func (st *store) syncSmall() error {
 	return err
 }
 
-// recoverSmall runs at start: it writes the files that the last process had not
+// recover runs at start: it writes the files that the last process had not
 // synced for certain. Those that the disk has no room for now, or that are wrong on
 // a read-only disk, are not there for anybody.
-func (st *store) recoverSmall() error {
-	u := &st.unsynced
+func (sm *smallBlobs) recover() error {
+	u := &sm.unsynced
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	var last int64
-	if err := st.get(`SELECT coalesce(max(n), 0) FROM unsynced`, nil, &last); err != nil || last == 0 {
+	if err := sm.get(`SELECT coalesce(max(n), 0) FROM unsynced`, nil, &last); err != nil || last == 0 {
 		return err
 	}
 	u.count.Store(last)
 	u.doubt = last
-	err := st.eachUnsynced(st.writeAgain)
-	if st.writer != nil && !isNoSpace(err) {
+	err := sm.eachUnsynced(sm.writeAgain)
+	if sm.writer != nil && !isNoSpace(err) {
 		return err
 	}
 	// What is there now is served if it is right, though it may not be synced.
-	rows, err := listRows(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob`)
+	rows, err := listRows(sm, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob`)
 	if err != nil {
 		return err
 	}
 	for _, x := range rows {
-		if verifyFile(st.path(x.digest), x.digest) != nil {
+		if verifyFile(sm.path(x.digest), x.digest) != nil {
 			u.lose(x.digest)
-			st.log.Error("a small blob cannot be written to the disk, which is full or read-only; the database has it", "digest", x.digest)
+			sm.log.Error("a small blob cannot be written to the disk, which is full or read-only; the database has it", "digest", x.digest)
 		}
 	}
 	u.wake()
@@ -211,17 +217,17 @@ func scanUnsynced(rows *sql.Rows) (x unsyncedRow, err error) {
 
 // eachUnsynced calls fn with the rows that there are, some at a time, and drops
 // those for which it returns nil. That need not be durable.
-func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
-	if st.writer == nil {
+func (sm *smallBlobs) eachUnsynced(fn func([]unsyncedRow) error) error {
+	if sm.writer == nil {
 		return nil
 	}
 	const atOnce = 1000
 	var end int64 // those that come meanwhile are for the next time
-	if err := st.get(`SELECT coalesce(max(blob), 0) FROM unsynced`, nil, &end); err != nil {
+	if err := sm.get(`SELECT coalesce(max(blob), 0) FROM unsynced`, nil, &end); err != nil {
 		return err
 	}
 	for last := int64(0); ; {
-		rows, err := listRows(st, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob
+		rows, err := listRows(sm, scanUnsynced, `SELECT u.blob, u.n, b.digest, b.damaged IS NOT NULL FROM unsynced u JOIN blob b ON b.id = u.blob
 			WHERE u.blob > ? AND u.blob <= ? ORDER BY u.blob LIMIT ?`, last, end, atOnce)
 		if err != nil || len(rows) == 0 {
 			return err
@@ -229,7 +235,7 @@ func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
 		if err := fn(rows); err != nil {
 			return err
 		}
-		err = st.updateLazy(func(t *tx) error {
+		err = sm.updateLazy(func(t *tx) error {
 			for _, x := range rows {
 				if x.written { // and synced
 					if _, err := t.exec(`UPDATE blob SET damaged = NULL WHERE id = ?1 AND damaged IS NOT NULL
@@ -247,7 +253,7 @@ func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
 			return err
 		}
 		for _, x := range rows {
-			st.unsynced.find(x.digest)
+			sm.find(x.digest)
 		}
 		last = rows[len(rows)-1].blob
 	}
@@ -255,17 +261,17 @@ func (st *store) eachUnsynced(fn func([]unsyncedRow) error) error {
 
 // unsyncedBody returns the bytes that the database has of a small blob;
 // sql.ErrNoRows if it was collected.
-func (st *store) unsyncedBody(x unsyncedRow) (body []byte, err error) {
-	err = st.get(`SELECT body FROM unsynced WHERE blob = ? AND n = ?`, []any{x.blob, x.n}, &body)
+func (sm *smallBlobs) unsyncedBody(x unsyncedRow) (body []byte, err error) {
+	err = sm.get(`SELECT body FROM unsynced WHERE blob = ? AND n = ?`, []any{x.blob, x.n}, &body)
 	return body, err
 }
 
 // writeAgain makes new files of the bytes that the database has, and syncs them.
 // The caller holds unsynced.mu.
-func (st *store) writeAgain(rows []unsyncedRow) error {
+func (sm *smallBlobs) writeAgain(rows []unsyncedRow) error {
 	for i := range rows {
 		x := &rows[i]
-		body, err := st.unsyncedBody(*x)
+		body, err := sm.unsyncedBody(*x)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
 		}
@@ -273,37 +279,37 @@ func (st *store) writeAgain(rows []unsyncedRow) error {
 			return err
 		}
 		if sum := x.digest.Algorithm().FromBytes(body); sum != x.digest {
-			st.log.Error("the database has damaged a small blob; its file counts", "digest", x.digest)
-			if _, err := st.quarantine(x.digest); err != nil {
+			sm.log.Error("the database has damaged a small blob; its file counts", "digest", x.digest)
+			if _, err := sm.quarantine(x.digest); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := st.writeFileAgain(x.digest, body); err != nil {
+		if err := sm.writeFileAgain(x.digest, body); err != nil {
 			return err
 		}
 		x.written = true
 	}
-	return st.syncRows(rows)
+	return sm.syncRows(rows)
 }
 
-func (st *store) writeFileAgain(d digest.Digest, body []byte) error {
-	unlock := st.digests.lock(d.String())
+func (sm *smallBlobs) writeFileAgain(d digest.Digest, body []byte) error {
+	unlock := sm.digests.lock(d.String())
 	defer unlock()
-	if !st.hasBlob(d) {
+	if !sm.hasBlob(d) {
 		return nil // collected meanwhile
 	}
-	path := st.path(d)
+	path := sm.path(d)
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	id := uuid.NewString() // as a session that has no row
-	st.sessions.brief.Store(id, true)
-	defer st.sessions.brief.Delete(id)
-	temp := filepath.Join(st.arrivals, "uploads", id)
+	sm.uploads.brief.Store(id, true)
+	defer sm.uploads.brief.Delete(id)
+	temp := filepath.Join(sm.arrivals, "uploads", id)
 	defer os.Remove(temp)
 	err := os.WriteFile(temp, body, 0o600)
-	if isNoSpace(err) && !st.apart() && st.spare() {
+	if isNoSpace(err) && !sm.apart() && sm.spare() {
 		err = os.WriteFile(temp, body, 0o600)
 	}
 	if err != nil {
@@ -316,27 +322,27 @@ func (st *store) writeFileAgain(d digest.Digest, body []byte) error {
 // these; what has gone meanwhile does not matter. After an error nothing that is
 // written now, or about to have a row, can be trusted: the kernel tells once. The
 // caller holds unsynced.mu.
-func (st *store) syncRows(rows []unsyncedRow) (err error) {
+func (sm *smallBlobs) syncRows(rows []unsyncedRow) (err error) {
 	defer func() {
 		if err != nil {
-			st.unsynced.doubt = st.unsynced.count.Load()
+			sm.doubt = sm.count.Load()
 		}
 	}()
 	shards := make(map[string]bool)
 	for _, x := range rows {
-		shards[st.shardDir(x.digest)] = true
+		shards[sm.shardDir(x.digest)] = true
 	}
-	if done, err := st.syncDisk(st.lock, shards); done {
-		st.fileSyncs.Add(1)
+	if done, err := sm.syncDisk(sm.lock, shards); done {
+		sm.fileSyncs.Add(1)
 		return err
 	}
 	for _, x := range rows {
-		if err := st.syncRow(x); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		if err := sm.syncRow(x); err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
 	}
 	for dir := range shards {
-		if err := st.syncDir(dir); err != nil {
+		if err := sm.syncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -345,10 +351,10 @@ func (st *store) syncRows(rows []unsyncedRow) (err error) {
 
 // syncRow is syncRows for one file, by itself. The kernel may have forgotten that it
 // could not write it, but then it has forgotten the bytes as well.
-func (st *store) syncRow(x unsyncedRow) error {
-	path := st.path(x.digest)
-	failed := errors.Join(st.syncPath(path), st.syncDir(filepath.Dir(path)))
-	body, err := st.unsyncedBody(x)
+func (sm *smallBlobs) syncRow(x unsyncedRow) error {
+	path := sm.path(x.digest)
+	failed := errors.Join(sm.syncPath(path), sm.syncDir(filepath.Dir(path)))
+	body, err := sm.unsyncedBody(x)
 	if err = cmp.Or(err, failed); err != nil {
 		return err // if it was collected, that it is not there is no wonder
 	}

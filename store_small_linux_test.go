@@ -27,7 +27,7 @@ func TestSmallBlobsOnAnotherDisk(t *testing.T) {
 	r := startRegistry(t, func(cfg *config) { cfg.dir = dir })
 	d := r.pushBlob("a", "elsewhere")
 	files := r.st.fileSyncs.Load()
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	if n := r.st.fileSyncs.Load() - files; n != 3 {
@@ -122,7 +122,7 @@ func TestSmallBlobsOnAFullDisk(t *testing.T) {
 		t.Errorf("%d of %d blobs are there: the reserve has room for some", there, len(contents))
 	}
 	free()
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	for _, content := range contents {

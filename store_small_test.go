@@ -89,7 +89,7 @@ func TestSmallImageCostsOneSyncForEachPart(t *testing.T) {
 	if n := r.st.fileSyncs.Load() - files; n != 0 {
 		t.Errorf("%d syncs of files before the answer, want none", n)
 	}
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	n := r.st.fileSyncs.Load() - files
@@ -99,7 +99,7 @@ func TestSmallImageCostsOneSyncForEachPart(t *testing.T) {
 	if n := r.unsyncedRows(); n != 0 {
 		t.Errorf("the database still keeps %d blobs", n)
 	}
-	if err := r.st.syncSmall(); err != nil || r.st.fileSyncs.Load()-files != n {
+	if err := r.st.small.sync(); err != nil || r.st.fileSyncs.Load()-files != n {
 		t.Errorf("with nothing to sync: %d syncs more, %v", r.st.fileSyncs.Load()-files-n, err)
 	}
 }
@@ -129,7 +129,7 @@ func TestFileThatCannotBeSyncedIsWrittenAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			files := r.st.fileSyncs.Load()
-			if err := r.st.syncSmall(); err != nil || r.unsyncedRows() != 0 {
+			if err := r.st.small.sync(); err != nil || r.unsyncedRows() != 0 {
 				t.Errorf("%d blobs are kept, %v", r.unsyncedRows(), err)
 			}
 			if n := r.st.fileSyncs.Load() - files; n < 2*3 {
@@ -181,7 +181,7 @@ func TestFailedSyncIsNotBelievedTheSecondTime(t *testing.T) {
 		}},
 		{"by two at once", 1, func(r *registry) {
 			ended := make(chan error, 1)
-			go func() { ended <- r.st.syncSmall() }()
+			go func() { ended <- r.st.small.sync() }()
 			waitingIn(r.t, "(*Mutex).lockSlow")
 			r.t.Cleanup(func() {
 				if err := <-ended; err != nil {
@@ -198,9 +198,9 @@ func TestFailedSyncIsNotBelievedTheSecondTime(t *testing.T) {
 				contents = append(contents, fmt.Sprint("blob ", i))
 				r.pushBlob("a", contents[i])
 			}
-			err := r.st.syncSmall()
+			err := r.st.small.sync()
 			x.then(r)
-			if e := r.st.syncSmall(); e != nil {
+			if e := r.st.small.sync(); e != nil {
 				t.Errorf("%v, and then %v", err, e)
 			}
 			if n := r.unsyncedRows(); n != 0 {
@@ -224,7 +224,7 @@ func TestSmallBlobCollectedBeforeItsFileIsSynced(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "first")
-	err := r.st.eachUnsynced(func(rows []unsyncedRow) error { // while its file is being synced
+	err := r.st.small.eachUnsynced(func(rows []unsyncedRow) error { // while its file is being synced
 		r.want(202, "DELETE", "/v2/a/blobs/"+d.String(), nil)
 		r.collect(collectNow)
 		if r.hasFile(d) || r.unsyncedRows() != 0 {
@@ -254,7 +254,7 @@ func TestDamagedSmallBlobHealsByItself(t *testing.T) {
 		t.Fatal(wrong, err)
 	}
 	r.want(404, "GET", "/v2/a/blobs/"+d.String(), nil)
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	r.want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("precious")
@@ -264,7 +264,7 @@ func TestDamagedSmallBlobHealsByItself(t *testing.T) {
 func TestBytesThatTheDatabaseKeepsAreBounded(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)
-	r.st.unsynced.bytes.Store(int64(r.st.budget.unsynced) - 3)
+	r.st.small.bytes.Store(int64(r.st.budget.unsynced) - 3)
 	r.pushBlob("a", "123")
 	files := r.st.fileSyncs.Load()
 	for _, way := range ways {
@@ -281,7 +281,7 @@ func TestBytesThatTheDatabaseKeepsAreBounded(t *testing.T) {
 	if n := r.unsyncedRows(); n != 1 {
 		t.Errorf("the database keeps %d blobs, want one", n)
 	}
-	if err := r.st.syncSmall(); err != nil {
+	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	r.pushBlob("a", "there is room again")

@@ -88,7 +88,7 @@ func (st *store) deleteTag(repository, tag string, by author) (number int64, err
 	if err != nil {
 		return 0, err
 	}
-	err = st.updateKnowing(func(t *tx) error {
+	err = st.platforms.updateKnowing(func(t *tx) error {
 		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
 		unknown := errManifestUnknown.with(map[string]string{"name": repository, "reference": tag})
 		if p.repo, err = t.findRepository(repository); errors.Is(err, errNameUnknown) {
@@ -107,6 +107,6 @@ func (st *store) deleteTag(repository, tag string, by author) (number int64, err
 		number = p.c.number
 		return err
 	})
-	st.wakeJanitor()
+	st.collector.wakeUp()
 	return number, err
 }

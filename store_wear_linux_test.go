@@ -44,7 +44,7 @@ func TestWrittenForAnImageOfSmallBlobs(t *testing.T) {
 		r.pushImage("a", "first", "{}", "layer")
 		settle := func() { // as the syncer does, and SQLite when its log is long
 			t.Helper()
-			if err := r.st.syncSmall(); err != nil {
+			if err := r.st.small.sync(); err != nil {
 				t.Fatal(err)
 			}
 			if err := r.st.writer.checkpoint(); err != nil {
@@ -58,9 +58,9 @@ func TestWrittenForAnImageOfSmallBlobs(t *testing.T) {
 			parts := []string{noise(4*i, 1<<10), noise(4*i+1, c.layer), noise(4*i+2, c.layer), noise(4*i+3, c.layer)}
 			im := r.pushImage("a", fmt.Sprint("n", i), parts[0], parts[1:]...)
 			content += 1<<10 + 3*c.layer + len(im.manifest)
-			if r.st.unsynced.bytes.Load() >= syncBytes {
+			if r.st.small.bytes.Load() >= syncBytes {
 				runs++
-				if err := r.st.syncSmall(); err != nil {
+				if err := r.st.small.sync(); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -383,7 +383,7 @@ func TestPushesGetThroughAnImpatientCollector(t *testing.T) {
 	c := newCrowd(r)
 	stop := meanwhile(t, func() error {
 		r.moved.Add(int64(time.Second / 4))
-		_, err := r.st.collectDue(context.Background())
+		_, err := r.st.collector.collectDue(context.Background())
 		return err
 	})
 	c.run(t, 4, 1000)
@@ -399,7 +399,7 @@ func TestPushesNeverNoticeAPatientCollector(t *testing.T) {
 	r := startRegistry(t)
 	c := newCrowd(r)
 	stop := meanwhile(t, func() error {
-		_, err := r.st.collectDue(context.Background())
+		_, err := r.st.collector.collectDue(context.Background())
 		return err
 	})
 	for round := range 4 {
@@ -527,7 +527,7 @@ func TestSessionUsedAgainDoesNotExpire(t *testing.T) {
 	release := busyWriter(t, r.st)
 	collected := make(chan error, 1)
 	go func() {
-		_, err := r.st.collectDue(context.Background())
+		_, err := r.st.collector.collectDue(context.Background())
 		collected <- err
 	}()
 	queued(r.st, 1)
@@ -649,7 +649,7 @@ func TestManySessionsAtOnce(t *testing.T) {
 		}
 		return nil
 	})
-	if n := r.st.sessions.count.Load(); n != clients {
+	if n := r.st.uploads.count.Load(); n != clients {
 		t.Errorf("%d sessions are counted as open, want %d", n, clients)
 	}
 }
@@ -772,7 +772,7 @@ func TestBlobDeletedAgainWhileTheJanitorWaits(t *testing.T) {
 	})
 	<-placed
 	wg.Go(func() {
-		if _, err := r.st.emptyTrash(context.Background()); err != nil {
+		if _, err := r.st.collector.emptyTrash(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})

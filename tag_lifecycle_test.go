@@ -495,7 +495,7 @@ func (l *life) retention(repo string) (string, error) {
 	}
 	want := x.clone()
 	_, err := l.does(repo, func() bool {
-		if _, _, err := l.r.st.retain(l.r.t.Context(), repo); err != nil {
+		if _, _, err := l.r.st.retainer.retain(l.r.t.Context(), repo); err != nil {
 			l.r.t.Error(err)
 		}
 		var list struct{ Tags []string }

@@ -148,15 +148,18 @@ func (p platform) plain() bool {
 	return true
 }
 
+// A platformFinder knows which platforms the images of its store are for.
+type platformFinder struct{ *store }
+
 // platformOf returns the platform of a manifest of a repository, as JSON; "" if it is
 // not an image for one.
-func (st *store) platformOf(repository string, m *manifest) (string, error) {
+func (pf *platformFinder) platformOf(repository string, m *manifest) (string, error) {
 	if isIndex(m.mediaType) {
 		d := attestedImage(m.body)
 		if d == "" {
 			return "", nil
 		}
-		image, err := st.lookUpManifest(repository, reference{digest: d}, false)
+		image, err := pf.lookUpManifest(repository, reference{digest: d}, false)
 		if errors.Is(err, errManifestUnknown) {
 			return "", nil
 		}
@@ -166,7 +169,7 @@ func (st *store) platformOf(repository string, m *manifest) (string, error) {
 		if image.size > maxConfig {
 			return "", nil // no image has so many layers
 		}
-		body, release, err := st.bodyOf(context.Background(), image)
+		body, release, err := pf.bodyOf(context.Background(), image)
 		if errors.Is(err, errManifestUnknown) {
 			return "", nil
 		}
@@ -183,7 +186,7 @@ func (st *store) platformOf(repository string, m *manifest) (string, error) {
 	if !isImage {
 		return "", nil
 	}
-	text, err := st.readConfig(repository, m.config.digest)
+	text, err := pf.readConfig(repository, m.config.digest)
 	if err != nil || text == nil {
 		return "", err
 	}
@@ -221,9 +224,9 @@ func attestedImage(body []byte) (image digest.Digest) {
 
 // readConfig returns the bytes of a repository's config; nil if they are not there,
 // or not what the digest says, or too many.
-func (st *store) readConfig(repository string, d digest.Digest) ([]byte, error) {
+func (pf *platformFinder) readConfig(repository string, d digest.Digest) ([]byte, error) {
 	var size int64
-	err := st.get(`SELECT b.size FROM repository r JOIN blob b ON b.digest = ? AND b.damaged IS NULL
+	err := pf.get(`SELECT b.size FROM repository r JOIN blob b ON b.digest = ? AND b.damaged IS NULL
 		JOIN link l ON l.repository = r.id AND l.blob = b.id WHERE r.name = ?`, []any{d, repository}, &size)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && size > maxConfig {
 		return nil, nil
@@ -231,7 +234,7 @@ func (st *store) readConfig(repository string, d digest.Digest) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	f, err := openSized(st.path(d), size)
+	f, err := openSized(pf.path(d), size)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errDamaged) {
 		return nil, nil // whoever pulls it finds out
 	}
@@ -257,14 +260,14 @@ func (e *errLook) Error() string { return "platforms are still to be looked for"
 
 // updateKnowing is update for an fn that may want to know platforms, which are in
 // files: then they are read outside of the transaction, and it runs again.
-func (st *store) updateKnowing(fn func(*tx) error) error {
+func (pf *platformFinder) updateKnowing(fn func(*tx) error) error {
 	for {
-		err := st.update(fn)
+		err := pf.update(fn)
 		var look *errLook
 		if !errors.As(err, &look) {
 			return err
 		}
-		if err := st.lookForPlatforms(look.manifests); err != nil {
+		if err := pf.lookForPlatforms(look.manifests); err != nil {
 			return err
 		}
 	}
@@ -272,22 +275,22 @@ func (st *store) updateKnowing(fn func(*tx) error) error {
 
 // lookForPlatforms finds out the platforms of manifests that were pushed before
 // anybody asked for them.
-func (st *store) lookForPlatforms(manifests []int64) error {
+func (pf *platformFinder) lookForPlatforms(manifests []int64) error {
 	for some := range slices.Chunk(manifests, atOnce) {
-		if err := st.lookForSome(some); err != nil {
+		if err := pf.lookForSome(some); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (st *store) lookForSome(manifests []int64) error {
+func (pf *platformFinder) lookForSome(manifests []int64) error {
 	found := make(map[int64]string)
 	for _, id := range manifests {
 		var d digest.Digest
 		var repository, mediaType string
 		var body []byte
-		err := st.get(`SELECT r.name, m.digest, m.media_type, m.body FROM manifest m JOIN repository r ON r.id = m.repository WHERE m.id = ?`,
+		err := pf.get(`SELECT r.name, m.digest, m.media_type, m.body FROM manifest m JOIN repository r ON r.id = m.repository WHERE m.id = ?`,
 			[]any{id}, &repository, &d, &mediaType, &body)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
@@ -297,14 +300,14 @@ func (st *store) lookForSome(manifests []int64) error {
 		}
 		if why := examineManifest(d, body); why != nil {
 			found[id] = "" // until it is pushed again
-			st.takeManifest(id, d, why)
+			pf.takeManifest(id, d, why)
 		} else if m, err := parseManifest(body, mediaType, d); err != nil {
 			found[id] = ""
-		} else if found[id], err = st.platformOf(repository, m); err != nil {
+		} else if found[id], err = pf.platformOf(repository, m); err != nil {
 			return err
 		}
 	}
-	return st.updateLazy(func(t *tx) error {
+	return pf.updateLazy(func(t *tx) error {
 		for id, platform := range found {
 			if _, err := t.exec(`UPDATE manifest SET platform = ? WHERE id = ? AND platform IS NULL`, platform, id); err != nil {
 				return err
@@ -372,7 +375,7 @@ var defaultPlatform = platform{OS: "linux", Architecture: "amd64"}
 
 // forOnePlatform returns the member of an index of the registry's for a client that
 // takes no index.
-func (st *store) forOnePlatform(repository string, index *storedManifest, promise bool) (*storedManifest, error) {
+func (pf *platformFinder) forOnePlatform(repository string, index *storedManifest, promise bool) (*storedManifest, error) {
 	members, err := parseIndex(index.body)
 	if err != nil {
 		return nil, err
@@ -380,7 +383,7 @@ func (st *store) forOnePlatform(repository string, index *storedManifest, promis
 	var has []string
 	for _, m := range members {
 		if m.Platform.same() == defaultPlatform {
-			return st.findManifest(repository, reference{digest: m.Digest}, promise)
+			return pf.findManifest(repository, reference{digest: m.Digest}, promise)
 		}
 		has = append(has, m.Platform.String())
 	}
@@ -397,7 +400,7 @@ func (s *server) negotiate(w http.ResponseWriter, r *http.Request, repository st
 	if takesIndex(r.Header["Accept"]) {
 		return m, nil
 	}
-	return s.st.forOnePlatform(repository, m, r.Method == http.MethodHead)
+	return s.st.platforms.forOnePlatform(repository, m, r.Method == http.MethodHead)
 }
 
 // platforms returns what an image or an index is for, for people; only what the

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -33,30 +34,38 @@ const (
 	retainDelay = 10 * time.Minute
 )
 
-// retainer applies the rules of retention until ctx ends.
-func (st *store) retainer(ctx context.Context) {
-	if st.writer == nil {
+// A retainer drops tags of its store, by the rules of retention.
+type retainer struct {
+	*store
+	tagged       chan struct{} // tells run that a tag has moved
+	rulesChanged chan struct{} // and that there may be other rules
+	droppedTags  atomic.Int64  // since the start, for the metrics
+}
+
+// run applies the rules of retention until ctx ends.
+func (rt *retainer) run(ctx context.Context) {
+	if rt.writer == nil {
 		return
 	}
 	const never = -1
 	var ran time.Duration // when the last run was, by the process's clock
 	next := time.Duration(never)
-	if rules, err := st.host.rulesNow(); err == nil && len(rules.retain) > 0 {
+	if rules, err := rt.host.rulesNow(); err == nil && len(rules.retain) > 0 {
 		next = retainDelay
 	}
 	for {
-		set := st.now()
+		set := rt.now()
 		timer, stop := alarm(next)
 		select {
 		case <-ctx.Done():
 			stop()
 			return
 		case <-timer:
-			due, _, err := st.retain(ctx, "")
-			ran = st.now()
+			due, _, err := rt.retain(ctx, "")
+			ran = rt.now()
 			switch {
 			case err != nil && ctx.Err() == nil:
-				st.log.Error("applying the rules of retention", "error", err)
+				rt.log.Error("applying the rules of retention", "error", err)
 				next = retainEvery
 			case due < 0:
 				next = never
@@ -64,16 +73,16 @@ func (st *store) retainer(ctx context.Context) {
 				next = max(due, retainEvery)
 			}
 			continue
-		case <-st.rulesChanged:
+		case <-rt.rulesChanged:
 			next = retainDelay
-		case <-st.tagged:
-			wait := max(retainDelay, ran+retainEvery-st.now())
-			if next = left(next, st.now()-set); next < 0 || wait < next {
+		case <-rt.tagged:
+			wait := max(retainDelay, ran+retainEvery-rt.now())
+			if next = left(next, rt.now()-set); next < 0 || wait < next {
 				next = wait
 			}
 		}
 		stop()
-		if rules, err := st.host.rulesNow(); err == nil && len(rules.retain) == 0 {
+		if rules, err := rt.host.rulesNow(); err == nil && len(rules.retain) == 0 {
 			next = never
 		}
 	}
@@ -262,17 +271,17 @@ func since(from, to int64) string { return duration(time.Duration(max(0, to-from
 // retain drops what no rule keeps, in one repository or ("") in all. It returns how
 // long it is until something else may be due, negative if nothing will be, and how
 // many tags have gone: none while flags refuse deletes.
-func (st *store) retain(ctx context.Context, only string) (next time.Duration, dropped int, err error) {
+func (rt *retainer) retain(ctx context.Context, only string) (next time.Duration, dropped int, err error) {
 	next = -1
-	rules, err := st.host.rulesNow()
-	if err != nil || len(rules.retain) == 0 || st.readOnly || st.noDelete {
+	rules, err := rt.host.rulesNow()
+	if err != nil || len(rules.retain) == 0 || rt.readOnly || rt.noDelete {
 		return next, 0, err
 	}
 	// What was pulled lately may be in memory only.
-	if err := st.savePulls(); err != nil {
+	if err := rt.savePulls(); err != nil {
 		return next, 0, err
 	}
-	names, err := listRows(st, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND tags > 0 AND (?1 = '' OR name = ?1) ORDER BY name`, only)
+	names, err := listRows(rt, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND tags > 0 AND (?1 = '' OR name = ?1) ORDER BY name`, only)
 	if err != nil {
 		return next, 0, err
 	}
@@ -284,7 +293,7 @@ func (st *store) retain(ctx context.Context, only string) (next time.Duration, d
 		if ctx.Err() != nil {
 			return next, dropped, ctx.Err()
 		}
-		due, n, err := st.retainIn(ctx, name, rules)
+		due, n, err := rt.retainIn(ctx, name, rules)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("dropping tags of %s: %w", name, err))
 		}
@@ -297,9 +306,9 @@ func (st *store) retain(ctx context.Context, only string) (next time.Duration, d
 }
 
 // retainIn is retain for one repository.
-func (st *store) retainIn(ctx context.Context, name string, rules *tagRules) (next time.Duration, dropped int, err error) {
+func (rt *retainer) retainIn(ctx context.Context, name string, rules *tagRules) (next time.Duration, dropped int, err error) {
 	next = -1
-	verdicts, err := st.judge(ctx, name, rules)
+	verdicts, err := rt.judge(ctx, name, rules)
 	if err != nil {
 		return next, 0, err
 	}
@@ -308,7 +317,7 @@ func (st *store) retainIn(ctx context.Context, name string, rules *tagRules) (ne
 		if !v.keep {
 			drop = append(drop, v)
 		} else if v.due > 0 {
-			due := max(0, time.Duration(v.due)*time.Second-st.uptime()+time.Second)
+			due := max(0, time.Duration(v.due)*time.Second-rt.uptime()+time.Second)
 			if next < 0 || due < next {
 				next = due
 			}
@@ -317,7 +326,7 @@ func (st *store) retainIn(ctx context.Context, name string, rules *tagRules) (ne
 	// An index goes before its parts, or it would be made anew without each.
 	slices.SortStableFunc(drop, func(a, b verdict) int { return cmp.Compare(len(a.tag), len(b.tag)) })
 	for batch := range slices.Chunk(drop, atOnce) {
-		n, err := st.dropTags(name, rules, batch)
+		n, err := rt.dropTags(name, rules, batch)
 		dropped += n
 		if err != nil {
 			return next, dropped, err
@@ -330,15 +339,15 @@ func (st *store) retainIn(ctx context.Context, name string, rules *tagRules) (ne
 }
 
 // judge decides about the tags of a repository.
-func (st *store) judge(ctx context.Context, name string, rules *tagRules) (verdicts []verdict, err error) {
-	err = st.look(ctx, func(s snapshot) error {
-		verdicts, err = st.judgeIn(s, name, rules)
+func (rt *retainer) judge(ctx context.Context, name string, rules *tagRules) (verdicts []verdict, err error) {
+	err = rt.look(ctx, func(s snapshot) error {
+		verdicts, err = rt.judgeIn(s, name, rules)
 		return err
 	})
 	return verdicts, err
 }
 
-func (st *store) judgeIn(s snapshot, name string, rules *tagRules) ([]verdict, error) {
+func (rt *retainer) judgeIn(s snapshot, name string, rules *tagRules) ([]verdict, error) {
 	// A pull of a member is one of its index.
 	tags, err := listRows(s, func(rows *sql.Rows) (c candidate, err error) {
 		var member sql.NullInt64
@@ -364,7 +373,7 @@ func (st *store) judgeIn(s snapshot, name string, rules *tagRules) ([]verdict, e
 			c.part = baseOf(c.tag)
 		}
 	}
-	return decide(rules.retainedBy(name), tags, int64(st.uptime()/time.Second)), nil
+	return decide(rules.retainedBy(name), tags, int64(rt.uptime()/time.Second)), nil
 }
 
 // holds returns the rule that keeps a tag from going: it, or the index that has it,
@@ -393,9 +402,9 @@ func (rules *tagRules) partOf(get func(query string, args []any, dest ...any) er
 
 // dropTags takes tags away that are still what they were when it was decided, and
 // returns how many those were.
-func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (n int, err error) {
+func (rt *retainer) dropTags(name string, rules *tagRules, batch []verdict) (n int, err error) {
 	var gone []string
-	err = st.updateKnowing(func(t *tx) error {
+	err = rt.platforms.updateKnowing(func(t *tx) error {
 		gone = nil
 		p := &pushing{tx: t, rules: rules, c: author{who: "retention", overwrite: true}.change("retention", "by "+batch[0].rule)}
 		var err error
@@ -423,7 +432,7 @@ func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (n int,
 			if err != nil {
 				return err
 			}
-			if !still || part || st.pulls.has(v.manifest) {
+			if !still || part || rt.pulls.has(v.manifest) {
 				continue // it is looked at again in the next run
 			}
 			if err := p.untag(v.tag, was); err != nil {
@@ -434,9 +443,9 @@ func (st *store) dropTags(name string, rules *tagRules, batch []verdict) (n int,
 		return nil
 	})
 	if err == nil && len(gone) > 0 {
-		st.droppedTags.Add(int64(len(gone)))
-		st.audit("tags dropped", "user", "retention", "repository", name, "tags", gone)
-		st.wakeJanitor()
+		rt.droppedTags.Add(int64(len(gone)))
+		rt.audit("tags dropped", "user", "retention", "repository", name, "tags", gone)
+		rt.collector.wakeUp()
 	}
 	if err != nil {
 		return 0, err
@@ -466,16 +475,16 @@ type explainedRepository struct {
 // explainRetention says what retention would do in a repository, or ("") in all
 // that rules are about, and what that frees: exactly, on one snapshot, in the order
 // of the answer, counting what other images share and what goes anyway.
-func (st *store) explainRetention(ctx context.Context, only string) (list []explainedRepository, err error) {
-	rules, err := st.host.rulesNow()
+func (rt *retainer) explainRetention(ctx context.Context, only string) (list []explainedRepository, err error) {
+	rules, err := rt.host.rulesNow()
 	if err != nil {
 		return nil, err
 	}
 	// What was pulled lately may be in memory only.
-	if err := st.savePulls(); err != nil {
+	if err := rt.savePulls(); err != nil {
 		return nil, err
 	}
-	err = st.look(ctx, func(s snapshot) error {
+	err = rt.look(ctx, func(s snapshot) error {
 		names, err := listRows(s, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND (?1 = '' OR name = ?1) ORDER BY name`, only)
 		if err != nil {
 			return err
@@ -483,9 +492,9 @@ func (st *store) explainRetention(ctx context.Context, only string) (list []expl
 		if only != "" && len(names) == 0 {
 			return errNameUnknown.with(map[string]string{"name": only})
 		}
-		g := st.graces()
+		g := rt.graces()
 		g.now = true
-		p := newPlanner(st, s, g, false, func(doomed) error { return nil })
+		p := newPlanner(rt.store, s, g, false, func(doomed) error { return nil })
 		if err := p.rows(); err != nil {
 			return err
 		}
@@ -494,7 +503,7 @@ func (st *store) explainRetention(ctx context.Context, only string) (list []expl
 			if len(about) == 0 && only == "" {
 				continue
 			}
-			verdicts, err := st.judgeIn(s, name, rules)
+			verdicts, err := rt.judgeIn(s, name, rules)
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,7 @@ import (
 // retained runs retention, and returns the tags of a repository that are left.
 func (r *registry) retained(repo string) string {
 	r.t.Helper()
-	if _, _, err := r.st.retain(r.t.Context(), ""); err != nil {
+	if _, _, err := r.st.retainer.retain(r.t.Context(), ""); err != nil {
 		r.t.Fatalf("retention: %v", err)
 	}
 	return r.tags(repo)
@@ -224,7 +224,7 @@ v3   keep         retain 1  newest of 3 by version
 	if got := r.tags("ci/app"); got != "v3" {
 		t.Errorf("retention has left %s", got)
 	}
-	if n := r.st.droppedTags.Load(); n != 2 || !strings.Contains(string(r.do("GET", "/metrics", nil).body), "berth_dropped_tags_total 2") {
+	if n := r.st.retainer.droppedTags.Load(); n != 2 || !strings.Contains(string(r.do("GET", "/metrics", nil).body), "berth_dropped_tags_total 2") {
 		t.Errorf("the metrics count %d tags that were dropped, want 2", n)
 	}
 	r.want(200, "GET", "/v2/ci/app/manifests/"+two.digest.String(), nil) // its grace
@@ -271,7 +271,7 @@ func TestRetentionFreesNothingThatStays(t *testing.T) {
 	r := startRegistry(t, ruled(newestOfCI), func(c *config) { c.untaggedGrace = 0 })
 	r.pushImage("ci/app", "v1", "{}", "one")
 	r.pushImage("ci/app", "v2", "{}", "two")
-	list, err := r.st.explainRetention(t.Context(), "ci/app")
+	list, err := r.st.retainer.explainRetention(t.Context(), "ci/app")
 	if err != nil || list[0].Drops != 1 || list[0].Frees != 0 {
 		t.Errorf("explained: %+v %v, want one tag and no bytes", list, err)
 	}
@@ -336,7 +336,7 @@ func (h *history) tagStep() string {
 		return "pulled from " + repo
 	case 8:
 		to := pick("t0", "t1", "v3", "t1-arm64")
-		r.st.tagManifest(repo, reference{digest: stored()}, to, author{overwrite: true})
+		tagManifest(r.st, repo, reference{digest: stored()}, to, author{overwrite: true})
 		return "tagged " + repo + ":" + to
 	case 9:
 		r.do("DELETE", "/v2/"+repo+"/manifests/"+tag, nil)
@@ -361,7 +361,7 @@ func (h *history) explainAndDo(only string) error {
 		if err := r.st.savePulls(); err != nil {
 			r.t.Fatal(err)
 		}
-		list, err := r.st.explainRetention(ctx, only)
+		list, err := r.st.retainer.explainRetention(ctx, only)
 		if err != nil && !errors.Is(err, errNameUnknown) { // it was garbage as a whole
 			r.t.Fatal(err)
 		}
@@ -413,7 +413,7 @@ func (h *history) explainAndDo(only string) error {
 			}
 		}
 	}
-	if _, _, err := r.st.retain(ctx, only); err != nil {
+	if _, _, err := r.st.retainer.retain(ctx, only); err != nil {
 		return err
 	}
 	if got := tags(); !maps.Equal(got, want) {

@@ -143,7 +143,7 @@ func TestDroppedTagsComeBack(t *testing.T) {
 	if got := r.retained("ci/app"); got != "v1 v2" {
 		t.Errorf("left is %s", got)
 	}
-	due, _, err := r.st.retain(t.Context(), "")
+	due, _, err := r.st.retainer.retain(t.Context(), "")
 	if err != nil || due <= 0 || due > 3*time.Second {
 		t.Errorf("it is due in %v (%v), want a second or two", due, err)
 	}
@@ -172,7 +172,7 @@ func TestTagsThatChangeMeanwhileStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	verdicts, err := r.st.judge(t.Context(), "ci/app", rules)
+	verdicts, err := r.st.retainer.judge(t.Context(), "ci/app", rules)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestTagsThatChangeMeanwhileStay(t *testing.T) {
 	r.pushImage("ci/app", "v1", "{}", "another")
 	r.want(200, "GET", "/v2/ci/app/manifests/v2", nil)
 	r.want(201, "PUT", "/v2/ci/app/manifests/v3", three.manifest, "Content-Type: "+typeOCIManifest)
-	if n, err := r.st.dropTags("ci/app", rules, verdicts[:4]); err != nil || n != 1 {
+	if n, err := r.st.retainer.dropTags("ci/app", rules, verdicts[:4]); err != nil || n != 1 {
 		t.Errorf("%d tags have gone, want 1: %v", n, err)
 	}
 	if got := r.tags("ci/app"); got != "v1 v2 v3 v5" {
@@ -194,12 +194,12 @@ func TestTagsThatChangeMeanwhileStay(t *testing.T) {
 	if rules, err = r.st.host.rulesNow(); err != nil {
 		t.Fatal(err)
 	}
-	if verdicts, err = r.st.judge(t.Context(), "ci/b", rules); err != nil {
+	if verdicts, err = r.st.retainer.judge(t.Context(), "ci/b", rules); err != nil {
 		t.Fatal(err)
 	}
 	r.moved.Add(int64(time.Second))
 	r.want(200, "GET", "/v2/ci/b/manifests/w", nil)
-	if n, err := r.st.dropTags("ci/b", rules, verdicts[:3]); err != nil || n != 0 {
+	if n, err := r.st.retainer.dropTags("ci/b", rules, verdicts[:3]); err != nil || n != 0 {
 		t.Errorf("%d tags have gone, want none: %v", n, err)
 	}
 	if got := r.tags("ci/b"); got != "w w-amd64 w-arm64 x" {
@@ -221,7 +221,7 @@ func TestClockJumpsDropNoTags(t *testing.T) {
 		s := startQuietly(t, r.cfg)
 		s.do(200, "GET", "/v2/a/manifests/before", "")
 		s.do(201, "PUT", "/v2/a/manifests/in2000", before.manifest)
-		if next, _, err := s.st.retain(t.Context(), ""); err != nil || next < 47*time.Hour || next > 49*time.Hour {
+		if next, _, err := s.st.retainer.retain(t.Context(), ""); err != nil || next < 47*time.Hour || next > 49*time.Hour {
 			t.Errorf("in 2000, the next is due in %v (%v), want two days", next, err)
 		}
 		s.stop()

@@ -361,7 +361,7 @@ func TestImmutableTags(t *testing.T) {
 	denied("DELETE", "/v2/release/app/manifests/v1", "")
 	denied("DELETE", "/v2/release/app/manifests/"+first.digest.String(), "")
 	denied("DELETE", "/v2/release/app/_berth/repository", "")
-	if _, _, err := r.st.retain(t.Context(), ""); err != nil {
+	if _, _, err := r.st.retainer.retain(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	r.pass(1000 * time.Hour)

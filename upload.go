@@ -85,13 +85,13 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		u := newSession(uuid.NewString(), name, owner(w), d.Algorithm()) // without a row: it ends with this request
-		s.st.sessions.brief.Store(u.id, true)
-		defer s.st.sessions.brief.Delete(u.id)
+		s.st.uploads.brief.Store(u.id, true)
+		defer s.st.uploads.brief.Delete(u.id)
 		if err := s.receive(w, r, u, true); err != nil {
-			s.st.dropFile(u)
+			s.st.uploads.dropFile(u)
 			return err
 		}
-		if err := s.st.finish(u, d); err != nil {
+		if err := s.st.uploads.finish(u, d); err != nil {
 			return err
 		}
 		s.answerBlobCreated(w, name, d)
@@ -100,7 +100,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 	var u *upload
 	var refused error
 	err = s.lines.sessions.await(w.(*response), r, patience, errTooManyRequests, func() (err error) {
-		u, err = s.st.createUpload(name, owner(w), shareOf(w), algorithm)
+		u, err = s.st.uploads.create(name, owner(w), shareOf(w), algorithm)
 		refused = err
 		return err
 	})
@@ -138,7 +138,7 @@ func (s *server) mount(w http.ResponseWriter, name, from string, d digest.Digest
 
 // getUpload tells how far an upload has come: GET on its Location.
 func (s *server) getUpload(w http.ResponseWriter, r *http.Request) error {
-	u, err := s.st.findUpload(r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, err := s.st.uploads.find(r.PathValue("name"), r.PathValue("session"), owner(w))
 	if err != nil {
 		return err
 	}
@@ -150,16 +150,16 @@ func (s *server) getUpload(w http.ResponseWriter, r *http.Request) error {
 
 // patchUpload appends a chunk, or a stream of unknown length.
 func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
 	if err != nil {
 		return err
 	}
 	defer release()
 	if err := s.receive(w, r, u, false); err != nil {
-		s.st.saveOffsetAfter(u, err)
+		s.st.uploads.saveOffsetAfter(u, err)
 		return err
 	}
-	if err := s.st.saveOffset(u); err != nil {
+	if err := s.st.uploads.saveOffset(u); err != nil {
 		return err
 	}
 	answerUpload(w, u)
@@ -170,7 +170,7 @@ func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
 
 // putUpload appends what the body has, if anything, and makes a blob of it all.
 func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
 	if errors.Is(err, errBlobUploadUnknown) {
 		if done, e := s.commitAgain(w, r); done || e != nil {
 			return e
@@ -186,10 +186,10 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 	}
 	u.expect(d.Algorithm())
 	if err := s.receive(w, r, u, true); err != nil {
-		s.st.saveOffsetAfter(u, err)
+		s.st.uploads.saveOffsetAfter(u, err)
 		return err
 	}
-	if err := s.st.finish(u, d); err != nil {
+	if err := s.st.uploads.finish(u, d); err != nil {
 		return err
 	}
 	s.answerBlobCreated(w, u.repository, d)
@@ -212,12 +212,12 @@ func (u *upload) expect(algorithm digest.Algorithm) {
 
 // deleteUpload gives an upload up.
 func (s *server) deleteUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.takeUpload(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := s.st.endUpload(u); err != nil {
+	if err := s.st.uploads.end(u); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -251,10 +251,10 @@ func (s *server) answerBlobCreated(w http.ResponseWriter, name string, d digest.
 	w.WriteHeader(http.StatusCreated)
 }
 
-// takeUpload returns a repository's session when it is the caller's turn on
+// take returns a repository's session when it is the caller's turn on
 // it, which ends with release. It waits no longer than ctx.
-func (st *store) takeUpload(ctx context.Context, repository, id, owner string) (u *upload, release func(), err error) {
-	u, err = st.findUpload(repository, id, owner)
+func (up *uploads) take(ctx context.Context, repository, id, owner string) (u *upload, release func(), err error) {
+	u, err = up.find(repository, id, owner)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -268,8 +268,8 @@ func (st *store) takeUpload(ctx context.Context, repository, id, owner string) (
 	return u, func() {
 		u.given.Store(false) // an owner who comes back goes on
 		<-u.turn
-		if st.ownersGone.Load() { // perhaps the one whose request this was
-			notify(st.trashed)
+		if up.collector.ownersGone.Load() { // perhaps the one whose request this was
+			notify(up.collector.trashed)
 		}
 	}, nil
 }
@@ -299,48 +299,48 @@ var (
 // finish makes a session's bytes the blob d and ends the session. If they have
 // another digest, they are gone, and the error is errDigestInvalid. The caller
 // holds the turn.
-func (st *store) finish(u *upload, d digest.Digest) error {
-	defer st.letGo(u)
-	c, err := st.seal(u, d.Algorithm())
+func (up *uploads) finish(u *upload, d digest.Digest) error {
+	defer up.letGo(u)
+	c, err := up.seal(u, d.Algorithm())
 	if err == nil && c.digest != d {
-		st.drop(&c)
+		up.drop(&c)
 		err = errDigestInvalid.withf("the %d bytes received have the digest %s, not %s", c.size, c.digest, d)
 	}
 	if err == nil {
-		if err = st.commitBlob(u.repository, c, u.id); err == nil {
+		if err = up.commitBlob(u.repository, c, u.id); err == nil {
 			if u.held != nil && u.filed { // an empty one, of a request that brought nothing
-				st.dropFile(u)
+				up.dropFile(u)
 			}
-			st.forget(u)
+			up.forget(u)
 			return nil
 		}
 	}
 	// After a failed sync the pages cannot be trusted, and after a wrong
 	// digest neither can what the client sent: only a fresh start helps.
-	st.giveUp(u)
+	up.giveUp(u)
 	return err
 }
 
 // giveUp ends a session that has failed. If even the row cannot be removed now, the
 // session is an empty one. The caller holds the turn.
-func (st *store) giveUp(u *upload) {
-	st.dropFile(u)
+func (up *uploads) giveUp(u *upload) {
+	up.dropFile(u)
 	u.hash = nil
 	u.offset.Store(0)
-	if err := st.endUpload(u); err != nil {
-		st.log.Error("a failed upload cannot be removed", "error", err)
+	if err := up.end(u); err != nil {
+		up.log.Error("a failed upload cannot be removed", "error", err)
 	}
 }
 
 // seal returns what a session has received: its file, cut to its offset, or the
 // body that was held, and the digest of that.
-func (st *store) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
+func (up *uploads) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
 	if u.held != nil {
-		c = content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: st.uploadPath(u.id)}
-		c.admitted = st.admit(c.size)
+		c = content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: up.uploadPath(u.id)}
+		c.admitted = up.small.admit(c.size)
 		return c, nil
 	}
-	c.size, c.path = u.offset.Load(), st.uploadPath(u.id)
+	c.size, c.path = u.offset.Load(), up.uploadPath(u.id)
 	if c.temp, err = openUpload(c.path, c.size); err != nil {
 		return content{}, err
 	}
@@ -349,14 +349,14 @@ func (st *store) seal(u *upload, algorithm digest.Algorithm) (c content, err err
 	} else {
 		c.digest, err = sumFile(c.temp, algorithm, nil)
 	}
-	if err == nil && c.size <= maxSmall && st.admit(c.size) {
+	if err == nil && c.size <= maxSmall && up.small.admit(c.size) {
 		c.admitted = true
 		c.body = make([]byte, c.size)
 		_, err = c.temp.ReadAt(c.body, 0)
 	}
 	if err != nil {
 		if c.admitted {
-			st.unsynced.bytes.Add(-c.size)
+			up.small.bytes.Add(-c.size)
 		}
 		c.temp.Close()
 		return content{}, fmt.Errorf("reading an upload's file: %w", err)

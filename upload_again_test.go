@@ -82,7 +82,7 @@ func TestCommitSentAgainWaitsForTheFirst(t *testing.T) {
 		}
 		answers <- fmt.Sprint(re.status, re.location())
 	}
-	u, err := r.st.findUpload("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
+	u, err := r.st.uploads.find("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
 	if err != nil {
 		t.Fatal(err)
 	}

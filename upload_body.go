@@ -63,9 +63,9 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 	}
 	var n int64
 	if last && offset == 0 && want > 0 && want == r.ContentLength && want <= maxSmall {
-		n, err = s.st.hold(u, body)
+		n, err = s.st.uploads.hold(u, body)
 	} else {
-		n, err = s.st.append(u, body)
+		n, err = s.st.uploads.append(u, body)
 	}
 	s.meters.received.Add(n)
 	if err != nil {
@@ -174,9 +174,9 @@ func (b *bodyReader) more() bool {
 // append copies body to the end of a session's file and hashes it on the way.
 // It returns how many bytes have been added, which is what the offset grew by.
 // The caller holds the turn.
-func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
+func (up *uploads) append(u *upload, body io.Reader) (n int64, err error) {
 	u.filed = true
-	f, err := os.OpenFile(st.uploadPath(u.id), os.O_WRONLY|os.O_CREATE|noFollow, 0o600)
+	f, err := os.OpenFile(up.uploadPath(u.id), os.O_WRONLY|os.O_CREATE|noFollow, 0o600)
 	if err != nil {
 		return 0, fmt.Errorf("opening an upload's file: %w", err)
 	}
@@ -189,7 +189,7 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 	if info.Size() < start {
 		return 0, fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), start)
 	}
-	w := &uploadWriter{st: st, u: u, f: f, at: start, roomy: start}
+	w := &uploadWriter{st: up.store, u: u, f: f, at: start, roomy: start}
 	w.body, _ = body.(*bodyReader)
 	u.writing.from(start)
 	err = w.copy(body)
@@ -198,7 +198,7 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 		u.hash = nil
 		err = fmt.Errorf("writing an upload: %w", w.failed)
 		if w.lost {
-			st.giveUp(u)
+			up.giveUp(u)
 			return 0, err
 		}
 		if isNoSpace(w.failed) || errors.Is(w.failed, errNoSpace) {
@@ -207,7 +207,7 @@ func (st *store) append(u *upload, body io.Reader) (n int64, err error) {
 				e = os.Remove(f.Name())
 			}
 			if e != nil {
-				st.log.Error("a full disk's upload cannot be cut back", "error", e)
+				up.log.Error("a full disk's upload cannot be cut back", "error", e)
 			}
 			u.offset.Store(start)
 			return 0, err
@@ -223,11 +223,11 @@ const maxHeld = 64
 // hold is append for all of a small blob's body, of which there is nothing yet:
 // it stays in memory, and finish follows. What arrives before an error goes to
 // the file.
-func (st *store) hold(u *upload, body *bodyReader) (n int64, err error) {
+func (up *uploads) hold(u *upload, body *bodyReader) (n int64, err error) {
 	select {
-	case st.holding <- struct{}{}:
+	case up.holding <- struct{}{}:
 	default:
-		return st.append(u, body)
+		return up.append(u, body)
 	}
 	u.held = make([]byte, body.left)
 	got, err := io.ReadFull(body, u.held)
@@ -235,18 +235,18 @@ func (st *store) hold(u *upload, body *bodyReader) (n int64, err error) {
 		return int64(got), nil
 	}
 	arrived := u.held[:got]
-	st.letGo(u)
-	if n, e := st.append(u, bytes.NewReader(arrived)); e != nil {
+	up.letGo(u)
+	if n, e := up.append(u, bytes.NewReader(arrived)); e != nil {
 		return n, e
 	}
 	return int64(got), ended(err)
 }
 
 // letGo ends what hold began.
-func (st *store) letGo(u *upload) {
+func (up *uploads) letGo(u *upload) {
 	if u.held != nil {
 		u.held = nil
-		<-st.holding
+		<-up.holding
 	}
 }
 
@@ -270,8 +270,8 @@ func (w *uploadWriter) copy(body io.Reader) error {
 	for first := true; ; first = false {
 		if !first {
 			select {
-			case w.st.large <- struct{}{}:
-				defer func() { <-w.st.large }()
+			case w.st.uploads.large <- struct{}{}:
+				defer func() { <-w.st.uploads.large }()
 				return w.copyLarge(body)
 			default:
 			}

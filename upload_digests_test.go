@@ -79,7 +79,7 @@ func TestEachByteIsHashedOnce(t *testing.T) {
 					r.want(206, "GET", path, nil, "Range: bytes=100-4999").is(content[100:5000])
 				})
 				hashes(what+": the syncs of small ones", 0, func() {
-					if err := r.st.syncSmall(); err != nil {
+					if err := r.st.small.sync(); err != nil {
 						t.Error(err)
 					}
 				})

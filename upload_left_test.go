@@ -43,7 +43,7 @@ func TestUploadOfOwnerWhoIsBackGoesOn(t *testing.T) {
 		r.try("PATCH", loc, struct{ io.Reader }{body}, as("bob"))
 	}()
 	io.WriteString(client, "0123")
-	u, err := r.st.findUpload("a", filepath.Base(loc), "user:bob")
+	u, err := r.st.uploads.find("a", filepath.Base(loc), "user:bob")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,12 +81,12 @@ func TestUploadWhoseRequestEndsWithItsOwnerEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	var err error
-	if _, release, err = r.st.takeUpload(t.Context(), "a", id, owner); err != nil {
+	if _, release, err = r.st.uploads.take(t.Context(), "a", id, owner); err != nil {
 		t.Fatal(err)
 	}
 	r.revokeRobot("ci")
 	r.pass(0)
-	if there, err := r.st.knowsUpload(id); there || err != nil {
+	if there, err := r.st.uploads.knows(id); there || err != nil {
 		t.Errorf("%s is there after its owner and its request have gone: %v, %v", loc, there, err)
 	}
 }
@@ -112,7 +112,7 @@ func TestIdleUploadIsFoundAmongManyAtWork(t *testing.T) {
 	r := startRegistry(t)
 	for range atOnce {
 		loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
-		u, err := r.st.findUpload("a", filepath.Base(loc), "")
+		u, err := r.st.uploads.find("a", filepath.Base(loc), "")
 		if err != nil {
 			t.Fatal(err)
 		}

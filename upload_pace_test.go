@@ -38,8 +38,8 @@ func TestUploadsAreNeverFarAheadOfTheDisk(t *testing.T) {
 		},
 		"post": func(r *registry) { r.want(201, "POST", "/v2/a/blobs/uploads/?digest="+d, content) },
 		"without buffers": func(r *registry) {
-			for range cap(r.st.large) {
-				r.st.large <- struct{}{}
+			for range cap(r.st.uploads.large) {
+				r.st.uploads.large <- struct{}{}
 			}
 			r.want(201, "POST", "/v2/a/blobs/uploads/?digest="+d, content)
 		},
@@ -127,8 +127,8 @@ func TestFailedWriteBackEndsTheUpload(t *testing.T) {
 		r.want(x.status, "POST", "/v2/a/blobs/uploads/?digest="+d, content)
 		fails.Store(false)
 		r.want(404, "HEAD", "/v2/a/blobs/"+d, nil)
-		if n := len(tree(t, r.cfg.dir+"/uploads")); n != 0 || r.st.sessions.count.Load() != 0 {
-			t.Errorf("%d files of uploads are left, and %d sessions", n, r.st.sessions.count.Load())
+		if n := len(tree(t, r.cfg.dir+"/uploads")); n != 0 || r.st.uploads.count.Load() != 0 {
+			t.Errorf("%d files of uploads are left, and %d sessions", n, r.st.uploads.count.Load())
 		}
 		r.want(201, "POST", "/v2/a/blobs/uploads/?digest="+d, content)
 	}

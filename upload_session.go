@@ -15,12 +15,29 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
 )
+
+// uploads are a store's upload sessions.
+type uploads struct {
+	*store
+	sessions
+	large   chan struct{} // full while as many bodies as may be have large buffers
+	holding chan struct{} // full while as many bodies as may be are held in memory
+}
+
+func newUploads(st *store) *uploads {
+	up := &uploads{store: st,
+		large:   make(chan struct{}, min(max(minLarge, 2*runtime.GOMAXPROCS(0)), maxLarge)),
+		holding: make(chan struct{}, maxHeld)}
+	up.open, up.shares = make(map[string]*upload), make(map[string]int64)
+	return up
+}
 
 // sessions are the uploads that this process has touched.
 type sessions struct {
@@ -31,35 +48,35 @@ type sessions struct {
 	brief  sync.Map         // ids of those without a row, that end with their request
 }
 
-// createUpload opens a session. Its row survives a crash of the process, and
+// create opens a session. Its row survives a crash of the process, and
 // costs no sync.
-func (st *store) createUpload(repository, owner, share string, algorithm digest.Algorithm) (*upload, error) {
+func (up *uploads) create(repository, owner, share string, algorithm digest.Algorithm) (*upload, error) {
 	u := newSession(uuid.NewString(), repository, owner, algorithm)
 	u.share = share
-	if err := st.sessions.begin(u, st.maxUploads); err != nil {
+	if err := up.enter(u, up.maxUploads); err != nil {
 		return nil, err
 	}
-	err := st.roomForBlob(0)
+	err := up.roomForBlob(0)
 	if err != nil {
-		st.endSession(u)
+		up.endSession(u)
 		return nil, err
 	}
-	err = st.updateLazy(func(t *tx) error {
+	err = up.updateLazy(func(t *tx) error {
 		_, err := t.exec(`INSERT INTO upload (id, repository, owner, algorithm, offset, used, begun) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?5)`,
 			u.id, repository, owner, algorithm, t.clock)
 		return err
 	})
 	if err != nil {
-		st.endSession(u)
+		up.endSession(u)
 		return nil, fmt.Errorf("opening an upload: %w", err)
 	}
-	st.wakeJanitor()
+	up.collector.wakeUp()
 	return u, nil
 }
 
-// findUpload returns a repository's session, without its turn. To anybody but
+// find returns a repository's session, without its turn. To anybody but
 // its owner there is none.
-func (st *store) findUpload(repository, id, owner string) (*upload, error) {
+func (up *uploads) find(repository, id, owner string) (*upload, error) {
 	if _, err := parseName(repository); err != nil {
 		return nil, err
 	}
@@ -67,14 +84,14 @@ func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 	if !isUUID(id) {
 		return nil, unknown
 	}
-	st.sessions.mu.Lock()
-	defer st.sessions.mu.Unlock()
-	u := st.sessions.open[id]
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	u := up.open[id]
 	if u == nil {
 		// Of an earlier process, or of none.
 		u = newSession(id, "", "", digest.SHA256)
 		var offset int64
-		err := st.get(`SELECT repository, owner, algorithm, offset FROM upload WHERE id = ?`,
+		err := up.get(`SELECT repository, owner, algorithm, offset FROM upload WHERE id = ?`,
 			[]any{id}, &u.repository, &u.owner, &u.algorithm, &offset)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil, unknown
@@ -83,7 +100,7 @@ func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 			return nil, fmt.Errorf("looking up an upload: %w", err)
 		}
 		// A power cut may have taken bytes that were acknowledged.
-		if info, err := os.Stat(st.uploadPath(u.id)); err != nil {
+		if info, err := os.Stat(up.uploadPath(u.id)); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("looking at an upload: %w", err)
 			}
@@ -93,7 +110,7 @@ func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 		}
 		u.offset.Store(offset)
 		u.hash, u.share, u.filed = nil, u.owner, true
-		st.sessions.open[id] = u
+		up.open[id] = u
 	}
 	if u.repository != repository || u.owner != owner {
 		return nil, unknown
@@ -101,29 +118,29 @@ func (st *store) findUpload(repository, id, owner string) (*upload, error) {
 	return u, nil
 }
 
-// knowsUpload reports whether there is such a session now.
-func (st *store) knowsUpload(id string) (bool, error) {
-	if _, ok := st.sessions.brief.Load(id); ok {
+// knows reports whether there is such a session now.
+func (up *uploads) knows(id string) (bool, error) {
+	if _, ok := up.brief.Load(id); ok {
 		return true, nil
 	}
-	st.sessions.mu.Lock()
-	_, open := st.sessions.open[id] // also while its file goes, after its row
-	st.sessions.mu.Unlock()
+	up.mu.Lock()
+	_, open := up.open[id] // also while its file goes, after its row
+	up.mu.Unlock()
 	if open {
 		return true, nil
 	}
 	var n int
-	err := st.get(`SELECT count(*) FROM upload WHERE id = ?`, []any{id}, &n)
+	err := up.get(`SELECT count(*) FROM upload WHERE id = ?`, []any{id}, &n)
 	return n > 0, err
 }
 
 // saveOffset records how far a session has come: what was answered 202
 // survives a crash. The caller holds the turn.
-func (st *store) saveOffset(u *upload) error {
+func (up *uploads) saveOffset(u *upload) error {
 	if u.ended {
 		return nil
 	}
-	err := st.updateLazy(func(t *tx) error {
+	err := up.updateLazy(func(t *tx) error {
 		_, err := t.exec(`UPDATE upload SET offset = ?, used = ? WHERE id = ?`, u.offset.Load(), t.clock, u.id)
 		return err
 	})
@@ -134,52 +151,52 @@ func (st *store) saveOffset(u *upload) error {
 }
 
 // saveOffsetAfter is saveOffset for a request that has failed already.
-func (st *store) saveOffsetAfter(u *upload, failed error) {
-	if err := st.saveOffset(u); err != nil && !isNoSpace(failed) {
-		st.log.Error("an upload's offset cannot be recorded", "error", err)
+func (up *uploads) saveOffsetAfter(u *upload, failed error) {
+	if err := up.saveOffset(u); err != nil && !isNoSpace(failed) {
+		up.log.Error("an upload's offset cannot be recorded", "error", err)
 	}
 }
 
-// endUpload removes a session and its file. The caller holds the turn.
-func (st *store) endUpload(u *upload) error {
-	err := st.updateLazy(func(t *tx) error {
+// end removes a session and its file. The caller holds the turn.
+func (up *uploads) end(u *upload) error {
+	err := up.updateLazy(func(t *tx) error {
 		_, err := t.exec(`DELETE FROM upload WHERE id = ?`, u.id)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("ending an upload: %w", err)
 	}
-	st.dropFile(u)
-	st.forget(u)
+	up.dropFile(u)
+	up.forget(u)
 	return nil
 }
 
 // dropFile removes a session's bytes. What cannot be removed now is at the
 // next start.
-func (st *store) dropFile(u *upload) {
-	if err := os.Remove(st.uploadPath(u.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		st.log.Error("an upload's file cannot be removed", "error", err)
+func (up *uploads) dropFile(u *upload) {
+	if err := os.Remove(up.uploadPath(u.id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		up.log.Error("an upload's file cannot be removed", "error", err)
 	}
 }
 
 // forget takes a session whose row is gone out of memory. The caller holds the
 // turn; requests that wait for it find the session ended.
-func (st *store) forget(u *upload) {
+func (up *uploads) forget(u *upload) {
 	u.ended = true
-	st.endSession(u)
+	up.endSession(u)
 }
 
 // endSession counts one open session less, which somebody may wait for.
-func (st *store) endSession(u *upload) {
-	st.sessions.end(u)
-	st.host.uploadEnded()
+func (up *uploads) endSession(u *upload) {
+	up.leave(u)
+	up.host.uploadEnded()
 }
 
-// sweepUploads runs at start: it counts the sessions and removes files that
+// sweep runs at start: it counts the sessions and removes files that
 // belong to none, or are where they were before the blobs had another disk: such
 // a session is an empty one now.
-func (st *store) sweepUploads() error {
-	rows, err := st.readers.Query(`SELECT id, owner FROM upload`)
+func (up *uploads) sweep() error {
+	rows, err := up.readers.Query(`SELECT id, owner FROM upload`)
 	if err != nil {
 		return fmt.Errorf("listing uploads: %w", err)
 	}
@@ -190,25 +207,25 @@ func (st *store) sweepUploads() error {
 	if err != nil {
 		return fmt.Errorf("listing uploads: %w", err)
 	}
-	st.sessions.count.Store(int64(len(all)))
+	up.count.Store(int64(len(all)))
 	known := make(map[string]bool, len(all))
 	for _, x := range all {
 		known[x[0]] = true
-		st.sessions.shares[x[1]]++ // an address is not remembered
+		up.shares[x[1]]++ // an address is not remembered
 	}
-	probes, _ := filepath.Glob(filepath.Join(st.dir, tryFile+"*")) // of a try to write that was cut short
+	probes, _ := filepath.Glob(filepath.Join(up.dir, tryFile+"*")) // of a try to write that was cut short
 	for _, path := range probes {
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("removing what a try to write left: %w", err)
 		}
 	}
 	for _, place := range places {
-		dir := filepath.Join(st.dir, place, "uploads")
+		dir := filepath.Join(up.dir, place, "uploads")
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("listing uploads: %w", err)
 		}
-		used := sameFile(dir, filepath.Join(st.arrivals, "uploads")) // which may be by a link
+		used := sameFile(dir, filepath.Join(up.arrivals, "uploads")) // which may be by a link
 		for _, e := range entries {
 			if isUUID(e.Name()) && !(used && known[e.Name()]) {
 				if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
@@ -232,9 +249,9 @@ func shareOf(w http.ResponseWriter) string {
 	return "address:" + w.(*response).origin.key()
 }
 
-// begin counts a new session, of which there may be most (0 for no limit). The error
+// enter counts a new session, of which there may be most (0 for no limit). The error
 // is errTooManyRequests if there are too many, or too many of its share.
-func (s *sessions) begin(u *upload, most int64) error {
+func (s *sessions) enter(u *upload, most int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if left := most - s.count.Load(); most > 0 && left <= 0 {
@@ -249,7 +266,7 @@ func (s *sessions) begin(u *upload, most int64) error {
 }
 
 // end forgets a session; one that was never counted is not known.
-func (s *sessions) end(u *upload) {
+func (s *sessions) leave(u *upload) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[u.id] == nil {

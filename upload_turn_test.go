@@ -23,7 +23,7 @@ func (r *registry) beginPart(method, loc, query string, length int, part string)
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { conn.Close() })
-	u, err := r.st.findUpload("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
+	u, err := r.st.uploads.find("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestDeadStreamBlocksNoUpload(t *testing.T) {
 		answered <- fmt.Sprint(resp.Proto, " ", resp.StatusCode, " ", string(text))
 	}()
 	io.WriteString(body, "0123")
-	u, err := r.st.findUpload("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
+	u, err := r.st.uploads.find("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestDeadStreamBlocksNoUpload(t *testing.T) {
 func TestLivingUploadIsNotOvertaken(t *testing.T) {
 	r := startRegistry(t, func(c *config) { c.patience = time.Hour })
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
-	u, err := r.st.findUpload("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
+	u, err := r.st.uploads.find("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
 	if err != nil {
 		t.Fatal(err)
 	}
