@@ -25,7 +25,8 @@
 //	acme_test.go         certificates from a CA that speaks ACME
 //	proxy_test.go        behind nginx, HAProxy, caddy and Traefik
 //
-// bench/ is a program: Berth beside other registries, in a table.
+// bench/ is a program: Berth beside other registries, in a table. notices/ is one that writes
+// THIRD_PARTY_NOTICES.
 //
 // The Go clients are built at pinned versions into Go's build cache; the rest comes from the
 // distribution's packages (.ci/run lists them). A client that is missing skips its tests, unless CI is
