@@ -1,0 +1,114 @@
+// What comments and pages say of the source is so, as far as a machine can tell: the files
+// that they name exist, and ARCHITECTURE.md has them all.
+
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestFilesThatAreNamedExist(t *testing.T) {
+	named := 0
+	err := filepath.WalkDir(".", func(name string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir() && name != "." && (strings.HasPrefix(e.Name(), ".") || e.Name() == "data" || e.Name() == "testdata"):
+			return fs.SkipDir
+		case e.IsDir():
+			return nil
+		}
+		name = filepath.ToSlash(name)
+		for _, x := range proseOf(t, name) {
+			for _, file := range filesIn(x.text) {
+				named++
+				if !exists(filepath.FromSlash(file)) && !exists(filepath.FromSlash(path.Join(path.Dir(name), file))) {
+					t.Errorf("%s:%d: there is no %s", name, x.line, file)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if named < 100 {
+		t.Errorf("%d names of files found, want at least 100: where have they gone?", named)
+	}
+}
+
+func TestFilesInTextsAreFound(t *testing.T) {
+	const text = "(gc.go), e2e/doc.go: `a_test.go`; not os_*.go, _test.go, https://example.org/x.go, go.mod, a.gob or .go"
+	if got, want := strings.Join(filesIn(text), " "), "gc.go e2e/doc.go a_test.go"; got != want {
+		t.Errorf("filesIn found %q, want %q", got, want)
+	}
+}
+
+func TestArchitectureHasEveryFile(t *testing.T) {
+	text, err := os.ReadFile("ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if !strings.HasSuffix(name, "_test.go") && !strings.Contains(string(text), "| `"+name+"` |") {
+			t.Errorf("ARCHITECTURE.md has no line for %s", name)
+		}
+	}
+}
+
+// A prose is a text for people, and the line that it begins at.
+type prose struct {
+	text string
+	line int
+}
+
+// proseOf returns a Go file's comments, or a page's lines; nothing of any other file.
+func proseOf(t *testing.T, name string) (list []prose) {
+	t.Helper()
+	switch path.Ext(name) {
+	case ".md":
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(text), "\n") {
+			list = append(list, prose{line, i + 1})
+		}
+	case ".go":
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, name, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, group := range f.Comments {
+			for _, c := range group.List {
+				list = append(list, prose{c.Text, fset.Position(c.Pos()).Line})
+			}
+		}
+	}
+	return list
+}
+
+var goFile = regexp.MustCompile(`[\w./*…-]*\w\.go\b`)
+
+// filesIn returns the names of Go files in a text, without patterns and addresses.
+func filesIn(text string) (list []string) {
+	for _, name := range goFile.FindAllString(text, -1) {
+		if name[0] != '_' && name[0] != '.' && !strings.Contains(name, "//") && !strings.ContainsAny(name, "*…") {
+			list = append(list, name)
+		}
+	}
+	return list
+}
