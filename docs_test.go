@@ -52,6 +52,23 @@ func TestFilesInTextsAreFound(t *testing.T) {
 	}
 }
 
+// The story of any other file stands apart from its package clause, or go doc would tell all.
+func TestOnlyMainTellsOfThePackage(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.PackageClauseOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tells := f.Doc.Text() != ""; tells != (name == "main.go") {
+			t.Errorf("%s has a package comment: %t", name, tells)
+		}
+	}
+}
+
 func TestArchitectureHasEveryFile(t *testing.T) {
 	text, err := os.ReadFile("ARCHITECTURE.md")
 	if err != nil {

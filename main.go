@@ -1,9 +1,43 @@
-// Berth is a container registry in one file.
+// Berth is a container registry in one file: one static binary, metadata in SQLite, blobs as
+// files under a data directory. It speaks the OCI distribution specification 1.1 and the Docker
+// Registry HTTP API V2.
 //
-// What flags and environment say, and the server's start and end. The flags are
-// listed in cmd_flags.go, the commands in cmd.go; the registry begins in handlers.go.
-
+// Usage:
+//
+//	berth [flags]                serve the registry; ./data on port 5000 without flags
+//	berth COMMAND [flags] [args] do something with it; berth -h lists the commands
+//
+// # How the source is read
+//
+// The package is flat. A file is one capability and opens with its story. The prefix of its name is
+// its wing, whose head has the bare name; a wing leans on those above it in this list:
+//
+//	os_* files budget log watched   the system, files, memory, the log
+//	manifest                        manifests, names, digests: parsed, no I/O
+//	store store_*                   the data directory, the database, blobs and manifests
+//	tag_* history*                  tags: rules, platforms, retention; what was done, and undo
+//	upload upload_*                 an upload's life, from POST to blob
+//	gc gc_*                         what nothing refers to, and its removal
+//	check check_*                   are the invariants kept; scrubbing and repair
+//	backup backup_*                 copies, snapshots, the way back
+//	auth auth_*                     who is asking, and may they
+//	tls tls_*                       certificates, and how clients trust them
+//	handlers handlers_* metrics     the table of routes, and everything that speaks HTTP
+//	cmd cmd_*                       commands, with a server or without
+//	main                            usage, configuration, the server's start and end
+//
+// To understand Berth, read in this order: the invariants at the head of store.go; routes in
+// handlers.go; putUpload in upload.go down to commitBlob in store_blob.go; putManifest in
+// store_refs.go; the head of gc.go. That is how bytes come in, why they stay, and when they go.
+// ARCHITECTURE.md has the same step by step, the words, and where to change what.
+//
+// Most functions are methods of a few types. A server answers requests from a store. A store has
+// the rules of what is stored, and is a dataDir (paths, locks, syncs) and a database (one writer,
+// many readers). A tx is a write transaction, and what must be true together is written in one.
+// Other parts of the store (the collector, the uploads, the snapshots) have a type each.
 package main
+
+// Flags and environment, the server's start and end. The registry itself begins in handlers.go.
 
 import (
 	"context"
