@@ -1,9 +1,10 @@
 // What comments and pages say of the source is so, as far as a machine can tell: the files
-// that they name exist, and ARCHITECTURE.md has them all.
+// that they name exist
 
 package main
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -83,6 +84,98 @@ func TestArchitectureHasEveryFile(t *testing.T) {
 			t.Errorf("ARCHITECTURE.md has no line for %s", name)
 		}
 	}
+}
+
+// inCode is a function or the like in a page: `commitBlob`, `collector.run`, `TestUpgrade`.
+var inCode = regexp.MustCompile("`(?:([a-z]\\w*)\\.)?(\\w+)`")
+
+// saysFunction is a name that is one for certain: no file, flag or column looks so.
+var saysFunction = regexp.MustCompile(`^([a-z]+[A-Z]\w*|Test[A-Z]\w*)$`)
+
+func TestFunctionsThatAreNamedExist(t *testing.T) {
+	declared, members := declarations(t)
+	named := 0
+	for _, page := range []string{"ARCHITECTURE.md", "README.md"} {
+		for _, x := range proseOf(t, page) {
+			if strings.HasPrefix(x.text, "| `") {
+				continue // the table of files: of each the story has more
+			}
+			for _, found := range inCode.FindAllStringSubmatch(x.text, -1) {
+				of, name := found[1], found[2]
+				switch {
+				case name == "go" || name == "toml": // a file
+				case members[of] != nil:
+					named++
+					if !members[of][name] {
+						t.Errorf("%s:%d: %s has no %s", page, x.line, of, name)
+					}
+				case saysFunction.MatchString(name):
+					named++
+					if !declared[name] {
+						t.Errorf("%s:%d: there is no %s", page, x.line, name)
+					}
+				}
+			}
+		}
+	}
+	if named < 50 {
+		t.Errorf("%d names of functions found, want at least 50: where have they gone?", named)
+	}
+}
+
+// declarations returns all names that the source declares, and the fields and methods by type.
+func declarations(t *testing.T) (declared map[string]bool, members map[string]map[string]bool) {
+	t.Helper()
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared, members = map[string]bool{}, map[string]map[string]bool{}
+	add := func(of, name string) {
+		if declared[name] = true; of != "" && members[of] == nil {
+			members[of] = map[string]bool{}
+		}
+		if of != "" {
+			members[of][name] = true
+		}
+	}
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				of := ""
+				if n.Recv != nil {
+					is := n.Recv.List[0].Type
+					if star, ok := is.(*ast.StarExpr); ok {
+						is = star.X
+					}
+					if ident, ok := is.(*ast.Ident); ok {
+						of = ident.Name
+					}
+				}
+				add(of, n.Name.Name)
+			case *ast.TypeSpec:
+				add("", n.Name.Name)
+				if is, ok := n.Type.(*ast.StructType); ok {
+					for _, field := range is.Fields.List {
+						for _, x := range field.Names {
+							add(n.Name.Name, x.Name)
+						}
+					}
+				}
+			case *ast.ValueSpec:
+				for _, x := range n.Names {
+					add("", x.Name)
+				}
+			}
+			return true
+		})
+	}
+	return declared, members
 }
 
 // A prose is a text for people, and the line that it begins at.
