@@ -66,10 +66,14 @@ const perConnection = maxHeader + 16<<10
 // in memory until it is there as a whole. Of shorter ones pushes become slower.
 const maxFrame = 64 << 10
 
+// perStream is what a request takes over HTTP/2 whose answer nobody reads, in bytes:
+// goroutines and buffers. Measured: 16 KiB.
+const perStream = 16 << 10
+
 // overTwo is for how many connections one over HTTP/2 counts. However few there may be,
 // four of them may.
 func (b budget) overTwo() int {
-	return max(min(1+(b.window+maxFrame)/perConnection, b.connections/4), 1)
+	return max(min(1+(b.window+maxFrame+maxStreams*perStream)/perConnection, b.connections/4), 1)
 }
 
 func sharesOf(memory int64) budget {

@@ -8,8 +8,9 @@
 // it; if all have, the new one does. So whoever holds all that there are, and asks for
 // nothing, or for what is not for him, shuts nobody out.
 //
-// Over HTTP/2 a connection may take more: frames, and the bodies of requests that nobody
-// has read yet. So it counts as several.
+// Over HTTP/2 a connection may take more: frames, the bodies of requests that nobody has
+// read yet, and the answers that it does not read. So it counts as several; and so does
+// each long header that somebody still needs.
 
 package main
 
@@ -47,7 +48,7 @@ type connection struct {
 	place    *lists.Element // in idle; nil while there is a request that may be; guarded by all.mu
 	requests int            // under way, that may be; likewise
 	closed   bool           // likewise
-	weight   int            // for how many it counts; likewise
+	weight   int            // for how many it counts, long headers with it; likewise
 
 	known, two bool         // it has spoken, and by HTTP/2; for ConnState alone
 	silent     atomic.Bool  // over HTTP/2, and no request is under way
@@ -135,17 +136,59 @@ func (x *connection) grow(n int) bool {
 	return true
 }
 
+// shrink has a connection count for one less. Its handlers call it.
+func (x *connection) shrink() {
+	x.all.mu.Lock()
+	defer x.all.mu.Unlock()
+	if !x.closed {
+		x.weight--
+		x.all.count--
+	}
+}
+
+// freeHeader is how many bytes a request's header may have over HTTP/2 that is not counted.
+const freeHeader = 4 << 10
+
 // forgetful lets go of what a request over HTTP/2 has said when its handler has ended: the
 // answer may wait for as long as the client takes to read it, and there may be maxStreams
-// of those on one connection.
+// of those on one connection. Until then a long header counts as a connection. A request
+// that will have trailers is ended: net/http would hold those as long as the answer.
 func forgetful(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r)
-		if r.ProtoMajor == 2 {
-			clear(r.Header)
-			r.URL, r.RequestURI = &url.URL{}, ""
+		if r.ProtoMajor != 2 {
+			next.ServeHTTP(w, r)
+			return
 		}
+		if r.Trailer != nil {
+			panic(http.ErrAbortHandler)
+		}
+		defer func() {
+			clear(r.Header)
+			r.URL, r.RequestURI, r.Host = &url.URL{}, "", ""
+		}()
+		if x, _ := r.Context().Value(connectionKey{}).(*connection); x != nil && headerSize(r) > freeHeader {
+			x.all.mu.Lock()
+			fits := x.grow(1)
+			x.all.mu.Unlock()
+			if !fits {
+				writeError(w, errTooManyHeaders)
+				return
+			}
+			defer x.shrink()
+		}
+		next.ServeHTTP(w, r)
 	})
+}
+
+// headerSize is in bytes, and counts fields as RFC 9113, section 6.5.2, does.
+func headerSize(r *http.Request) int {
+	n := len(r.RequestURI) + len(r.Host)
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(value) + 32
+		}
+	}
+	return n
 }
 
 // gone counts a connection no more. all.mu is held.

@@ -93,6 +93,7 @@ var (
 	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later"}
 	errBusy                = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many large manifests at once; try again later", header: http.Header{"Retry-After": {"10"}}}
 	errTooManyAnswers      = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many long answers are being sent; try again later", header: http.Header{"Retry-After": {"5"}}}
+	errTooManyHeaders      = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests with long headers at once; try again later", header: http.Header{"Retry-After": {"5"}}}
 	errUnauthorized        = &protocolError{status: 401, code: "UNAUTHORIZED", message: "authentication required"}
 	errTooFast             = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests from this address; try again later"}
 	errTooManyLogins       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many failed logins; try again later"}

@@ -26,11 +26,12 @@ func halfRequest(n int) string {
 type framer struct {
 	*http2.Framer
 	window, streamWindow int // bytes that may be sent before anybody has read some
+	streams              int // requests that may be under way
 }
 
 // newFramer begins a connection and hears what the server allows.
 func newFramer(conn net.Conn, settings ...http2.Setting) (*framer, error) {
-	f := &framer{http2.NewFramer(conn, conn), 65535, 65535}
+	f := &framer{http2.NewFramer(conn, conn), 65535, 65535, 100}
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 		return f, err
 	}
@@ -47,6 +48,9 @@ func newFramer(conn net.Conn, settings ...http2.Setting) (*framer, error) {
 			if v, ok := x.Value(http2.SettingInitialWindowSize); ok {
 				f.streamWindow = int(v)
 			}
+			if v, ok := x.Value(http2.SettingMaxConcurrentStreams); ok {
+				f.streams = min(int(v), f.streams)
+			}
 		case *http2.WindowUpdateFrame: // which the server sends last
 			f.window += int(x.Increment)
 			return f, nil
@@ -56,10 +60,18 @@ func newFramer(conn net.Conn, settings ...http2.Setting) (*framer, error) {
 
 // block is a request's header, with n bytes in a field of its own.
 func block(method, path string, n int) []byte {
+	return fields([2]string{":method", method}, [2]string{":scheme", "https"}, [2]string{":authority", "x"}, [2]string{":path", path}, long(n))
+}
+
+// long is a field of n bytes, which are sent as they are.
+func long(n int) [2]string { return [2]string{"x-long", strings.Repeat("\\", n)} }
+
+// fields are a block of what nobody is to remember.
+func fields(list ...[2]string) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
 	e.SetMaxDynamicTableSize(0)
-	for _, x := range [][2]string{{":method", method}, {":scheme", "https"}, {":authority", "x"}, {":path", path}, {"x-long", strings.Repeat("\\", n)}} {
+	for _, x := range list {
 		e.WriteField(hpack.HeaderField{Name: x[0], Value: x[1], Sensitive: true})
 	}
 	return b.Bytes()

@@ -312,9 +312,10 @@ const headerTimeout = 10 * time.Second
 // maxHeader bounds a request's header, in bytes: a token may have maxToken.
 const maxHeader = 64 << 10
 
-// maxStreams bounds the requests of one connection over HTTP/2: RFC 9113, section 6.5.2,
-// recommends no fewer.
-const maxStreams = 100
+// maxStreams bounds the requests of one connection over HTTP/2. RFC 9113, section 6.5.2,
+// recommends 100, but for each one the connection would count for more (overTwo). Clients of
+// registries have a few at once, and wait with others, or connect again.
+const maxStreams = 32
 
 // serveCommand is `berth serve`, and berth without a command.
 func serveCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {

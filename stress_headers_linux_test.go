@@ -4,8 +4,10 @@ package main
 
 import (
 	"crypto/tls"
+	"encoding/base64"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,15 +33,15 @@ func TestCrowdOfUnfinishedRequests(t *testing.T) {
 	const many, some = 5000, 1000
 	n := openFiles(t, many)
 	path := buildProgram(t)
-	long := 60 << 10
+	size := 60 << 10
 	one := func(conn net.Conn) error {
-		_, err := io.WriteString(conn, halfRequest(long))
+		_, err := io.WriteString(conn, halfRequest(size))
 		return err
 	}
 	two := func(conn net.Conn) error {
 		f, err := newFramer(conn)
 		if err == nil {
-			err = f.halfHeader(1, long)
+			err = f.halfHeader(1, size)
 		}
 		return err
 	}
@@ -61,8 +63,43 @@ func TestCrowdOfUnfinishedRequests(t *testing.T) {
 		if _, err := newFramer(conn); err != nil {
 			return err
 		}
-		const size = 1 << 20 // the longest that net/http takes without being told otherwise
-		_, err := conn.Write(append([]byte{size >> 16, 0, 0, byte(http2.FrameHeaders), 0, 0, 0, 0, 1}, make([]byte, size-1)...))
+		const most = 1 << 20 // the longest that net/http takes without being told otherwise
+		_, err := conn.Write(append([]byte{most >> 16, 0, 0, byte(http2.FrameHeaders), 0, 0, 0, 0, 1}, make([]byte, most-1)...))
+		return err
+	}
+	// As many requests over each connection as there may be.
+	requests := func(head []byte, end bool, then func(*framer) error) func(net.Conn) error {
+		return func(conn net.Conn) error {
+			f, err := newFramer(conn, deaf)
+			for i := 0; i < f.streams && err == nil; i++ {
+				err = f.send(uint32(1+2*i), head, true, end)
+			}
+			if err == nil {
+				err = then(f)
+			}
+			return err
+		}
+	}
+	wait := func(f *framer) error {
+		for begun := 0; begun < f.streams; {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				return err
+			}
+			if frame.Header().Type == http2.FrameHeaders {
+				begun++
+			}
+		}
+		return nil
+	}
+	push := "/v2/a/blobs/uploads/?digest=" + sum("x").String()
+	// Each wants to send x-long once more, after its body.
+	trailing := fields([2]string{":method", "POST"}, [2]string{":scheme", "https"}, [2]string{":authority", "x"}, [2]string{":path", push}, [2]string{"trailer", "x-long"})
+	trail := func(f *framer) error {
+		var err error
+		for i := 0; i < f.streams && err == nil; i++ {
+			err = f.send(uint32(1+2*i), fields(long(size)), true, true)
+		}
 		return err
 	}
 	for _, c := range []holders{
@@ -73,6 +110,10 @@ func TestCrowdOfUnfinishedRequests(t *testing.T) {
 		{"headers over HTTP2, 256 MiB", 256 << 20, some, "h2", false, two},
 		{"a frame", 256 << 20, some, "h2", false, frame},
 		{"bodies", 256 << 20, some, "h2", true, bodies},
+		{"answers nobody reads", 256 << 20, 200, "h2", true, requests(block("GET", "/v2/", size), true, wait)},
+		{"answers nobody reads, short headers", 256 << 20, 200, "h2", true, requests(block("GET", "/v2/", 0), true, wait)},
+		{"requests without their bodies", 256 << 20, 200, "h2", false, requests(block("POST", push, size), false, func(*framer) error { return nil })},
+		{"trailers", 256 << 20, 200, "h2", true, requests(trailing, false, trail)},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.come(t, path) })
 	}
@@ -124,7 +165,8 @@ func (c holders) come(t *testing.T, path string) {
 	honest := newBenchClient(1)
 	honest.transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 	if c.guarded {
-		if err := honest.send("GET", p.url+"/v2/", nil, nil, 401); err != nil {
+		header := http.Header{"Authorization": {"Basic " + base64.StdEncoding.EncodeToString([]byte("ann:secret"))}}
+		if err := honest.send("GET", p.url+"/v2/", header, nil, 200); err != nil {
 			t.Error(err)
 		}
 	} else {
