@@ -164,6 +164,23 @@ func TestLongHeaderInTimeIsNoLimitForTheRest(t *testing.T) {
 	}
 }
 
+// A frame that is longer than it may be is refused before it has come.
+func TestLongFrameIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	conn := startRegistry(t).speaking("h2")
+	if _, err := newFramer(conn); err != nil {
+		t.Fatal(err)
+	}
+	const n = maxFrame + 1
+	if _, err := conn.Write([]byte{n >> 16, n >> 8 & 0xff, n & 0xff, byte(http2.FrameHeaders), 0, 0, 0, 0, 1}); err != nil {
+		t.Fatal(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if _, err := io.Copy(io.Discard, conn); isTimeout(err) {
+		t.Error("the rest of it is awaited")
+	}
+}
+
 func isTimeout(err error) bool {
 	e, ok := err.(net.Error)
 	return ok && e.Timeout()
