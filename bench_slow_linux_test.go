@@ -81,14 +81,13 @@ func (l *lastByte) Read(p []byte) (int, error) {
 // until the benchmark ends.
 func slowDisk(b *testing.B, perSecond int) (dir string) {
 	b.Helper()
-	skip := func(why any) { b.Skipf("SKIPPED, nothing is measured: %v", why) }
 	if os.Getuid() != 0 {
-		skip("only root can make a slow disk")
+		skip(b, "only root can make a slow disk")
 	}
 	run := func(name string, args ...string) string {
 		out, err := exec.Command(name, args...).CombinedOutput()
 		if err != nil {
-			skip(fmt.Sprintf("%s %s: %v %s", name, strings.Join(args, " "), err, out))
+			skip(b, fmt.Sprintf("%s %s: %v %s", name, strings.Join(args, " "), err, out))
 		}
 		return strings.TrimSpace(string(out))
 	}
@@ -112,7 +111,7 @@ func slowDisk(b *testing.B, perSecond int) (dir string) {
 	}
 	number := fmt.Sprintf("%d:%d", unix.Major(s.Rdev), unix.Minor(s.Rdev))
 	if err := unix.Mount(device, dir, "ext4", 0, ""); err != nil {
-		skip(err)
+		skip(b, err.Error())
 	}
 	b.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {
@@ -124,7 +123,7 @@ func slowDisk(b *testing.B, perSecond int) (dir string) {
 	if _, err := os.Stat(limit); err != nil { // version 2, which slows nobody in its root
 		group := "/sys/fs/cgroup/berth-bench"
 		if err := os.Mkdir(group, 0o755); err != nil {
-			skip(err)
+			skip(b, err.Error())
 		}
 		b.Cleanup(func() {
 			os.WriteFile("/sys/fs/cgroup/cgroup.procs", []byte(strconv.Itoa(os.Getpid())), 0)
@@ -132,12 +131,12 @@ func slowDisk(b *testing.B, perSecond int) (dir string) {
 		})
 		os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+io +memory"), 0) // or they are there, or the next fails
 		if err := os.WriteFile(group+"/cgroup.procs", []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
-			skip(err)
+			skip(b, err.Error())
 		}
 		limit, undo, line = group+"/io.max", number+" wbps=max", number+" wbps="+strconv.Itoa(perSecond)
 	}
 	if err := os.WriteFile(limit, []byte(line), 0); err != nil {
-		skip(err)
+		skip(b, err.Error())
 	}
 	b.Cleanup(func() { os.WriteFile(limit, []byte(undo), 0) })
 	return dir

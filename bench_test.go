@@ -712,7 +712,7 @@ func (x *bareFiles) write(content []byte) error {
 func buildProgram(b testing.TB) string {
 	b.Helper()
 	if runtime.GOOS != "linux" {
-		b.Skip("a process's memory is read from /proc")
+		notHere(b, linuxProc)
 	}
 	path := filepath.Join(b.TempDir(), "berth")
 	build := exec.Command("go", "build", "-o", path, ".")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -22,22 +23,22 @@ func TestMemoryOfAControlGroup(t *testing.T) {
 		group, file = "/sys/fs/cgroup/memory/berth-test", "memory.limit_in_bytes"
 	}
 	if err := os.Mkdir(group, 0o755); err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: no control group can be made: %v", err)
+		skip(t, fmt.Sprintf("no control group can be made: %v", err))
 	}
 	defer os.Remove(group)
 	limit, err := os.OpenFile(group+"/"+file, os.O_WRONLY, 0)
 	if err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: control groups have no memory here: %v", err)
+		skip(t, fmt.Sprintf("control groups have no memory here: %v", err))
 	}
 	defer limit.Close()
 	if _, err := limit.WriteString("67108864"); err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: a control group can have no limit here: %v", err)
+		skip(t, fmt.Sprintf("a control group can have no limit here: %v", err))
 	}
 	said := t.TempDir() + "/said"
 	cmd := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$1" -test.run '^TestMemoryOfAControlGroup$'`, group, os.Args[0])
 	cmd.Env = append(os.Environ(), "BERTH_TEST_MEMORY="+said)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("SKIPPED, NOT TESTED: the control group cannot be joined: %v\n%s", err, out)
+		skip(t, fmt.Sprintf("the control group cannot be joined: %v\n%s", err, out))
 	}
 	if text, err := os.ReadFile(said); err != nil || strings.TrimSpace(string(text)) != "64.0 MiB" {
 		t.Errorf("in a group with 64 MiB there are %q, %v", text, err)

@@ -433,7 +433,7 @@ func TestScrubGoesOnPastWhatItMayNotRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := errors.Join(os.Remove(r.st.path(d)), os.Symlink("data", r.st.path(d))); err != nil {
-		t.Skip(err)
+		skip(t, err.Error())
 	}
 	r.scrub()
 	if due, err := r.st.scrubber.due(); err != nil || due == 0 {

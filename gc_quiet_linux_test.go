@@ -201,7 +201,7 @@ func TestBytesWrittenPerBytePushed(t *testing.T) {
 		}
 		n := bytesWritten(t) - before
 		if n == 0 {
-			t.Skip("this file system writes no bytes that the kernel counts")
+			skip(t, "this file system writes no bytes that the kernel counts")
 		}
 		ratio := float64(n) / size
 		t.Logf("%s: %.4f bytes written for each byte pushed", way, ratio)

@@ -47,15 +47,6 @@ func needRoot(t testing.TB) {
 	}
 }
 
-// skip skips a test, except where nobody would notice.
-func skip(t testing.TB, reason string) {
-	t.Helper()
-	if os.Getenv("CI") != "" {
-		t.Fatalf("this test must not be skipped here: %s", reason)
-	}
-	t.Skipf("SKIPPED, and what it tests is not tested: %s", reason)
-}
-
 func unmountAtEnd(t testing.TB, dir string) {
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {

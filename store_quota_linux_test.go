@@ -45,7 +45,7 @@ func TestQuota(t *testing.T) {
 	if underRace {
 		// A page of shared memory that cannot be had is a fault, which SQLite's driver turns into an
 		// error. The race detector looks at the memory before, outside of Go, and dies of it.
-		t.Skip("the race detector does not survive what this is about; the tests without it run it")
+		notHere(t, raceDies)
 	}
 	r := onDisk(t, mountQuota(t, "40M"), func(c *config) { c.noPromises = true })
 	if err := r.st.keepReserve(); err != nil || !exists(filepath.Join(r.cfg.dir, reserveFile)) {

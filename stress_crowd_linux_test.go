@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -52,10 +51,7 @@ func openFiles(t *testing.T, want int) int {
 		t.Logf("%d connections, not %d: the system allows %d open files", n, want, limit.Max)
 	}
 	if n < 2000 {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("the system allows %d open files, which is too few", limit.Max)
-		}
-		t.Skipf("NOT TESTED: the system allows %d open files, which is too few", limit.Max)
+		skip(t, fmt.Sprintf("the system allows %d open files, which is too few", limit.Max))
 	}
 	return n
 }

@@ -250,7 +250,7 @@ func TestNamesOfStrangersAreBounded(t *testing.T) {
 // An address that came after the start, as by DHCP, works at once.
 func TestAddressThatWasCalledIsInCertificate(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("only Linux has more than one loopback address")
+		notHere(t, linuxLoopback)
 	}
 	s := newSecure(t, tlsOptions{mode: "auto"})
 	var err error

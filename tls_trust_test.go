@@ -104,7 +104,7 @@ func runScript(t testing.TB, shell, script, root string, args ...string) (string
 
 func TestTrustScript(t *testing.T) {
 	if runtime.GOOS == "windows" {
-		t.Skip("it is for shells")
+		notHere(t, unixShells)
 	}
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	script := string(s.trustGet("/trust.sh", "pi.lan:5000").has("Content-Type", "text/x-shellscript; charset=utf-8").body)
@@ -232,7 +232,7 @@ func TestTrustCommand(t *testing.T) {
 // constraints.
 func TestOpenSSLTakesTheLocalCA(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("there is no openssl")
+		skip(t, "openssl is not installed")
 	}
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	dir := t.TempDir()
