@@ -708,19 +708,40 @@ func (x *bareFiles) write(content []byte) error {
 	return syncDir(x.dir)
 }
 
-// buildProgram builds Berth and returns its path.
+// buildProgram returns the path of Berth, which is built once for all that run it.
 func buildProgram(b testing.TB) string {
 	b.Helper()
 	if runtime.GOOS != "linux" {
 		notHere(b, linuxProc)
 	}
-	path := filepath.Join(b.TempDir(), "berth")
-	build := exec.Command("go", "build", "-o", path, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
+	path, err := builtProgram()
+	if err != nil {
+		b.Fatal(err)
 	}
 	return path
+}
+
+var (
+	builtProgram = sync.OnceValues(func() (path string, err error) {
+		if programDir, err = os.MkdirTemp("", "berth-test-"); err != nil {
+			return "", err
+		}
+		path = filepath.Join(programDir, "berth")
+		build := exec.Command("go", "build", "-o", path, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building berth: %w\n%s", err, out)
+		}
+		return path, nil
+	})
+	programDir string // of what was built, "" if nothing was
+)
+
+// removeProgram is for the end of all tests.
+func removeProgram() {
+	if programDir != "" {
+		os.RemoveAll(programDir)
+	}
 }
 
 // A program is Berth in a process of its own.

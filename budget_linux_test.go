@@ -35,7 +35,7 @@ func TestMemoryOfAControlGroup(t *testing.T) {
 		skip(t, fmt.Sprintf("a control group can have no limit here: %v", err))
 	}
 	said := t.TempDir() + "/said"
-	cmd := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$1" -test.run '^TestMemoryOfAControlGroup$'`, group, os.Args[0])
+	cmd := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$1" -test.run '^TestMemoryOfAControlGroup$'`, group, itself(t))
 	cmd.Env = append(os.Environ(), "BERTH_TEST_MEMORY="+said)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		skip(t, fmt.Sprintf("the control group cannot be joined: %v\n%s", err, out))

@@ -24,7 +24,7 @@ const (
 // asRoot runs a command of berth in a process of its own.
 func asRoot(t testing.TB, stdin string, args ...string) (said string, err error) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
+	cmd := exec.Command(itself(t), args...)
 	cmd.Env = append(os.Environ(), mainVariable+"=1")
 	cmd.Stdin, cmd.Dir = strings.NewReader(stdin), "/"
 	out, err := cmd.CombinedOutput()

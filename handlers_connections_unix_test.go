@@ -5,7 +5,6 @@
 package main
 
 import (
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -15,7 +14,7 @@ import (
 // Idle ones make room also where the system allows few open files, and there are some
 // left for blobs.
 func TestIdleConnectionsLeaveFilesToOpen(t *testing.T) {
-	p := startProcessBy(t, exec.Command("sh", "-c", `ulimit -n 200; exec "$@"`, "sh", os.Args[0]), "", "--data", t.TempDir())
+	p := startProcessBy(t, exec.Command("sh", "-c", `ulimit -n 200; exec "$@"`, "sh", itself(t)), "", "--data", t.TempDir())
 	address := strings.TrimPrefix(p.url, "http://")
 	for range 200 {
 		dial(t, address, wholeGet)

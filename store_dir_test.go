@@ -45,7 +45,7 @@ func TestDirectoryHasOneOwner(t *testing.T) {
 		refused(fmt.Sprint("berth ", args[0]), err, fmt.Sprint(err))
 	}
 
-	cmd := exec.Command(os.Args[0], "--data", r.cfg.dir, "--addr", "127.0.0.1:0")
+	cmd := exec.Command(itself(t), "--data", r.cfg.dir, "--addr", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), serveVariable+"=")
 	said, err := cmd.CombinedOutput()
 	refused("another process", err, string(said))

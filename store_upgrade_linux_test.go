@@ -19,7 +19,7 @@ func TestUpgradeOnAReadOnlyDisk(t *testing.T) {
 	version, before := stateOf(t, r.cfg.dir)
 	makeReadOnly(t, disk)
 	for range 2 {
-		out, err := newerProcess(t.Context(), r.cfg.dir, "CREATE TABLE extra (x)").CombinedOutput()
+		out, err := newerProcess(t, r.cfg.dir, "CREATE TABLE extra (x)").CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "start once with the disk writable, which brings it up to date") {
 			t.Errorf("it ends with %v and says %s", err, out)
 		}
@@ -30,7 +30,7 @@ func TestUpgradeOnAReadOnlyDisk(t *testing.T) {
 	if v, after := stateOf(t, r.cfg.dir); v != version || !reflect.DeepEqual(before, after) {
 		t.Errorf("of version %d came version %d", version, v)
 	}
-	if !tryProcess(newerProcess(t.Context(), r.cfg.dir, "SELECT 1")) {
+	if !tryProcess(newerProcess(t, r.cfg.dir, "SELECT 1")) {
 		t.Error("it does not serve from the writable disk")
 	}
 	inDatabase(t, filepath.Join(r.cfg.dir, "berth.db"), fmt.Sprint("PRAGMA user_version = ", latestVersion))

@@ -5,7 +5,6 @@
 package main
 
 import (
-	"context"
 	"database/sql"
 	"fmt"
 	"os"
@@ -32,8 +31,8 @@ func nextVersion() {
 }
 
 // newerProcess is a berth of the next version, which the step leads to.
-func newerProcess(ctx context.Context, dir, step string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, os.Args[0], "--data", dir, "--addr", "127.0.0.1:0")
+func newerProcess(t *testing.T, dir, step string) *exec.Cmd {
+	cmd := exec.CommandContext(t.Context(), itself(t), "--data", dir, "--addr", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), serveVariable+"=", upgradeVariable+"="+step)
 	return cmd
 }
@@ -198,7 +197,7 @@ func TestNextVersion(t *testing.T) {
 	latest.off()
 	for _, r := range []*registry{latest, stoppedVersion8(t)} {
 		name := fmt.Sprint("from version ", versionOf(t, r.cfg.dir))
-		if !tryProcess(newerProcess(t.Context(), r.cfg.dir, `ALTER TABLE repository ADD COLUMN colour TEXT; UPDATE repository SET colour = 'blue'`)) {
+		if !tryProcess(newerProcess(t, r.cfg.dir, `ALTER TABLE repository ADD COLUMN colour TEXT; UPDATE repository SET colour = 'blue'`)) {
 			t.Fatalf("%s: it does not serve", name)
 		}
 		if v := versionOf(t, r.cfg.dir); v != latestVersion+1 {
@@ -226,7 +225,7 @@ func TestUpgradeThatFailsLeavesTheOldVersion(t *testing.T) {
 			schema := schemaTexts(t, r.cfg.dir)
 			files := tree(t, filepath.Join(r.cfg.dir, "blobs"))
 			for range 2 {
-				out, err := newerProcess(t.Context(), r.cfg.dir, step).CombinedOutput()
+				out, err := newerProcess(t, r.cfg.dir, step).CombinedOutput()
 				if err == nil || !strings.Contains(string(out), fmt.Sprintf("berth: upgrading the database to version %d: ", latestVersion+1)) {
 					t.Errorf("it ends with %v and says %q", err, out)
 				}
@@ -248,7 +247,7 @@ func TestUpgradeThatFailsLeavesTheOldVersion(t *testing.T) {
 func TestUpgradeThatFailsGoesOnLater(t *testing.T) {
 	t.Parallel()
 	r := stoppedVersion8(t)
-	if out, err := newerProcess(t.Context(), r.cfg.dir, "CREATE TABLE total (x)").CombinedOutput(); err == nil {
+	if out, err := newerProcess(t, r.cfg.dir, "CREATE TABLE total (x)").CombinedOutput(); err == nil {
 		t.Errorf("it does not fail: %s", out)
 	}
 	if v := versionOf(t, r.cfg.dir); v != latestVersion {
@@ -278,7 +277,7 @@ func TestUpgradeThatIsKilled(t *testing.T) {
 	r.off()
 	version, before := stateOf(t, r.cfg.dir)
 	// More than SQLite keeps in memory, and then no end.
-	p := newerProcess(t.Context(), r.cfg.dir, `
+	p := newerProcess(t, r.cfg.dir, `
 		UPDATE repository SET name = 'b';
 		CREATE TABLE ballast (x BLOB);
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i <= 64) INSERT INTO ballast SELECT randomblob(1 << 20) FROM n;

@@ -71,7 +71,20 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	removeProgram()
+	os.Exit(status)
+}
+
+// itself is the path of the test binary, which need not have been started by one that
+// leads there from every directory.
+func itself(t testing.TB) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // serveUntil is main with a death.
@@ -111,7 +124,7 @@ type process struct {
 // startProcess serves a directory. It dies at the named point; at "" it lives.
 func startProcess(t testing.TB, at string, args ...string) *process {
 	t.Helper()
-	return startProcessBy(t, exec.Command(os.Args[0]), at, args...)
+	return startProcessBy(t, exec.Command(itself(t)), at, args...)
 }
 
 // startProcessBy is startProcess by a command that serves with more arguments.
