@@ -11,12 +11,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -28,7 +28,7 @@ func (r *registry) raw(request string) *http.Response {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	io.WriteString(conn, request)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
@@ -120,19 +120,17 @@ func TestManifestBombs(t *testing.T) {
 }
 
 // Clients that hold every place for large manifests do not hold them for long.
-func TestSlowLargeManifests(t *testing.T) {
-	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(500 * time.Millisecond) })
+func TestSlowLargeManifests(t *testing.T) { synctest.Test(t, testSlowLargeManifests) }
+
+func testSlowLargeManifests(t *testing.T) {
+	r := startPiped(t, func(c *config) { c.stallTimeout = stallTimeout(patience / 2) })
 	r.pushBlob("a", "{}")
 	for range maxLargeManifests {
-		conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		fmt.Fprintf(conn, "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n%s", strings.Repeat(" ", 100000))
+		fmt.Fprintf(r.pipes.connect(t), "PUT /v2/a/manifests/x HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n%s", strings.Repeat(" ", 100000))
 	}
-	for r.server.large.Load() < maxLargeManifests {
-		runtime.Gosched()
+	synctest.Wait()
+	if n := r.server.large.Load(); n != maxLargeManifests {
+		t.Fatalf("%d places for large manifests are taken, want all %d", n, maxLargeManifests)
 	}
 	large := newImage(typeOCIManifest, "x/y", "x/y", `,"annotations":{"pad":"`+strings.Repeat("x", 100000)+`"}`, "{}").manifest
 	r.want(201, "PUT", "/v2/a/manifests/y", large, "Content-Type: "+typeOCIManifest)
@@ -231,25 +229,16 @@ func TestWritesHaveTheStallTimeoutForEachPiece(t *testing.T) {
 
 // Headers that drip, connections that say nothing, bodies that stall: the slow
 // ones are dropped, the others served.
-func TestSlowClientsHarmNobody(t *testing.T) {
+func TestSlowClientsHarmNobody(t *testing.T) { synctest.Test(t, testSlowClientsHarmNobody) }
+
+func testSlowClientsHarmNobody(t *testing.T) {
+	r := startPiped(t)
 	ctx, stop := context.WithCancel(t.Context())
-	out, in := io.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		ended <- run(ctx, []string{"--addr", "127.0.0.1:0", "--data", t.TempDir(), "--stall-timeout", "500ms"}, noEnv, strings.NewReader(""), in, io.Discard)
-		in.Close()
-	}()
-	lines := bufio.NewScanner(out)
-	lines.Scan()
-	addr := strings.TrimPrefix(regexp.MustCompile(`http://[\d.:]+`).FindString(lines.Text()), "http://")
-	go io.Copy(io.Discard, out)
+	p, ended := newPipes(), make(chan error, 1)
+	go func() { ended <- r.server.answer(ctx, p) }() // as the program does
 	var slow sync.WaitGroup
 	for i := range 60 {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		conn := p.connect(t)
 		io.WriteString(conn, []string{
 			"",
 			"GET /v2/ HTTP/1.1\r\nX-Drip: ",
@@ -258,10 +247,13 @@ func TestSlowClientsHarmNobody(t *testing.T) {
 		}[i%4])
 		slow.Go(func() { io.Copy(io.Discard, conn) }) // until the registry gives up
 	}
+	client := &http.Client{Transport: &http.Transport{DialContext: p.dial, DisableKeepAlives: true}}
 	for range 20 {
-		if resp, err := http.Get("http://" + addr + "/v2/"); err != nil || resp.StatusCode != 200 {
-			t.Errorf("beside slow clients: %v, %v", resp, err)
+		resp, err := client.Get("http://pi.lan/v2/")
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("beside slow clients: %v, %v", resp, err)
 		}
+		resp.Body.Close()
 	}
 	slow.Wait()
 	stop()

@@ -95,7 +95,7 @@ func TestSamePasswordDoesNotWaitForAnotherAddress(t *testing.T) {
 		standing = len(a.lines["192.0.2.1"])
 		a.mu.Unlock()
 	}
-	time.AfterFunc(20*time.Second, leave) // or this would wait for an hour
+	time.AfterFunc(2*time.Minute, leave) // or this would wait for an hour
 	r.want(200, "GET", "/v2/", nil, as("ann"), there)
 	if ctx.Err() != nil {
 		t.Error("only when the other had gone")

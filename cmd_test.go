@@ -167,7 +167,7 @@ func awaitSocket(t testing.TB, dir string) {
 	t.Helper()
 	cfg := &config{options: options{Command: "stats"}}
 	cfg.dir = dir
-	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
 		if done, _ := askServer(context.Background(), cfg, io.Discard); done {
 			return
 		}
@@ -220,7 +220,7 @@ func TestCommandsWhileServersStartAndStop(t *testing.T) {
 	var stops []func() int
 	for _, name := range []string{"stats", "check", "gc"} {
 		stops = append(stops, meanwhile(t, func() error {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			var out strings.Builder
 			err := run(ctx, []string{name, "--data", dir}, noEnv, strings.NewReader(""), &out, io.Discard)

@@ -195,7 +195,7 @@ func TestCollectionBetweenAPushAndItsAnswer(t *testing.T) {
 func waitingIn(t testing.TB, function string) {
 	t.Helper()
 	stacks := make([]byte, 1<<20)
-	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
 		if bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("."+function+"(")) {
 			return
 		}

@@ -55,7 +55,7 @@ func dial(t testing.TB, address, says string) net.Conn {
 // statusOf reads an answer's status; 0 if the connection is closed without one.
 func statusOf(t testing.TB, conn net.Conn) int {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(time.Minute))
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatal("neither an answer nor an end")

@@ -34,11 +34,21 @@ type registry struct {
 	http   *httptest.Server
 	moved  *atomic.Int64 // nanoseconds that the test has moved the clock
 	log    *logBuffer
+	pipes  *pipes // in a bubble; else nil
 }
 
 // startRegistry serves a new data directory until the test ends. Each option
 // may change the configuration.
 func startRegistry(t testing.TB, options ...func(*config)) *registry {
+	t.Helper()
+	r := newRegistry(t, options...)
+	r.start()
+	t.Cleanup(r.stop)
+	return r
+}
+
+// newRegistry is startRegistry without the start.
+func newRegistry(t testing.TB, options ...func(*config)) *registry {
 	t.Helper()
 	cfg, err := parseConfig("serve", []string{"--data", t.TempDir()}, func(string) (string, bool) { return "", false }, io.Discard)
 	if err != nil {
@@ -52,8 +62,6 @@ func startRegistry(t testing.TB, options ...func(*config)) *registry {
 	for _, option := range options {
 		option(&r.cfg)
 	}
-	r.start()
-	t.Cleanup(r.stop)
 	return r
 }
 
@@ -69,7 +77,11 @@ func (r *registry) start() {
 	if r.server, err = newServer(st, r.cfg.serverConfig); err != nil {
 		r.t.Fatal(err)
 	}
-	r.http = httptest.NewServer(r.server.handler())
+	if r.pipes != nil {
+		r.http = overPipes(r.pipes, r.server.handler(), false)
+	} else {
+		r.http = httptest.NewServer(r.server.handler())
+	}
 }
 
 // stop ends the server and checks what it leaves.
@@ -79,7 +91,7 @@ func (r *registry) stop() {
 		return // stopped before, and not started again
 	}
 	r.http.Close()
-	if !r.server.wait(10 * time.Second) {
+	if !r.server.wait(time.Minute) {
 		r.t.Error("requests do not end")
 	}
 	r.check()

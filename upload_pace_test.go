@@ -7,12 +7,12 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -135,21 +135,20 @@ func TestFailedWriteBackEndsTheUpload(t *testing.T) {
 }
 
 // A client whose bytes are not read because the disk is behind has not stalled.
-func TestClientIsNotDroppedForASlowDisk(t *testing.T) {
-	const stall = 500 * time.Millisecond
+func TestClientIsNotDroppedForASlowDisk(t *testing.T) { synctest.Test(t, testSlowDisk) }
+
+func testSlowDisk(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 8<<20/16)
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/2.0"} {
 		var slow sync.Once
-		r := startRegistry(t, func(c *config) {
-			c.stallTimeout = stallTimeout(stall)
+		r := startPiped(t, func(c *config) {
+			stall := time.Duration(c.stallTimeout)
 			c.waitWritten = func(f *os.File, off, n int64) error {
 				slow.Do(func() { time.Sleep(3 * stall) }) // the disk's doing
 				return waitWritten(f, off, n)
 			}
 		})
-		server := httptest.NewUnstartedServer(r.server.handler())
-		server.EnableHTTP2 = protocol == "HTTP/2.0"
-		server.StartTLS()
+		server := overPipes(newPipes(), r.server.handler(), protocol == "HTTP/2.0")
 		req, err := http.NewRequest("POST", server.URL+"/v2/a/blobs/uploads/?digest="+sum(string(content)).String(), bytes.NewReader(content))
 		if err != nil {
 			t.Fatal(err)

@@ -5,16 +5,15 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -180,13 +179,13 @@ func TestPushingAgainRepairs(t *testing.T) {
 }
 
 func TestStalledClientIsDropped(t *testing.T) {
-	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(300 * time.Millisecond) })
+	synctest.Test(t, testStalledClientIsDropped)
+}
+
+func testStalledClientIsDropped(t *testing.T) {
+	r := startPiped(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
-	conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := r.pipes.connect(t)
 	fmt.Fprintf(conn, "PATCH %s HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n01234", loc)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil) // without sending the rest
 	if err != nil || resp.StatusCode != 400 {
@@ -198,19 +197,19 @@ func TestStalledClientIsDropped(t *testing.T) {
 
 // One that reads nothing of what it asked for must not hold the file for ever.
 func TestStalledReaderIsDropped(t *testing.T) {
-	r := startRegistry(t, func(c *config) { c.stallTimeout = stallTimeout(300 * time.Millisecond) })
-	content := bytes.Repeat([]byte("0123456789abcdef"), 4<<20/16*16) // 64 MiB: more than sockets buffer
-	d := r.pushBlob("a", string(content))
-	conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	synctest.Test(t, testStalledReaderIsDropped)
+}
+
+func testStalledReaderIsDropped(t *testing.T) {
+	r := startPiped(t)
+	d := r.pushBlob("a", noise(1, 100<<10))
+	conn := r.pipes.connect(t)
 	fmt.Fprintf(conn, "GET /v2/a/blobs/%s HTTP/1.1\r\nHost: x\r\n\r\n", d)
-	for r.server.inFlight.Load() == 0 {
-		runtime.Gosched()
+	synctest.Wait()
+	if r.server.inFlight.Load() != 1 {
+		t.Fatal("the request has ended before")
 	}
-	if !r.server.wait(10 * time.Second) { // without reading
+	if !r.server.wait(2 * time.Duration(r.cfg.stallTimeout)) { // without reading
 		t.Error("the request does not end")
 	}
 	r.want(200, "HEAD", "/v2/a/blobs/"+d.String(), nil)
