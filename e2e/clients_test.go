@@ -148,10 +148,10 @@ func (c *client) exec(stdin string, args []string) (stdout, all string, err erro
 		if !cmd.ProcessState.Success() {
 			err = fmt.Errorf("%s: %v", line, cmd.ProcessState)
 		}
-	case <-time.After(3 * time.Minute):
+	case <-time.After(10 * time.Minute):
 		killGroup(cmd.Process.Pid)
 		<-exited
-		err = fmt.Errorf("%s: still running after three minutes", line)
+		err = fmt.Errorf("%s: still running after ten minutes", line)
 	}
 	c.t.Logf("%s (%.1fs)\n%s", line, time.Since(began).Seconds(), both.tail(40))
 	return strings.TrimSpace(out.String()), both.String(), err
@@ -272,7 +272,7 @@ func launch(t *testing.T, cmd *exec.Cmd) (log *output, exited chan struct{}) {
 		cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-exited:
-		case <-time.After(15 * time.Second):
+		case <-time.After(time.Minute):
 			t.Errorf("%s had to be killed", cmd.Path)
 			killGroup(cmd.Process.Pid)
 			<-exited
@@ -284,17 +284,17 @@ func launch(t *testing.T, cmd *exec.Cmd) (log *output, exited chan struct{}) {
 	return log, exited
 }
 
-// await polls until ready, and ends the test when the daemon has ended or thirty seconds have passed.
+// await polls until ready, and ends the test when the daemon has ended or two minutes have passed.
 func await(t *testing.T, exited chan struct{}, log *output, what string, ready func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ready(); {
+	for deadline := time.Now().Add(2 * time.Minute); !ready(); {
 		select {
 		case <-exited:
 			t.Fatalf("ended while waiting for %s\n%s", what, log.tail(20))
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited thirty seconds for %s\n%s", what, log.tail(20))
+			t.Fatalf("waited two minutes for %s\n%s", what, log.tail(20))
 		}
 	}
 }

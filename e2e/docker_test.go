@@ -258,7 +258,7 @@ func startDocker(t *testing.T, flags ...string) docker {
 	d.env = append(d.env, "DOCKER_HOST=unix://"+filepath.Join(dir, "docker.sock"), "DOCKER_CONFIG="+d.dir,
 		"DOCKER_BUILDKIT=0", "DOCKER_CLI_EXPERIMENTAL=enabled")
 
-	socket := &http.Client{Timeout: time.Second, Transport: &http.Transport{
+	socket := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(dir, "docker.sock"))

@@ -313,7 +313,7 @@ func (v *victim) start(off <-chan struct{}) error {
 	if v.exited, err = startGroup(cmd); err != nil {
 		return err
 	}
-	v.cmd, v.http = cmd, &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 10}}
+	v.cmd, v.http = cmd, &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 10}}
 	line := make(chan string, 1)
 	go func() {
 		s, _ := bufio.NewReader(stdout).ReadString('\n')
@@ -327,8 +327,8 @@ func (v *victim) start(off <-chan struct{}) error {
 		}
 		<-v.exited
 	case <-off:
-	case <-time.After(30 * time.Second):
-		return errors.New("the registry has not started in thirty seconds")
+	case <-time.After(2 * time.Minute):
+		return errors.New("the registry has not started in two minutes")
 	}
 	if !v.disk.On() {
 		return errPowerOff
@@ -353,7 +353,7 @@ func (v *victim) stop() error {
 	cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-v.exited:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 	}
 	v.kill()
 	if !cmd.ProcessState.Success() {

@@ -327,7 +327,7 @@ func trustingRoot(t *testing.T, b *berth) string {
 
 // clientTrusting is an HTTP client with connections of its own.
 func clientTrusting(pool *x509.CertPool) *http.Client {
-	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+	return &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true}}
 }
 
@@ -413,7 +413,7 @@ func (c *ca) shown(addr, name string) *x509.Certificate {
 // certificateOf is what a new connection to a server gets to see, having verified it.
 func certificateOf(t *testing.T, addr string, config *tls.Config) *x509.Certificate {
 	t.Helper()
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 30 * time.Second}, "tcp", addr, config)
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 2 * time.Minute}, "tcp", addr, config)
 	if err != nil {
 		t.Fatal(err)
 	}
