@@ -69,6 +69,7 @@ func TestTooLargeIsSaidBeforeTheBody(t *testing.T) {
 // A manifest may name very many blobs. The answer stays short, and
 // so does the time in which nobody else can write.
 func TestWideManifests(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	var layers []string
@@ -87,6 +88,7 @@ func TestWideManifests(t *testing.T) {
 
 // Four MiB of JSON can stand for much more memory, if one lets it.
 func TestManifestBombs(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	r.server.waiting.after = func(time.Duration) <-chan time.Time { return nil } // however slow the machine is, each has its turn
 	var keys strings.Builder
@@ -157,6 +159,7 @@ func TestContentIsNotRunByBrowsers(t *testing.T) {
 
 // Many clients that send large manifests at once, and large blobs, in little memory.
 func TestMemoryIsBounded(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	big := newImage(typeOCIManifest, "x/y", "x/y", `,"annotations":{"pad":"`+strings.Repeat("x", maxManifest-1000)+`"}`, "{}").manifest

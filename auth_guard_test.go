@@ -21,6 +21,7 @@ import (
 // Who guesses at a password waits longer and longer. Its owner does not, nor
 // does anybody else.
 func TestGuessesAreSlowed(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, guarded("", "ann", "bob"), trustLoopback)
 	r.freeze()
 	from := func(address string) string { return "X-Forwarded-For: " + address }
@@ -122,6 +123,7 @@ func TestMachinesAreNotGuessers(t *testing.T) {
 
 // What is remembered of strangers is bounded.
 func TestManyStrangersInLittleMemory(t *testing.T) {
+	slow(t)
 	now := time.Duration(0)
 	a := attempts{now: func() time.Duration { return now }, unit: loginUnit, failed: make(map[string]*failures)}
 	for i := range 3 * maxFailed {
@@ -187,6 +189,7 @@ func TestUnknownUsersCostWhatWrongPasswordsDo(t *testing.T) {
 
 // What people type into the wrong field, and what clients send, stays out of the log.
 func TestSecretsAreNotLogged(t *testing.T) {
+	slow(t)
 	for _, json := range []bool{false, true} {
 		r := startRegistry(t, guarded("", "ann"))
 		buffer := new(logBuffer)
@@ -219,6 +222,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 
 // Who did what is written at any level.
 func TestAudit(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, guarded("", "ann"))
 	buffer := new(logBuffer)
 	log := newLog(buffer, false, 8)
@@ -259,6 +263,7 @@ func trustLoopback(c *config) { c.auth.proxies, _ = parseProxies("127.0.0.0/8, :
 
 // X-Forwarded headers are a stranger's, unless a proxy of ours has sent them.
 func TestForwardedHeaders(t *testing.T) {
+	slow(t)
 	for _, x := range []struct {
 		name    string
 		options []func(*config)

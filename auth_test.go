@@ -249,6 +249,7 @@ func (m *matrix) content() string {
 }
 
 func TestMatrixOfRoutesAndCredentials(t *testing.T) {
+	slow(t)
 	for _, anonymousPull := range []bool{false, true} {
 		t.Run(fmt.Sprintf("anonymous-pull=%v", anonymousPull), func(t *testing.T) {
 			r := startRegistry(t, guarded(matrixRules, "reader", "creator", "pusher", "deleter", "admin", "removed", "nobody"),
@@ -829,6 +830,7 @@ func TestTokensOfAnotherRegistry(t *testing.T) {
 
 // Nobody has a password before somebody was given one.
 func TestNoPasswordIsBuiltIn(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, guarded(""))
 	for _, user := range []string{"", "admin", "root", "berth", "anonymous", "users", "test", "#"} {
 		for _, password := range []string{"", user, "admin", "password", "Harbor12345", "changeme", "berth"} {

@@ -24,6 +24,7 @@ func userLine(t testing.TB, name, password string) string {
 }
 
 func TestUsersFileThatCannotBeReplaced(t *testing.T) {
+	slow(t)
 	needRoot(t)
 	for name, mount := range map[string]func(t testing.TB, outside, users string){
 		"a mount": func(t testing.TB, outside, users string) {

@@ -27,6 +27,7 @@ func (r *registry) writeUsers(lines ...string) {
 // Somebody behind the same address guesses without a pause, and the registry has just
 // been started: nobody's password was seen before.
 func TestRightPasswordGetsInBesideAGuesser(t *testing.T) {
+	slow(t)
 	for name, c := range map[string]struct {
 		guess string
 		free  int
@@ -109,6 +110,7 @@ func TestSamePasswordDoesNotWaitForAnotherAddress(t *testing.T) {
 
 // Who fills the line with guesses at one user's password keeps no other user out of it.
 func TestGuessesAtOneUserLeavePlacesForOthers(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, guarded("", "ann", "bob"))
 	r.freeze()
 	a := &r.server.gate.logins.attempts

@@ -15,6 +15,7 @@ import (
 func otherDisk(t testing.TB) string { return mountDisk(t, "size=64m") }
 
 func TestBackupToAFullDisk(t *testing.T) {
+	slow(t)
 	disk := mountDisk(t, "size=8m")
 	dest := filepath.Join(disk, "backup")
 	r := startRegistry(t)
@@ -65,6 +66,7 @@ func TestBackupFromAReadOnlyDisk(t *testing.T) {
 
 // A person's directory is not the server's.
 func TestBackupThroughTheServer(t *testing.T) {
+	slow(t)
 	data, home := t.TempDir(), t.TempDir()
 	p := startProcess(t, "", "--data", data)
 	for _, content := range []string{"layer", "{}"} {

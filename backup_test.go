@@ -36,6 +36,7 @@ func (r *registry) snapshotsAfter(d time.Duration) int {
 }
 
 func TestSnapshotsAreMadeAfterChangesOnceADay(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	if n := r.snapshotsAfter(48 * time.Hour); n != 0 {
 		t.Errorf("%d snapshots of an empty registry", n)
@@ -146,6 +147,7 @@ func overwrite(path string, at int64, n int) error {
 }
 
 func TestRestoreGoesBackToTheSnapshot(t *testing.T) {
+	slow(t)
 	for _, loss := range losses {
 		t.Run(loss.name, func(t *testing.T) {
 			r := startRegistry(t)
@@ -208,6 +210,7 @@ func (r *registry) runOnStopped(args ...string) (out string, err error) {
 // Damage in the middle, as a rotten sector makes it: nearly all can be read,
 // and comes back, also what is newer than the snapshot.
 func TestRestoreSalvagesWhatIsNewer(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	for i := range 100 {
 		r.pushImage("old", fmt.Sprint(i), "{}", "layer", fmt.Sprint("old ", i))
@@ -265,6 +268,7 @@ func TestRestoreSalvagesWhatIsNewer(t *testing.T) {
 // Where a restore is cut short does not matter: the registry does not start
 // until it has been run to its end.
 func TestRestoreThatWasCutShort(t *testing.T) {
+	slow(t)
 	for _, step := range []struct {
 		name string
 		do   func(dir string) error
@@ -379,6 +383,7 @@ func TestBackupIsARegistry(t *testing.T) {
 }
 
 func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {
+	slow(t)
 	r, other := startRegistry(t), startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	other.pushImage("b", "x", "{}", "other")
@@ -421,6 +426,7 @@ func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {
 
 // A backup that ends in the middle leaves the earlier one as it was.
 func TestBackupThatIsCutShort(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	dest := t.TempDir()
@@ -494,6 +500,7 @@ func TestBackupSyncsWhatACutShortRunHasBrought(t *testing.T) {
 // To another disk bytes are copied, and so read: what is rotten shows. What the
 // backup has whole already, it keeps.
 func TestBackupToAnotherDisk(t *testing.T) {
+	slow(t)
 	disk := otherDisk(t)
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer", "rotten")
@@ -544,6 +551,7 @@ func auditBackup(t testing.TB, dest string) {
 // The order of things holds while clients push and delete and the collector
 // takes whatever it may.
 func TestBackupsWhileEverythingGoesOn(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, func(cfg *config) { cfg.grace, cfg.untaggedGrace = 0, time.Nanosecond })
 	c := newCrowd(r)
 	dest := filepath.Join(t.TempDir(), "backup")
@@ -631,6 +639,7 @@ func (c *countdown) Err() error {
 // A backup that is stopped leaves the earlier one as it was, wherever it
 // stops, and the next goes on from there.
 func TestBackupStoppedAnywhere(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	r.pushImage("a", "1", "{}", "first")
 	dest := filepath.Join(t.TempDir(), "backup")
@@ -692,6 +701,7 @@ func TestBackupStoppedAnywhere(t *testing.T) {
 
 // A push that puts a file anew into its place takes it away for a moment.
 func TestBackupDoesNotTakeAPushForDamage(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	d := r.pushBlob("a", "layer")
 	unlock := r.st.digests.lock(d.String()) // as a push does
@@ -906,6 +916,7 @@ func TestRestoreOntoADyingDisk(t *testing.T) {
 // A database that has lost its log is older than the snapshot: its tags do not
 // take those of the snapshot back.
 func TestRestoreDoesNotMoveTagsBack(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	for i := range 60 {
 		r.pushImage("fill", fmt.Sprint(i), "{}", fmt.Sprint("fill ", i))

@@ -58,6 +58,7 @@ var rots = []struct {
 }
 
 func TestRotIsFoundPutAsideAndHealed(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, fastScrub)
 	content := noise(90, 300<<10)
 	im := r.pushImage("home/app", "1.0", "{}", content, "sound")
@@ -341,6 +342,7 @@ func TestScrubPauses(t *testing.T) {
 }
 
 func TestRepair(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer", "second")
 	old := r.pushImage("b", "x", "{}", "layer", "old")

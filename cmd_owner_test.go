@@ -218,6 +218,7 @@ func TestCommandsOfRootAreTheOwners(t *testing.T) {
 }
 
 func TestBackupsOfRootAreForNobodyElse(t *testing.T) {
+	slow(t)
 	data, _ := serviceDir(t)
 	if err := os.WriteFile(filepath.Join(data, usersFile), []byte("ann:"+hashOf("secret")+"\n"), 0o644); err != nil {
 		t.Fatal(err)

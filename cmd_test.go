@@ -212,6 +212,7 @@ func TestSocketIsItsOwnersOnly(t *testing.T) {
 // A command beside a server that starts and stops is done by the server, or
 // without one, or says plainly why not. It does not hang.
 func TestCommandsWhileServersStartAndStop(t *testing.T) {
+	slow(t)
 	dir := t.TempDir()
 	if _, err := startAndStop(t, dir); err != nil {
 		t.Fatal(err)
@@ -368,6 +369,7 @@ func TestTwoCommandsAtOnce(t *testing.T) {
 
 // What is in the middle of something is neither wrong nor left over.
 func TestCheckBesidePushesAndCollections(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, func(c *config) { c.grace, c.untaggedGrace, c.noPromises = 0, time.Nanosecond, true })
 	r.listen()
 	c := newCrowd(r)

@@ -563,6 +563,7 @@ func (h *history) collect(g graces, promises bool) error {
 }
 
 func TestFiguresPlanAndCollectionAgree(t *testing.T) {
+	slow(t)
 	for _, promises := range []bool{false, true} {
 		t.Run(fmt.Sprintf("promises=%v", promises), func(t *testing.T) {
 			t.Parallel()
@@ -823,6 +824,7 @@ func TestCollectionReadsNoMoreThanGarbage(t *testing.T) {
 // Many that share one member, and one layer, are no more work than each alone;
 // also if something that stays has them too. Work is the pages that SQLite looks at.
 func TestPlanOfManyThatShare(t *testing.T) {
+	slow(t)
 	for _, live := range []bool{false, true} {
 		plan := func(n int) int {
 			r := startRegistry(t, func(c *config) { c.noPromises = true })

@@ -21,6 +21,7 @@ func noGrace(c *config) { c.grace, c.untaggedGrace = 0, time.Second }
 
 // What a client was told of stays for promiseTime, and not for ever.
 func TestPromisesWithoutGrace(t *testing.T) {
+	slow(t)
 	const content = "layer"
 	d := sum(content)
 	base := ociImage("{}", content)

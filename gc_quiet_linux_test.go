@@ -185,6 +185,7 @@ func compareFiles(t *testing.T, before, after map[string]string) {
 // A large layer is written once: what comes on top (the database, its log, the
 // reserve) is little.
 func TestBytesWrittenPerBytePushed(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	if err := r.st.keepReserve(); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 )
 
 func TestPagesOfOtherSites(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	const ui, stranger = "Origin: https://ui.example.org", "Origin: https://stranger.example.org"
 	const crossSite = "Sec-Fetch-Site: cross-site"

@@ -99,6 +99,7 @@ func (f *framer) halfHeader(stream uint32, n int) error {
 
 // A header has a limited time, whoever drips it or says no more.
 func TestHeadersHaveLimitedTime(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	const limit = 2 * time.Second
 	for name, secure := range map[string]string{"HTTP 1.1": "", "HTTP 1.1 over TLS": "http/1.1", "HTTP 2": "h2"} {
@@ -135,6 +136,7 @@ func TestHeadersHaveLimitedTime(t *testing.T) {
 // Whoever has sent a long header in time may take longer for the rest. What is in time on a
 // busy machine is found out.
 func TestLongHeaderInTimeIsNoLimitForTheRest(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	for limit := 2 * time.Second; ; limit *= 2 {
 		err := longHeaderInTime(t, limit)

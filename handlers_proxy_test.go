@@ -51,6 +51,7 @@ func TestRequestsWithoutHost(t *testing.T) {
 // The port by which clients know the registry is that of the outermost proxy, whether it says so in a header
 // of its own, in that of the host, or in one for all.
 func TestHostsAndPortsOfProxies(t *testing.T) {
+	slow(t)
 	for _, x := range []struct {
 		name    string
 		headers []string

@@ -23,6 +23,7 @@ func littleRoom(r *registry) { r.st.sending.size, r.st.sending.wait = 2<<20, 0 }
 // Long answers that clients read slowly have so much room and no more: whoever finds
 // none is told to come again, while short answers and those that are there go on.
 func TestLongAnswersHaveRoom(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"a\"]\nnewest = 1\n"))
 	littleRoom(r)
@@ -155,6 +156,7 @@ func TestLongAnswersWaitForRoom(t *testing.T) {
 
 // A manifest that many read slowly is in memory once, over one connection or many.
 func TestReadersOfOneManifestShareIt(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t)
 	littleRoom(r)
@@ -184,6 +186,7 @@ func TestReadersOfOneManifestShareIt(t *testing.T) {
 
 // A long manifest that has rotted is not served, nor is a HEAD of it a lie.
 func TestRottenLongManifestIsNotServed(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	for _, method := range []string{"GET", "HEAD"} {
 		r := startRegistry(t)

@@ -43,8 +43,8 @@ func notHere(t testing.TB, why elsewhere) {
 	t.Skip(string(why))
 }
 
-// slow leaves a test out under -short: stress, scale, crashes, and whatever else takes more
-// than about two seconds of a processor.
+// slow leaves a test out under -short: stress, scale, crashes, random lives, and whatever else
+// takes more than about a second of a processor, or four of waiting for disks.
 func slow(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -86,6 +86,7 @@ func TestDeletingABlobAfterItsManifestCanBeUndone(t *testing.T) {
 // A blob that only deleted manifests use comes back by a push of it, by a mount, and
 // by a push of a manifest that uses it: whoever was told of it before can go on.
 func TestDeletedBlobsArePushedAgain(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	next := ociImage(`{"next":1}`, "layer")
 	for name, back := range map[string]func(r *registry){

@@ -35,6 +35,7 @@ func (r *registry) steps(repo string) (n int) {
 
 // Nobody erases by pushing what others may want to undo.
 func TestFloodOfPushesLeavesOthersTheirHistory(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	const flood = maxHistory + maxHistory/10
 	r := startRegistry(t)
@@ -74,6 +75,7 @@ func TestFloodOfPushesLeavesOthersTheirHistory(t *testing.T) {
 
 // Several that have much share what there is.
 func TestHistoryIsSharedEvenly(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()

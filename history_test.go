@@ -436,6 +436,7 @@ func (r *registry) last2(repo string) int64 {
 }
 
 func TestCommandsThatChangeThings(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	for _, served := range []bool{true, false} {
 		t.Run(fmt.Sprint("served=", served), func(t *testing.T) {

@@ -68,6 +68,7 @@ func TestUndoOfAPartOfAnIndex(t *testing.T) {
 
 // A member of very many indexes goes in one step, and comes back into the last.
 func TestMemberOfManyIndexes(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	amd := r.pushFor("a", "1", "linux/amd64", "x")

@@ -625,6 +625,7 @@ func TestReferrers(t *testing.T) {
 }
 
 func TestReferrersPageStaysBelowTheLimit(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	subject := sum("subject")

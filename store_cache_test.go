@@ -14,6 +14,7 @@ import (
 
 // After each 201, and not only in the end, every reader sees the new manifest.
 func TestTagIsNeverStale(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	images := make([]image, 2)

@@ -276,6 +276,7 @@ func TestPanicInAWriteLeavesItsGroupAlone(t *testing.T) {
 // SQLite may roll a whole transaction back for the sake of one statement, and
 // then the others of the group must be run again.
 func TestWriteThatBreaksTheTransactionTakesNobodyAlong(t *testing.T) {
+	slow(t)
 	for name, breakIt := range map[string]func(*tx) error{
 		"no space": func(t *tx) error {
 			// As on a full disk: the file may not grow.

@@ -80,6 +80,7 @@ func TestClosedStoreLeavesNothingOpen(t *testing.T) {
 // Metadata and blobs that do not belong together are never served, and what is
 // there stays as it is, so that the right file can be put back.
 func TestDatabaseThatDoesNotBelongToTheBlobs(t *testing.T) {
+	slow(t)
 	write := func(content []byte) func(testing.TB, string) {
 		return func(t testing.TB, db string) {
 			if err := os.WriteFile(db, content, 0o600); err != nil {
@@ -182,6 +183,7 @@ func TestNewerDatabaseOnAReadOnlyDisk(t *testing.T) {
 
 // The disk with the blobs is not mounted: an empty directory is in its place.
 func TestBlobsMissingBesideADatabase(t *testing.T) {
+	slow(t)
 	for _, what := range []string{"blobs", "blobs/sha256", "blobs/sha512", "what is in blobs/sha256", "what is in blobs/sha512"} {
 		t.Run(what, func(t *testing.T) {
 			r := startRegistry(t)
@@ -229,6 +231,7 @@ func TestBlobsMissingBesideADatabase(t *testing.T) {
 
 // Copies by rclone, git or zip have no empty directories. What is missing is made.
 func TestCopyWithoutEmptyDirectories(t *testing.T) {
+	slow(t)
 	for _, also := range [][]string{nil, {"blobs/sha512", "blobs/sha256/ff"}, {"lost+found"}} {
 		r := startRegistry(t)
 		f := r.pushFixture("home/app")
@@ -271,6 +274,7 @@ func TestCopyWithoutEmptyDirectories(t *testing.T) {
 // The directories for blobs are made when they are needed, those of each algorithm
 // in one go, and what was cut short is completed.
 func TestShardsAreMadeWhenNeeded(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	shards := func(algorithm digest.Algorithm) int {
 		t.Helper()

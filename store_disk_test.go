@@ -631,6 +631,7 @@ func mountThinDisk(t testing.TB) (dir, backing string) {
 // A sync that fails is a failed push, told to the client, and a fresh start:
 // the pages that the kernel then holds are taken for written and are not.
 func TestFailedSyncIsAFailedPush(t *testing.T) {
+	slow(t)
 	dir, backing := mountThinDisk(t)
 	r := onDisk(t, dir)
 	f := r.pushFixture("home/app")
@@ -763,6 +764,7 @@ func TestFailedSyncOfTheDatabaseThenACrash(t *testing.T) {
 // not get an empty registry over full directories; nor when the directory's
 // name means something to a pattern.
 func TestNeverAnEmptyRegistryOverBlobs(t *testing.T) {
+	slow(t)
 	for _, name := range []string{"data", "d[x]*?"} {
 		r := startRegistry(t, func(cfg *config) { cfg.dir = filepath.Join(cfg.dir, name) })
 		im := r.pushImage("a", "x", "{}", "layer")

@@ -25,6 +25,7 @@ func manyReferences(key, mediaType string, n int) string {
 
 // Nobody waits for it: it is refused while others are in the transaction.
 func TestMissingReferencesAreFoundOutsideOfTheTransaction(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	for name, x := range map[string]struct {
 		body, mediaType string
@@ -76,6 +77,7 @@ func TestMissingReferencesAreFoundOutsideOfTheTransaction(t *testing.T) {
 
 // What is there is taken, however much it is; and again, when some of it is damaged.
 func TestManyReferencesThatAreThere(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")

@@ -73,6 +73,7 @@ func moveBlobs(t testing.TB, blobs, disk string, link bool) {
 }
 
 func TestBlobsOnAnotherDisk(t *testing.T) {
+	slow(t)
 	for _, x := range apart {
 		t.Run(x.name, func(t *testing.T) {
 			needRoot(t)
@@ -135,6 +136,7 @@ func TestBlobsOnAnotherDisk(t *testing.T) {
 
 // A registry is moved onto the disk while uploads are open: those begin anew.
 func TestBlobsMovedToAnotherDisk(t *testing.T) {
+	slow(t)
 	for _, x := range apart {
 		t.Run(x.name, func(t *testing.T) {
 			r := startRegistry(t)
@@ -159,6 +161,7 @@ func TestBlobsMovedToAnotherDisk(t *testing.T) {
 
 // Each of two disks has its floor.
 func TestOneOfTwoDisksIsFull(t *testing.T) {
+	slow(t)
 	disk, blobs := mountDisk(t, "size=32m"), mountDisk(t, "size=32m")
 	mountAt(t, blobs, filepath.Join(disk, "data", "blobs"))
 	r := onDisk(t, disk)
@@ -249,6 +252,7 @@ func TestDiskOfBlobsWithoutAByte(t *testing.T) {
 }
 
 func TestBackupToTwoDisks(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	for _, x := range apart[:3] {

@@ -264,6 +264,7 @@ var (
 )
 
 func TestPlans(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	f := fillScale(t, t.TempDir(), smallScale)
 	db, err := sql.Open("sqlite", dsnOf(filepath.Join(f.dir, "berth.db"), url.Values{"mode": {"ro"}}, "foreign_keys(1)"))

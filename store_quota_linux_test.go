@@ -42,6 +42,7 @@ func mountQuota(t testing.TB, limit string) string {
 // A quota that is used up is a full disk: pushes are refused, pulls go on, deletes
 // work, and room that comes back is used.
 func TestQuota(t *testing.T) {
+	slow(t)
 	if underRace {
 		// A page of shared memory that cannot be had is a fault, which SQLite's driver turns into an
 		// error. The race detector looks at the memory before, outside of Go, and dies of it.

@@ -29,6 +29,7 @@ func (r *registry) rot(old, new, where string) {
 
 // Nobody has scrubbed: the first who asks finds out.
 func TestRottenManifestIsNotServed(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	for _, ask := range []struct{ method, ref string }{{"GET", "x"}, {"GET", ""}, {"HEAD", "x"}, {"HEAD", ""}} {
 		r := startRegistry(t)

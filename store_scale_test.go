@@ -442,6 +442,7 @@ func (f *filled) kinds() (all []madeKind) {
 var smallScale = scale{repositories: 22, manifests: 400, blobs: 2000, tags: 100, referrers: 30, untagged: 19, unused: 11, whole: 1}
 
 func TestScaleIsSound(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	begun := time.Now()
 	f := fillScale(t, t.TempDir(), smallScale)

@@ -57,6 +57,7 @@ func TestNoSharedMemory(t *testing.T) {
 
 // A backup is there to be copied back, and needs none.
 func TestBackupWithoutSharedMemory(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	there, back := filepath.Join(mountUnmapped(t), "backup"), filepath.Join(t.TempDir(), "back")

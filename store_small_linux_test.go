@@ -81,6 +81,7 @@ func TestSmallBlobsOnAReadOnlyDisk(t *testing.T) {
 // A start after a crash on a disk that others have filled: the reserve serves, and
 // when that is not enough, what has no file is not there until there is room.
 func TestSmallBlobsOnAFullDisk(t *testing.T) {
+	slow(t)
 	live := startRegistry(t)
 	contents := []string{"one", "two"}
 	for i := range 50 {

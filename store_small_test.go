@@ -22,6 +22,7 @@ func (r *registry) unsyncedRows() (n int) {
 // What was answered 201 is there after a power cut, whatever has become of files
 // that nobody has synced.
 func TestSmallBlobsSurviveTheLossOfTheirFiles(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	live := startRegistry(t)
 	contents := []string{"", "{}", strings.Repeat("x", maxSmall-1), strings.Repeat("y", maxSmall)}
@@ -163,6 +164,7 @@ func losing(r **registry, first func()) func(cfg *config) {
 // The kernel tells of a failed write once. So from then on nothing is believed of
 // files that were written before, whoever asks for what.
 func TestFailedSyncIsNotBelievedTheSecondTime(t *testing.T) {
+	slow(t)
 	for _, x := range []struct {
 		name  string
 		blobs int

@@ -271,6 +271,7 @@ func TestFailedUpgradeLetsGoOfTheDatabase(t *testing.T) {
 
 // A process that dies in the middle of the upgrade does not matter.
 func TestUpgradeThatIsKilled(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")

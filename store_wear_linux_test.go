@@ -29,6 +29,7 @@ func bytesWritten(t testing.TB) (n int64) {
 // manifest, and the blocks of the file system for a file and its directory. The bounds
 // are half as much again as was measured on ext4.
 func TestWrittenForAnImageOfSmallBlobs(t *testing.T) {
+	slow(t)
 	const images = 50
 	for _, c := range []struct {
 		layer int   // bytes in each of three layers

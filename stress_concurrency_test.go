@@ -140,6 +140,7 @@ func (r *registry) files() int {
 }
 
 func TestManyWritersOfOneBlob(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	content := noise(1, 300<<10)
 	together(t, 64, func(i int) error {
@@ -158,6 +159,7 @@ func TestManyWritersOfOneBlob(t *testing.T) {
 }
 
 func TestMovingTagIsAlwaysSomeWholeImage(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	var images []image
 	for i := range 4 {
@@ -210,6 +212,7 @@ func TestMovingTagIsAlwaysSomeWholeImage(t *testing.T) {
 // A mover never reads a state older than its own acknowledged move: each tag
 // has one writer here, who must see each of its moves, while 15 others write.
 func TestAcknowledgedTagIsNeverStale(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	var images []image
 	for i := range 3 {
@@ -379,6 +382,7 @@ func newCrowd(r *registry) *crowd {
 // leaves unreferenced for a moment. The push must be told so, and get through
 // when it tries again.
 func TestPushesGetThroughAnImpatientCollector(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, func(cfg *config) { cfg.grace, cfg.untaggedGrace = 0, time.Nanosecond })
 	c := newCrowd(r)
 	stop := meanwhile(t, func() error {
@@ -396,6 +400,7 @@ func TestPushesGetThroughAnImpatientCollector(t *testing.T) {
 // here, so that none can last longer than half the grace, and what the first
 // round has left is collected during the last.
 func TestPushesNeverNoticeAPatientCollector(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	c := newCrowd(r)
 	stop := meanwhile(t, func() error {
@@ -434,6 +439,7 @@ func TestPushesNeverNoticeAPatientCollector(t *testing.T) {
 }
 
 func TestTwoPatchesAtOneOffset(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	for round := range 20 {
 		location := r.want(202, "POST", "/v2/app/blobs/uploads/", nil).location()
@@ -458,6 +464,7 @@ func TestTwoPatchesAtOneOffset(t *testing.T) {
 }
 
 func TestTwoPutsOnOneSession(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	for round := range 20 {
 		content := noise(uint64(round), 40<<10)
@@ -489,6 +496,7 @@ func TestTwoPutsOnOneSession(t *testing.T) {
 }
 
 func TestPatchRacesDeleteOfItsSession(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	for round := range 20 {
 		location := r.want(202, "POST", "/v2/app/blobs/uploads/", nil).location()
@@ -514,6 +522,7 @@ func TestPatchRacesDeleteOfItsSession(t *testing.T) {
 // A session that was idle for long and is used again just as the janitor comes:
 // what has been acknowledged now does not expire now.
 func TestSessionUsedAgainDoesNotExpire(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	var locations []string
 	for range 3 {
@@ -568,6 +577,7 @@ func TestSessionUsedAgainDoesNotExpire(t *testing.T) {
 }
 
 func TestReferrersPushedAtOnceAreAllListed(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	subject := r.pushImage("app", "1.0", "{}", "layer")
 	r.pushBlob("app", "signature")
@@ -609,6 +619,7 @@ func TestReferrersPushedAtOnceAreAllListed(t *testing.T) {
 // Sessions hold no file and no memory to speak of between requests, and one
 // does not see another's bytes.
 func TestManySessionsAtOnce(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	const clients, each = 16, 25
 	together(t, clients, func(i int) error {
@@ -657,6 +668,7 @@ func TestManySessionsAtOnce(t *testing.T) {
 // A pushed blob replaces the file of the same name. Who reads meanwhile has
 // the old file or the new one, and both are right.
 func TestReadersOfABlobThatIsPushedAgain(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	content := noise(7, 700<<10)
 	path := "/v2/app/blobs/" + r.pushBlob("app", content).String()
@@ -713,6 +725,7 @@ func (r *registry) slowGet(path string) (*http.Response, []byte) {
 }
 
 func TestBlobDeletedWhileItIsSent(t *testing.T) {
+	slow(t)
 	r := startRegistry(t)
 	content := noise(9, 24<<20) // more than the buffers of a connection hold
 	path := "/v2/app/blobs/" + r.pushBlob("app", content).String()
@@ -737,6 +750,7 @@ func TestBlobDeletedWhileItIsSent(t *testing.T) {
 // A blob's row may come and go twice while the janitor waits for its turn on
 // the file. In the end either the file has a row, or it is due for removal.
 func TestBlobDeletedAgainWhileTheJanitorWaits(t *testing.T) {
+	slow(t)
 	const content = "here and gone"
 	d := sum(content)
 	path := "/v2/app/blobs/" + d.String()

@@ -671,6 +671,7 @@ type point struct {
 
 // Every crash of a series hits the same directory.
 func TestCrashLosesNothingAcknowledged(t *testing.T) {
+	slow(t)
 	for _, series := range []struct {
 		name   string
 		points []point
@@ -706,6 +707,7 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 // A crash between a file's final name and its row, then a client that goes on
 // with other bytes than before: what others pull by that digest must not change.
 func TestSessionAfterACrashCannotReachALiveBlob(t *testing.T) {
+	slow(t)
 	for _, damaged := range []bool{false, true} { // true: the row's file was lost before
 		dir := t.TempDir()
 		content := strings.Repeat("0123456789", 300)

@@ -59,6 +59,7 @@ func openFiles(t *testing.T, want int) int {
 // Thousands that keep their connections and say nothing keep nobody else from being
 // answered, and cost a stated amount of memory each.
 func TestCrowdOfIdleConnections(t *testing.T) {
+	slow(t)
 	n := openFiles(t, idleConnections)
 	p := startProgram(t, buildProgram(t), t.TempDir())
 	c := newBenchClient(1)
@@ -126,6 +127,7 @@ func TestCrowdOfIdleConnections(t *testing.T) {
 // Hundreds that pull at once, and slowly, all get true bytes; the program has none of
 // them in its own memory.
 func TestCrowdOfSlowPulls(t *testing.T) {
+	slow(t)
 	p := startProgram(t, buildProgram(t), t.TempDir())
 	c := newBenchClient(1)
 	content := randomBytes(slowBlob)

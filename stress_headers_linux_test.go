@@ -31,6 +31,7 @@ type holders struct {
 // Thousands of connections, from many addresses, whose headers never end, or who read no
 // answer: the program lives on as little memory as it has, and answers others meanwhile.
 func TestCrowdOfUnfinishedRequests(t *testing.T) {
+	slow(t)
 	const many, some = 5000, 1000
 	n := openFiles(t, many)
 	path := buildProgram(t)

@@ -111,6 +111,7 @@ func slowly(address, path string) (status int, rest func(all bool) (int64, error
 // Every route that answers from memory, asked alone by more slow readers than there is memory
 // for: the program lives, and is well afterwards.
 func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
+	slow(t)
 	const limit = 512 << 20
 	path, dir := buildProgram(t), filepath.Join(t.TempDir(), "data")
 	const distinct = 140

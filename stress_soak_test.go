@@ -601,6 +601,7 @@ func (s *soak) command(o options) error {
 }
 
 func TestSoak(t *testing.T) {
+	slow(t)
 	seed := cmp.Or(*soakSeed, rand.Uint64())
 	t.Logf("-soak.seed %d", seed)
 	t.Setenv(soakVariable, "1")

@@ -603,6 +603,7 @@ func (l *life) verify() error {
 }
 
 func TestRandomLives(t *testing.T) {
+	slow(t)
 	for i := range 2 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()

@@ -475,12 +475,13 @@ func (s *steadily) Read(p []byte) (int, error) {
 			s.read += n
 			return n, err
 		}
-		runtime.Gosched()
+		time.Sleep(time.Millisecond)
 	}
 }
 
 // HTTP/2 has ideas of its own on timeouts. For how long a busy machine may pause is found out.
 func TestTransfersLongerThanTheStallTimeout(t *testing.T) {
+	slow(t)
 	for stall := 600 * time.Millisecond; ; stall *= 3 {
 		err := longTransfers(t, stall)
 		if err == nil {

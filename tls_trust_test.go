@@ -103,6 +103,7 @@ func runScript(t testing.TB, shell, script, root string, args ...string) (string
 }
 
 func TestTrustScript(t *testing.T) {
+	slow(t)
 	if runtime.GOOS == "windows" {
 		notHere(t, unixShells)
 	}

@@ -10,6 +10,7 @@ import (
 
 // A client that has not got the answer to its commit sends it again.
 func TestCommitSentAgainIsAnsweredAgain(t *testing.T) {
+	slow(t)
 	r := startRegistry(t, guarded(`
 [[rule]]
 who = ["ann"]

@@ -41,6 +41,7 @@ func countHashed(t *testing.T) *atomic.Int64 {
 }
 
 func TestEachByteIsHashedOnce(t *testing.T) {
+	slow(t)
 	n := countHashed(t)
 	r := startRegistry(t)
 	// hashes insists on how many bytes the registry hashes while do runs.

@@ -19,6 +19,7 @@ import (
 // However a blob comes, when its last byte has come all but two windows of it are
 // written.
 func TestUploadsAreNeverFarAheadOfTheDisk(t *testing.T) {
+	slow(t)
 	content := bytes.Repeat([]byte("0123456789abcdef"), 24<<20/16)
 	d := sum(string(content)).String()
 	tests := map[string]func(r *registry){

@@ -59,6 +59,7 @@ func soon(t *testing.T, what string, fn func()) {
 // A client that comes back on another connection goes on where the dead one ended:
 // at the offset that it is told.
 func TestDeadConnectionBlocksNoUpload(t *testing.T) {
+	slow(t)
 	const content = "0123456789abcdef"
 	d := "digest=" + sum(content).String()
 	for name, goOn := range map[string]func(r *registry, loc string){
