@@ -620,13 +620,17 @@ func TestSoak(t *testing.T) {
 		layers = append(layers, fmt.Sprint("base layer ", i))
 	}
 	s.base = base.image(nil, layers...)
-	for _, content := range s.base.blobs {
-		if _, err := base.pushBlob(content); err != nil {
+	for done := false; !done; {
+		since := time.Now()
+		for _, content := range s.base.blobs {
+			if _, err := base.pushBlob(content); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var err error
+		if done, err = base.put(s.base, "x", since); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if _, err := base.put(s.base, "x", time.Now()); err != nil {
-		t.Fatal(err)
 	}
 	base.tags["x"] = s.base
 	clients := []*soaker{base}
