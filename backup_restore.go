@@ -36,15 +36,6 @@ import (
 // the damaged database, if there is one.
 const restoringMark = "berth.restoring"
 
-// restoreHint says how to get the metadata back, or nothing if there is no
-// snapshot to get it from.
-func (data *dataDir) restoreHint() string {
-	if len(data.listSnapshots()) == 0 {
-		return ""
-	}
-	return fmt.Sprintf("`berth restore --data %s` goes back to the newest snapshot, and says what is lost; or ", data.dir)
-}
-
 // restore is `berth restore`: it makes the data directory one that starts.
 func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	out := newConsole(stdout, false)

@@ -452,15 +452,6 @@ func (st *store) probe(ctx context.Context, d digest.Digest, size int64, deep bo
 	return err
 }
 
-// ownerless reports whether a file is at the place of d that has no row of any
-// kind. The caller holds the digest's lock, so no push is about to give it one.
-func (st *store) ownerless(d digest.Digest) bool {
-	var n int
-	err := st.get(`SELECT (SELECT count(*) FROM blob WHERE digest = ?1) + (SELECT count(*) FROM trash WHERE digest = ?1)`, []any{d}, &n)
-	_, missing := os.Lstat(st.path(d))
-	return err == nil && n == 0 && missing == nil
-}
-
 func set(lists ...[]digest.Digest) map[digest.Digest]bool {
 	s := make(map[digest.Digest]bool)
 	for _, list := range lists {

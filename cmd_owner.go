@@ -125,25 +125,10 @@ func ownerOf(dir string) (uid, gid int, ok bool) {
 	return dirOwner(dir)
 }
 
-// foreign reports whether root works in a directory of somebody else.
-func foreign(dir string) bool {
-	uid, _, ok := dirOwner(dir)
-	return isRoot() && ok && uid != 0
-}
-
 // refuseLink refuses, where root works in a directory of somebody else, a database
 // that is elsewhere. SQLite follows no other link.
 func (data *dataDir) refuseLink() error {
 	return refuseForeignLink(filepath.Join(data.dir, "berth.db"))
-}
-
-// refuseForeignLink refuses a file that is elsewhere, where root works in a directory of
-// somebody else.
-func refuseForeignLink(path string) error {
-	if isLink(path) && foreign(filepath.Dir(path)) {
-		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", path)
-	}
-	return nil
 }
 
 // refuseOthers refuses to have root give the hashes of passwords and the keys of a

@@ -321,3 +321,18 @@ func globQuote(path string) string {
 	}
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
+
+// foreign reports whether root works in a directory of somebody else.
+func foreign(dir string) bool {
+	uid, _, ok := dirOwner(dir)
+	return isRoot() && ok && uid != 0
+}
+
+// refuseForeignLink refuses a file that is elsewhere, where root works in a directory of
+// somebody else.
+func refuseForeignLink(path string) error {
+	if isLink(path) && foreign(filepath.Dir(path)) {
+		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", path)
+	}
+	return nil
+}

@@ -116,31 +116,6 @@ func alarm(d time.Duration) (fires <-chan time.Time, stop func()) {
 	return t.C, func() { t.Stop() }
 }
 
-// wakeUp tells run that something has become loose.
-func (gc *collector) wakeUp() { notify(gc.wake) }
-
-func (gc *collector) shortestGrace() time.Duration {
-	return min(gc.grace, gc.uploadExpiry, gc.restoreGrace())
-}
-
-// graces say when what nothing refers to is due.
-type graces struct {
-	blob, upload time.Duration
-	manifest     time.Duration // of manifests, and of what a client has deleted, which can be restored till then
-	keepUntagged bool          // manifests that no client has deleted stay, however old
-	now          bool          // whatever is loose is due
-}
-
-func (st *store) graces() graces {
-	g := graces{blob: st.grace, manifest: st.untaggedGrace, upload: st.uploadExpiry}
-	if st.untaggedGrace == 0 {
-		g.keepUntagged, g.manifest = true, defaultUntaggedGrace
-	}
-	return g
-}
-
-const defaultUntaggedGrace = 7 * 24 * time.Hour
-
 // A tally is what has been removed, or would be.
 type tally struct {
 	Uploads   int   `json:"uploads"`
@@ -201,11 +176,6 @@ func (gc *collector) collect(ctx context.Context, g graces) (all tally, err erro
 		}
 	}
 	return all, ctx.Err()
-}
-
-// cutoff is the uptime before which what is loose is due, in seconds.
-func (gc *collector) cutoff(grace time.Duration) int64 {
-	return int64((gc.uptime() - grace) / time.Second)
 }
 
 // untilDue returns how long it is until something is due; negative if nothing

@@ -7,7 +7,6 @@ package main
 import (
 	"database/sql"
 	"errors"
-	"time"
 )
 
 // dropUploads ends the sessions of owners who are no more: nobody can go on with
@@ -86,28 +85,6 @@ func (gc *collector) dropUpload(id, repository, owner string, c *tally) error {
 	return nil
 }
 
-// forgetOwners has the uploads of owners who are no more ended.
-func (gc *collector) forgetOwners() {
-	gc.ownersGone.Store(true)
-	notify(gc.trashed)
-}
-
-// ownersSettle is for how long the users' file must have said the same before uploads end
-// by it: longer than it takes to write one.
-const ownersSettle = 10 * time.Second
-
-// doubtOwners is forgetOwners for what the users' file says, which is looked at again
-// before it is believed.
-func (gc *collector) doubtOwners() {
-	gc.ownersSure.Store(int64(gc.uptime() + ownersSettle))
-	gc.forgetOwners()
-}
-
-// untilSure is how long it is until the users' file is believed.
-func (gc *collector) untilSure() time.Duration {
-	return max(0, time.Duration(gc.ownersSure.Load())-gc.uptime())
-}
-
 // expireUploads ends sessions that were idle for the expiry.
 func (gc *collector) expireUploads(g graces, c *tally) error {
 	if err := gc.dropUploads(c); err != nil {
@@ -184,18 +161,4 @@ func (gc *collector) touchUpload(u *upload) error {
 		_, err := t.exec(`UPDATE upload SET used = ? WHERE id = ?`, t.clock, u.id)
 		return err
 	})
-}
-
-// idleNow is how long nobody must have continued an upload for `berth gc --now` to
-// end it: longer than a push takes from one request to the next.
-const idleNow = 10 * time.Second
-
-// gracesNow are those of `berth gc --now`. Where nobody serves, no push is under way.
-func (gc *collector) gracesNow() graces {
-	g := gc.graces()
-	g.now = true
-	if g.upload = min(g.upload, idleNow); !gc.host.serves() {
-		g.upload = -time.Second // this second's too
-	}
-	return g
 }

@@ -20,7 +20,6 @@ import (
 	"net/url"
 	"path"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -246,22 +245,6 @@ func (s *server) noEndpoint(w http.ResponseWriter, r *http.Request) error {
 	return errNoSuchEndpoint
 }
 
-// nameAndDigest reads the path of a blob or of referrers.
-func nameAndDigest(r *http.Request) (name string, d digest.Digest, err error) {
-	if name, err = parseName(r.PathValue("name")); err == nil {
-		d, err = parseDigest(r.PathValue("digest"))
-	}
-	return name, d, err
-}
-
-// nameAndReference reads the path of a manifest.
-func nameAndReference(r *http.Request) (name string, ref reference, err error) {
-	if name, err = parseName(r.PathValue("name")); err == nil {
-		ref, err = parseReference(r.PathValue("reference"))
-	}
-	return name, ref, err
-}
-
 // getBase tells a client that this is a registry: GET /v2/.
 func (s *server) getBase(w http.ResponseWriter, r *http.Request) error {
 	return writeBody(w, "application/json", []byte("{}"))
@@ -280,14 +263,6 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 		return errNotReady.with("the database does not answer")
 	}
 	return writeBody(w, "text/plain; charset=utf-8", []byte("ready\n"))
-}
-
-// writeBody answers 200 with all of body.
-func writeBody(w http.ResponseWriter, contentType string, body []byte) error {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.Write(body) // an error means that the client has gone
-	return nil
 }
 
 // getManifest serves a manifest's exact bytes: GET and HEAD

@@ -159,12 +159,3 @@ func doneSteps(steps []step) []doneStep {
 	}
 	return list
 }
-
-// writeJSON answers 200 with v.
-func writeJSON(w http.ResponseWriter, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return writeBody(w, "application/json", body)
-}

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // A protocolError is an answer in the form of the OCI distribution
@@ -159,4 +160,9 @@ func writeError(w http.ResponseWriter, e *protocolError) {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(e.status)
 	w.Write(body)
+}
+
+// seconds writes a wait for Retry-After.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }

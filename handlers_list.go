@@ -8,7 +8,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -17,32 +16,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 )
-
-// maxPage bounds the entries of one page, whatever n a client asks for
-// (CVE-2023-2253); the Link header leads to the rest.
-const maxPage = 10000
-
-// pageSize reads the parameter n; without it a page is as long as it may be.
-func pageSize(query url.Values) (int, error) {
-	text := query.Get("n")
-	if text == "" {
-		return maxPage, nil
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		return 0, errPageInvalid.withf("%.40q", text)
-	}
-	return int(min(n, maxPage)), nil
-}
-
-// nameAndPage reads the path and the query of what is listed of a repository.
-func nameAndPage(r *http.Request) (name string, query url.Values, n int, err error) {
-	query = r.URL.Query()
-	if name, err = parseName(r.PathValue("name")); err == nil {
-		n, err = pageSize(query)
-	}
-	return name, query, n, err
-}
 
 // linkNext sets the Link header to the page of path after last.
 func linkNext(w http.ResponseWriter, path string, query url.Values) {

@@ -8,6 +8,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -273,4 +274,21 @@ func clientError(err error) string {
 		return "the connection was closed in the middle of the body"
 	}
 	return err.Error()
+}
+
+// writeBody answers 200 with all of body.
+func writeBody(w http.ResponseWriter, contentType string, body []byte) error {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Write(body) // an error means that the client has gone
+	return nil
+}
+
+// writeJSON answers 200 with v.
+func writeJSON(w http.ResponseWriter, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return writeBody(w, "application/json", body)
 }

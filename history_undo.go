@@ -15,9 +15,6 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// restoreGrace is how long what was deleted can be restored.
-func (st *store) restoreGrace() time.Duration { return st.graces().manifest }
-
 // undo puts back what was before a change, all of it or nothing, and returns what
 // it did. A repository may come back under another name. The error says what is in
 // the way.
@@ -218,32 +215,6 @@ func (u *undoing) manifest(repo repository, s step) error {
 	}
 	u.did = append(u.did, step{kind: ofManifest, repository: s.repository, new: d.String()})
 	return nil
-}
-
-// complete reports whether all members of an index are there.
-func (st *store) complete(t *tx, id int64) (bool, error) {
-	if st.sparse {
-		return true, nil
-	}
-	var repo int64
-	var d digest.Digest
-	var mediaType string
-	var body []byte
-	if err := t.get(`SELECT repository, digest, media_type, body FROM manifest WHERE id = ?`, []any{id}, &repo, &d, &mediaType, &body); err != nil {
-		return false, err
-	}
-	m, err := parseManifest(body, mediaType, d)
-	if err != nil || examineManifest(d, body) != nil {
-		return true, nil // its bytes cannot tell; check does
-	}
-	for _, child := range m.children {
-		var there bool
-		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2 AND deleted IS NULL)
-			OR EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2)`, []any{repo, child}, &there); err != nil || !there {
-			return false, err
-		}
-	}
-	return true, nil
 }
 
 // repository brings a repository back, or takes it away again.

@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // A loop that has panicked begins again after firstPause, and after twice the last pause
@@ -52,4 +54,23 @@ func panics(ctx context.Context, loop func(context.Context)) (stack string) {
 	}()
 	loop(ctx)
 	return ""
+}
+
+// loops are what a server runs in the background, each until its context ends.
+func (st *store) loops() []func(context.Context) {
+	return []func(context.Context){st.lasting("sharder", st.sharder), st.lasting("janitor", st.collector.run), st.lasting("syncer", st.small.run),
+		st.lasting("scrubber", st.scrubber.run), st.lasting("snapshots", st.snapshots.run), st.lasting("retainer", st.retainer.run)}
+}
+
+// sharder makes the directories that nearly every registry needs, after a first start.
+func (st *store) sharder(context.Context) {
+	if st.writer == nil {
+		return
+	}
+	if missing, _, err := st.missingShards(digest.SHA256); err == nil && len(missing) == 0 {
+		return // the first push syncs their names
+	}
+	if err := st.makeShards(digest.SHA256, st.blobsAreHere); err != nil {
+		st.log.Error("the directories for blobs cannot be made; the next push tries again", "error", err)
+	}
 }

@@ -76,9 +76,8 @@ type store struct {
 	sending   sending
 	robots    *robots
 	promises  promises
-	base      time.Duration // uptime of the data directory when it was opened
-	saved     int64         // uptime last written, in seconds; used by the writer only
-	pulls     pulls         // what was pulled lately
+	saved     int64 // uptime last written, in seconds; used by the writer only
+	pulls     pulls // what was pulled lately
 
 }
 
@@ -256,20 +255,9 @@ func (st *store) close() error {
 	return errors.Join(err, st.database.close(), st.dataDir.letGo())
 }
 
-// loops are what a server runs in the background, each until its context ends.
-func (st *store) loops() []func(context.Context) {
-	return []func(context.Context){st.lasting("sharder", st.sharder), st.lasting("janitor", st.collector.run), st.lasting("syncer", st.small.run),
-		st.lasting("scrubber", st.scrubber.run), st.lasting("snapshots", st.snapshots.run), st.lasting("retainer", st.retainer.run)}
-}
-
 func (st *store) lasting(name string, loop func(context.Context)) func(context.Context) {
 	return func(ctx context.Context) { keepRunning(ctx, st.log, name, loop) }
 }
-
-// uptime is how long the data directory has been served, over all processes:
-// the clock of all expiry. It never jumps and never goes back. A crash loses
-// what was not yet written, so that things live longer, never shorter.
-func (st *store) uptime() time.Duration { return st.base + st.now() }
 
 // begin runs first in every write transaction.
 func (st *store) begin(t *tx, durable bool) error {
@@ -298,14 +286,6 @@ func (st *store) saveUptime(t *tx) error {
 	_, err := t.exec(`UPDATE meta SET uptime = ?`, t.clock)
 	t.committed = append(t.committed, func() { st.saved = t.clock })
 	return err
-}
-
-// notify puts a note into a channel of one, unless there is one already.
-func notify(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 // dueSoon reports whether less than half of the grace of what is loose since

@@ -20,7 +20,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -513,39 +512,4 @@ func (t *tx) unlinkBlob(repo, blob int64, d digest.Digest) (freed int64, err err
 	}
 	_, err = t.exec(`INSERT INTO trash (digest, size) VALUES (?, ?) ON CONFLICT (digest) DO UPDATE SET size = excluded.size`, d, freed)
 	return freed, err
-}
-
-// A keyLock is a mutex per key. The zero value is ready.
-type keyLock struct {
-	mu   sync.Mutex // guards held
-	held map[string]*keyHolders
-}
-
-type keyHolders struct {
-	mu sync.Mutex
-	n  int // holder and waiters; guarded by keyLock.mu
-}
-
-// lock waits until key is free and takes it. The caller calls unlock.
-func (k *keyLock) lock(key string) (unlock func()) {
-	k.mu.Lock()
-	h := k.held[key]
-	if h == nil {
-		if k.held == nil {
-			k.held = make(map[string]*keyHolders)
-		}
-		h = &keyHolders{}
-		k.held[key] = h
-	}
-	h.n++
-	k.mu.Unlock()
-	h.mu.Lock()
-	return func() {
-		h.mu.Unlock()
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if h.n--; h.n == 0 {
-			delete(k.held, key)
-		}
-	}
 }

@@ -23,9 +23,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // maxGroup bounds how many writes share a commit, so that no single one waits
@@ -345,48 +342,6 @@ func call(fn func(*tx) error, t *tx) (err error) {
 		}
 	}()
 	return fn(t)
-}
-
-// breaksTransaction reports whether err is one of those on which SQLite may
-// have rolled the whole transaction back by itself.
-func breaksTransaction(err error) bool {
-	var e *sqlite.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY,
-		sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN:
-		return true
-	}
-	return false
-}
-
-// isIOError reports whether SQLite says that the disk failed it.
-func isIOError(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_IOERR
-}
-
-// isDamage reports whether err says that a database is not whole, as opposed to
-// that it cannot be looked at.
-func isDamage(err error) bool {
-	var e *sqlite.Error
-	return errors.Is(err, errDamaged) || isCorrupt(err) || isIOError(err) ||
-		errors.As(err, &e) && (e.Code()&0xff == sqlite3.SQLITE_NOTADB || e.Code()&0xff == sqlite3.SQLITE_ERROR)
-}
-
-// isCorrupt reports whether SQLite has read what it could not have written.
-func isCorrupt(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CORRUPT
-}
-
-// isNoSpace reports whether err says that the disk is full, in the words of
-// the system or of SQLite.
-func isNoSpace(err error) bool {
-	var e *sqlite.Error
-	return isDiskFull(err) || errors.Is(err, errNoSpace) || errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // rewriteLog writes what the log has over itself, so that all of it is to be

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"sync"
 	"syscall"
 )
 
@@ -201,25 +200,6 @@ func (db *database) recognise(conn *sql.DB) (version int, err error) {
 	return version, db.lookForShards(conn)
 }
 
-// damaged says why the database cannot be opened, and what to do.
-func (data *dataDir) damaged(err error) error {
-	db := filepath.Join(data.dir, "berth.db")
-	if data.diskFull(err) {
-		return fmt.Errorf("the database %s cannot be opened because the disk is full: make some room and start again (%w)", db, err)
-	}
-	if data.readOnlyDisk {
-		if _, e := os.Stat(db + "-wal"); e == nil {
-			return fmt.Errorf("the database %s was not closed in order, and its disk is read-only: "+
-				"start once with the disk writable, which puts it in order (%w)", db, err)
-		}
-	}
-	if !isDamage(err) {
-		return fmt.Errorf("the database %s cannot be opened: %w; who may write in %s?", db, err, data.dir)
-	}
-	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched. What to do: %sput berth.db back from a backup "+
-		"(without berth.db-wal and berth.db-shm) and start again", db, err, data.restoreHint())
-}
-
 // close ends all connections. SQLite removes its log with the last one, and a
 // connection does not end while one of its statements is open.
 func (db *database) close() error {
@@ -253,111 +233,6 @@ func (db *database) updateLazy(fn func(*tx) error) error {
 	return db.writer.updateLazy(fn)
 }
 
-// A queryer has prepared statements: the database at any moment, a snapshot at one, or
-// a transaction.
-type queryer interface {
-	statement(query string) (*sql.Stmt, error)
-	// again reports whether what failed is worth a second try.
-	again(err error) bool
-}
-
-// getRow scans the one row of query into dest; sql.ErrNoRows if there is none.
-func getRow(q queryer, query string, args []any, dest ...any) error {
-	s, err := q.statement(query)
-	if err != nil {
-		return err
-	}
-	err = s.QueryRow(args...).Scan(dest...)
-	if err != nil && q.again(err) {
-		err = s.QueryRow(args...).Scan(dest...)
-	}
-	return err
-}
-
-// listRows returns the rows of query, each scanned by scan. All are read before it
-// returns, so that a transaction can go on.
-func listRows[T any](q queryer, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
-	s, err := q.statement(query)
-	if err != nil {
-		return nil, err
-	}
-	list, err := readAll(s, scan, args)
-	if err != nil && q.again(err) {
-		return readAll(s, scan, args)
-	}
-	return list, err
-}
-
-func readAll[T any](s *sql.Stmt, scan func(*sql.Rows) (T, error), args []any) ([]T, error) {
-	rows, err := s.Query(args...)
-	if err != nil {
-		return nil, err
-	}
-	return collectRows(rows, scan)
-}
-
-// eachRow calls fn for every row of query, until fn returns an error; errEnough is not
-// one to tell.
-func eachRow(q queryer, fn func(*sql.Rows) error, query string, args ...any) error {
-	s, err := q.statement(query)
-	if err != nil {
-		return err
-	}
-	rows, err := s.Query(args...)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := fn(rows); errors.Is(err, errEnough) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
-// collectRows reads rows to the end and closes them.
-func collectRows[T any](rows *sql.Rows, scan func(*sql.Rows) (T, error)) (list []T, err error) {
-	defer rows.Close()
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, v)
-	}
-	return list, rows.Err()
-}
-
-// statements are prepared once for each query, and kept until close.
-type statements struct{ of sync.Map } // query → *sql.Stmt
-
-func (x *statements) get(query string, prepare func(query string) (*sql.Stmt, error)) (*sql.Stmt, error) {
-	if s, ok := x.of.Load(query); ok {
-		return s.(*sql.Stmt), nil
-	}
-	s, err := prepare(query)
-	if err != nil {
-		return nil, err
-	}
-	if other, loaded := x.of.LoadOrStore(query, s); loaded {
-		s.Close()
-		return other.(*sql.Stmt), nil
-	}
-	return s, nil
-}
-
-func (x *statements) close() error {
-	var errs []error
-	x.of.Range(func(_, s any) bool {
-		errs = append(errs, s.(*sql.Stmt).Close())
-		return true
-	})
-	return errors.Join(errs...)
-}
-
 func (db *database) statement(query string) (*sql.Stmt, error) {
 	return db.reads.get(query, db.readers.Prepare)
 }
@@ -365,12 +240,6 @@ func (db *database) statement(query string) (*sql.Stmt, error) {
 // get scans the one row of query into dest; sql.ErrNoRows if there is none.
 func (db *database) get(query string, args []any, dest ...any) error {
 	return getRow(db, query, args, dest...)
-}
-
-// A snapshot reads the database as it is at one moment.
-type snapshot struct {
-	tx    *sql.Tx
-	stmts *statements
 }
 
 // maxLooks bounds the snapshots in use at one time.
@@ -401,30 +270,6 @@ func (db *database) look(ctx context.Context, fn func(snapshot) error) error {
 		return ctx.Err()
 	}
 	return err
-}
-
-func (s snapshot) statement(query string) (*sql.Stmt, error) { return s.stmts.get(query, s.tx.Prepare) }
-
-// again: what a snapshot has seen is gone with it.
-func (s snapshot) again(error) bool { return false }
-
-// get scans the one row of query into dest; sql.ErrNoRows if there is none.
-func (s snapshot) get(query string, args []any, dest ...any) error {
-	return getRow(s, query, args, dest...)
-}
-
-// rows is eachRow; fn may use the snapshot, with other queries.
-func (s snapshot) rows(fn func(*sql.Rows) error, query string, args ...any) error {
-	return eachRow(s, fn, query, args...)
-}
-
-var errEnough = errors.New("seen enough")
-
-// scanOne reads a row of one column.
-func scanOne[T any](rows *sql.Rows) (T, error) {
-	var v T
-	err := rows.Scan(&v)
-	return v, err
 }
 
 // page runs a query for n+1 strings, and returns n of them and whether there

@@ -37,9 +37,10 @@ type dataDir struct {
 		sync.Mutex          // held while they are made
 		sha256, sha512 bool // guarded by the mutex
 	}
-	reserve   reserve      // of room
-	tight     atomic.Bool  // the disk was full: SQLite's log must not take what room there is
-	fileSyncs atomic.Int64 // syncs of files and directories since the start, for the metrics
+	base      time.Duration // uptime of the directory when it was opened
+	reserve   reserve       // of room
+	tight     atomic.Bool   // the disk was full: SQLite's log must not take what room there is
+	fileSyncs atomic.Int64  // syncs of files and directories since the start, for the metrics
 }
 
 type dirConfig struct {
@@ -220,3 +221,17 @@ func (data *dataDir) listSnapshots() (list []savedSnapshot) {
 	slices.SortFunc(list, func(a, b savedSnapshot) int { return cmp.Compare(b.uptime, a.uptime) })
 	return list
 }
+
+// restoreHint says how to get the metadata back, or nothing if there is no
+// snapshot to get it from.
+func (data *dataDir) restoreHint() string {
+	if len(data.listSnapshots()) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("`berth restore --data %s` goes back to the newest snapshot, and says what is lost; or ", data.dir)
+}
+
+// uptime is how long the data directory has been served, over all processes:
+// the clock of all expiry. It never jumps and never goes back. A crash loses
+// what was not yet written, so that things live longer, never shorter.
+func (data *dataDir) uptime() time.Duration { return data.base + data.now() }

@@ -138,77 +138,6 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 	return m, nil
 }
 
-// putManifest stores a manifest in a repository and points the tags at it, all
-// in one transaction that checks what it refers to (3). Pushing again what is
-// there only moves the tags, and repairs it if it was damaged. What the author or
-// the rules do not allow is errDenied, and then nothing changes. A tag may come to
-// point at an index that has the manifest for its platform (tag_platforms.go).
-func (st *store) putManifest(repository string, m *manifest, tags []string, by author) error {
-	defer st.collector.wakeUp()
-	rules, err := st.host.rulesNow()
-	if err != nil {
-		return err
-	}
-	platform := sql.NullString{Valid: true}
-	if platform.String, err = st.platforms.platformOf(repository, m); err != nil {
-		return err
-	}
-	if err := st.lookForMissing(repository, m); err != nil {
-		return err
-	}
-	st.promises.make(repository, m.digest)
-	err = st.platforms.updateKnowing(func(t *tx) error {
-		repo, err := t.makeRepository(repository)
-		if err != nil {
-			return err
-		}
-		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo, chart: m.artifactType == typeHelmConfig,
-			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: platform}}
-		if p.it.id, err = p.store(m, st.sparse); err != nil {
-			return err
-		}
-		for _, tag := range tags {
-			if err := p.tag(tag); err != nil {
-				return err
-			}
-		}
-		if len(tags) == 0 {
-			// Nothing may refer to it yet; its grace counts from now (4).
-			_, err = t.exec(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`, t.clock, p.it.id)
-			return err
-		}
-		return t.settleManifest(repo.id, m.digest)
-	})
-	if err == nil && len(tags) > 0 {
-		notify(st.retainer.tagged)
-	}
-	return err
-}
-
-// lookForMissing is errManifestBlobUnknown if a manifest that is new, and refers to
-// very much, refers to what is not there. The transaction looks again, but whoever
-// pushes such manifests must not keep it, in which everybody waits, busy with it.
-func (st *store) lookForMissing(repository string, m *manifest) error {
-	if st.sparse || len(m.blobs)+len(m.children) <= maxMissing {
-		return nil
-	}
-	var there bool
-	err := st.get(`SELECT EXISTS (SELECT 1 FROM repository r JOIN manifest m ON m.repository = r.id AND m.digest = ?2 AND m.deleted IS NULL WHERE r.name = ?1)`,
-		[]any{repository, m.digest}, &there)
-	if err != nil || there {
-		return err
-	}
-	var repo int64 // 0 if there is none, and then nothing is there
-	if err := st.get(`SELECT id FROM repository WHERE name = ?`, []any{repository}, &repo); err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return err
-	}
-	missing, err := listRows(st, scanOne[digest.Digest], missingReferences, repo, listJSON(m.blobs), listJSON(m.children), false, false, maxMissing)
-	if err == nil && len(missing) > 0 {
-		err = missingError(missing)
-	}
-	return err
-}
-
 // store makes sure that the repository has a manifest, as a client pushes it, and
 // returns its id.
 func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
@@ -517,108 +446,28 @@ func missingError(missing []digest.Digest) error {
 	return e
 }
 
-// settleAround keeps (6) for the manifests that one refers to, and for its
-// referrers.
-func (t *tx) settleAround(repo, id int64, d digest.Digest) error {
-	named, err := t.named(id)
-	if err != nil {
-		return err
+// complete reports whether all members of an index are there.
+func (st *store) complete(t *tx, id int64) (bool, error) {
+	if st.sparse {
+		return true, nil
 	}
-	if err := t.settleManifests(repo, named); err != nil {
-		return err
+	var repo int64
+	var d digest.Digest
+	var mediaType string
+	var body []byte
+	if err := t.get(`SELECT repository, digest, media_type, body FROM manifest WHERE id = ?`, []any{id}, &repo, &d, &mediaType, &body); err != nil {
+		return false, err
 	}
-	return t.settleReferrers(repo, d)
-}
-
-// unrelate deletes what is recorded of a manifest's references, and returns it as used and
-// named do: the caller settles it.
-func (t *tx) unrelate(id int64) (blobs, named string, err error) {
-	if blobs, err = t.used(id); err != nil {
-		return "", "", err
+	m, err := parseManifest(body, mediaType, d)
+	if err != nil || examineManifest(d, body) != nil {
+		return true, nil // its bytes cannot tell; check does
 	}
-	if named, err = t.named(id); err != nil {
-		return "", "", err
-	}
-	for _, query := range []string{`DELETE FROM uses WHERE manifest = ?`, `DELETE FROM names WHERE manifest = ?`} {
-		if _, err := t.exec(query, id); err != nil {
-			return "", "", err
+	for _, child := range m.children {
+		var there bool
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1 AND digest = ?2 AND deleted IS NULL)
+			OR EXISTS (SELECT 1 FROM blob b JOIN link l ON l.repository = ?1 AND l.blob = b.id WHERE b.digest = ?2)`, []any{repo, child}, &there); err != nil || !there {
+			return false, err
 		}
 	}
-	return blobs, named, nil
-}
-
-// settleAll keeps (6) for what a manifest refers to, or did: blobs and digests, as used
-// and named return them.
-func (t *tx) settleAll(repo int64, blobs, named string) error {
-	if named != "[]" {
-		if err := t.settleManifests(repo, named); err != nil {
-			return err
-		}
-	}
-	_, err := t.exec(`
-		UPDATE link SET loose = CASE WHEN loose IS NULL THEN ?4 END
-		WHERE repository = ?1 AND blob IN (SELECT value FROM json_each(?2)
-			UNION ALL SELECT b.id FROM json_each(?3) CROSS JOIN blob b ON b.digest = json_each.value)
-		AND (loose IS NULL) <> (`+linkLive+`)`, repo, blobs, named, t.clock)
-	return err
-}
-
-// settleLink keeps (6) for a link: loose exactly while nothing refers to it.
-func (t *tx) settleLink(repo, blob int64) error {
-	_, err := t.exec(`
-		UPDATE link SET loose = CASE WHEN loose IS NULL THEN ?3 END
-		WHERE repository = ?1 AND blob = ?2 AND (loose IS NULL) <> (`+linkLive+`)`, repo, blob, t.clock)
-	return err
-}
-
-// settleManifest keeps (6) for a manifest.
-func (t *tx) settleManifest(repo int64, d digest.Digest) error {
-	_, err := t.exec(`
-		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
-		WHERE repository = ?1 AND digest = ?2 AND (loose IS NULL) <> (`+manifestLive+`)`, repo, d, t.clock)
-	return err
-}
-
-// settleReferrers keeps (6) for the manifests whose subject is d, which has
-// just come or gone.
-func (t *tx) settleReferrers(repo int64, d digest.Digest) error {
-	_, err := t.exec(`
-		UPDATE manifest SET met = 1, loose = CASE WHEN `+manifestLive+` THEN NULL ELSE coalesce(loose, ?3) END
-		WHERE repository = ?1 AND subject = ?2 AND (met = 0 OR (loose IS NULL) <> (`+manifestLive+`))`, repo, d, t.clock)
-	return err
-}
-
-// What keeps a row of link or manifest alive, as SQL over that row.
-const (
-	linkLive = `
-		EXISTS (SELECT 1 FROM uses u WHERE u.repository = link.repository AND u.blob = link.blob)
-		OR EXISTS (SELECT 1 FROM names n WHERE n.repository = link.repository
-			AND n.digest = (SELECT b.digest FROM blob b WHERE b.id = link.blob))`
-	manifestLive = `
-		manifest.deleted IS NULL AND (
-		EXISTS (SELECT 1 FROM tag t WHERE t.manifest = manifest.id)
-		OR EXISTS (SELECT 1 FROM names n JOIN manifest p ON p.id = n.manifest
-			WHERE n.repository = manifest.repository AND n.digest = manifest.digest AND p.deleted IS NULL)
-		OR manifest.subject IS NOT NULL AND (manifest.met = 0 OR EXISTS (SELECT 1 FROM manifest s
-			WHERE s.repository = manifest.repository AND s.digest = manifest.subject AND s.deleted IS NULL)))`
-)
-
-// settleManifests is settleManifest for all of the digests in a JSON list.
-func (t *tx) settleManifests(repo int64, digests string) error {
-	_, err := t.exec(`
-		UPDATE manifest SET loose = CASE WHEN loose IS NULL THEN ?3 END
-		WHERE repository = ?1 AND digest IN (SELECT value FROM json_each(?2)) AND (loose IS NULL) <> (`+manifestLive+`)`, repo, digests, t.clock)
-	return err
-}
-
-// used returns the ids of the blobs that a manifest uses, and named the digests that it
-// names, as JSON for json_each: there may be very many.
-func (t *tx) used(id int64) (blobs string, err error) {
-	err = t.get(`SELECT json_group_array(blob) FROM uses WHERE manifest = ?`, []any{id}, &blobs)
-	return blobs, err
-}
-
-func (t *tx) named(id int64) (digests string, err error) {
-	err = t.get(`SELECT json_group_array(digest) FROM names WHERE manifest = ?`, []any{id}, &digests)
-	return digests, err
+	return true, nil
 }

@@ -23,9 +23,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // A space is how much of something a disk has.
@@ -199,20 +196,6 @@ func (data *dataDir) diskFull(err error) bool {
 	return e == nil && bytes.free < 64<<10 && (isIOError(err) || isNoSpace(err)) || !data.readOnlyDisk && data.isFull(err)
 }
 
-// failsForRoom reports whether err is one of those that SQLite has for the end of a
-// quota, among other reasons.
-func failsForRoom(err error) bool {
-	var e *sqlite.Error
-	if !errors.As(err, &e) || e.Code()&0xff != sqlite3.SQLITE_IOERR {
-		return false
-	}
-	switch e.Code() {
-	case sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS:
-		return false
-	}
-	return true
-}
-
 // tryFile is what the names of files begin with that tryWrite makes.
 const tryFile = "try-"
 
@@ -240,4 +223,23 @@ func (data *dataDir) again(err error) bool {
 	data.reserve.Lock() // or each of a crowd would write
 	defer data.reserve.Unlock()
 	return !isDiskFull(data.tryWrite()) || data.spareRoom()
+}
+
+// damaged says why the database cannot be opened, and what to do.
+func (data *dataDir) damaged(err error) error {
+	db := filepath.Join(data.dir, "berth.db")
+	if data.diskFull(err) {
+		return fmt.Errorf("the database %s cannot be opened because the disk is full: make some room and start again (%w)", db, err)
+	}
+	if data.readOnlyDisk {
+		if _, e := os.Stat(db + "-wal"); e == nil {
+			return fmt.Errorf("the database %s was not closed in order, and its disk is read-only: "+
+				"start once with the disk writable, which puts it in order (%w)", db, err)
+		}
+	}
+	if !isDamage(err) {
+		return fmt.Errorf("the database %s cannot be opened: %w; who may write in %s?", db, err, data.dir)
+	}
+	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched. What to do: %sput berth.db back from a backup "+
+		"(without berth.db-wal and berth.db-shm) and start again", db, err, data.restoreHint())
 }

@@ -7,7 +7,6 @@
 package main
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -101,19 +100,6 @@ func (data *dataDir) completeShards() error {
 		}
 	}
 	return nil
-}
-
-// sharder makes the directories that nearly every registry needs, after a first start.
-func (st *store) sharder(context.Context) {
-	if st.writer == nil {
-		return
-	}
-	if missing, _, err := st.missingShards(digest.SHA256); err == nil && len(missing) == 0 {
-		return // the first push syncs their names
-	}
-	if err := st.makeShards(digest.SHA256, st.blobsAreHere); err != nil {
-		st.log.Error("the directories for blobs cannot be made; the next push tries again", "error", err)
-	}
 }
 
 // lookForShards refuses a database with blobs of which neither the directories are
@@ -225,4 +211,13 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 		}
 	}
 	return strangers, nil
+}
+
+// ownerless reports whether a file is at the place of d that has no row of any
+// kind. The caller holds the digest's lock, so no push is about to give it one.
+func (st *store) ownerless(d digest.Digest) bool {
+	var n int
+	err := st.get(`SELECT (SELECT count(*) FROM blob WHERE digest = ?1) + (SELECT count(*) FROM trash WHERE digest = ?1)`, []any{d}, &n)
+	_, missing := os.Lstat(st.path(d))
+	return err == nil && n == 0 && missing == nil
 }

@@ -80,33 +80,3 @@ func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) err
 	}
 	return t.settleManifest(repo.id, was.digest)
 }
-
-// deleteTag removes a tag and leaves its manifest, for its grace at least. An index
-// of the registry's loses what was in it by the tag. The number is the change's.
-func (st *store) deleteTag(repository, tag string, by author) (number int64, err error) {
-	rules, err := st.host.rulesNow()
-	if err != nil {
-		return 0, err
-	}
-	err = st.platforms.updateKnowing(func(t *tx) error {
-		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
-		unknown := errManifestUnknown.with(map[string]string{"name": repository, "reference": tag})
-		if p.repo, err = t.findRepository(repository); errors.Is(err, errNameUnknown) {
-			return unknown
-		} else if err != nil {
-			return err
-		}
-		was, err := t.findTag(p.repo.id, tag)
-		if err != nil {
-			return err
-		}
-		if was.id == 0 {
-			return unknown
-		}
-		err = p.untag(tag, was)
-		number = p.c.number
-		return err
-	})
-	st.collector.wakeUp()
-	return number, err
-}

@@ -74,10 +74,6 @@ func (p *pushing) move(tag string, was, to target, grows bool) error {
 	return p.moveTag(p.c, p.repo, tag, was, to)
 }
 
-func immutableError(repository, tag string, rule *tagRule) *protocolError {
-	return errDenied.saying("%s:%s is immutable, by the rule %s", repository, tag, rule)
-}
-
 // grows reports whether an index has all that it had, and what is new is for
 // systems and architectures that it had nothing for: a client that is not strict
 // about variants could come to get another image.

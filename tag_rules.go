@@ -26,6 +26,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // A tagRule is about some tags of some repositories.
@@ -248,3 +250,31 @@ var (
 	dateForm     = regexp.MustCompile(`^\d{4}-\d\d-\d\d`)
 	commitForm   = regexp.MustCompile(`(^|[._-])(?:g[0-9a-f]{7,64}|[0-9a-f]{7,64})$`)
 )
+
+func immutableError(repository, tag string, rule *tagRule) *protocolError {
+	return errDenied.saying("%s:%s is immutable, by the rule %s", repository, tag, rule)
+}
+
+// signedBy returns the digest that a tag is made from, or its first 64 letters after
+// the algorithm; "" if it is a tag like others.
+func signedBy(tag string) digest.Digest {
+	m := signatureForm.FindStringSubmatch(tag)
+	if m == nil {
+		return ""
+	}
+	return digest.Digest(m[1] + ":" + m[2])
+}
+
+// means reports whether a rule that is about a tag is so by more than being about all:
+// about one that belongs to an image only if a pattern names that kind.
+func (r *tagRule) means(tag string) bool {
+	if signedBy(tag) == "" {
+		return true
+	}
+	for _, pattern := range r.tags.text {
+		if strings.HasPrefix(pattern, "sha256-") || strings.HasPrefix(pattern, "sha512-") {
+			return true
+		}
+	}
+	return false
+}

@@ -13,7 +13,6 @@ package main
 import (
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -22,33 +21,9 @@ import (
 // what it is.
 var signatureForm = regexp.MustCompile(`^(sha256|sha512)-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?$`)
 
-// signedBy returns the digest that a tag is made from, or its first 64 letters after
-// the algorithm; "" if it is a tag like others.
-func signedBy(tag string) digest.Digest {
-	m := signatureForm.FindStringSubmatch(tag)
-	if m == nil {
-		return ""
-	}
-	return digest.Digest(m[1] + ":" + m[2])
-}
-
 // signatureTag is what the tags of an image's signatures begin with.
 func signatureTag(d digest.Digest) string {
 	return d.Algorithm().String() + "-" + d.Encoded()[:64]
-}
-
-// means reports whether a rule that is about a tag is so by more than being about all:
-// about one that belongs to an image only if a pattern names that kind.
-func (r *tagRule) means(tag string) bool {
-	if signedBy(tag) == "" {
-		return true
-	}
-	for _, pattern := range r.tags.text {
-		if strings.HasPrefix(pattern, "sha256-") || strings.HasPrefix(pattern, "sha512-") {
-			return true
-		}
-	}
-	return false
 }
 
 // signatureTags finds the tags of a repository that belong to an image, by what they

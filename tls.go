@@ -24,7 +24,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -143,33 +142,6 @@ func parseNames(names []string) ([]string, error) {
 		}
 	}
 	return parsed, nil
-}
-
-// hostName returns a host's DNS name in lower case, or "" if s is not one.
-func hostName(s string) string {
-	s = strings.ToLower(s)
-	if len(s) > 253 {
-		return ""
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
-			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
-			return ""
-		}
-	}
-	return s
-}
-
-// earliest is before any time at which Berth runs: a clock that shows less is
-// plainly wrong.
-var earliest = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-
-// clock is the time, as far as it can be true.
-func (c *certificates) clock() time.Time {
-	if now := c.now(); now.After(earliest) {
-		return now
-	}
-	return earliest
 }
 
 // config is for every connection that speaks TLS. It never needs to be replaced.
@@ -409,43 +381,4 @@ func (c *certificates) plainHandler(port string) http.Handler {
 	})
 }
 
-// hostOf is what the client of a request calls this registry, as registryHost
-// returns it, and whether others than the client say so.
-func (c *certificates) hostOf(r *http.Request) (host string, told bool) {
-	if c.called != nil {
-		if host := c.called(r); host != "" {
-			return registryHost(host, ""), true
-		}
-	}
-	return registryHost(r.Host, ""), false
-}
-
 func isUnder(path, top string) bool { return path == top || strings.HasPrefix(path, top+"/") }
-
-// registryHost brings what a stranger calls a registry, HOST or HOST:PORT, into
-// the form of an image's name; "" if it is not that. A port that is not given
-// is port, unless that is "", which means 443. The result has letters of
-// a-z, digits, and .-_:[] only, and no component of it is empty, . or .. .
-func registryHost(s, port string) string {
-	host := s
-	if h, p, err := net.SplitHostPort(s); err == nil {
-		host, port = h, p
-	} else if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
-		host = s[1 : len(s)-1]
-	}
-	if ip := net.ParseIP(host); ip != nil {
-		if host = ip.String(); strings.Contains(host, ":") {
-			host = "[" + host + "]"
-		}
-	} else if host = hostName(host); host == "" {
-		return ""
-	}
-	if port == "" || port == "443" {
-		return host
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return ""
-	}
-	return host + ":" + strconv.FormatUint(n, 10)
-}

@@ -382,3 +382,30 @@ func fingerprint(der []byte) string {
 	}
 	return b.String()
 }
+
+// hostName returns a host's DNS name in lower case, or "" if s is not one.
+func hostName(s string) string {
+	s = strings.ToLower(s)
+	if len(s) > 253 {
+		return ""
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' ||
+			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return ""
+		}
+	}
+	return s
+}
+
+// earliest is before any time at which Berth runs: a clock that shows less is
+// plainly wrong.
+var earliest = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// clock is the time, as far as it can be true.
+func (c *certificates) clock() time.Time {
+	if now := c.now(); now.After(earliest) {
+		return now
+	}
+	return earliest
+}

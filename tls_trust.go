@@ -18,6 +18,7 @@ import (
 	html "html/template"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"text/template"
@@ -185,4 +186,43 @@ func (c *certificates) trust() http.Handler {
 		h.Set("X-Content-Type-Options", "nosniff")
 		b.WriteTo(w)
 	})
+}
+
+// hostOf is what the client of a request calls this registry, as registryHost
+// returns it, and whether others than the client say so.
+func (c *certificates) hostOf(r *http.Request) (host string, told bool) {
+	if c.called != nil {
+		if host := c.called(r); host != "" {
+			return registryHost(host, ""), true
+		}
+	}
+	return registryHost(r.Host, ""), false
+}
+
+// registryHost brings what a stranger calls a registry, HOST or HOST:PORT, into
+// the form of an image's name; "" if it is not that. A port that is not given
+// is port, unless that is "", which means 443. The result has letters of
+// a-z, digits, and .-_:[] only, and no component of it is empty, . or .. .
+func registryHost(s, port string) string {
+	host := s
+	if h, p, err := net.SplitHostPort(s); err == nil {
+		host, port = h, p
+	} else if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		host = s[1 : len(s)-1]
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		if host = ip.String(); strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+	} else if host = hostName(host); host == "" {
+		return ""
+	}
+	if port == "" || port == "443" {
+		return host
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return ""
+	}
+	return host + ":" + strconv.FormatUint(n, 10)
 }

@@ -19,8 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -44,11 +44,6 @@ type upload struct {
 	filed      bool          // there may be a file; guarded by turn
 	ended      bool          // guarded by turn
 	given      atomic.Bool   // the request at work is to stop: the owner is no more
-}
-
-func newSession(id, repository, owner string, algorithm digest.Algorithm) *upload {
-	return &upload{id: id, repository: repository, owner: owner, algorithm: algorithm,
-		turn: make(chan struct{}, 1), hash: algorithm.Hash()}
 }
 
 // postUpload begins an upload, or does all of it: POST /v2/<name>/blobs/uploads/
@@ -118,9 +113,6 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 	w.WriteHeader(http.StatusAccepted)
 	return nil
 }
-
-// owner is who makes a request, and so the owner of the session it begins.
-func owner(w http.ResponseWriter) string { return w.(*response).caller.id() }
 
 // mount links a blob of the repository from into name. It reports false if
 // that repository does not have it, or is not named, or not nameable, or not
@@ -233,16 +225,6 @@ func answerUpload(w http.ResponseWriter, u *upload) {
 	h.Set("Docker-Upload-UUID", u.id)
 }
 
-func (u *upload) location() string {
-	return "/v2/" + u.repository + "/blobs/uploads/" + u.id
-}
-
-// rangeSoFar is the Range header: the first and last byte that are here. It
-// has no unit, and no way to say "none": zero bytes look like one.
-func (u *upload) rangeSoFar() string { return rangeTo(u.offset.Load()) }
-
-func rangeTo(offset int64) string { return "0-" + strconv.FormatInt(max(offset, 1)-1, 10) }
-
 func (s *server) answerBlobCreated(w http.ResponseWriter, name string, d digest.Digest) {
 	h := w.Header()
 	h.Set("Location", "/v2/"+name+"/blobs/"+d.String())
@@ -321,17 +303,6 @@ func (up *uploads) finish(u *upload, d digest.Digest) error {
 	return err
 }
 
-// giveUp ends a session that has failed. If even the row cannot be removed now, the
-// session is an empty one. The caller holds the turn.
-func (up *uploads) giveUp(u *upload) {
-	up.dropFile(u)
-	u.hash = nil
-	u.offset.Store(0)
-	if err := up.end(u); err != nil {
-		up.log.Error("a failed upload cannot be removed", "error", err)
-	}
-}
-
 // seal returns what a session has received: its file, cut to its offset, or the
 // body that was held, and the digest of that.
 func (up *uploads) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
@@ -362,4 +333,45 @@ func (up *uploads) seal(u *upload, algorithm digest.Algorithm) (c content, err e
 		return content{}, fmt.Errorf("reading an upload's file: %w", err)
 	}
 	return c, nil
+}
+
+// commitAgain answers the commit of a session that there is not, or not any more, when the
+// repository has the blob: as a rule the session has ended by this commit, whose answer was
+// late, or lost, or the registry was restarted. It tells no more than a HEAD would, to who
+// may ask that, and is the same promise. It reports false, and has answered nothing, if the
+// blob is not there. What a body brings is not needed any more, but a client that sends one
+// reads no answer before its end.
+func (s *server) commitAgain(w http.ResponseWriter, r *http.Request) (bool, error) {
+	name := r.PathValue("name")
+	d, err := parseDigest(r.URL.Query().Get("digest"))
+	if err != nil || !isUUID(r.PathValue("session")) || w.(*response).caller.may(name)&mayPull == 0 {
+		return false, nil
+	}
+	f, err := s.st.openBlob(name, d, true)
+	if errors.Is(err, errBlobUnknown) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	f.Close()
+	if r.ContentLength != 0 {
+		arrived, err := s.arrive(w, r)
+		if err != nil {
+			return false, err
+		}
+		defer arrived()
+	}
+	body := &bodyReader{body: r.Body, response: w.(*response), left: -1}
+	if s.st.maxBlob > 0 {
+		body.left = s.st.maxBlob
+	}
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		return false, err
+	}
+	if body.more() {
+		return false, errBlobTooLarge.withf("the limit is %d bytes", s.st.maxBlob)
+	}
+	s.answerBlobCreated(w, name, d)
+	return true, nil
 }

@@ -11,8 +11,6 @@ import (
 	"os"
 	"regexp"
 	"strconv"
-	"sync/atomic"
-	"time"
 )
 
 // receive appends a request's body to a session whose turn the caller holds, and
@@ -111,65 +109,6 @@ func parseContentRange(s string) (first, last int64, err error) {
 }
 
 var contentRange = regexp.MustCompile(`^(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/(?:[0-9]+|\*))?$`)
-
-// A bodyReader reads at most left bytes (-1: to the end) of a request's body.
-// Each read has the stall timeout to bring something. Its errors are
-// errClient: the client broke off, stalled, or sent nonsense.
-type bodyReader struct {
-	body     io.Reader
-	response *response
-	left     int64
-	queue    *queue        // of the session; nil for a manifest
-	patience time.Duration // with a client that is silent while others are in the queue
-	since    time.Time     // when the last read began
-	hurried  bool          // another request wants the turn
-	until    time.Time     // when all of it must have come; zero for never
-	given    *atomic.Bool  // nobody wants the rest any more; may be nil
-}
-
-func (b *bodyReader) Read(p []byte) (int, error) {
-	if b.left == 0 {
-		return 0, io.EOF
-	}
-	if b.given != nil && b.given.Load() {
-		return 0, errClient.with("who began the upload may not go on with it")
-	}
-	if b.left > 0 && int64(len(p)) > b.left {
-		p = p[:b.left]
-	}
-	n, err := b.read(p)
-	if b.queue != nil {
-		b.queue.arrived.Add(int64(n))
-	}
-	if b.left > 0 {
-		b.left -= int64(n)
-	}
-	if err != nil {
-		b.response.afterRead(err)
-		switch {
-		case err == io.EOF:
-		case b.hurried && errors.Is(err, os.ErrDeadlineExceeded):
-			err = errClient.with("another request goes on with the upload")
-		default:
-			err = errClient.with(clientError(err))
-		}
-	}
-	return n, err
-}
-
-// rest is called when nobody waits for the client: it has no time to keep.
-func (b *bodyReader) rest() { b.response.afterRead(nil) }
-
-// more reports whether the body goes on after left bytes.
-func (b *bodyReader) more() bool {
-	if b.left != 0 {
-		return false
-	}
-	var one [1]byte
-	n, err := b.read(one[:])
-	b.response.afterRead(err)
-	return n > 0 && (err == nil || err == io.EOF)
-}
 
 // append copies body to the end of a session's file and hashes it on the way.
 // It returns how many bytes have been added, which is what the offset grew by.

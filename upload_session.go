@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -289,4 +290,33 @@ func (s *sessions) atWork(id string) (bytes int64, yes bool) {
 		return 0, false
 	}
 	return max(u.offset.Load(), u.queue.arrived.Load()), true
+}
+
+func newSession(id, repository, owner string, algorithm digest.Algorithm) *upload {
+	return &upload{id: id, repository: repository, owner: owner, algorithm: algorithm,
+		turn: make(chan struct{}, 1), hash: algorithm.Hash()}
+}
+
+// owner is who makes a request, and so the owner of the session it begins.
+func owner(w http.ResponseWriter) string { return w.(*response).caller.id() }
+
+func (u *upload) location() string {
+	return "/v2/" + u.repository + "/blobs/uploads/" + u.id
+}
+
+// rangeSoFar is the Range header: the first and last byte that are here. It
+// has no unit, and no way to say "none": zero bytes look like one.
+func (u *upload) rangeSoFar() string { return rangeTo(u.offset.Load()) }
+
+func rangeTo(offset int64) string { return "0-" + strconv.FormatInt(max(offset, 1)-1, 10) }
+
+// giveUp ends a session that has failed. If even the row cannot be removed now, the
+// session is an empty one. The caller holds the turn.
+func (up *uploads) giveUp(u *upload) {
+	up.dropFile(u)
+	u.hash = nil
+	u.offset.Store(0)
+	if err := up.end(u); err != nil {
+		up.log.Error("a failed upload cannot be removed", "error", err)
+	}
 }

@@ -1,0 +1,144 @@
+// Rows: one way to read them, at any moment, at one moment, or in a transaction.
+
+package main
+
+import (
+	"database/sql"
+	"errors"
+	"sync"
+)
+
+// A queryer has prepared statements: the database at any moment, a snapshot at one, or
+// a transaction.
+type queryer interface {
+	statement(query string) (*sql.Stmt, error)
+	// again reports whether what failed is worth a second try.
+	again(err error) bool
+}
+
+// getRow scans the one row of query into dest; sql.ErrNoRows if there is none.
+func getRow(q queryer, query string, args []any, dest ...any) error {
+	s, err := q.statement(query)
+	if err != nil {
+		return err
+	}
+	err = s.QueryRow(args...).Scan(dest...)
+	if err != nil && q.again(err) {
+		err = s.QueryRow(args...).Scan(dest...)
+	}
+	return err
+}
+
+// listRows returns the rows of query, each scanned by scan. All are read before it
+// returns, so that a transaction can go on.
+func listRows[T any](q queryer, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
+	s, err := q.statement(query)
+	if err != nil {
+		return nil, err
+	}
+	list, err := readAll(s, scan, args)
+	if err != nil && q.again(err) {
+		return readAll(s, scan, args)
+	}
+	return list, err
+}
+
+func readAll[T any](s *sql.Stmt, scan func(*sql.Rows) (T, error), args []any) ([]T, error) {
+	rows, err := s.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	return collectRows(rows, scan)
+}
+
+// eachRow calls fn for every row of query, until fn returns an error; errEnough is not
+// one to tell.
+func eachRow(q queryer, fn func(*sql.Rows) error, query string, args ...any) error {
+	s, err := q.statement(query)
+	if err != nil {
+		return err
+	}
+	rows, err := s.Query(args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := fn(rows); errors.Is(err, errEnough) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// collectRows reads rows to the end and closes them.
+func collectRows[T any](rows *sql.Rows, scan func(*sql.Rows) (T, error)) (list []T, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		v, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
+}
+
+// statements are prepared once for each query, and kept until close.
+type statements struct{ of sync.Map } // query → *sql.Stmt
+
+func (x *statements) get(query string, prepare func(query string) (*sql.Stmt, error)) (*sql.Stmt, error) {
+	if s, ok := x.of.Load(query); ok {
+		return s.(*sql.Stmt), nil
+	}
+	s, err := prepare(query)
+	if err != nil {
+		return nil, err
+	}
+	if other, loaded := x.of.LoadOrStore(query, s); loaded {
+		s.Close()
+		return other.(*sql.Stmt), nil
+	}
+	return s, nil
+}
+
+func (x *statements) close() error {
+	var errs []error
+	x.of.Range(func(_, s any) bool {
+		errs = append(errs, s.(*sql.Stmt).Close())
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// A snapshot reads the database as it is at one moment.
+type snapshot struct {
+	tx    *sql.Tx
+	stmts *statements
+}
+
+func (s snapshot) statement(query string) (*sql.Stmt, error) { return s.stmts.get(query, s.tx.Prepare) }
+
+// again: what a snapshot has seen is gone with it.
+func (s snapshot) again(error) bool { return false }
+
+// get scans the one row of query into dest; sql.ErrNoRows if there is none.
+func (s snapshot) get(query string, args []any, dest ...any) error {
+	return getRow(s, query, args, dest...)
+}
+
+// rows is eachRow; fn may use the snapshot, with other queries.
+func (s snapshot) rows(fn func(*sql.Rows) error, query string, args ...any) error {
+	return eachRow(s, fn, query, args...)
+}
+
+var errEnough = errors.New("seen enough")
+
+// scanOne reads a row of one column.
+func scanOne[T any](rows *sql.Rows) (T, error) {
+	var v T
+	err := rows.Scan(&v)
+	return v, err
+}
