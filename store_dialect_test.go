@@ -36,9 +36,9 @@ var dialect = []struct {
 
 // allowedDialect is what may be, by function.
 var allowedDialect = map[string]string{
-	"store.collectManifests": "INDEXED BY", // SQLite would go through all that is loose; to others it is a hint that can be left out
-	"planner.manifests":      "INDEXED BY",
-	"store.untilDue":         "INDEXED BY",
+	"collector.collectManifests": "INDEXED BY", // SQLite would go through all that is loose; to others it is a hint that can be left out
+	"planner.manifests":          "INDEXED BY",
+	"collector.untilDue":         "INDEXED BY",
 }
 
 // The program's queries are in the SQL that other engines read too, where that costs nothing.
