@@ -435,7 +435,11 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 func (re *restorer) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
 	found := make(map[digest.Digest]int64) // sizes
 	for _, d := range slices.Concat(s.manifest.blobs, s.manifest.children) {
-		if re.hasBlob(d) || sparse && !s.had[d] {
+		has, err := re.hasBlob(d)
+		if err != nil {
+			return 0, err
+		}
+		if has || sparse && !s.had[d] {
 			continue
 		}
 		if err := re.makeShards(d.Algorithm(), re.blobsAreHere); err != nil { // where there are rows, there are directories

@@ -459,13 +459,16 @@ func (gc *collector) emptyTrash(ctx context.Context) (n int, err error) {
 
 // unlink removes the files of blobs in one shard, except of those whose rows
 // have come back, and drops the trash rows (2). It returns how many rows went;
-// one file that cannot be removed does not keep the others.
+// one file that cannot be removed, or whose row cannot be looked for, does not keep
+// the others, and its trash row stays.
 func (gc *collector) unlink(list []digest.Digest) (n int, err error) {
 	var errs []error
 	var gone, back []digest.Digest
 	for _, d := range list { // in order, so that two of us do not wait for each other
 		defer gc.digests.lock(d.String())()
-		if gc.hasBlob(d) {
+		if has, err := gc.hasBlob(d); err != nil {
+			errs = append(errs, err)
+		} else if has {
 			back = append(back, d)
 		} else if err := os.RemoveAll(filepath.Dir(gc.path(d))); err != nil {
 			errs = append(errs, fmt.Errorf("removing the file of %s: %w", d, err))

@@ -48,7 +48,10 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 	d := c.digest
 	unlock := st.digests.lock(d.String())
 	defer unlock()
-	had := st.hasBlob(d)
+	had, err := st.hasBlob(d)
+	if err != nil {
+		return err
+	}
 	small := c.admitted && !had
 	if c.body != nil && !small {
 		// A file that is there must not be replaced by one that is not safe.
@@ -66,7 +69,7 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 	}
 	st.at("placed")
 	st.promises.make(repository, d)
-	err := st.update(func(t *tx) error {
+	err = st.update(func(t *tx) error {
 		blob, err := t.addBlob(repository, d, c.size)
 		if err == nil && small {
 			_, err = t.exec(`INSERT INTO unsynced (blob, n, body) VALUES (?, ?, ?)`, blob, key, c.body)
@@ -80,10 +83,17 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		// Whether a commit took place whose sync failed shows only after a
 		// crash, so the file must stay. On a full disk there was none, and the
 		// room is needed.
-		if isNoSpace(err) && !isIOError(err) && !st.hasBlob(d) {
-			os.RemoveAll(filepath.Dir(st.path(d)))
+		err = fmt.Errorf("recording the blob: %w", err)
+		if isNoSpace(err) && !isIOError(err) {
+			has, e := st.hasBlob(d)
+			if e != nil {
+				return errors.Join(err, e)
+			}
+			if !has {
+				os.RemoveAll(filepath.Dir(st.path(d)))
+			}
 		}
-		return fmt.Errorf("recording the blob: %w", err)
+		return err
 	}
 	st.at("recorded")
 	st.scrubber.noteVerified(d)
@@ -243,9 +253,16 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (io.
 		return f, nil
 	}
 	unknown := unknownBlob(repository, d)
+	if errors.Is(err, fs.ErrNotExist) {
+		has, e := st.hasBlob(d)
+		if e != nil {
+			return nil, e
+		}
+		if !has {
+			return nil, unknown // collected meanwhile
+		}
+	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && !st.hasBlob(d):
-		return nil, unknown // collected meanwhile
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errDamaged):
 		// If it cannot be recorded, the answer is still true.
 		if _, e := st.quarantine(d); e != nil {
@@ -396,10 +413,12 @@ func (st *store) putAside(d digest.Digest) error {
 }
 
 // hasBlob reports whether there is a row for the blob.
-func (st *store) hasBlob(d digest.Digest) bool {
+func (st *store) hasBlob(d digest.Digest) (bool, error) {
 	var n int
-	err := st.get(`SELECT count(*) FROM blob WHERE digest = ?`, []any{d}, &n)
-	return err != nil || n > 0
+	if err := st.get(`SELECT count(*) FROM blob WHERE digest = ?`, []any{d}, &n); err != nil {
+		return false, fmt.Errorf("looking for the row of %s: %w", d, err)
+	}
+	return n > 0, nil
 }
 
 // mountBlob makes a blob of the repository from visible in repository. The

@@ -248,8 +248,8 @@ func (sm *smallBlobs) writeAgain(rows []unsyncedRow) error {
 func (sm *smallBlobs) writeFileAgain(d digest.Digest, body []byte) error {
 	unlock := sm.digests.lock(d.String())
 	defer unlock()
-	if !sm.hasBlob(d) {
-		return nil // collected meanwhile
+	if has, err := sm.hasBlob(d); err != nil || !has {
+		return err // nil if it was collected meanwhile
 	}
 	path := sm.path(d)
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
