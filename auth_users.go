@@ -17,7 +17,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"database/sql"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -227,20 +226,18 @@ func (list users) compare(hash, password string) bool {
 
 // recallFiles is where the users and rules are: as the flags say, else as those
 // of the server did that had the directory last.
-func (cfg *config) recallFiles() authConfig {
+func (cfg *config) recallFiles() (authConfig, error) {
 	auth := cfg.auth
-	path := filepath.Join(cfg.dir, "berth.db")
-	if uid, _, ok := ownerOf(cfg.dir); !exists(path) || isRoot() && ok && uid != 0 { // root edits the file that a flag names
-		return auth
+	if auth.usersFile != "" && auth.policyFile != "" {
+		return auth, nil
 	}
-	db, err := openToLook(path)
+	if uid, _, ok := ownerOf(cfg.dir); isRoot() && ok && uid != 0 { // root edits the file that a flag names
+		return auth, nil
+	}
+	users, policy, err := rememberedFiles(filepath.Join(cfg.dir, "berth.db"))
 	if err != nil {
-		return auth
+		return auth, fmt.Errorf("where the server had its users and rules cannot be read; say it with --htpasswd and --policy: %w", err)
 	}
-	defer db.Close()
-	var users, policy sql.NullString
-	if db.QueryRow(`SELECT users_file, policy_file FROM meta`).Scan(&users, &policy) == nil {
-		auth.usersFile, auth.policyFile = cmp.Or(auth.usersFile, users.String), cmp.Or(auth.policyFile, policy.String)
-	}
-	return auth
+	auth.usersFile, auth.policyFile = cmp.Or(auth.usersFile, users), cmp.Or(auth.policyFile, policy)
+	return auth, nil
 }

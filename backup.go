@@ -202,8 +202,8 @@ func (b *backup) separate() error {
 // looksFree refuses a destination that is not empty and has nothing of a
 // registry, before anything is written to it.
 func (b *backup) looksFree() error {
-	if exists(filepath.Join(b.dest.dir, backupMark)) || exists(filepath.Join(b.dest.dir, "berth.db")) {
-		return nil // accept looks closer
+	if begun, err := anyThere(filepath.Join(b.dest.dir, backupMark), filepath.Join(b.dest.dir, "berth.db")); err != nil || begun {
+		return err // if nil, accept looks closer
 	}
 	entries, err := os.ReadDir(b.dest.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -228,18 +228,25 @@ func (b *backup) looksFree() error {
 func (b *backup) accept(ctx context.Context) error {
 	dest := b.dest.dir
 	db := filepath.Join(dest, "berth.db")
-	_, err := os.Stat(db)
-	marked := exists(filepath.Join(dest, backupMark))
+	begun, err := isThere(db)
+	if err != nil {
+		return err
+	}
+	marked, err := isThere(filepath.Join(dest, backupMark))
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return b.looksFree() // also a backup that was cut short
 	case err != nil:
 		return err
+	case !begun:
+		return b.looksFree() // also a backup that was cut short
 	case !marked:
 		return fmt.Errorf("%s is a registry of its own, not a backup, or was served since; name another directory", dest)
 	}
 	// A command may have been at work on it; its log goes with its database.
-	if exists(db + "-wal") {
+	logged, err := isThere(db + "-wal")
+	if err != nil {
+		return err
+	}
+	if logged {
 		old, err := sql.Open("sqlite", dsnOf(db, url.Values{}))
 		if err != nil {
 			return err
@@ -523,7 +530,9 @@ func (b *backup) guards() error {
 			}
 		}
 		if text == nil {
-			if exists(filepath.Join(b.dest.dir, x.name)) {
+			if there, err := isThere(filepath.Join(b.dest.dir, x.name)); err != nil {
+				return err
+			} else if there {
 				b.out.printf("%s stays as it was in the backup: there is none here any more\n", x.name)
 			}
 			continue

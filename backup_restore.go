@@ -40,7 +40,11 @@ const restoringMark = "berth.restoring"
 func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	out := newConsole(stdout, false)
 	data := newDataDir(cfg.dirConfig)
-	if !exists(filepath.Join(data.dir, "berth.db")) && !exists(filepath.Join(data.dir, restoringMark)) && len(data.listSnapshots()) == 0 {
+	begun, err := anyThere(filepath.Join(data.dir, "berth.db"), filepath.Join(data.dir, restoringMark))
+	if err != nil {
+		return err
+	}
+	if !begun && len(data.listSnapshots()) == 0 {
 		return fmt.Errorf("no registry in %s: there is neither a database nor a snapshot", data.dir)
 	}
 	if err := data.own(); err != nil {
@@ -176,16 +180,28 @@ func (data *dataDir) setAside(damaged string, out *console) (string, error) {
 	// One that was moved before this run keeps its name, also if what came into
 	// its place is damaged too.
 	name := damaged
-	if exists(db) && exists(filepath.Join(data.dir, name)) {
+	current, err := isThere(db)
+	if err != nil {
+		return "", err
+	}
+	earlier, err := isThere(filepath.Join(data.dir, name))
+	if err != nil {
+		return "", err
+	}
+	if current && earlier {
 		name = ""
 	}
 	for n := 1; name == ""; n++ {
 		name = fmt.Sprintf("berth.db.damaged-%d", n)
-		if exists(filepath.Join(data.dir, name)) || exists(filepath.Join(data.dir, name+"-wal")) {
+		taken, err := anyThere(filepath.Join(data.dir, name), filepath.Join(data.dir, name+"-wal"))
+		if err != nil {
+			return "", err // a rename would replace it
+		}
+		if taken {
 			name = ""
 		}
 	}
-	if exists(db) && damaged == "" {
+	if current && damaged == "" {
 		damaged = name
 	}
 	if err := writeSynced(filepath.Join(data.dir, restoringMark), strings.NewReader(damaged+"\n")); err != nil {
@@ -194,17 +210,20 @@ func (data *dataDir) setAside(damaged string, out *console) (string, error) {
 	// The database first: without it nothing starts. Its log must never meet
 	// another database.
 	for _, tail := range []string{"", "-wal", "-shm", "-journal"} {
-		if !exists(db + tail) {
+		err := os.Rename(db+tail, filepath.Join(data.dir, name+tail))
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		if err := os.Rename(db+tail, filepath.Join(data.dir, name+tail)); err != nil {
+		if err != nil {
 			return "", err
 		}
 		if err := syncDir(data.dir); err != nil {
 			return "", err
 		}
 	}
-	if exists(filepath.Join(data.dir, name)) {
+	if kept, err := isThere(filepath.Join(data.dir, name)); err != nil {
+		return "", err
+	} else if kept {
 		out.printf("the damaged database is kept as %s\n", name)
 	}
 	return damaged, nil
@@ -620,7 +639,11 @@ func (re *restorer) dropGone() error {
 			return err
 		}
 		for _, id := range uploads {
-			if exists(filepath.Join(re.arrivals, "uploads", id)) {
+			there, err := isThere(filepath.Join(re.arrivals, "uploads", id))
+			if err != nil {
+				return err
+			}
+			if there {
 				continue
 			}
 			if _, err := t.exec(`DELETE FROM upload WHERE id = ?`, id); err != nil {

@@ -21,7 +21,10 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 	if len(cfg.Args) == 0 || cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
 		return errors.New("policy: say check, or check WHO ACTION REPOSITORY")
 	}
-	cfg.auth = cfg.recallFiles()
+	var err error
+	if cfg.auth, err = cfg.recallFiles(); err != nil {
+		return err
+	}
 	path := cfg.auth.policyPath(cfg.dir)
 	p := defaultPolicy()
 	text, _, err := readFile(path)
@@ -33,7 +36,14 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 	case !errors.Is(err, fs.ErrNotExist) || cfg.auth.policyFile != "":
 		return err
 	}
-	guarded := err == nil && p.people || cfg.auth.anonymousPull || cfg.auth.byCertificate || exists(cfg.auth.usersPath(cfg.dir))
+	guarded := err == nil && p.people || cfg.auth.anonymousPull || cfg.auth.byCertificate
+	if !guarded {
+		_, _, err := readFile(cfg.auth.usersPath(cfg.dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("reading the users: %w", err)
+		}
+		guarded = err == nil
+	}
 	if cfg.auth.anonymousPull {
 		p = p.withAnonymousPull()
 	}
@@ -88,10 +98,15 @@ func (p *policy) tell(ctx context.Context, cfg *config, who, action, repository 
 	case who == "anonymous":
 		subject = person{}
 	default:
-		if text, _, err := readFile(cfg.auth.usersPath(cfg.dir)); err == nil && !cfg.auth.byCertificate {
-			if list, _ := parseUsers(text); list[who] == "" {
-				return fmt.Errorf("there is no user %q in %s", who, cfg.auth.usersPath(cfg.dir))
-			}
+		if cfg.auth.byCertificate {
+			break
+		}
+		text, _, err := readFile(cfg.auth.usersPath(cfg.dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("reading the users: %w", err)
+		}
+		if list, _ := parseUsers(text); err == nil && list[who] == "" {
+			return fmt.Errorf("there is no user %q in %s", who, cfg.auth.usersPath(cfg.dir))
 		}
 	}
 	for _, r := range p.explain(subject, what, name) {

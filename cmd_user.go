@@ -33,7 +33,10 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 	if want := map[string]int{"add": 1, "passwd": 1, "remove": 1, "list": 0}; len(names) != want[verb] {
 		return fmt.Errorf("user %s: name one user", verb)
 	}
-	auth := cfg.recallFiles()
+	auth, err := cfg.recallFiles()
+	if err != nil {
+		return err
+	}
 	file := &userFile{path: auth.usersPath(cfg.dir), policy: auth.policyPath(cfg.dir)}
 	if err := file.read(); err != nil {
 		return err
@@ -54,7 +57,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		if err := file.add(ctx, names[0], starter, stdin, stdout); err != nil {
 			return err
 		}
-		if !exists(filepath.Join(cfg.dir, "berth.db")) {
+		if there, err := isThere(filepath.Join(cfg.dir, "berth.db")); err == nil && !there {
 			fmt.Fprintf(stdout, "There is no registry in %s yet; berth --data %[1]s begins one.\n", cfg.dir)
 		}
 		return nil

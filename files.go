@@ -159,9 +159,24 @@ func realPath(path string) (string, error) {
 	return real, err
 }
 
-func exists(path string) bool {
+// isThere reports whether there is something at path. An error says that it cannot be
+// looked at: whoever takes that for "no" begins an empty registry, or an open one.
+func isThere(path string) (bool, error) {
 	_, err := os.Stat(path)
-	return err == nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// anyThere is isThere for at least one of the paths.
+func anyThere(paths ...string) (bool, error) {
+	for _, path := range paths {
+		if there, err := isThere(path); err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
 }
 
 // syncDirs makes the names in directories survive a power cut. on is an open file of

@@ -193,7 +193,10 @@ func newStore(cfg storeConfig) *store {
 func (st *store) openToWrite() error {
 	// The same durability for half the wait, where the system has the call.
 	sqlite.Fdatasync(true)
-	fresh := !exists(filepath.Join(st.dir, "berth.db"))
+	begun, err := isThere(filepath.Join(st.dir, "berth.db"))
+	if err != nil {
+		return err
+	}
 	if err := st.openWriter(st.begin, &st.lookups); err != nil {
 		return err
 	}
@@ -207,7 +210,11 @@ func (st *store) openToWrite() error {
 	if err := st.completeShards(); err != nil {
 		return err
 	}
-	st.reserve.spent.Store(!fresh && !exists(filepath.Join(st.dir, reserveFile)))
+	reserved, err := isThere(filepath.Join(st.dir, reserveFile))
+	if err != nil {
+		return err
+	}
+	st.reserve.spent.Store(begun && !reserved)
 	if err := st.begun(); err != nil {
 		return err
 	}

@@ -134,7 +134,11 @@ func openToLook(path string) (*sql.DB, error) {
 	if _, err := os.Stat(path + "-journal"); err == nil {
 		mode = "rw"
 	}
-	return sql.Open("sqlite", dsnOf(path, url.Values{"mode": {mode}}, "query_only(1)"))
+	query := url.Values{"mode": {mode}}
+	if info, err := os.Stat(path + "-wal"); onReadOnlyDisk(filepath.Dir(path)) && (err != nil || info.Size() == 0) {
+		query.Set("immutable", "1") // or SQLite would want to make a log
+	}
+	return sql.Open("sqlite", dsnOf(path, query, "query_only(1)"))
 }
 
 // openReaders opens the pool of query-only connections.

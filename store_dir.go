@@ -91,7 +91,11 @@ func (data *dataDir) own() (err error) {
 // together: an empty registry must never come up in front of a full disk, nor
 // a full one in front of a disk that is not mounted.
 func (data *dataDir) lookForBlobs() error {
-	if _, err := os.Stat(filepath.Join(data.dir, restoringMark)); err == nil && !data.restoring {
+	restoring, err := isThere(filepath.Join(data.dir, restoringMark))
+	if err != nil {
+		return err
+	}
+	if restoring && !data.restoring {
 		return fmt.Errorf("a restore of %[1]s was cut short: finish it with `berth restore --data %[1]s`", data.dir)
 	}
 	db := filepath.Join(data.dir, "berth.db")
@@ -110,22 +114,46 @@ func (data *dataDir) lookForBlobs() error {
 // refuseBlobs returns an error if there are blobs or snapshots, for which there
 // is no database.
 func (data *dataDir) refuseBlobs() error {
-	if exists(filepath.Join(data.dir, backupMark)) {
+	unfinished, err := isThere(filepath.Join(data.dir, backupMark))
+	if err != nil {
+		return err
+	}
+	if unfinished {
 		return fmt.Errorf("%[1]s is a backup that was not finished: run `berth backup %[1]s` again on the registry it is of", data.dir)
 	}
-	blobs, err := fs.Glob(os.DirFS(data.dir), "blobs/*/*/*")
-	if err == nil && len(blobs) == 0 && len(data.listSnapshots()) > 0 {
+	blobs, err := data.anyBlobs()
+	if err != nil {
+		return fmt.Errorf("the database %s is missing or empty, and whether there are blobs beside it cannot be seen: %w", filepath.Join(data.dir, "berth.db"), err)
+	}
+	if _, err := os.ReadDir(filepath.Join(data.dir, "snapshots")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the database %s is missing or empty, and whether there are snapshots of it cannot be seen: %w", filepath.Join(data.dir, "berth.db"), err)
+	}
+	if !blobs && len(data.listSnapshots()) > 0 {
 		// Its blobs are elsewhere, perhaps on a disk that is not mounted.
 		return fmt.Errorf("the database %s is missing or empty, but there are snapshots of it. "+
 			"Berth does not start an empty registry beside them. What to do: %sput berth.db back from a backup, or, "+
 			"to begin anew, move the directory %s away", filepath.Join(data.dir, "berth.db"), data.restoreHint(), filepath.Join(data.dir, "snapshots"))
 	}
-	if err == nil && len(blobs) > 0 {
-		err = fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
+	if blobs {
+		return fmt.Errorf("the database %s is missing or empty, but there are blobs beside it. "+
 			"Berth does not start an empty registry over them. What to do: %sput berth.db back from a backup, or, "+
 			"to begin anew, move the directory %s away", filepath.Join(data.dir, "berth.db"), data.restoreHint(), filepath.Join(data.dir, "blobs"))
 	}
-	return err
+	return nil
+}
+
+// anyBlobs reports whether there is anything where blobs are.
+func (data *dataDir) anyBlobs() (bool, error) {
+	for _, s := range shards() {
+		entries, err := os.ReadDir(filepath.Join(data.blobsDir(s.algorithm), s.prefix))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		if len(entries) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // algorithms are those of the digests of blobs.

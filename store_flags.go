@@ -60,3 +60,22 @@ func (st *store) recallFlags(given map[string]bool) error {
 	}
 	return nil
 }
+
+// rememberedFiles is where the server that had the database in path last had its users
+// and rules, "" each if they were in the data directory, or if there was none.
+func rememberedFiles(path string) (users, policy string, err error) {
+	if there, err := isThere(path); err != nil || !there {
+		return "", "", err
+	}
+	db, err := openToLook(path)
+	if err != nil {
+		return "", "", err
+	}
+	defer db.Close()
+	var version int
+	if err := db.QueryRow(`PRAGMA user_version`).Scan(&version); err != nil || version == 0 {
+		return "", "", err // an empty one remembers nothing
+	}
+	err = db.QueryRow(`SELECT coalesce(users_file, ''), coalesce(policy_file, '') FROM meta`).Scan(&users, &policy)
+	return users, policy, err
+}

@@ -64,7 +64,14 @@ func (data *dataDir) apart() bool { return data.arrivals != data.dir }
 // needs for a log whose index all connections share.
 func (data *dataDir) refuseUnmapped() error {
 	dir := data.dir
-	for !exists(dir) && filepath.Dir(dir) != dir {
+	for filepath.Dir(dir) != dir {
+		there, err := isThere(dir)
+		if err != nil {
+			return err
+		}
+		if there {
+			break
+		}
 		dir = filepath.Dir(dir)
 	}
 	if mapsFiles(dir) {

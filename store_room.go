@@ -108,7 +108,11 @@ func (data *dataDir) keepReserveLocked() error {
 	if fits, err := data.fits(data.dir, reserveSize, 0); err != nil || !fits && data.minFree != 0 {
 		return nil
 	}
-	if !exists(path) {
+	there, err := isThere(path)
+	if err != nil {
+		return err
+	}
+	if !there {
 		err := data.makeReserve(path)
 		if isDiskFull(err) {
 			return nil // a quota, or somebody was quicker

@@ -175,8 +175,10 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 	}
 	dir := filepath.Join("blobs", s.algorithm.String(), s.prefix)
 	entries, err := os.ReadDir(filepath.Join(st.dir, dir))
-	if len(rows) == 0 && errors.Is(err, fs.ErrNotExist) && exists(st.blobsDir(s.algorithm)) {
-		return nil, nil // they are made when they are needed
+	if len(rows) == 0 && errors.Is(err, fs.ErrNotExist) {
+		if there, e := isThere(st.blobsDir(s.algorithm)); e != nil || there {
+			return nil, e // they are made when they are needed
+		}
 	}
 	if err != nil {
 		return nil, err
