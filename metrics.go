@@ -157,11 +157,11 @@ func (s *server) registerMetrics() {
 	meter("counter", "berth_collected_blobs_total", s.st.collector.collectedBlobs.Load)
 	meter("counter", "berth_collected_bytes_total", s.st.collector.collectedBytes.Load)
 	meter("counter", "berth_file_syncs_total", s.st.fileSyncs.Load)
-	meter("counter", "berth_database_syncs_total", func() int64 {
+	meter("counter", "berth_database_commits_total", func() int64 { // the durable ones
 		if s.st.writer == nil {
 			return 0
 		}
-		return s.st.writer.syncCount()
+		return s.st.writer.syncs.Load()
 	})
 }
 

@@ -792,7 +792,7 @@ func TestMetrics(t *testing.T) {
 		`berth_http_request_duration_seconds_sum{route="/v2/{name}/manifests/{reference}"} 0.`,
 		`berth_http_request_duration_seconds_count{route="/v2/{name}/manifests/{reference}"} 3` + "\n",
 		"# TYPE berth_http_requests_in_flight gauge\nberth_http_requests_in_flight 1\n", "# TYPE berth_file_syncs_total counter\n",
-		"berth_received_bytes_total 7\n", "berth_uploads_open 0\n", "berth_database_syncs_total 3\n", "berth_file_syncs_total 3\n", "go_goroutines ",
+		"berth_received_bytes_total 7\n", "berth_uploads_open 0\n", "berth_database_commits_total 3\n", "berth_file_syncs_total 3\n", "go_goroutines ",
 	} {
 		if !strings.Contains(string(re.body), want) {
 			t.Errorf("no %s in\n%s", want, re.body)

@@ -14,7 +14,6 @@ package main
 import (
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -42,9 +41,6 @@ type committer struct {
 	syncs   atomic.Int64 // durable commits so far
 
 	begun, ended atomic.Int64 // durable commits, also those that failed
-
-	firstLog atomic.Int64 // logNumber when this began, or after the first commit,
-	lastLog  atomic.Int64 // and when syncCount last looked
 
 	twice bool // each write runs two times, the first for nothing; set before the first write
 
@@ -89,8 +85,6 @@ func newCommitter(conn *sql.Conn, data *dataDir, begin func(*tx, bool) error, lo
 	if err != nil {
 		return nil, err
 	}
-	c.firstLog.Store(logNumber(log))
-	c.lastLog.Store(c.firstLog.Load())
 	go c.run()
 	return c, nil
 }
@@ -243,10 +237,6 @@ func (c *committer) try(group []write) (results []error, err error) {
 		return nil, fmt.Errorf("committing: %w", err)
 	}
 	committed = true
-	if c.firstLog.Load() < 0 {
-		c.firstLog.Store(logNumber(c.log))
-		c.lastLog.Store(c.firstLog.Load())
-	}
 	for _, fn := range t.committed {
 		fn()
 	}
@@ -366,38 +356,6 @@ func (c *committer) rewriteLog() error {
 			return syncData(f)
 		}
 	}
-}
-
-// syncCount returns how many syncs the database has cost since the start: one for
-// each durable commit, and three each time that SQLite has begun its log anew, which
-// are of the log and of the database, when it moved the one into the other, and of
-// the new log's header. In truth they are fewer by the commits that changed nothing
-// (a blob that is pushed again, say), and more if queries held up the moves.
-func (c *committer) syncCount() int64 {
-	n := c.syncs.Load()
-	if last := logNumber(c.log); last >= 0 {
-		c.lastLog.Store(last)
-	}
-	if first := c.firstLog.Load(); first >= 0 {
-		n += 3 * (c.lastLog.Load() - first)
-	}
-	return n
-}
-
-// logNumber returns how many logs of a database there were before the one in path;
-// -1 if that is empty. It is the "checkpoint sequence number" in the header. SQLite
-// has no lock on the file that closing it would lift.
-func logNumber(path string) int64 {
-	f, err := os.Open(path)
-	if err != nil {
-		return -1
-	}
-	defer f.Close()
-	var number [4]byte
-	if _, err := f.ReadAt(number[:], 12); err != nil {
-		return -1
-	}
-	return int64(binary.BigEndian.Uint32(number[:]))
 }
 
 // checkpoint moves the log into the database, syncs it, and empties the log.
