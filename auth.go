@@ -485,11 +485,11 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	}
 	if wait, back := s.gate.limiter.take(w.origin, patience); wait > 0 {
 		if back == nil {
-			return errTooFast.withHeader("Retry-After", seconds(wait))
+			return errTooFast.later(wait)
 		}
 		if !s.waiting.sleep(r.Context().Done(), w.origin.key(), wait) {
 			back()
-			return errTooFast.withHeader("Retry-After", seconds(wait))
+			return errTooFast.later(wait)
 		}
 	}
 	if need == login {

@@ -71,7 +71,7 @@ func (a *attempts) turn(done <-chan struct{}, address, user string) error {
 	if wait == 0 {
 		return nil
 	}
-	refused := errTooManyLogins.withHeader("Retry-After", seconds(wait))
+	refused := errTooManyLogins.later(wait)
 	a.mu.Lock()
 	if a.patience == 0 || len(a.lines[address]) >= maxLine && !a.sendAway(address, user) {
 		a.mu.Unlock()

@@ -86,6 +86,39 @@ func TestArchitectureHasEveryFile(t *testing.T) {
 	}
 }
 
+// speakHTTP are the files that may import net/http: handlers, who may, TLS, commands and main, the endpoints of
+// uploads, and the audit lines that tell of a request.
+var speakHTTP = regexp.MustCompile(`^((handlers|tls|cmd)(_\w+)?|auth|auth_docker|auth_browsers|upload|upload_body|upload_turn|metrics|log|main)\.go$`)
+
+// The store, its care and what takes part in its transactions return errors, and answer nobody.
+func TestStoreKnowsNoHTTP(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	speak := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range f.Imports {
+			if x.Path.Value != `"net/http"` {
+				continue
+			}
+			if speak++; !speakHTTP.MatchString(name) {
+				t.Errorf("%s imports net/http", name)
+			}
+		}
+	}
+	if speak < 10 {
+		t.Errorf("%d files import net/http, want at least 10: where have they gone?", speak)
+	}
+}
+
 // inCode is a function or the like in a page: `commitBlob`, `collector.run`, `TestUpgrade`.
 var inCode = regexp.MustCompile("`(?:([a-z]\\w*)\\.)?(\\w+)`")
 

@@ -298,8 +298,21 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 		defer release()
 		content = bytes.NewReader(body)
 	}
-	s.st.notePull(m, r.Method, ref.tag != "", pushed)
+	s.st.notePull(m, r.Method == http.MethodHead, ref.tag != "", pushed)
 	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", content)
+}
+
+// negotiate replaces what a tag points at by what the client can read, if that is
+// an index of the registry's. What a client has pushed is served as it is.
+func (s *server) negotiate(w http.ResponseWriter, r *http.Request, repository string, m *storedManifest) (*storedManifest, error) {
+	if !m.made {
+		return m, nil
+	}
+	w.Header().Add("Vary", "Accept")
+	if takesIndex(r.Header["Accept"]) {
+		return m, nil
+	}
+	return s.st.platforms.forOnePlatform(repository, m, r.Method == http.MethodHead)
 }
 
 // getBlob serves a blob's bytes, or a part of them: GET and HEAD

@@ -26,6 +26,8 @@ type protocolError struct {
 	detail  any
 	header  http.Header // sent with the answer; nil for most
 	more    []protocolError
+
+	retryAfter time.Duration // when to try again; 0 if that is not told
 }
 
 func (e *protocolError) Error() string {
@@ -62,6 +64,13 @@ func (e *protocolError) saying(format string, args ...any) *protocolError {
 	return &c
 }
 
+// later returns a copy of e that says to try again after d.
+func (e *protocolError) later(d time.Duration) *protocolError {
+	c := *e
+	c.retryAfter = d
+	return &c
+}
+
 // withHeader returns a copy of e whose answer has the header key.
 func (e *protocolError) withHeader(key, value string) *protocolError {
 	c := *e
@@ -91,15 +100,15 @@ var (
 	errBlobTooLarge        = &protocolError{status: 413, code: "SIZE_INVALID", message: "blob larger than this registry takes"}
 	errRangeInvalid        = &protocolError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "chunk out of order; continue after the offset in the Range header"}
 	errRangeUnsatisfiable  = &protocolError{status: 416, code: "RANGE_INVALID", message: "requested range is not in the content"}
-	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later"}
-	errBusy                = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many large manifests at once; try again later", header: http.Header{"Retry-After": {"10"}}}
-	errTooManyAnswers      = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many long answers are being sent; try again later", header: http.Header{"Retry-After": {"5"}}}
-	errTooManyHeaders      = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests with long headers at once; try again later", header: http.Header{"Retry-After": {"5"}}}
+	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later", retryAfter: time.Minute}
+	errBusy                = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many large manifests at once; try again later", retryAfter: 10 * time.Second}
+	errTooManyAnswers      = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many long answers are being sent; try again later", retryAfter: 5 * time.Second}
+	errTooManyHeaders      = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests with long headers at once; try again later", retryAfter: 5 * time.Second}
 	errUnauthorized        = &protocolError{status: 401, code: "UNAUTHORIZED", message: "authentication required"}
 	errTooFast             = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many requests from this address; try again later"}
 	errTooManyLogins       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many failed logins; try again later"}
-	errBusyLogins          = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many logins at once; try again later", header: http.Header{"Retry-After": {"10"}}}
-	errTooManyBodies       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are arriving; try again later", header: http.Header{"Retry-After": {"5"}}}
+	errBusyLogins          = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many logins at once; try again later", retryAfter: 10 * time.Second}
+	errTooManyBodies       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are arriving; try again later", retryAfter: 5 * time.Second}
 	errScopeInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot give a token for that"}
 	errQueryInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the query"}
 	errFormInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the form of a login"}
@@ -155,6 +164,9 @@ func writeError(w http.ResponseWriter, e *protocolError) {
 	}
 	for key, values := range e.header {
 		h[key] = values
+	}
+	if e.retryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64((e.retryAfter+time.Second-1)/time.Second), 10))
 	}
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

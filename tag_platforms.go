@@ -32,7 +32,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -388,19 +387,6 @@ func (pf *platformFinder) forOnePlatform(repository string, index *storedManifes
 		has = append(has, m.Platform.String())
 	}
 	return nil, errManifestUnknown.withf("the tag is an index of %s, and the request accepts none", strings.Join(has, ", "))
-}
-
-// negotiate replaces what a tag points at by what the client can read, if that is
-// an index of the registry's. What a client has pushed is served as it is.
-func (s *server) negotiate(w http.ResponseWriter, r *http.Request, repository string, m *storedManifest) (*storedManifest, error) {
-	if !m.made {
-		return m, nil
-	}
-	w.Header().Add("Vary", "Accept")
-	if takesIndex(r.Header["Accept"]) {
-		return m, nil
-	}
-	return s.st.platforms.forOnePlatform(repository, m, r.Method == http.MethodHead)
 }
 
 // platforms returns what an image or an index is for, for people; only what the

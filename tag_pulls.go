@@ -7,7 +7,6 @@
 package main
 
 import (
-	"net/http"
 	"sync"
 	"time"
 )
@@ -29,16 +28,16 @@ const (
 	pullsPerWrite = 50
 )
 
-// notePull remembers that a manifest is pulled, perhaps by a tag that was pushed at
-// some uptime. To look at a tag counts, since that is what a machine does that has
+// notePull remembers that a manifest is pulled, or only looked at, perhaps by a tag that
+// was pushed at some uptime. To look at a tag counts, since that is what a machine does that has
 // the image already; but not at once after the push, when the client that pushed
 // it does.
-func (st *store) notePull(m *storedManifest, method string, byTag bool, pushed int64) {
+func (st *store) notePull(m *storedManifest, looked, byTag bool, pushed int64) {
 	if st.writer == nil {
 		return
 	}
 	now := st.uptime()
-	if method == http.MethodHead && (!byTag || now < time.Duration(pushed)*time.Second+retainDelay) {
+	if looked && (!byTag || now < time.Duration(pushed)*time.Second+retainDelay) {
 		return
 	}
 	hour := int64(now/time.Hour) + 1

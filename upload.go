@@ -99,10 +99,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		refused = err
 		return err
 	})
-	if errors.Is(err, errTooManyRequests) {
-		if refused == nil { // too many wait already
-			refused = errTooManyRequests.withHeader("Retry-After", "60")
-		}
+	if errors.Is(err, errTooManyRequests) && refused != nil { // and not: too many wait already
 		return refused
 	}
 	if err != nil {
@@ -112,6 +109,14 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Length", "0")
 	w.WriteHeader(http.StatusAccepted)
 	return nil
+}
+
+// shareOf is whose share of the uploads a new one takes.
+func shareOf(w http.ResponseWriter) string {
+	if id := owner(w); id != "" {
+		return id
+	}
+	return "address:" + w.(*response).origin.key()
 }
 
 // mount links a blob of the repository from into name. It reports false if

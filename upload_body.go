@@ -61,7 +61,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 	}
 	var n int64
 	if last && offset == 0 && want > 0 && want == r.ContentLength && want <= maxSmall {
-		n, err = s.st.uploads.hold(u, body)
+		n, err = s.st.uploads.hold(u, body, want)
 	} else {
 		n, err = s.st.uploads.append(u, body)
 	}
@@ -129,7 +129,7 @@ func (up *uploads) append(u *upload, body io.Reader) (n int64, err error) {
 		return 0, fmt.Errorf("an upload's file has %d bytes, want %d", info.Size(), start)
 	}
 	w := &uploadWriter{st: up.store, u: u, f: f, at: start, roomy: start}
-	w.body, _ = body.(*bodyReader)
+	w.client, _ = body.(interface{ rest() })
 	u.writing.from(start)
 	err = w.copy(body)
 	if w.failed != nil {
@@ -159,16 +159,16 @@ func (up *uploads) append(u *upload, body io.Reader) (n int64, err error) {
 // to files at once.
 const maxHeld = 64
 
-// hold is append for all of a small blob's body, of which there is nothing yet:
+// hold is append for all of a small blob's body of size bytes, of which there is nothing yet:
 // it stays in memory, and finish follows. What arrives before an error goes to
 // the file.
-func (up *uploads) hold(u *upload, body *bodyReader) (n int64, err error) {
+func (up *uploads) hold(u *upload, body io.Reader, size int64) (n int64, err error) {
 	select {
 	case up.holding <- struct{}{}:
 	default:
 		return up.append(u, body)
 	}
-	u.held = make([]byte, body.left)
+	u.held = make([]byte, size)
 	got, err := io.ReadFull(body, u.held)
 	if err == nil {
 		return int64(got), nil
@@ -194,11 +194,11 @@ type uploadWriter struct {
 	st     *store
 	u      *upload
 	f      *os.File
-	at     int64       // where the next byte goes
-	roomy  int64       // up to where the disk was found to have room
-	failed error       // of the file, as opposed to the body
-	lost   bool        // what was written before may be gone
-	body   *bodyReader // nil if the bytes do not come from a client
+	at     int64               // where the next byte goes
+	roomy  int64               // up to where the disk was found to have room
+	failed error               // of the file, as opposed to the body
+	lost   bool                // what was written before may be gone
+	client interface{ rest() } // the body, if it is a client's; else nil
 }
 
 // copy reads body to its end: with one small buffer, then, if it goes on, with

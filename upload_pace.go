@@ -59,8 +59,8 @@ func (w *uploadWriter) keepPace() error {
 	now := time.Now()
 	startWriteback(w.f, p.begun, w.at-p.begun)
 	if n := p.begun - p.written; n > 0 {
-		if w.body != nil {
-			w.body.rest() // it is not the client that stalls
+		if w.client != nil {
+			w.client.rest() // it is not the client that stalls
 		}
 		most := int64(mostWindow)
 		err := w.st.waitWritten(w.f, p.written, n)

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -242,23 +241,15 @@ func (up *uploads) sweep() error {
 // a file name.
 func isUUID(s string) bool { return len(s) == 36 && uuid.Validate(s) == nil }
 
-// shareOf is whose share of the uploads a new one takes.
-func shareOf(w http.ResponseWriter) string {
-	if id := owner(w); id != "" {
-		return id
-	}
-	return "address:" + w.(*response).origin.key()
-}
-
 // enter counts a new session, of which there may be most (0 for no limit). The error
 // is errTooManyRequests if there are too many, or too many of its share.
 func (s *sessions) enter(u *upload, most int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if left := most - s.count.Load(); most > 0 && left <= 0 {
-		return errTooManyRequests.withHeader("Retry-After", "60")
+		return errTooManyRequests
 	} else if most > 0 && s.shares[u.share] >= left {
-		return errTooManyRequests.saying("too many of your uploads are open; finish some, or try again later").withHeader("Retry-After", "60")
+		return errTooManyRequests.saying("too many of your uploads are open; finish some, or try again later")
 	}
 	s.count.Add(1)
 	s.shares[u.share]++
