@@ -318,11 +318,6 @@ allow = ["admin"]
 	} {
 		args := strings.Fields(x.args)
 		got := check(args...)
-		if strings.HasPrefix(x.args, "token:") { // it asks the registry, which this process has
-			r.stop()
-			got = check(args...)
-			r.start()
-		}
 		if got != x.want {
 			t.Errorf("policy check %s:\n%swant\n%s", x.args, got, x.want)
 		}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -49,13 +50,9 @@ var robotForm = regexp.MustCompile(`^berth_([0-9a-z]{8})_([0-9A-Za-z_-]{43})$`)
 
 // load reads them at start.
 func (x *robots) load() error {
-	rows, err := x.readers.Query(`SELECT id, name, secret, repositories, allow, created, expires, used FROM token`)
+	list, err := listRobots(x.readers)
 	if err != nil {
-		return fmt.Errorf("reading tokens: %w", err)
-	}
-	list, err := collectRows(rows, scanRobot)
-	if err != nil {
-		return fmt.Errorf("reading tokens: %w", err)
+		return err
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -64,6 +61,31 @@ func (x *robots) load() error {
 		x.byID[b.id] = b
 	}
 	return nil
+}
+
+// readRobots returns those in the database in path, whether a server has it or not.
+func readRobots(path string) ([]*robot, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("no registry there: %w", err)
+	}
+	db, err := openToLook(path)
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	return listRobots(db)
+}
+
+func listRobots(db *sql.DB) ([]*robot, error) {
+	rows, err := db.Query(`SELECT id, name, secret, repositories, allow, created, expires, used FROM token`)
+	if err != nil {
+		return nil, fmt.Errorf("reading tokens: %w", err)
+	}
+	list, err := collectRows(rows, scanRobot)
+	if err != nil {
+		return nil, fmt.Errorf("reading tokens: %w", err)
+	}
+	return list, nil
 }
 
 func scanRobot(rows *sql.Rows) (*robot, error) {
@@ -151,4 +173,51 @@ func (x *robots) list() []*robot {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return slices.SortedFunc(maps.Values(x.byID), func(a, b *robot) int { return strings.Compare(a.name, b.name) })
+}
+
+// add makes b one of them. The error says so if its name is taken.
+func (x *robots) add(b *robot) error {
+	err := x.update(func(t *tx) error {
+		var taken bool
+		if err := t.get(`SELECT EXISTS (SELECT 1 FROM token WHERE name = ?)`, []any{b.name}, &taken); err != nil {
+			return err
+		}
+		if taken {
+			return fmt.Errorf("there is a token %s already", b.name)
+		}
+		var expires any
+		if !b.expires.IsZero() {
+			expires = b.expires.Unix()
+		}
+		_, err := t.exec(`INSERT INTO token (id, name, secret, repositories, allow, created, expires, used) VALUES (?, ?, ?, ?, ?, ?, ?, 0)`,
+			b.id, b.name, b.secret, strings.Join(b.repositories.text, " "), strings.Join(b.allow.words(), " "), b.created.Unix(), expires)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	x.byID[b.id] = b
+	x.mu.Unlock()
+	return nil
+}
+
+// remove makes the one with a name or id worth nothing, and returns its name.
+func (x *robots) remove(nameOrID string) (name string, err error) {
+	var id string
+	err = x.update(func(t *tx) error {
+		err := t.get(`DELETE FROM token WHERE name = ?1 OR id = ?1 RETURNING id, name`, []any{nameOrID}, &id, &name)
+		if errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("there is no token %q", nameOrID)
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	x.mu.Lock()
+	delete(x.byID, id)
+	x.mu.Unlock()
+	x.collector.forgetOwners()
+	return name, nil
 }

@@ -64,8 +64,8 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 
 // checkWithProgress is check that tells how far it has come.
 func checkWithProgress(ctx context.Context, st *store, deep bool, out *console) (*report, error) {
-	var total int64
-	if err := st.get(`SELECT bytes FROM total`, nil, &total); err != nil {
+	total, err := st.totalBytes()
+	if err != nil {
 		return nil, err
 	}
 	read := func(int64) {}

@@ -135,15 +135,6 @@ func count(n int, thing string) string {
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 
-// timeOf is a time for people, nil if it is not known.
-func timeOf(unix int64) *time.Time {
-	if unix == 0 {
-		return nil
-	}
-	t := time.Unix(unix, 0).UTC()
-	return &t
-}
-
 // localTime writes a time for people.
 func localTime(t *time.Time) string {
 	if t == nil {

@@ -5,14 +5,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"strings"
+	"time"
 )
 
 // policyCommand is `berth policy check`, which prints the rules or explains a
@@ -62,11 +62,11 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		}
 		return nil
 	}
-	return p.tell(ctx, cfg, cfg.Args[1], cfg.Args[2], cfg.Args[3], stdout)
+	return p.tell(cfg, cfg.Args[1], cfg.Args[2], cfg.Args[3], stdout)
 }
 
 // tell says whether somebody may do something to a repository, and why.
-func (p *policy) tell(ctx context.Context, cfg *config, who, action, repository string, stdout io.Writer) error {
+func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Writer) error {
 	// What an action brings along is not asked for: who may push may pull too.
 	single := map[string]rights{"pull": mayPull, "push": mayPush, "overwrite": mayOverwrite,
 		"delete": mayDelete, "metrics": mayMetrics, "admin": mayAdmin}
@@ -86,14 +86,12 @@ func (p *policy) tell(ctx context.Context, cfg *config, who, action, repository 
 	switch {
 	case isRobot:
 		subject = person{}
-		b, err := findRobot(ctx, cfg, robotName)
+		b, err := findRobot(cfg.dir, robotName)
 		if err != nil {
 			return err
 		}
-		if list, err := parseRepositories(b.Repositories); err == nil && !b.Expired && list.has(name) {
-			if allow, err := parseActions(b.Allow); err == nil && allow&what != 0 {
-				because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.Name, strings.Join(b.Allow, ", "), strings.Join(b.Repositories, ", ")))
-			}
+		if !b.expired(time.Now()) && b.repositories.has(name) && b.allow&what != 0 {
+			because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.name, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", ")))
 		}
 	case who == "anonymous":
 		subject = person{}
@@ -123,21 +121,15 @@ func (p *policy) tell(ctx context.Context, cfg *config, who, action, repository 
 	return nil
 }
 
-// findRobot asks the registry about a robot token.
-func findRobot(ctx context.Context, cfg *config, name string) (*robotEntry, error) {
-	ask := *cfg
-	ask.options = options{Command: "token", Args: []string{"list"}, JSON: true}
-	var answer bytes.Buffer
-	if err := runCommand(ctx, &ask, &answer); err != nil {
-		return nil, err
-	}
-	var list []robotEntry
-	if err := json.Unmarshal(answer.Bytes(), &list); err != nil {
+// findRobot reads about a robot token in the database.
+func findRobot(dir, name string) (*robot, error) {
+	list, err := readRobots(filepath.Join(dir, "berth.db"))
+	if err != nil {
 		return nil, err
 	}
 	for _, b := range list {
-		if b.Name == name || b.ID == name {
-			return &b, nil
+		if b.name == name || b.id == name {
+			return b, nil
 		}
 	}
 	return nil, fmt.Errorf("there is no token %q", name)

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -65,28 +64,9 @@ func (x *robots) create(name string, o options, out *console) error {
 	text := base64.RawURLEncoding.EncodeToString(secret[:])
 	sum := sha256.Sum256([]byte(text))
 	b.secret = sum[:]
-	err = x.update(func(t *tx) error {
-		var taken bool
-		if err := t.get(`SELECT EXISTS (SELECT 1 FROM token WHERE name = ?)`, []any{b.name}, &taken); err != nil {
-			return err
-		}
-		if taken {
-			return fmt.Errorf("there is a token %s already", b.name)
-		}
-		var expires any
-		if !b.expires.IsZero() {
-			expires = b.expires.Unix()
-		}
-		_, err := t.exec(`INSERT INTO token (id, name, secret, repositories, allow, created, expires, used) VALUES (?, ?, ?, ?, ?, ?, ?, 0)`,
-			b.id, b.name, b.secret, strings.Join(b.repositories.text, " "), strings.Join(b.allow.words(), " "), b.created.Unix(), expires)
-		return err
-	})
-	if err != nil {
+	if err := x.add(b); err != nil {
 		return err
 	}
-	x.mu.Lock()
-	x.byID[b.id] = b
-	x.mu.Unlock()
 	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", b.life())
 	secretText := "berth_" + b.id + "_" + text
 	if o.JSON {
@@ -167,21 +147,10 @@ func (x *robots) tell(asJSON bool, out *console) error {
 }
 
 func (x *robots) revoke(name string, out *console) error {
-	var id string
-	err := x.update(func(t *tx) error {
-		err := t.get(`DELETE FROM token WHERE name = ?1 OR id = ?1 RETURNING id, name`, []any{name}, &id, &name)
-		if errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("there is no token %q", name)
-		}
-		return err
-	})
+	name, err := x.remove(name)
 	if err != nil {
 		return err
 	}
-	x.mu.Lock()
-	delete(x.byID, id)
-	x.mu.Unlock()
-	x.collector.forgetOwners()
 	x.audit("token revoked", "token", name)
 	out.printf("token %s revoked; it is worth nothing from now on\n", name)
 	return nil

@@ -1,5 +1,5 @@
 // What comments and pages say of the source is so, as far as a machine can tell: the files
-// that they name exist
+// that they name exist, and what they say of who uses what holds.
 
 package main
 
@@ -116,6 +116,21 @@ func TestStoreKnowsNoHTTP(t *testing.T) {
 	}
 	if speak < 10 {
 		t.Errorf("%d files import net/http, want at least 10: where have they gone?", speak)
+	}
+}
+
+// asksStore are the files of handlers and commands, which have what they need of the database from functions of the store.
+var asksStore = regexp.MustCompile(`^((handlers|tls|cmd)(_\w+)?|upload|metrics|log|main)\.go$`)
+
+func TestHandlersAndCommandsHaveNoSQL(t *testing.T) {
+	all := queriesOf(t)
+	for _, q := range all {
+		if asksStore.MatchString(filepath.Base(q.at.Filename)) {
+			t.Errorf("%s: an SQL text in %s", q.at, q.in)
+		}
+	}
+	if len(all) < 100 {
+		t.Errorf("%d SQL texts found, want at least 100: where have they gone?", len(all))
 	}
 }
 

@@ -124,11 +124,11 @@ func (s *server) postUndo(w http.ResponseWriter, r *http.Request) error {
 			return errDenied.saying("%s may not push to %s", resp.caller.label(), as)
 		}
 	}
-	steps, err := listRows(s.st, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n LIMIT 1`, number)
+	is, err := s.st.isChangeOf(number, name)
 	if err != nil {
 		return err
 	}
-	if len(steps) == 0 || steps[0].repository != name {
+	if !is {
 		return errChangeUnknown.saying("there is no change %d of %s", number, name)
 	}
 	did, err := s.st.undo(number, as, resp.author(name))

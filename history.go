@@ -312,6 +312,13 @@ func (st *store) history(repository, tag string, after cursor, limit int) ([]rec
 	return listRows(st, scanRecord, query, repository, tag, after.change, after.n, limit)
 }
 
+// isChangeOf reports whether there is a change of that number, whose first step is one of
+// a repository.
+func (st *store) isChangeOf(number int64, repository string) (bool, error) {
+	steps, err := listRows(st, scanRecord, `SELECT `+historyColumns+` FROM history WHERE change = ? ORDER BY n LIMIT 1`, number)
+	return err == nil && len(steps) > 0 && steps[0].repository == repository, err
+}
+
 // describe says in words what a step did.
 func (s step) describe() string {
 	name := s.repository + ":" + s.tag

@@ -421,6 +421,12 @@ func (st *store) hasBlob(d digest.Digest) (bool, error) {
 	return n > 0, nil
 }
 
+// totalBytes is how many bytes all blobs have.
+func (st *store) totalBytes() (total int64, err error) {
+	err = st.get(`SELECT bytes FROM total`, nil, &total)
+	return total, err
+}
+
 // mountBlob makes a blob of the repository from visible in repository. The
 // error is errBlobUnknown if from does not have it.
 func (st *store) mountBlob(repository, from string, d digest.Digest) error {

@@ -130,6 +130,9 @@ func (db *database) lookAtDatabase() (version int, err error) {
 // openToLook opens a database to read in it. If its creation was cut short it
 // must be written to be read: SQLite undoes what was half done.
 func openToLook(path string) (*sql.DB, error) {
+	if err := refuseForeignLink(path); err != nil {
+		return nil, err
+	}
 	mode := "ro"
 	if _, err := os.Stat(path + "-journal"); err == nil {
 		mode = "rw"

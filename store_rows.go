@@ -113,6 +113,12 @@ func (x *statements) close() error {
 	return errors.Join(errs...)
 }
 
+// answers returns an error if the database does not answer.
+func (db *database) answers() error {
+	var n int
+	return db.get(`SELECT count(*) FROM meta`, nil, &n)
+}
+
 // A snapshot reads the database as it is at one moment.
 type snapshot struct {
 	tx    *sql.Tx

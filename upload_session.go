@@ -8,6 +8,7 @@
 package main
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/opencontainers/go-digest"
@@ -310,4 +312,40 @@ func (up *uploads) giveUp(u *upload) {
 	if err := up.end(u); err != nil {
 		up.log.Error("a failed upload cannot be removed", "error", err)
 	}
+}
+
+// A listedUpload is an open upload as `berth uploads` shows it.
+type listedUpload struct {
+	Upload     string `json:"upload"`
+	Repository string `json:"repository"`
+	Owner      string `json:"owner"`
+	Bytes      int64  `json:"bytes"`
+	Age        int64  `json:"age"`    // seconds of running since it was begun
+	Idle       int64  `json:"idle"`   // since the last request ended
+	AtWork     bool   `json:"atWork"` // a request is at work on it
+}
+
+// list returns the open uploads, the longest idle first. label names an owner by the id
+// and the name of the token that this is, if it is one that is there.
+func (up *uploads) list(ctx context.Context, label func(id, robot string) string) (uploads []listedUpload, err error) {
+	uploads = []listedUpload{}
+	err = up.look(ctx, func(s snapshot) error {
+		return s.rows(func(rows *sql.Rows) error {
+			var u listedUpload
+			var begun, used int64
+			var robot sql.NullString
+			if err := rows.Scan(&u.Upload, &u.Repository, &u.Owner, &u.Bytes, &begun, &used, &robot); err != nil {
+				return err
+			}
+			now := int64(up.uptime() / time.Second)
+			u.Owner, u.Age, u.Idle = label(u.Owner, robot.String), max(0, now-begun), max(0, now-used)
+			if bytes, yes := up.atWork(u.Upload); yes {
+				u.Bytes, u.Idle, u.AtWork = bytes, 0, true
+			}
+			uploads = append(uploads, u)
+			return nil
+		}, `SELECT u.id, u.repository, u.owner, u.offset, u.begun, u.used, t.name
+			FROM upload u LEFT JOIN token t ON u.owner LIKE 'token:%' AND t.id = substr(u.owner, 7) ORDER BY u.used, u.id`)
+	})
+	return uploads, err
 }
