@@ -103,7 +103,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		return nil, fmt.Errorf("--policy: there is no file %s", cfg.policyFile)
 	}
 	var err error
-	if g.signer, err = st.openSigner(); err != nil {
+	if g.signer, err = openSigner(st); err != nil {
 		return nil, err
 	}
 	if err := g.remember(); err != nil {

@@ -132,7 +132,7 @@ const (
 
 // openSigner reads the key in the data directory, which it makes if need be. On
 // a read-only disk tokens are good until the process ends.
-func (st *store) openSigner() (*signer, error) {
+func openSigner(st *store) (*signer, error) {
 	s := &signer{now: time.Now, verified: make(map[string]*signedToken)}
 	if err := st.get(`SELECT id FROM meta`, nil, &s.audience); err != nil {
 		return nil, err

@@ -589,7 +589,7 @@ func (b *backup) finish(temp string) error {
 
 // standAlone makes a registry of what was a backup: a server is about to change
 // it, and from now on no backup may overwrite it.
-func (st *store) standAlone() error {
+func standAlone(st *store) error {
 	err := os.Remove(filepath.Join(st.dir, backupMark))
 	if errors.Is(err, fs.ErrNotExist) || st.writer == nil {
 		return nil

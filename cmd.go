@@ -119,7 +119,7 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := st.recallFlags(cfg.given); err != nil {
+	if err := recallFlags(st, cfg.given); err != nil {
 		return errors.Join(err, st.close())
 	}
 	st.promises.forget()

@@ -477,7 +477,7 @@ func TestGraceOfTheServerHoldsWithoutIt(t *testing.T) {
 	r := startRegistry(t, func(c *config) { c.untaggedGrace = 0 })
 	im := r.pushImage("a", "x", "{}", "layer")
 	r.want(202, "DELETE", "/v2/a/manifests/x", nil)
-	if err := r.st.rememberFlags(); err != nil { // as serve does
+	if err := rememberFlags(r.st); err != nil { // as serve does
 		t.Fatal(err)
 	}
 	if out, err := r.runOnStopped("gc", "--now"); err != nil || !strings.Contains(out, "removed 0 manifests, 0 blobs") {

@@ -329,10 +329,10 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := st.standAlone(); err != nil {
+	if err := standAlone(st); err != nil {
 		return errors.Join(err, st.close())
 	}
-	if err := st.rememberFlags(); err != nil {
+	if err := rememberFlags(st); err != nil {
 		return errors.Join(err, st.close())
 	}
 	if cfg.certificates, err = openTLS(cfg.tls); err != nil {

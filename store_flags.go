@@ -10,7 +10,7 @@ import (
 
 // rememberFlags has commands that come when no server runs collect no more than
 // the server would, and know where its users and rules are.
-func (st *store) rememberFlags() error {
+func rememberFlags(st *store) error {
 	if st.writer == nil {
 		return nil
 	}
@@ -36,7 +36,7 @@ func (st *store) rememberFlags() error {
 
 // recallFlags takes the flags of the server that had the directory last, except
 // those that are given.
-func (st *store) recallFlags(given map[string]bool) error {
+func recallFlags(st *store, given map[string]bool) error {
 	var grace, untagged, expiry sql.NullInt64
 	var users, policy sql.NullString
 	if err := st.get(`SELECT grace, untagged_grace, upload_expiry, users_file, policy_file FROM meta`, nil,

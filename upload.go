@@ -380,3 +380,6 @@ func (s *server) commitAgain(w http.ResponseWriter, r *http.Request) (bool, erro
 	s.answerBlobCreated(w, name, d)
 	return true, nil
 }
+
+// owner is who makes a request, and so the owner of the session it begins.
+func owner(w http.ResponseWriter) string { return w.(*response).caller.id() }

@@ -290,9 +290,6 @@ func newSession(id, repository, owner string, algorithm digest.Algorithm) *uploa
 		turn: make(chan struct{}, 1), hash: algorithm.Hash()}
 }
 
-// owner is who makes a request, and so the owner of the session it begins.
-func owner(w http.ResponseWriter) string { return w.(*response).caller.id() }
-
 func (u *upload) location() string {
 	return "/v2/" + u.repository + "/blobs/uploads/" + u.id
 }
