@@ -201,9 +201,9 @@ func (g *gate) openTo() string {
 	if v == nil {
 		return "everybody there may push, pull and delete, without a password"
 	}
-	known := []string{count(len(v.users), "user")}
+	known := []string{plural(len(v.users), "user")}
 	if n := len(g.st.robots.list()); n > 0 {
-		known = append(known, count(n, "token"))
+		known = append(known, plural(n, "token"))
 	}
 	if g.byCertificate {
 		known = append(known, "client certificates")
@@ -480,7 +480,7 @@ func (g *gate) warnOfPlainHTTP(o origin, r *http.Request) {
 // admit decides whether a request may do what its route needs. It finds out who
 // makes it.
 func (s *server) admit(w *response, r *http.Request, need access) error {
-	if need == open {
+	if need == openToAll {
 		return nil
 	}
 	if wait, back := s.gate.limiter.take(w.origin, patience); wait > 0 {

@@ -154,8 +154,8 @@ func openSigner(st *store) (*signer, error) {
 	return s, writeSynced(path, bytes.NewReader(s.key))
 }
 
-// header is every token's first part.
-var header = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
+// tokenHeader is every token's first part.
+var tokenHeader = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`))
 
 // sign makes a token of claims.
 func (s *signer) sign(c claims) string {
@@ -163,7 +163,7 @@ func (s *signer) sign(c claims) string {
 	if err != nil {
 		panic(err) // strings and numbers
 	}
-	text := header + "." + base64.RawURLEncoding.EncodeToString(payload)
+	text := tokenHeader + "." + base64.RawURLEncoding.EncodeToString(payload)
 	return text + "." + base64.RawURLEncoding.EncodeToString(s.mac(text))
 }
 
@@ -225,7 +225,7 @@ func (s *signer) parse(whole string) (*signedToken, error) {
 		return nil, errors.New("not a token")
 	}
 	first, payload, ok := strings.Cut(text, ".")
-	if !ok || first != header {
+	if !ok || first != tokenHeader {
 		return nil, errors.New("not a token of this registry")
 	}
 	got, err := base64.RawURLEncoding.Strict().DecodeString(sum)

@@ -70,3 +70,8 @@ func (list *patterns) has(name string) bool {
 	matches := func(re *regexp.Regexp) bool { return re.MatchString(name) }
 	return slices.ContainsFunc(list.match, matches) && !slices.ContainsFunc(list.exclude, matches)
 }
+
+// splitList reads a flag that may have several values, with commas.
+func splitList(text string) []string {
+	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' })
+}

@@ -94,8 +94,8 @@ var (
 	patternWords = strings.NewReplacer(`\*\*/`, `(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`, `\?`, `[^/]`)
 )
 
-// A rule allows something.
-type rule struct {
+// A accessRule allows something.
+type accessRule struct {
 	who          []string // as written
 	repositories *patterns
 	allow        rights
@@ -106,14 +106,14 @@ type rule struct {
 	names     map[string]bool // users that it is for
 }
 
-func (r *rule) String() string {
+func (r *accessRule) String() string {
 	return fmt.Sprintf("%s: %s may %s in %s", r.origin, strings.Join(r.who, ", "),
 		strings.Join(r.allow.words(), ", "), strings.Join(r.repositories.text, ", "))
 }
 
 // A policy is all rules at one time.
 type policy struct {
-	rules  []*rule
+	rules  []*accessRule
 	people bool // the file has rules about people; else users may do everything
 	groups map[string][]string
 	tags   *tagRules
@@ -170,7 +170,7 @@ func parsePolicy(text []byte) (*policy, error) {
 		}
 	}
 	for i, x := range file.Rule {
-		r := &rule{who: x.Who, origin: fmt.Sprintf("rule %d", i+1)}
+		r := &accessRule{who: x.Who, origin: fmt.Sprintf("rule %d", i+1)}
 		if err := r.bind(p.groups); err != nil {
 			return nil, fmt.Errorf("rule %d: %w", i+1, err)
 		}
@@ -186,7 +186,7 @@ func parsePolicy(text []byte) (*policy, error) {
 }
 
 // bind works out whom a rule is for.
-func (r *rule) bind(groups map[string][]string) error {
+func (r *accessRule) bind(groups map[string][]string) error {
 	if len(r.who) == 0 {
 		return errors.New(`it is for nobody: say who, a user's name, "group:NAME", "users" or "anonymous"`)
 	}
@@ -219,14 +219,14 @@ func (r *rule) bind(groups map[string][]string) error {
 // defaultPolicy holds where there is no policy.toml.
 func defaultPolicy() *policy {
 	everything, _ := parseRepositories([]string{"**"})
-	return &policy{rules: []*rule{{who: []string{"users"}, users: true, repositories: everything, allow: allRights,
+	return &policy{rules: []*accessRule{{who: []string{"users"}, users: true, repositories: everything, allow: allRights,
 		origin: "the default"}}, tags: &tagRules{}}
 }
 
 // withAnonymousPull returns p and one rule more.
 func (p *policy) withAnonymousPull() *policy {
 	everything, _ := parseRepositories([]string{"**"})
-	return &policy{groups: p.groups, people: p.people, tags: p.tags, rules: append(slices.Clone(p.rules), &rule{who: []string{"anonymous"}, anonymous: true,
+	return &policy{groups: p.groups, people: p.people, tags: p.tags, rules: append(slices.Clone(p.rules), &accessRule{who: []string{"anonymous"}, anonymous: true,
 		repositories: everything, allow: mayPull, origin: "--anonymous-pull"})}
 }
 
@@ -235,7 +235,7 @@ type person struct {
 	user string // "" for anonymous and for robots
 }
 
-func (r *rule) isFor(who person) bool {
+func (r *accessRule) isFor(who person) bool {
 	return r.anonymous || who.user != "" && (r.users || r.names[who.user])
 }
 
@@ -251,12 +251,12 @@ func (p *policy) rights(who person, repository string) (all rights) {
 
 // may reports whether a person may do something anywhere.
 func (p *policy) mayAnywhere(who person, what rights) bool {
-	return slices.ContainsFunc(p.rules, func(r *rule) bool { return r.allow&what == what && r.isFor(who) })
+	return slices.ContainsFunc(p.rules, func(r *accessRule) bool { return r.allow&what == what && r.isFor(who) })
 }
 
 // explain returns the rules by which a person may do something to a repository,
 // or nil.
-func (p *policy) explain(who person, what rights, repository string) (because []*rule) {
+func (p *policy) explain(who person, what rights, repository string) (because []*accessRule) {
 	for _, r := range p.rules {
 		if r.allow&what == what && r.isFor(who) && r.repositories.has(repository) {
 			because = append(because, r)

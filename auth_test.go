@@ -777,7 +777,7 @@ func TestForgedTokens(t *testing.T) {
 		ask(401, text+".")
 		ask(401, text+"."+base64.RawURLEncoding.EncodeToString(s.mac(text))) // even signed
 	}
-	text := header + "." + payload(good)
+	text := tokenHeader + "." + payload(good)
 	for _, sum := range []string{"", "AA", base64.RawURLEncoding.EncodeToString(make([]byte, 32)), base64.StdEncoding.EncodeToString(s.mac(text)), strings.TrimSuffix(base64.RawURLEncoding.EncodeToString(s.mac(text)), "A") + "x"} {
 		ask(401, text+"."+sum)
 	}

@@ -116,7 +116,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 		return err
 	}
 	if b.damaged > 0 {
-		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", count(b.damaged, "blob"))
+		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", plural(b.damaged, "blob"))
 	}
 	return nil
 }
@@ -145,8 +145,8 @@ func (b *backup) tell(asJSON bool) error {
 		return b.out.json(map[string]any{"destination": dest, "cloned": b.cloned, "linked": b.linked, "copied": b.copied, "bytes": b.bytes,
 			"kept": b.kept, "removed": b.removed, "damaged": b.damaged})
 	}
-	b.out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", count(b.cloned, "blob"), count(b.linked, "blob"),
-		count(b.copied, "blob"), size(b.bytes), count(b.kept, "blob"), count(b.removed, "file"))
+	b.out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", plural(b.cloned, "blob"), plural(b.linked, "blob"),
+		plural(b.copied, "blob"), formatSize(b.bytes), plural(b.kept, "blob"), plural(b.removed, "file"))
 	b.out.printf("restore it with: berth --data %s\n", dest)
 	if b.cloned+b.linked > 0 {
 		b.out.printf("it is on the same file system as the registry, and shares its bytes: it does not help when the disk dies\n")

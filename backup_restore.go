@@ -133,7 +133,7 @@ func (data *dataDir) assess(ctx context.Context, out *console, begun bool) (whol
 	case wrong == nil && begun:
 		return true, nil
 	case wrong == nil:
-		return false, fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", count(facts.manifests, "manifest"), count(facts.tags, "tag"))
+		return false, fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", plural(facts.manifests, "manifest"), plural(facts.tags, "tag"))
 	case errors.Is(wrong, errNewer), errors.Is(wrong, errOlder):
 		return false, wrong
 	case data.diskFull(wrong):
@@ -165,7 +165,7 @@ func (data *dataDir) newestWhole(ctx context.Context, out *console) (path string
 			date = "of " + info.ModTime().Format("2006-01-02 15:04") // if the clock was right
 		}
 		out.printf("going back to the snapshot %s %s, made when the registry had run for %s: %s, %s\n", filepath.Base(s.path),
-			date, duration(s.uptime), count(f.manifests, "manifest"), count(f.tags, "tag"))
+			date, formatDuration(s.uptime), plural(f.manifests, "manifest"), plural(f.tags, "tag"))
 		return s.path, nil
 	}
 	return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
@@ -261,7 +261,7 @@ func (re *restorer) salvage(ctx context.Context, path string, out *console) erro
 	if err != nil {
 		return err
 	}
-	out.printf("from the damaged database: %s and %s put back, %s found on the disk\n", count(put, "manifest"), count(moved, "tag"), count(adopted, "blob"))
+	out.printf("from the damaged database: %s and %s put back, %s found on the disk\n", plural(put, "manifest"), plural(moved, "tag"), plural(adopted, "blob"))
 	for _, s := range lost {
 		out.printf("LOST: %s@%s: members of this index could not be read\n", s.repository, s.manifest.digest)
 	}
@@ -506,7 +506,7 @@ func (re *restorer) putSalvaged(s salvaged, sparse bool) (adopted int, err error
 		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}
-		_, err = t.insertManifest(repo, s.manifest, admission{sparse: sparse, damaged: true, made: s.made})
+		_, err = t.insertManifest(repo, s.manifest, allowance{sparse: sparse, damaged: true, made: s.made})
 		return err
 	})
 	return len(found), err
@@ -712,9 +712,9 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 	if orphans > 0 {
 		left := "they are never served"
 		if st.scrubEvery > 0 {
-			left = "they go when everything is read again, in " + duration(st.scrubEvery.Round(time.Hour))
+			left = "they go when everything is read again, in " + formatDuration(st.scrubEvery.Round(time.Hour))
 		}
-		out.printf("%s on the disk without an image that is known; if you miss one, push it again (%s)\n", count(orphans, "file"), left)
+		out.printf("%s on the disk without an image that is known; if you miss one, push it again (%s)\n", plural(orphans, "file"), left)
 	}
 	f, err := st.stats.figures(ctx)
 	if err != nil {
@@ -726,9 +726,9 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 		return err
 	}
 	if tokens > 0 {
-		out.printf("%s for robots: what was revoked since the snapshot is good again; see berth token list\n", count(tokens, "token"))
+		out.printf("%s for robots: what was revoked since the snapshot is good again; see berth token list\n", plural(tokens, "token"))
 	}
-	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", count(int(f.Repositories), "repository"),
-		count(int(f.Tags), "tag"), count(int(f.Blobs.Count), "blob"), size(f.Blobs.Bytes))
+	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", plural(int(f.Repositories), "repository"),
+		plural(int(f.Tags), "tag"), plural(int(f.Blobs.Count), "blob"), formatSize(f.Blobs.Bytes))
 	return nil
 }

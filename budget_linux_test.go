@@ -15,7 +15,7 @@ func TestMemoryOfAControlGroup(t *testing.T) {
 		t.Fatalf("this machine has %d bytes of memory", all)
 	}
 	if os.Getenv("BERTH_TEST_MEMORY") != "" {
-		os.WriteFile(os.Getenv("BERTH_TEST_MEMORY"), []byte(size(all)), 0o600)
+		os.WriteFile(os.Getenv("BERTH_TEST_MEMORY"), []byte(formatSize(all)), 0o600)
 		return
 	}
 	group, file := "/sys/fs/cgroup/berth-test", "memory.max"

@@ -11,11 +11,11 @@ func TestBudgetGrowsWithMemory(t *testing.T) {
 	for _, memory := range []int64{64 << 20, 128 << 20, 512 << 20, 1 << 30, 64 << 30} {
 		b := budgetFor(memory)
 		if b.limit > memory/2 || b.limit <= last.limit || b.percent < last.percent || b.lookups < last.lookups || b.pages < last.pages {
-			t.Errorf("with %s it is %+v, after %+v", size(memory), b, last)
+			t.Errorf("with %s it is %+v, after %+v", formatSize(memory), b, last)
 		}
 		// What there is beside Go's heap: the program, and pages of the database.
 		if most := b.limit + 16<<20 + int64(b.pages); memory <= 64<<20 && most > memory {
-			t.Errorf("with %s it may come to %s", size(memory), size(most))
+			t.Errorf("with %s it may come to %s", formatSize(memory), formatSize(most))
 		}
 		last = b
 	}

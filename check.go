@@ -452,7 +452,7 @@ func (st *store) probe(ctx context.Context, d digest.Digest, size int64, deep bo
 	return err
 }
 
-func set(lists ...[]digest.Digest) map[digest.Digest]bool {
+func digestSet(lists ...[]digest.Digest) map[digest.Digest]bool {
 	s := make(map[digest.Digest]bool)
 	for _, list := range lists {
 		for _, d := range list {
@@ -474,8 +474,8 @@ func (r *report) checkReferences(x checkedManifest, m *manifest, where string, r
 		return err
 	}
 	// Sets, since a manifest may refer to very many.
-	used, named := set(uses), set(names)
-	mayUse, mayName := set(m.blobs, m.children), set(m.children, m.foreign, m.blobs)
+	used, named := digestSet(uses), digestSet(names)
+	mayUse, mayName := digestSet(m.blobs, m.children), digestSet(m.children, m.foreign, m.blobs)
 	for _, d := range m.blobs {
 		if !used[d] && !(r.sparse && named[d]) {
 			r.findf(relate, "manifest %s: blob %s is not recorded as used (3)", where, d)

@@ -125,9 +125,9 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 	case err != nil:
 		return err
 	case failed > 0:
-		return fmt.Errorf("%s could not be repaired", count(failed, "thing"))
+		return fmt.Errorf("%s could not be repaired", plural(failed, "thing"))
 	case len(a.PushAgain) > 0:
-		return fmt.Errorf("%s out of service until pushed again", count(len(a.PushAgain), "thing"))
+		return fmt.Errorf("%s out of service until pushed again", plural(len(a.PushAgain), "thing"))
 	case !o.JSON:
 		out.printf("all is well\n")
 	}

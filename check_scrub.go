@@ -87,13 +87,13 @@ func (sc *scrubber) awaitScrub(ctx context.Context, d time.Duration) {
 		case <-timer:
 			return
 		case d := <-sc.suspects:
-			sc.lookAt(d)
+			sc.inspect(d)
 		}
 	}
 }
 
-// lookAt takes a blob out of service that could not be read, if it cannot.
-func (sc *scrubber) lookAt(d digest.Digest) {
+// inspect takes a blob out of service that could not be read, if it cannot.
+func (sc *scrubber) inspect(d digest.Digest) {
 	if _, err := sc.quarantine(d); err != nil {
 		sc.log.Error("a blob could not be read", "digest", d, "error", err)
 	}
@@ -315,7 +315,7 @@ func (s *scrubbing) blob(b blobRow) error {
 	}
 	select {
 	case d := <-s.suspects:
-		s.lookAt(d)
+		s.inspect(d)
 	default:
 	}
 	s.blobs++

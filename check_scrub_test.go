@@ -185,7 +185,7 @@ func TestSuspectIsLookedAt(t *testing.T) {
 	r.st.scrubber.suspect(good)
 	r.st.scrubber.suspect(bad)
 	for range 2 {
-		r.st.scrubber.lookAt(<-r.st.scrubber.suspects)
+		r.st.scrubber.inspect(<-r.st.scrubber.suspects)
 	}
 	r.want(200, "HEAD", "/v2/a/blobs/"+good.String(), nil)
 	r.want(404, "HEAD", "/v2/a/blobs/"+bad.String(), nil)
@@ -480,7 +480,7 @@ func TestManyChecksLeaveRoomForRequests(t *testing.T) {
 
 // A busyHost says whether requests are under way by a function of the test's.
 type busyHost struct {
-	host
+	storeHost
 	under func() bool
 }
 

@@ -1,4 +1,4 @@
-// Commands: the table of them, and those on a data directory, whether or not a server has it.
+// Commands on a data directory, whether or not a server has it. The table of all is in cmd_table.go.
 //
 // The table says all about a command: its arguments and flags, what it does, whether it
 // changes or deletes, its help. Nothing else names them.

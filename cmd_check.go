@@ -38,8 +38,8 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 		}
 		out = newConsole(io.Discard, false)
 	}
-	out.printf("%s, %s, %s, %s with %s, %s\n", count(r.repositories, "repository"), count(r.manifests, "manifest"),
-		count(r.tags, "tag"), count(r.blobs, "blob"), size(r.bytes), count(r.uploads, "open upload"))
+	out.printf("%s, %s, %s, %s with %s, %s\n", plural(r.repositories, "repository"), plural(r.manifests, "manifest"),
+		plural(r.tags, "tag"), plural(r.blobs, "blob"), formatSize(r.bytes), plural(r.uploads, "open upload"))
 	for _, path := range r.rubbish {
 		out.printf("left over, not served, may be removed: %s\n", path)
 	}
@@ -51,9 +51,9 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 	}
 	switch n := len(r.findings); {
 	case n > 0:
-		return fmt.Errorf("%s found wrong; `berth repair` puts in order what can be, and says what to push again", count(n, "thing"))
+		return fmt.Errorf("%s found wrong; `berth repair` puts in order what can be, and says what to push again", plural(n, "thing"))
 	case len(r.damaged) > 0:
-		return fmt.Errorf("%s out of service; push the images again, or delete them", count(len(r.damaged), "thing"))
+		return fmt.Errorf("%s out of service; push the images again, or delete them", plural(len(r.damaged), "thing"))
 	case o.Deep:
 		out.printf("all is well\n")
 	default:

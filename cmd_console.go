@@ -76,9 +76,9 @@ func (p *progress) add(n int64) {
 	rate := float64(p.done) / now.Sub(p.begun).Seconds()
 	left := "?"
 	if rate > 0 {
-		left = duration(time.Duration(float64(max(0, p.total-p.done)) / rate * float64(time.Second)))
+		left = formatDuration(time.Duration(float64(max(0, p.total-p.done)) / rate * float64(time.Second)))
 	}
-	line := fmt.Sprintf("%s: %s of %s, %s/s, %s left", p.what, size(p.done), size(p.total), size(int64(rate)), left)
+	line := fmt.Sprintf("%s: %s of %s, %s/s, %s left", p.what, formatSize(p.done), formatSize(p.total), formatSize(int64(rate)), left)
 	if p.c.tty {
 		p.c.printf("\r\x1b[K%s", line)
 	} else {
@@ -93,8 +93,8 @@ func (p *progress) end() {
 	}
 }
 
-// size writes a number of bytes for people.
-func size(n int64) string {
+// formatSize writes a number of bytes for people.
+func formatSize(n int64) string {
 	switch {
 	case n < 1<<10:
 		return fmt.Sprintf("%d B", n)
@@ -108,8 +108,8 @@ func size(n int64) string {
 	return fmt.Sprintf("%.2f TiB", float64(n)/(1<<40))
 }
 
-// duration writes a time span for people, in its two greatest units.
-func duration(d time.Duration) string {
+// formatDuration writes a time span for people, in its two greatest units.
+func formatDuration(d time.Duration) string {
 	s := int64(d / time.Second)
 	switch {
 	case s < 60:
@@ -122,8 +122,8 @@ func duration(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
 }
 
-// count writes a number of things.
-func count(n int, thing string) string {
+// plural writes a number of things.
+func plural(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
 	}
@@ -143,21 +143,21 @@ func localTime(t *time.Time) string {
 	return t.Local().Format("2006-01-02 15:04")
 }
 
-// A table is lines whose columns are as wide as they need to be.
-type table struct {
+// A consoleTable is lines whose columns are as wide as they need to be.
+type consoleTable struct {
 	c *console
 	w *tabwriter.Writer
 	b strings.Builder
 }
 
-func (c *console) table(heads ...string) *table {
-	t := &table{c: c}
+func (c *console) table(heads ...string) *consoleTable {
+	t := &consoleTable{c: c}
 	t.w = tabwriter.NewWriter(&t.b, 0, 8, 2, ' ', 0)
 	t.row(heads...)
 	return t
 }
 
-func (t *table) row(cells ...string) {
+func (t *consoleTable) row(cells ...string) {
 	for i, cell := range cells {
 		cells[i] = strings.Map(func(r rune) rune {
 			if unicode.IsControl(r) { // in the name on a certificate, say
@@ -170,7 +170,7 @@ func (t *table) row(cells ...string) {
 }
 
 // end prints it.
-func (t *table) end() {
+func (t *consoleTable) end() {
 	t.w.Flush() // to memory
 	for line := range strings.Lines(t.b.String()) {
 		t.c.printf("%s\n", strings.TrimRight(line, " \n"))

@@ -38,11 +38,11 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 		}{c, list})
 	}
 	for _, d := range list {
-		out.printf("%-8s  %10s  %s  %s\n", d.Kind, size(d.Bytes), d.name(), d.Why)
+		out.printf("%-8s  %10s  %s  %s\n", d.Kind, formatSize(d.Bytes), d.name(), d.Why)
 	}
-	out.printf("%s %s, %s with %s, %s with %s\n", verb, count(c.Manifests, "manifest"), count(c.Blobs, "blob"), size(c.Bytes), count(c.Uploads, "upload"), size(c.Uploaded))
+	out.printf("%s %s, %s with %s, %s with %s\n", verb, plural(c.Manifests, "manifest"), plural(c.Blobs, "blob"), formatSize(c.Bytes), plural(c.Uploads, "upload"), formatSize(c.Uploaded))
 	if c.Promised > 0 {
-		out.printf("kept %s that a client was told of in the last half hour, or may have been before the start: a push may need it\n", count(c.Promised, "thing"))
+		out.printf("kept %s that a client was told of in the last half hour, or may have been before the start: a push may need it\n", plural(c.Promised, "thing"))
 	}
 	if !o.Now {
 		f, err := st.stats.figures(ctx)
@@ -50,7 +50,7 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 			return err
 		}
 		if f.InGrace.Bytes > 0 {
-			out.printf("another %s will go when its grace is over, or with --now\n", size(f.InGrace.Bytes))
+			out.printf("another %s will go when its grace is over, or with --now\n", formatSize(f.InGrace.Bytes))
 		}
 	}
 	return nil

@@ -71,7 +71,7 @@ func listCommand(ctx context.Context, st *store, o options, out *console) error 
 	for _, t := range tags {
 		for i, p := range append(t.Platforms, "-")[:max(1, len(t.Platforms))] {
 			if i == 0 {
-				table.row(t.Tag, shortDigest(t.Digest.String()), p, size(t.Size), localTime(t.Pushed), localTime(t.Pulled))
+				table.row(t.Tag, shortDigest(t.Digest.String()), p, formatSize(t.Size), localTime(t.Pushed), localTime(t.Pulled))
 			} else {
 				table.row("", "", p, "", "", "")
 			}
@@ -92,7 +92,7 @@ func listAll(ctx context.Context, st *store, o options, out *console) error {
 	}
 	table := out.table("REPOSITORY", "TAGS", "SIZE", "PUSHED")
 	for _, r := range repositories {
-		table.row(r.Repository, strconv.FormatInt(r.Tags, 10), size(r.Size), localTime(r.Pushed))
+		table.row(r.Repository, strconv.FormatInt(r.Tags, 10), formatSize(r.Size), localTime(r.Pushed))
 	}
 	table.end()
 	return nil
@@ -120,7 +120,7 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 		}
 		done = append(done, removal{arg, change})
 		if !o.JSON {
-			out.printf("%s removed; it can be brought back for %s of running: berth undo %d\n", arg, duration(st.restoreGrace()), change)
+			out.printf("%s removed; it can be brought back for %s of running: berth undo %d\n", arg, formatDuration(st.restoreGrace()), change)
 		}
 	}
 	if o.JSON {

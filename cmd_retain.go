@@ -46,10 +46,10 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 	case len(list) == 0:
 		out.printf("there are no rules of retention; [[retain]] in policy.toml makes some\n")
 	case o.Explain:
-		out.printf("%s would go, which frees %s once their grace is over\n", count(drops, "tag"), size(frees))
+		out.printf("%s would go, which frees %s once their grace is over\n", plural(drops, "tag"), formatSize(frees))
 	default:
 		out.printf("%s dropped, which frees %s once their grace is over; `berth log` shows them, and `berth undo` brings them back\n",
-			count(dropped, "tag"), size(frees))
+			plural(dropped, "tag"), formatSize(frees))
 	}
 	return nil
 }
@@ -64,7 +64,7 @@ func (x *explainedRepository) print(out *console) {
 	for _, e := range x.Tags {
 		does, frees := "keep", ""
 		if !e.Keep {
-			does, frees = "drop", size(e.Frees)
+			does, frees = "drop", formatSize(e.Frees)
 		}
 		table.row(e.Tag, does, frees, e.Rule, e.Why)
 	}

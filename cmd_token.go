@@ -155,24 +155,3 @@ func (x *robots) revoke(name string, out *console) error {
 	out.printf("token %s revoked; it is worth nothing from now on\n", name)
 	return nil
 }
-
-// splitList reads a flag that may have several values, with commas.
-func splitList(text string) []string {
-	return strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' })
-}
-
-// parseLife reads a time span in days (90d), or as the other flags; 0 is never.
-func parseLife(text string) (time.Duration, error) {
-	if text == "never" {
-		return 0, nil
-	}
-	var days int
-	if n, err := fmt.Sscanf(text, "%dd", &days); n == 1 && err == nil && fmt.Sprintf("%dd", days) == text && days > 0 && days < 36500 {
-		return time.Duration(days) * 24 * time.Hour, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%q is not a time span; use for example 90d, 12h or never", text)
-	}
-	return d, nil
-}

@@ -19,11 +19,11 @@ func uploadsCommand(ctx context.Context, st *store, o options, out *console) err
 	}
 	table := out.table("REPOSITORY", "OWNER", "SIZE", "AGE", "IDLE", "UPLOAD")
 	for _, u := range uploads {
-		idle := duration(time.Duration(u.Idle) * time.Second)
+		idle := formatDuration(time.Duration(u.Idle) * time.Second)
 		if u.AtWork {
 			idle = "at work"
 		}
-		table.row(u.Repository, u.Owner, size(u.Bytes), duration(time.Duration(u.Age)*time.Second), idle, u.Upload)
+		table.row(u.Repository, u.Owner, formatSize(u.Bytes), formatDuration(time.Duration(u.Age)*time.Second), idle, u.Upload)
 	}
 	table.end()
 	return nil

@@ -221,7 +221,7 @@ func readFile(path string) (text []byte, info fs.FileInfo, err error) {
 	}
 	text, err = io.ReadAll(io.LimitReader(f, maxWatched+1))
 	if err == nil && len(text) > maxWatched {
-		err = fmt.Errorf("longer than %s", size(maxWatched))
+		err = fmt.Errorf("longer than %s", formatSize(maxWatched))
 	}
 	return text, info, err
 }

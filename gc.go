@@ -44,9 +44,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// atOnce bounds the rows a collecting transaction removes, so that no
+// collectAtOnce bounds the rows a collecting transaction removes, so that no
 // push waits long for it.
-const atOnce = 50
+const collectAtOnce = 50
 
 // A collector removes what nothing refers to from its store.
 type collector struct {
@@ -264,12 +264,12 @@ func (gc *collector) collectRepositories(g graces, c *tally) error {
 func (gc *collector) emptyRepositories(cutoff int64) (n int, err error) {
 	const query = `SELECT 0, m.repository, m.id, m.digest, r.name, 1 FROM repository r JOIN manifest m ON m.repository = r.id
 		WHERE r.deleted < ? ORDER BY r.deleted LIMIT ?` // any some of them: to sort would be to look at all
-	due, err := listRows(gc, scanLoose, query, cutoff, atOnce)
+	due, err := listRows(gc, scanLoose, query, cutoff, collectAtOnce)
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
 	err = gc.update(func(t *tx) error {
-		if due, err = listRows(t, scanLoose, query, cutoff, atOnce); err != nil {
+		if due, err = listRows(t, scanLoose, query, cutoff, collectAtOnce); err != nil {
 			return err
 		}
 		for _, x := range due {
@@ -312,7 +312,7 @@ func (gc *collector) collectManifests(g graces, c *tally) error {
 			if err := t.removeManifest(x.repo, x.id, x.digest); err != nil {
 				return false, err
 			}
-			return true, t.dropSignatures(repository{x.repo, x.repository}, x.digest, rules)
+			return true, t.dropSignatures(storedRepository{x.repo, x.repository}, x.digest, rules)
 		},
 		func(x looseRow) {
 			c.Manifests++
@@ -375,7 +375,7 @@ func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query
 		var promised int
 		err = gc.update(func(t *tx) (err error) {
 			gone, promised = nil, 0
-			due, err = listRows(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, atOnce)
+			due, err = listRows(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, collectAtOnce)
 			if err != nil {
 				return err
 			}
@@ -407,7 +407,7 @@ func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query
 			removed(x)
 		}
 		c.Promised += promised
-		if len(due) < atOnce {
+		if len(due) < collectAtOnce {
 			return nil
 		}
 		after = due[len(due)-1]
@@ -435,7 +435,7 @@ func (gc *collector) emptyTrash(ctx context.Context) (n int, err error) {
 	defer gc.removal.Unlock()
 	var errs []error
 	for last := digest.Digest(""); ; {
-		due, err := listRows(gc, scanOne[digest.Digest], `SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`, last, atOnce)
+		due, err := listRows(gc, scanOne[digest.Digest], `SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`, last, collectAtOnce)
 		if err != nil {
 			return n, err
 		}
@@ -450,7 +450,7 @@ func (gc *collector) emptyTrash(ctx context.Context) (n int, err error) {
 			errs = append(errs, err)
 			rest = rest[k:]
 		}
-		if len(due) < atOnce || ctx.Err() != nil {
+		if len(due) < collectAtOnce || ctx.Err() != nil {
 			return n, errors.Join(errs...)
 		}
 		last = due[len(due)-1]

@@ -162,7 +162,7 @@ func (p *planner) cutoff(grace time.Duration) int64 {
 }
 
 func (p *planner) ago(uptime int64) string {
-	return duration(max(0, p.st.uptime()-time.Duration(uptime)*time.Second))
+	return formatDuration(max(0, p.st.uptime()-time.Duration(uptime)*time.Second))
 }
 
 // kill notes that a manifest goes, unless it was promised.

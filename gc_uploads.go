@@ -22,7 +22,7 @@ func (gc *collector) dropUploads(c *tally) (err error) {
 		}
 	}()
 	for after := ""; ; {
-		list, err := listRows(gc, scanSession, `SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`, after, atOnce)
+		list, err := listRows(gc, scanSession, `SELECT id, repository, owner FROM upload WHERE id > ? ORDER BY id LIMIT ?`, after, collectAtOnce)
 		if err != nil {
 			return err
 		}
@@ -39,7 +39,7 @@ func (gc *collector) dropUploads(c *tally) (err error) {
 				return err
 			}
 		}
-		if len(list) < atOnce {
+		if len(list) < collectAtOnce {
 			return nil
 		}
 	}
@@ -93,7 +93,7 @@ func (gc *collector) expireUploads(g graces, c *tally) error {
 	cutoff := gc.cutoff(g.upload)
 	for {
 		n, err := gc.expireSome(cutoff, c)
-		if err != nil || n < atOnce {
+		if err != nil || n < collectAtOnce {
 			return err
 		}
 	}
@@ -102,7 +102,7 @@ func (gc *collector) expireUploads(g graces, c *tally) error {
 // expireSome looks at some of the sessions that nobody has used since the cutoff, and
 // returns at how many: each has ended then, or was used after all.
 func (gc *collector) expireSome(cutoff int64, c *tally) (n int, err error) {
-	due, err := listRows(gc, scanSession, `SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`, cutoff, atOnce)
+	due, err := listRows(gc, scanSession, `SELECT id, repository, owner FROM upload WHERE used < ? ORDER BY used LIMIT ?`, cutoff, collectAtOnce)
 	if err != nil {
 		return 0, err
 	}

@@ -41,7 +41,7 @@ type server struct {
 	planning chan struct{} // likewise, for what looks at more
 	large    atomic.Int64  // large manifests in memory
 	waiting  *waiting
-	lines    struct{ sessions, bodies, large line } // that wait to be opened, to arrive, to be read
+	lines    struct{ sessions, bodies, large waitingLine } // that wait to be opened, to arrive, to be read
 }
 
 type serverConfig struct {
@@ -56,10 +56,10 @@ type serverConfig struct {
 type access int
 
 const (
-	open    access = iota // anyone may
-	login                 // anyone may; the handler wants to know who it is
-	enter                 // whoever is known, or has a token
-	catalog               // list the repositories that one may pull from
+	openToAll access = iota // anyone may
+	login                   // anyone may; the handler wants to know who it is
+	enter                   // whoever is known, or has a token
+	catalog                 // list the repositories that one may pull from
 	pull
 	push
 	remove
@@ -99,15 +99,15 @@ func (s *server) routes() []route {
 		{"GET " + ours + "retention", review, s.getRetention},
 		{"GET " + ours + "history", review, s.getHistory},
 		{"POST " + ours + "undo", remove, s.postUndo},
-		{"GET /healthz", open, s.getHealth},
-		{"GET /readyz", open, s.getReady},
+		{"GET /healthz", openToAll, s.getHealth},
+		{"GET /readyz", openToAll, s.getReady},
 		{"GET /metrics", observe, s.getMetrics},
 		{"GET /token", login, s.getToken}, // Docker's token authentication
 		{"POST /token", login, s.getToken},
-		{"GET /trust", open, s.getTrust},
-		{"GET /trust.sh", open, s.getTrust},
-		{"GET /trust.crt", open, s.getTrust},
-		{"/", open, s.noEndpoint},
+		{"GET /trust", openToAll, s.getTrust},
+		{"GET /trust.sh", openToAll, s.getTrust},
+		{"GET /trust.crt", openToAll, s.getTrust},
+		{"/", openToAll, s.noEndpoint},
 	}
 }
 
@@ -124,7 +124,7 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 		return nil, err
 	}
 	s := &server{gate: gate, ids: newRequestIDs(), serverConfig: cfg, st: st, mux: http.NewServeMux(), waiting: newWaiting(),
-		building: make(chan struct{}, max(4, runtime.GOMAXPROCS(0))), planning: make(chan struct{}, maxLooks)}
+		building: make(chan struct{}, max(4, runtime.GOMAXPROCS(0))), planning: make(chan struct{}, maxInUse)}
 	s.lines.sessions.waiting, s.lines.bodies.waiting, s.lines.large.waiting = s.waiting, s.waiting, s.waiting
 	if cfg.certificates != nil {
 		cfg.certificates.called = gate.called

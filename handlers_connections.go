@@ -289,7 +289,7 @@ func (c *connections) context(ctx context.Context, conn net.Conn) context.Contex
 // answered.
 func hold(r *http.Request, need access) *connection {
 	x, _ := r.Context().Value(connectionKey{}).(*connection)
-	if x == nil || need == open {
+	if x == nil || need == openToAll {
 		return nil
 	}
 	x.all.mu.Lock()

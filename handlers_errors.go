@@ -173,8 +173,3 @@ func writeError(w http.ResponseWriter, e *protocolError) {
 	w.WriteHeader(e.status)
 	w.Write(body)
 }
-
-// seconds writes a wait for Retry-After.
-func seconds(d time.Duration) string {
-	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
-}

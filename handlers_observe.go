@@ -235,8 +235,8 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", cut(r.Method)),
-		slog.String("path", cut(r.URL.EscapedPath())),
+		slog.String("method", shorten(r.Method)),
+		slog.String("path", shorten(r.URL.EscapedPath())),
 		slog.String("route", route),
 		slog.Int("status", status),
 		slog.Int64("bytes", w.bytes),

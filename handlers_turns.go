@@ -85,8 +85,8 @@ func (w *waiting) sleep(done <-chan struct{}, address string, d time.Duration) b
 	return true
 }
 
-// A line is those who wait until there is room for one more.
-type line struct {
+// A waitingLine is those who wait until there is room for one more.
+type waitingLine struct {
 	*waiting
 	length atomic.Int32
 	queue  lists.List // of *waiter; mu guards it
@@ -101,7 +101,7 @@ type waiter struct {
 // await returns what try does as soon as that is not full, or full when the
 // request has waited for as long as may be. Who comes later than another of the
 // same address is served later.
-func (l *line) await(w *response, r *http.Request, most time.Duration, full *protocolError, try func() error) error {
+func (l *waitingLine) await(w *response, r *http.Request, most time.Duration, full *protocolError, try func() error) error {
 	if l.length.Load() == 0 || !l.has(w.origin.key()) {
 		if err := try(); !errors.Is(err, full) {
 			return err
@@ -131,14 +131,14 @@ func (l *line) await(w *response, r *http.Request, most time.Duration, full *pro
 }
 
 // has reports whether a request of an address waits.
-func (l *line) has(address string) bool {
+func (l *waitingLine) has(address string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.holds(address)
 }
 
 // holds is has; l.mu is held.
-func (l *line) holds(address string) bool {
+func (l *waitingLine) holds(address string) bool {
 	for e := l.queue.Front(); e != nil; e = e.Next() {
 		if e.Value.(*waiter).address == address {
 			return true
@@ -149,7 +149,7 @@ func (l *line) holds(address string) bool {
 
 // join is who comes last, or nil if too many wait. The first of an address has a
 // turn at once: there may have come room since it tried.
-func (l *line) join(address string) *lists.Element {
+func (l *waitingLine) join(address string) *lists.Element {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := &waiter{address, make(chan struct{}, 1)}
@@ -165,7 +165,7 @@ func (l *line) join(address string) *lists.Element {
 
 // quit ends a wait. A turn that was not used, or that nobody was there for, goes to
 // who waits longest.
-func (l *line) quit(e *lists.Element) {
+func (l *waitingLine) quit(e *lists.Element) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := e.Value.(*waiter)
@@ -179,7 +179,7 @@ func (l *line) quit(e *lists.Element) {
 
 // freed gives a turn to who waits longest: there is room for one more. If all have one
 // already, it is for who comes while they wait.
-func (l *line) freed() {
+func (l *waitingLine) freed() {
 	if l.length.Load() == 0 {
 		return
 	}
@@ -188,7 +188,7 @@ func (l *line) freed() {
 	l.missed = !wake(l.queue.Front()) && l.queue.Len() > 0
 }
 
-func (l *line) wakeAfter(e *lists.Element) {
+func (l *waitingLine) wakeAfter(e *lists.Element) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	wake(e.Next())

@@ -367,7 +367,7 @@ func TestNobodyInALineIsForgotten(t *testing.T) {
 
 // Two places that come free before anybody has moved are two turns.
 func TestEachPlaceIsATurn(t *testing.T) {
-	l := &line{waiting: newWaiting()}
+	l := &waitingLine{waiting: newWaiting()}
 	var turns []chan struct{}
 	for _, address := range []string{"a", "b", "c"} {
 		w := l.join(address).Value.(*waiter)
@@ -386,7 +386,7 @@ func TestEachPlaceIsATurn(t *testing.T) {
 // A place that came free while one of an address was about to take another is not
 // lost on who comes next of that address.
 func TestFreePlaceIsNotOverlooked(t *testing.T) {
-	l := &line{waiting: newWaiting()}
+	l := &waitingLine{waiting: newWaiting()}
 	tried := make(chan struct{})
 	l.after = func(time.Duration) <-chan time.Time { return nil }
 	await := func(try func() error) <-chan error {

@@ -97,7 +97,7 @@ func (u *undoing) step(s step) error {
 }
 
 // tag puts a tag back to where it was.
-func (u *undoing) tag(repo repository, s step) error {
+func (u *undoing) tag(repo storedRepository, s step) error {
 	name := s.repository + ":" + s.tag
 	is, err := u.findTag(repo.id, s.tag)
 	if err != nil {
@@ -165,7 +165,7 @@ func (u *undoing) remade(s step) bool {
 }
 
 // manifest restores a manifest that was deleted, or deletes one that was restored.
-func (u *undoing) manifest(repo repository, s step) error {
+func (u *undoing) manifest(repo storedRepository, s step) error {
 	d := digest.Digest(s.old + s.new)
 	name := s.repository + "@" + d.String()
 	var id int64
@@ -235,10 +235,10 @@ func (u *undoing) repository(s step) error {
 		if last > u.number {
 			return errCannotUndo.saying("%s has changed since, by change %d: undo that first, or delete it", s.new, last)
 		}
-		if err := u.immutableIn(repository{id, s.new}, u.rules, u.c.author); err != nil {
+		if err := u.immutableIn(storedRepository{id, s.new}, u.rules, u.c.author); err != nil {
 			return err
 		}
-		hidden, err := u.hideRepository(u.c, repository{id, s.new})
+		hidden, err := u.hideRepository(u.c, storedRepository{id, s.new})
 		u.did = append(u.did, step{kind: ofRepository, repository: s.new, old: s.new, new: hidden})
 		return err
 	}

@@ -93,19 +93,19 @@ func TestMemberOfManyIndexes(t *testing.T) {
 func TestRepositoryThatIsHalfCollected(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.noPromises = true })
-	for i := range 2 * atOnce {
+	for i := range 2 * collectAtOnce {
 		r.pushImage("a", fmt.Sprint(i), fmt.Sprintf(`{"n":%d}`, i))
 	}
 	r.command("rm", "a")
 	number := r.last("a")
 	r.moved.Add(int64(r.cfg.untaggedGrace + time.Minute))
 	// A collection that is ended after its first transaction.
-	if n, err := r.st.collector.emptyRepositories(r.st.collector.cutoff(r.st.graces().manifest)); err != nil || n != atOnce {
-		t.Fatalf("%d manifests are collected (%v), want %d", n, err, atOnce)
+	if n, err := r.st.collector.emptyRepositories(r.st.collector.cutoff(r.st.graces().manifest)); err != nil || n != collectAtOnce {
+		t.Fatalf("%d manifests are collected (%v), want %d", n, err, collectAtOnce)
 	}
 	var left int
-	if err := r.st.get(`SELECT count(*) FROM manifest`, nil, &left); err != nil || left != atOnce {
-		t.Fatalf("%d manifests are left (%v), want %d", left, err, atOnce)
+	if err := r.st.get(`SELECT count(*) FROM manifest`, nil, &left); err != nil || left != collectAtOnce {
+		t.Fatalf("%d manifests are left (%v), want %d", left, err, collectAtOnce)
 	}
 	r.undo(409, "a", number, "not there under that name any more")
 	r.pass(r.cfg.grace + time.Minute)

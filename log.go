@@ -16,8 +16,8 @@ import (
 // longest name with the longest digest is less.
 const maxLogged = 512
 
-// cut keeps the beginning of what a client has chosen, for the log.
-func cut(text string) string {
+// shorten keeps the beginning of what a client has chosen, for the log.
+func shorten(text string) string {
 	if len(text) <= maxLogged {
 		return text
 	}
@@ -27,7 +27,7 @@ func cut(text string) string {
 // newLog returns a logger for lines of text, or of JSON. What is for the audit
 // is written at any level.
 func newLog(w io.Writer, json bool, level slog.Level) *slog.Logger {
-	w = &lines{w: w}
+	w = &lineWriter{w: w}
 	name := func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.LevelKey && len(groups) == 0 {
 			return slog.String(slog.LevelKey, "AUDIT")
@@ -63,13 +63,13 @@ func (h logHandler) WithGroup(name string) slog.Handler {
 	return logHandler{h.Handler.WithGroup(name), h.audit.WithGroup(name)}
 }
 
-// lines are written one at a time, by whichever handler.
-type lines struct {
+// lineWriter are written one at a time, by whichever handler.
+type lineWriter struct {
 	mu sync.Mutex // held while one is written
 	w  io.Writer
 }
 
-func (l *lines) Write(p []byte) (int, error) {
+func (l *lineWriter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.w.Write(p)

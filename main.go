@@ -28,7 +28,7 @@
 //
 // To understand Berth, read in this order: the invariants at the head of store.go; routes in
 // handlers.go; putUpload in upload.go down to commitBlob in store_blob.go; putManifest in
-// store_refs.go; the head of gc.go. That is how bytes come in, why they stay, and when they go.
+// store_push.go; the head of gc.go. That is how bytes come in, why they stay, and when they go.
 // ARCHITECTURE.md has the same step by step, the words, and where to change what.
 //
 // Most functions are methods of a few types. A server answers requests from a store. A store has
@@ -131,7 +131,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 
 // versionCommand is `berth version`.
 func versionCommand(_ context.Context, _ *config, _ io.Reader, stdout io.Writer) error {
-	_, err := fmt.Fprintln(stdout, "berth", version())
+	_, err := fmt.Fprintln(stdout, "berth", buildVersion())
 	return err
 }
 
@@ -490,10 +490,10 @@ func greet(w io.Writer, cfg *config, addr net.Addr, openTo string) {
 		scheme = "https"
 	}
 	if cfg.jsonLog {
-		cfg.log.Info("serving", "version", version(), "data", dir, "url", scheme+"://"+address, "reach", reach, "open", openTo, "ca", cfg.certificates.fingerprint())
+		cfg.log.Info("serving", "version", buildVersion(), "data", dir, "url", scheme+"://"+address, "reach", reach, "open", openTo, "ca", cfg.certificates.fingerprint())
 		return
 	}
-	fmt.Fprintf(w, "Berth %s serves %s on %s://%s\n", version(), dir, scheme, address)
+	fmt.Fprintf(w, "Berth %s serves %s on %s://%s\n", buildVersion(), dir, scheme, address)
 	fmt.Fprintf(w, "Open to %s, port %s: %s\n", reach, port, openTo)
 	if !cfg.readOnly {
 		fmt.Fprintf(w, "Try:  docker tag alpine %[1]s/alpine && docker push %[1]s/alpine\n", address)
@@ -503,8 +503,8 @@ func greet(w io.Writer, cfg *config, addr net.Addr, openTo string) {
 	}
 }
 
-// version is the module's version, or the commit it was built from.
-func version() string {
+// buildVersion is the module's version, or the commit it was built from.
+func buildVersion() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

@@ -131,7 +131,7 @@ func writeProcess(b *bytes.Buffer) {
 			writeMetric(b, x.name, x.kind, float64(v.Uint64()))
 		}
 	}
-	writeMetric(b, "process_start_time_seconds", "gauge", float64(started.Unix()))
+	writeMetric(b, "process_start_time_seconds", "gauge", float64(processStarted.Unix()))
 	for _, x := range processFigures() {
 		writeMetric(b, x.name, x.kind, x.value)
 	}

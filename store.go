@@ -61,7 +61,7 @@ type store struct {
 	*dataDir
 	*database
 	settings
-	host      host
+	host      storeHost
 	platforms *platformFinder
 	pruner    *pruner
 	stats     *statistics
@@ -325,14 +325,14 @@ func (st *store) keep(update, exists string, key ...any) error {
 
 var errGone = errors.New("collected meanwhile")
 
-// A repository is a row of that table.
-type repository struct {
+// A storedRepository is a row of that table.
+type storedRepository struct {
 	id   int64
 	name string
 }
 
 // findRepository returns a repository; errNameUnknown if there is none.
-func (t *tx) findRepository(name string) (repo repository, err error) {
+func (t *tx) findRepository(name string) (repo storedRepository, err error) {
 	repo.name = name
 	err = t.get(`SELECT id FROM repository WHERE name = ?`, []any{name}, &repo.id)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -342,7 +342,7 @@ func (t *tx) findRepository(name string) (repo repository, err error) {
 }
 
 // makeRepository returns a repository, which it makes if need be.
-func (t *tx) makeRepository(name string) (repository, error) {
+func (t *tx) makeRepository(name string) (storedRepository, error) {
 	repo, err := t.findRepository(name)
 	if errors.Is(err, errNameUnknown) {
 		err = t.get(`INSERT INTO repository (name) VALUES (?) RETURNING id`, []any{name}, &repo.id)

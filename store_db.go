@@ -25,11 +25,11 @@ type database struct {
 	writer   *committer // nil on a read-only disk
 	writerDB *sql.DB
 	reads    statements    // on readers
-	looks    chan struct{} // full while as many snapshots as may be are in use
+	inUse    chan struct{} // full while as many snapshots as may be are in use
 }
 
 func newDatabase(data *dataDir, pages int) *database {
-	return &database{dataDir: data, pages: pages, looks: make(chan struct{}, maxLooks)}
+	return &database{dataDir: data, pages: pages, inUse: make(chan struct{}, maxInUse)}
 }
 
 // dsn is the name by which the driver opens the database, with pragmas.
@@ -162,7 +162,7 @@ func (db *database) openReaders() (err error) {
 }
 
 // maxReaders is how many connections there are that read.
-func maxReaders() int { return max(4, runtime.GOMAXPROCS(0)) + maxLooks }
+func maxReaders() int { return max(4, runtime.GOMAXPROCS(0)) + maxInUse }
 
 // cacheSize is the pragma for how much of the database a connection keeps.
 func (db *database) cacheSize() string {
@@ -249,8 +249,8 @@ func (db *database) get(query string, args []any, dest ...any) error {
 	return getRow(db, query, args, dest...)
 }
 
-// maxLooks bounds the snapshots in use at one time.
-const maxLooks = 2
+// maxInUse bounds the snapshots in use at one time.
+const maxInUse = 2
 
 // look calls fn with a snapshot that is valid until fn returns. SQLite's log
 // grows meanwhile if there are pushes, so fn should not take long.
@@ -258,8 +258,8 @@ func (db *database) look(ctx context.Context, fn func(snapshot) error) error {
 	// Each holds a connection, and fn may need another: some are left for it,
 	// and for requests.
 	select {
-	case db.looks <- struct{}{}:
-		defer func() { <-db.looks }()
+	case db.inUse <- struct{}{}:
+		defer func() { <-db.inUse }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

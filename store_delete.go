@@ -82,7 +82,7 @@ func (st *store) deleteRepository(name string, by author) (number int64, err err
 }
 
 // immutableIn is errDenied if a repository has a tag that never goes.
-func (t *tx) immutableIn(repo repository, rules *tagRules, by author) error {
+func (t *tx) immutableIn(repo storedRepository, rules *tagRules, by author) error {
 	if by.force || len(rules.immutable) == 0 {
 		return nil
 	}

@@ -14,7 +14,7 @@ import (
 
 // hideManifest takes a manifest that has no tags out of sight, with the blobs that no
 // other uses. It keeps them, and can be shown again as long as its grace lasts.
-func (t *tx) hideManifest(c *change, repo repository, id int64, d digest.Digest) error {
+func (t *tx) hideManifest(c *change, repo storedRepository, id int64, d digest.Digest) error {
 	if _, err := t.exec(`UPDATE manifest SET deleted = ?2, loose = ?2 WHERE id = ?1`, id, t.clock); err != nil {
 		return err
 	}
@@ -28,7 +28,7 @@ func (t *tx) hideManifest(c *change, repo repository, id int64, d digest.Digest)
 }
 
 // showManifest brings a hidden manifest back.
-func (t *tx) showManifest(c *change, repo repository, id int64, d digest.Digest) error {
+func (t *tx) showManifest(c *change, repo storedRepository, id int64, d digest.Digest) error {
 	if _, err := t.exec(`UPDATE manifest SET deleted = NULL, loose = ?2 WHERE id = ?1`, id, t.clock); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (t *tx) showLinks(repo, id int64) error {
 
 // hideRepository takes a repository out of sight, under a name that nobody can ask for and no
 // other repository has.
-func (t *tx) hideRepository(c *change, repo repository) (hidden string, err error) {
+func (t *tx) hideRepository(c *change, repo storedRepository) (hidden string, err error) {
 	if c.number == 0 {
 		if c.number, err = t.nextChange(); err != nil {
 			return "", err

@@ -7,9 +7,9 @@ package main
 
 import "sync"
 
-// A host answers what the store cannot know. Its methods may be called from any goroutine
+// A storeHost answers what the store cannot know. Its methods may be called from any goroutine
 // and do not wait for the store, except for noteGuarded.
-type host interface {
+type storeHost interface {
 	serves() bool                            // there may be clients
 	busy() bool                              // there are requests under way
 	everybodyMay() bool                      // anything: there are no users and no rules
@@ -44,4 +44,4 @@ func (h *commandHost) noteGuarded() error                 { return nil }
 func (h *commandHost) uploadEnded()                       {}
 
 // attend makes h the host. It is called before any request and any loop.
-func (st *store) attend(h host) { st.host = h }
+func (st *store) attend(h storeHost) { st.host = h }

@@ -1,4 +1,7 @@
-// A manifest is pushed: the rules, what it refers to, its row, its tags, in one transaction.
+// A manifest is pushed: the rules, what it refers to, its row, its tags.
+//
+// What is missing is looked for first, without keeping others waiting, if it may be much; all of
+// it is looked at again in the one transaction that makes the push visible.
 
 package main
 
@@ -78,4 +81,74 @@ func (st *store) lookForMissing(repository string, m *manifest) error {
 		err = missingError(missing)
 	}
 	return err
+}
+
+// store makes sure that the repository has a manifest, as a client pushes it, and
+// returns its id.
+func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
+	var deleted bool
+	var mediaType string
+	err = p.get(`SELECT id, deleted IS NOT NULL, media_type FROM manifest WHERE repository = ? AND digest = ?`, []any{p.repo.id, m.digest}, &id, &deleted, &mediaType)
+	if err == nil && mediaType != m.mediaType {
+		if err := p.mayRetype(id, m, mediaType, deleted); err != nil {
+			return 0, err
+		}
+	}
+	switch {
+	case err == nil && deleted: // it comes back like any other
+		if err := p.removeManifest(p.repo.id, id, m.digest); err != nil {
+			return 0, err
+		}
+	case err == nil:
+		if mediaType != m.mediaType {
+			if _, err := p.exec(`UPDATE manifest SET media_type = ?2, platform = ?3 WHERE id = ?1`, id, m.mediaType, p.it.platform); err != nil {
+				return 0, err
+			}
+		}
+		if err := p.heal(id, m); err != nil {
+			return 0, err
+		}
+		if m.subject != "" { // whoever pushes it when its subject has gone means to keep it
+			if _, err := p.exec(`UPDATE manifest SET met = 0 WHERE id = ?1 AND met = 1
+				AND NOT EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?2 AND s.digest = ?3)`, id, p.repo.id, m.subject); err != nil {
+				return 0, err
+			}
+			if err := p.settleManifest(p.repo.id, m.digest); err != nil {
+				return 0, err
+			}
+		}
+		// Its config may not have been there before.
+		_, err = p.exec(`UPDATE manifest SET platform = ?2 WHERE id = ?1 AND platform IS DISTINCT FROM ?2 AND coalesce(platform, '') = ''`, id, p.it.platform)
+		return id, err
+	case !errors.Is(err, sql.ErrNoRows):
+		return 0, err
+	}
+	return p.insertManifest(p.repo.id, m, allowance{sparse: sparse, platform: p.it.platform})
+}
+
+// mayRetype is errDenied if a manifest that is there, or was deleted, must keep its
+// media type: an index names it, or a tag that never moves points at it.
+func (p *pushing) mayRetype(id int64, m *manifest, is string, deleted bool) error {
+	if !deleted && !p.c.overwrite {
+		return errDenied.saying("%s is there as %q; you may push, but not overwrite", m.digest, is)
+	}
+	tags, err := listRows(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if rule := p.rules.immutableBy(p.repo.name, tag); rule != nil {
+			return immutableError(p.repo.name, tag, rule)
+		}
+	}
+	var index digest.Digest
+	err = p.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL
+		WHERE n.repository = ? AND n.digest = ? LIMIT 1`, []any{p.repo.id, m.digest}, &index)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errDenied.saying("%s is in the index %s as %q; push it as that, or delete the index first", m.digest, index, is)
 }

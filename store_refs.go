@@ -1,10 +1,8 @@
-// Manifests and tags: what refers to what.
+// Manifests: found, verified, and what each refers to.
 //
 // A manifest's references are rows: uses for the blobs it needs, names for
-// what it names by digest alone (an index's members, foreign layers). Every
-// transaction that adds or takes a reference settles what is at the other end:
-// loose exactly while nothing refers to it (6 in store.go). The collector
-// relies on that and on nothing else.
+// what it names by digest alone (an index's members, foreign layers). What adds or
+// takes one settles both ends (store_settle.go).
 
 package main
 
@@ -138,58 +136,6 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 	return m, nil
 }
 
-// store makes sure that the repository has a manifest, as a client pushes it, and
-// returns its id.
-func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
-	var deleted bool
-	var mediaType string
-	err = p.get(`SELECT id, deleted IS NOT NULL, media_type FROM manifest WHERE repository = ? AND digest = ?`, []any{p.repo.id, m.digest}, &id, &deleted, &mediaType)
-	if err == nil && mediaType != m.mediaType {
-		if err := p.mayRetype(id, m, mediaType, deleted); err != nil {
-			return 0, err
-		}
-	}
-	switch {
-	case err == nil && deleted: // it comes back like any other
-		if err := p.removeManifest(p.repo.id, id, m.digest); err != nil {
-			return 0, err
-		}
-	case err == nil:
-		if mediaType != m.mediaType {
-			if _, err := p.exec(`UPDATE manifest SET media_type = ?2, platform = ?3 WHERE id = ?1`, id, m.mediaType, p.it.platform); err != nil {
-				return 0, err
-			}
-		}
-		if err := p.heal(id, m); err != nil {
-			return 0, err
-		}
-		if m.subject != "" { // whoever pushes it when its subject has gone means to keep it
-			if _, err := p.exec(`UPDATE manifest SET met = 0 WHERE id = ?1 AND met = 1
-				AND NOT EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?2 AND s.digest = ?3)`, id, p.repo.id, m.subject); err != nil {
-				return 0, err
-			}
-			if err := p.settleManifest(p.repo.id, m.digest); err != nil {
-				return 0, err
-			}
-		}
-		// Its config may not have been there before.
-		_, err = p.exec(`UPDATE manifest SET platform = ?2 WHERE id = ?1 AND platform IS DISTINCT FROM ?2 AND coalesce(platform, '') = ''`, id, p.it.platform)
-		return id, err
-	case !errors.Is(err, sql.ErrNoRows):
-		return 0, err
-	}
-	return p.insertManifest(p.repo.id, m, admission{sparse: sparse, platform: p.it.platform})
-}
-
-// heal gives a manifest that is there the bytes of one that is pushed, and what is
-// listed of them, unless it has those: they may have rotted, and nobody have noticed yet.
-func (t *tx) heal(id int64, m *manifest) error {
-	_, annotations := m.about()
-	_, err := t.exec(`UPDATE manifest SET body = ?2, artifact_type = ?3, annotations = ?4, damaged = NULL WHERE id = ?1
-		AND (damaged IS NOT NULL OR body <> ?2 OR artifact_type <> ?3 OR annotations IS DISTINCT FROM ?4)`, id, m.body, m.artifactType, annotations)
-	return err
-}
-
 // about returns what a manifest is about, and what the list of its referrers shows, as
 // in the schema.
 func (m *manifest) about() (subject, annotations sql.NullString) {
@@ -200,36 +146,9 @@ func (m *manifest) about() (subject, annotations sql.NullString) {
 	return subject, annotations
 }
 
-// mayRetype is errDenied if a manifest that is there, or was deleted, must keep its
-// media type: an index names it, or a tag that never moves points at it.
-func (p *pushing) mayRetype(id int64, m *manifest, is string, deleted bool) error {
-	if !deleted && !p.c.overwrite {
-		return errDenied.saying("%s is there as %q; you may push, but not overwrite", m.digest, is)
-	}
-	tags, err := listRows(p.tx, scanOne[string], `SELECT name FROM tag WHERE manifest = ?`, id)
-	if err != nil {
-		return err
-	}
-	for _, tag := range tags {
-		if rule := p.rules.immutableBy(p.repo.name, tag); rule != nil {
-			return immutableError(p.repo.name, tag, rule)
-		}
-	}
-	var index digest.Digest
-	err = p.get(`SELECT m.digest FROM names n JOIN manifest m ON m.id = n.manifest AND m.deleted IS NULL
-		WHERE n.repository = ? AND n.digest = ? LIMIT 1`, []any{p.repo.id, m.digest}, &index)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errDenied.saying("%s is in the index %s as %q; push it as that, or delete the index first", m.digest, index, is)
-}
-
-// An admission says what a manifest that is added may lack, and what is known of
+// An allowance says what a manifest that is added may lack, and what is known of
 // it beside its bytes.
-type admission struct {
+type allowance struct {
 	sparse  bool // all that it refers to
 	damaged bool // the bytes of what has rows
 
@@ -239,7 +158,7 @@ type admission struct {
 
 // insertManifest adds a manifest and its references. The error is
 // errManifestBlobUnknown with an entry for each digest that is missing.
-func (t *tx) insertManifest(repo int64, m *manifest, may admission) (id int64, err error) {
+func (t *tx) insertManifest(repo int64, m *manifest, may allowance) (id int64, err error) {
 	blobs, members := listJSON(m.blobs), listJSON(m.children)
 	missing, err := listRows(t, scanOne[digest.Digest], missingReferences, repo, blobs, members, may.damaged, may.sparse, maxMissing)
 	if err != nil {
@@ -470,4 +389,13 @@ func (st *store) complete(t *tx, id int64) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// heal gives a manifest that is there the bytes of one that is pushed, and what is
+// listed of them, unless it has those: they may have rotted, and nobody have noticed yet.
+func (t *tx) heal(id int64, m *manifest) error {
+	_, annotations := m.about()
+	_, err := t.exec(`UPDATE manifest SET body = ?2, artifact_type = ?3, annotations = ?4, damaged = NULL WHERE id = ?1
+		AND (damaged IS NOT NULL OR body <> ?2 OR artifact_type <> ?3 OR annotations IS DISTINCT FROM ?4)`, id, m.body, m.artifactType, annotations)
+	return err
 }

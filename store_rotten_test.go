@@ -242,7 +242,7 @@ func TestRottenBlobIsNotServedWhole(t *testing.T) {
 				}
 			}
 			for range len(r.st.scrubber.suspects) {
-				r.st.scrubber.lookAt(<-r.st.scrubber.suspects)
+				r.st.scrubber.inspect(<-r.st.scrubber.suspects)
 			}
 			r.want(404, "HEAD", path, nil)
 			r.want(404, "GET", path, nil)

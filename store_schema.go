@@ -31,8 +31,7 @@ const oldestVersion = 8
 // latestVersion is that of schema.
 var latestVersion = oldestVersion + len(upgrades)
 
-// schema creates the tables. watchRows (store_cache.go) knows columns by their place: those of
-// blob up to damaged, and of repository, manifest, tag and link up to the name or the repository.
+// schema creates the tables. Their columns are in the order that an upgraded database has.
 const schema = `
 -- The registry itself, in one row.
 CREATE TABLE meta (

@@ -48,9 +48,9 @@ type smallBlobs struct {
 	unsynced
 }
 
-// admit reserves room for the bytes of a small blob, of which the database keeps
+// takeRoom reserves room for the bytes of a small blob, of which the database keeps
 // so many. It reports whether there is some.
-func (sm *smallBlobs) admit(n int64) bool {
+func (sm *smallBlobs) takeRoom(n int64) bool {
 	if sm.bytes.Add(n) > int64(sm.budget.unsynced) {
 		sm.bytes.Add(-n)
 		return false

@@ -41,7 +41,7 @@ func (t *tx) findTarget(repo int64, d digest.Digest) (to target, err error) {
 
 // moveTag points a tag at a manifest, or takes it away if that is the zero target;
 // it settles both ends and records it. The caller has asked the rules.
-func (t *tx) moveTag(c *change, repo repository, tag string, was, to target) error {
+func (t *tx) moveTag(c *change, repo storedRepository, tag string, was, to target) error {
 	if to.id == was.id { // and whose it is stays as it was
 		if c.takes() {
 			return nil

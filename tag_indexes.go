@@ -22,7 +22,7 @@ type pushing struct {
 	*tx
 	rules *tagRules
 	c     *change
-	repo  repository
+	repo  storedRepository
 	it    target // what is pushed
 	chart bool   // that is a chart of helm's
 }
@@ -166,7 +166,7 @@ func scanTarget(rows *sql.Rows) (it target, err error) {
 
 // lookFirst is errLook if nobody has looked for the platform of some of the targets.
 func lookFirst(targets []target) error {
-	var look errLook
+	var look errPlatformsUnknown
 	for _, it := range targets {
 		if !it.platform.Valid {
 			look.manifests = append(look.manifests, it.id)
@@ -235,7 +235,7 @@ func (p *pushing) index(tag string, members []member, in wraps) (to target, err 
 		err = p.heal(to.id, m)
 	} else if errors.Is(err, sql.ErrNoRows) {
 		// A damaged member is there all the same: a push heals it.
-		to.id, err = p.insertManifest(p.repo.id, m, admission{damaged: true, platform: to.platform, made: true})
+		to.id, err = p.insertManifest(p.repo.id, m, allowance{damaged: true, platform: to.platform, made: true})
 	}
 	if err != nil {
 		return to, err
@@ -439,7 +439,7 @@ func (p *pushing) hideIndexes(ids []int64) error {
 
 // showIndex brings back an index of the registry's that was hidden along with a
 // member, if all its members are there again; else the target is zero.
-func (t *tx) showIndex(st *store, repo repository, d digest.Digest) (it target, err error) {
+func (t *tx) showIndex(st *store, repo storedRepository, d digest.Digest) (it target, err error) {
 	var id int64
 	err = t.get(`SELECT id FROM manifest WHERE repository = ? AND digest = ? AND made = 1 AND deleted IS NOT NULL`, []any{repo.id, d}, &id)
 	if errors.Is(err, sql.ErrNoRows) {

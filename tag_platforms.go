@@ -251,18 +251,18 @@ func (pf *platformFinder) readConfig(repository string, d digest.Digest) ([]byte
 	return text, nil
 }
 
-// errLook says that a transaction needs to know the platforms of some manifests,
+// errPlatformsUnknown says that a transaction needs to know the platforms of some manifests,
 // which nobody has looked for yet.
-type errLook struct{ manifests []int64 }
+type errPlatformsUnknown struct{ manifests []int64 }
 
-func (e *errLook) Error() string { return "platforms are still to be looked for" }
+func (e *errPlatformsUnknown) Error() string { return "platforms are still to be looked for" }
 
 // updateKnowing is update for an fn that may want to know platforms, which are in
 // files: then they are read outside of the transaction, and it runs again.
 func (pf *platformFinder) updateKnowing(fn func(*tx) error) error {
 	for {
 		err := pf.update(fn)
-		var look *errLook
+		var look *errPlatformsUnknown
 		if !errors.As(err, &look) {
 			return err
 		}
@@ -275,7 +275,7 @@ func (pf *platformFinder) updateKnowing(fn func(*tx) error) error {
 // lookForPlatforms finds out the platforms of manifests that were pushed before
 // anybody asked for them.
 func (pf *platformFinder) lookForPlatforms(manifests []int64) error {
-	for some := range slices.Chunk(manifests, atOnce) {
+	for some := range slices.Chunk(manifests, collectAtOnce) {
 		if err := pf.lookForSome(some); err != nil {
 			return err
 		}

@@ -77,7 +77,7 @@ func (rt *retainer) run(ctx context.Context) {
 			next = retainDelay
 		case <-rt.tagged:
 			wait := max(retainDelay, ran+retainEvery-rt.now())
-			if next = left(next, rt.now()-set); next < 0 || wait < next {
+			if next = remaining(next, rt.now()-set); next < 0 || wait < next {
 				next = wait
 			}
 		}
@@ -88,8 +88,8 @@ func (rt *retainer) run(ctx context.Context) {
 	}
 }
 
-// left is what is left of a wait; negative is for ever.
-func left(wait, passed time.Duration) time.Duration {
+// remaining is what is left of a wait; negative is for ever.
+func remaining(wait, passed time.Duration) time.Duration {
 	if wait < 0 {
 		return wait
 	}
@@ -244,7 +244,7 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 			what  string
 		}{{c.pushed, r.younger, "pushed"}, {max(c.pulled, c.pushed), r.pulled, "pulled or pushed"}} {
 			if due := x.since + int64(x.limit/time.Second); x.limit > 0 && clock < due {
-				keep(r.origin, fmt.Sprintf("%s %s ago, within %s", x.what, since(x.since, clock), span(x.limit)), due)
+				keep(r.origin, fmt.Sprintf("%s %s ago, within %s", x.what, sinceUptime(x.since, clock), span(x.limit)), due)
 			}
 		}
 	}
@@ -254,19 +254,21 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 	case until >= 0:
 		v.due = until
 	case clock < c.spared:
-		v.why, v.due = "restored; left alone for "+since(clock, c.spared), c.spared
+		v.why, v.due = "restored; left alone for "+sinceUptime(clock, c.spared), c.spared
 	default:
 		v.keep, v.rule = false, strings.Join(about, ", ")
-		v.why = lost + "pushed " + since(c.pushed, clock) + " ago, never pulled"
+		v.why = lost + "pushed " + sinceUptime(c.pushed, clock) + " ago, never pulled"
 		if c.pulled > 0 {
-			v.why = lost + "pushed " + since(c.pushed, clock) + " ago, pulled " + since(c.pulled, clock) + " ago"
+			v.why = lost + "pushed " + sinceUptime(c.pushed, clock) + " ago, pulled " + sinceUptime(c.pulled, clock) + " ago"
 		}
 	}
 	return v
 }
 
-// since writes the time between two uptimes, of which a crash may have lost some.
-func since(from, to int64) string { return duration(time.Duration(max(0, to-from)) * time.Second) }
+// sinceUptime writes the time between two uptimes, of which a crash may have lost some.
+func sinceUptime(from, to int64) string {
+	return formatDuration(time.Duration(max(0, to-from)) * time.Second)
+}
 
 // retain drops what no rule keeps, in one repository or ("") in all. It returns how
 // long it is until something else may be due, negative if nothing will be, and how
@@ -325,7 +327,7 @@ func (rt *retainer) retainIn(ctx context.Context, name string, rules *tagRules) 
 	}
 	// An index goes before its parts, or it would be made anew without each.
 	slices.SortStableFunc(drop, func(a, b verdict) int { return cmp.Compare(len(a.tag), len(b.tag)) })
-	for batch := range slices.Chunk(drop, atOnce) {
+	for batch := range slices.Chunk(drop, collectAtOnce) {
 		n, err := rt.dropTags(name, rules, batch)
 		dropped += n
 		if err != nil {

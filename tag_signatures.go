@@ -32,7 +32,7 @@ const signatureTags = `SELECT name FROM tag WHERE repository = ?1 AND name >= ?2
 
 // dropSignatures takes away the tags that belong to an image which has just been
 // collected, but for those that a rule names.
-func (t *tx) dropSignatures(repo repository, d digest.Digest, rules *tagRules) error {
+func (t *tx) dropSignatures(repo storedRepository, d digest.Digest, rules *tagRules) error {
 	tags, err := listRows(t, scanOne[string], signatureTags, repo.id, signatureTag(d))
 	tags = slices.DeleteFunc(tags, func(tag string) bool { return rules.immutableBy(repo.name, tag) != nil })
 	if err != nil || len(tags) == 0 {

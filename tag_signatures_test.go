@@ -73,7 +73,7 @@ func TestRetentionLeavesSignaturesWithTheirImage(t *testing.T) {
 	r.wantSorted("app", append(signatures[1:], "build-b", "build-c")...)
 	r.pass(r.cfg.untaggedGrace + 2e9) // the signature's manifest,
 	r.pass(r.cfg.grace + 2e9)         // and the blobs
-	if !strings.Contains(explained, "frees "+size(frees-r.blobBytes())) {
+	if !strings.Contains(explained, "frees "+formatSize(frees-r.blobBytes())) {
 		t.Errorf("%d bytes are free, explained as\n%s", frees-r.blobBytes(), explained)
 	}
 }

@@ -102,7 +102,7 @@ func withoutCommit(text string) string {
 		return text
 	}
 	name := text[m[3]:]
-	if !strings.ContainsAny(name, digits) || strings.Trim(name, digits) == "" {
+	if !strings.ContainsAny(name, asciiDigits) || strings.Trim(name, asciiDigits) == "" {
 		return text
 	}
 	return text[:m[3]] + "*"
@@ -142,7 +142,7 @@ func compareWords(a, b string) int {
 }
 
 func compareIdentifiers(a, b string) int {
-	if n := strings.Trim(a, digits) == ""; n != (strings.Trim(b, digits) == "") {
+	if n := strings.Trim(a, asciiDigits) == ""; n != (strings.Trim(b, asciiDigits) == "") {
 		if n {
 			return -1
 		}
@@ -175,4 +175,4 @@ func leading(text string, digit bool) string {
 	return text[:i]
 }
 
-const digits = "0123456789"
+const asciiDigits = "0123456789"

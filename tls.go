@@ -352,7 +352,7 @@ func (c *certificates) serve(server *http.Server, listener net.Listener) error {
 func (c *certificates) plainHandler(port string) http.Handler {
 	trust := c.trust()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c.log.Info("plain HTTP", "method", cut(r.Method), "path", cut(r.URL.EscapedPath()), "client", r.RemoteAddr)
+		c.log.Info("plain HTTP", "method", shorten(r.Method), "path", shorten(r.URL.EscapedPath()), "client", r.RemoteAddr)
 		path := r.URL.Path
 		if isUnder(path, "/v2") || isUnder(path, "/token") {
 			writeError(w, errSpeakTLS) // a client that is redirected would send its password twice

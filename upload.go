@@ -79,7 +79,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		u := newSession(uuid.NewString(), name, owner(w), d.Algorithm()) // without a row: it ends with this request
+		u := newSession(uuid.NewString(), name, uploadOwner(w), d.Algorithm()) // without a row: it ends with this request
 		s.st.uploads.brief.Store(u.id, true)
 		defer s.st.uploads.brief.Delete(u.id)
 		if err := s.receive(w, r, u, true); err != nil {
@@ -95,7 +95,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 	var u *upload
 	var refused error
 	err = s.lines.sessions.await(w.(*response), r, patience, errTooManyRequests, func() (err error) {
-		u, err = s.st.uploads.create(name, owner(w), shareOf(w), algorithm)
+		u, err = s.st.uploads.create(name, uploadOwner(w), shareOf(w), algorithm)
 		refused = err
 		return err
 	})
@@ -113,7 +113,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 
 // shareOf is whose share of the uploads a new one takes.
 func shareOf(w http.ResponseWriter) string {
-	if id := owner(w); id != "" {
+	if id := uploadOwner(w); id != "" {
 		return id
 	}
 	return "address:" + w.(*response).origin.key()
@@ -135,7 +135,7 @@ func (s *server) mount(w http.ResponseWriter, name, from string, d digest.Digest
 
 // getUpload tells how far an upload has come: GET on its Location.
 func (s *server) getUpload(w http.ResponseWriter, r *http.Request) error {
-	u, err := s.st.uploads.find(r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, err := s.st.uploads.find(r.PathValue("name"), r.PathValue("session"), uploadOwner(w))
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (s *server) getUpload(w http.ResponseWriter, r *http.Request) error {
 
 // patchUpload appends a chunk, or a stream of unknown length.
 func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), uploadOwner(w))
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (s *server) patchUpload(w http.ResponseWriter, r *http.Request) error {
 
 // putUpload appends what the body has, if anything, and makes a blob of it all.
 func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), uploadOwner(w))
 	if errors.Is(err, errBlobUploadUnknown) {
 		if done, e := s.commitAgain(w, r); done || e != nil {
 			return e
@@ -209,7 +209,7 @@ func (u *upload) expect(algorithm digest.Algorithm) {
 
 // deleteUpload gives an upload up.
 func (s *server) deleteUpload(w http.ResponseWriter, r *http.Request) error {
-	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), owner(w))
+	u, release, err := s.st.uploads.take(r.Context(), r.PathValue("name"), r.PathValue("session"), uploadOwner(w))
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ func (up *uploads) finish(u *upload, d digest.Digest) error {
 func (up *uploads) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
 	if u.held != nil {
 		c = content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: up.uploadPath(u.id)}
-		c.admitted = up.small.admit(c.size)
+		c.admitted = up.small.takeRoom(c.size)
 		return c, nil
 	}
 	c.size, c.path = u.offset.Load(), up.uploadPath(u.id)
@@ -325,7 +325,7 @@ func (up *uploads) seal(u *upload, algorithm digest.Algorithm) (c content, err e
 	} else {
 		c.digest, err = sumFile(c.temp, algorithm, nil)
 	}
-	if err == nil && c.size <= maxSmall && up.small.admit(c.size) {
+	if err == nil && c.size <= maxSmall && up.small.takeRoom(c.size) {
 		c.admitted = true
 		c.body = make([]byte, c.size)
 		_, err = c.temp.ReadAt(c.body, 0)
@@ -381,5 +381,5 @@ func (s *server) commitAgain(w http.ResponseWriter, r *http.Request) (bool, erro
 	return true, nil
 }
 
-// owner is who makes a request, and so the owner of the session it begins.
-func owner(w http.ResponseWriter) string { return w.(*response).caller.id() }
+// uploadOwner is who makes a request, and so the owner of the session it begins.
+func uploadOwner(w http.ResponseWriter) string { return w.(*response).caller.id() }

@@ -110,7 +110,7 @@ func TestTryWithoutEndIsRemoved(t *testing.T) {
 // However many uploads requests are at work on, one that is idle is found beside them.
 func TestIdleUploadIsFoundAmongManyAtWork(t *testing.T) {
 	r := startRegistry(t)
-	for range atOnce {
+	for range collectAtOnce {
 		loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 		u, err := r.st.uploads.find("a", filepath.Base(loc), "")
 		if err != nil {

@@ -37,14 +37,14 @@ func newUploads(st *store) *uploads {
 	up := &uploads{store: st,
 		large:   make(chan struct{}, min(max(minLarge, 2*runtime.GOMAXPROCS(0)), maxLarge)),
 		holding: make(chan struct{}, maxHeld)}
-	up.open, up.shares = make(map[string]*upload), make(map[string]int64)
+	up.byID, up.shares = make(map[string]*upload), make(map[string]int64)
 	return up
 }
 
 // sessions are the uploads that this process has touched.
 type sessions struct {
 	mu     sync.Mutex // guards open and shares, and is held while count changes
-	open   map[string]*upload
+	byID   map[string]*upload
 	shares map[string]int64 // how many there are by upload.share
 	count  atomic.Int64     // rows in the database, or about to be
 	brief  sync.Map         // ids of those without a row, that end with their request
@@ -88,7 +88,7 @@ func (up *uploads) find(repository, id, owner string) (*upload, error) {
 	}
 	up.mu.Lock()
 	defer up.mu.Unlock()
-	u := up.open[id]
+	u := up.byID[id]
 	if u == nil {
 		// Of an earlier process, or of none.
 		u = newSession(id, "", "", digest.SHA256)
@@ -112,7 +112,7 @@ func (up *uploads) find(repository, id, owner string) (*upload, error) {
 		}
 		u.offset.Store(offset)
 		u.hash, u.share, u.filed = nil, u.owner, true
-		up.open[id] = u
+		up.byID[id] = u
 	}
 	if u.repository != repository || u.owner != owner {
 		return nil, unknown
@@ -126,7 +126,7 @@ func (up *uploads) knows(id string) (bool, error) {
 		return true, nil
 	}
 	up.mu.Lock()
-	_, open := up.open[id] // also while its file goes, after its row
+	_, open := up.byID[id] // also while its file goes, after its row
 	up.mu.Unlock()
 	if open {
 		return true, nil
@@ -255,7 +255,7 @@ func (s *sessions) enter(u *upload, most int64) error {
 	}
 	s.count.Add(1)
 	s.shares[u.share]++
-	s.open[u.id] = u
+	s.byID[u.id] = u
 	return nil
 }
 
@@ -263,10 +263,10 @@ func (s *sessions) enter(u *upload, most int64) error {
 func (s *sessions) leave(u *upload) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[u.id] == nil {
+	if s.byID[u.id] == nil {
 		return
 	}
-	delete(s.open, u.id)
+	delete(s.byID, u.id)
 	s.count.Add(-1)
 	if s.shares[u.share]--; s.shares[u.share] <= 0 {
 		delete(s.shares, u.share)
@@ -278,7 +278,7 @@ func (s *sessions) leave(u *upload) {
 func (s *sessions) atWork(id string) (bytes int64, yes bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u := s.open[id]
+	u := s.byID[id]
 	if u == nil || len(u.turn) == 0 {
 		return 0, false
 	}

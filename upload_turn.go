@@ -6,9 +6,6 @@
 // timeout. So whoever waits for the turn ends a request that only waits for bytes,
 // when none has come for a while; what has arrived is kept. One that is writing or
 // committing is waited for. To ask how far an upload has come ends nothing.
-//
-// A commit that is sent again gets the answer of the first, as long as the blob is there:
-// sessions that have ended are not remembered.
 
 package main
 

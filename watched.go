@@ -61,13 +61,13 @@ const youth = 2 * time.Second
 // and much more than there is between the requests of a busy registry.
 const defaultGlance = 2 * time.Millisecond
 
-// started is where the process's own time begins, which never jumps.
-var started = time.Now()
+// processStarted is where the process's own time begins, which never jumps.
+var processStarted = time.Now()
 
 // get returns the last good value, nil if there never was one.
 func (w *watched[T]) get() *T {
 	if seen := w.last.Load(); seen != nil && w.glance > 0 {
-		now := int64(time.Since(started))
+		now := int64(time.Since(processStarted))
 		if now-w.looked.Load() < int64(w.glance) {
 			return seen.value
 		}
