@@ -16,7 +16,7 @@ func TestPolicyCheckOnAReadOnlyDisk(t *testing.T) {
 	r := onDisk(t, disk)
 	r.newRobot("ci", "ci/*", "push")
 	r.st.usersFile, r.st.policyFile = users, filepath.Join(r.cfg.dir, policyFile)
-	if err := r.st.rememberFlags(); err != nil { // as serve does
+	if err := rememberFlags(r.st); err != nil { // as serve does
 		t.Fatal(err)
 	}
 	r.stop()
