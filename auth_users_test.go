@@ -329,7 +329,10 @@ func TestUploadsEndWithTheirOwners(t *testing.T) {
 // Another program that writes the users' file empties it first. Whoever looks in between
 // logs nobody in, and ends no upload.
 func TestUsersFileThatIsBeingWrittenEndsNoUpload(t *testing.T) {
-	r := startRegistry(t, guarded("", "ann", "bob"))
+	r := newRegistry(t, guarded("", "ann", "bob"))
+	r.still = true
+	r.start()
+	t.Cleanup(r.stop)
 	bob := as("bob")
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, bob).location()
 	r.want(202, "PATCH", loc, "some ", bob)

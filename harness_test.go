@@ -33,6 +33,7 @@ type registry struct {
 	server *server
 	http   *httptest.Server
 	moved  *atomic.Int64 // nanoseconds that the test has moved the clock
+	still  bool          // the clock moves only when the test moves it
 	log    *logBuffer
 	pipes  *pipes // in a bubble; else nil
 }
@@ -68,7 +69,12 @@ func newRegistry(t testing.TB, options ...func(*config)) *registry {
 func (r *registry) start() {
 	r.t.Helper()
 	opened := time.Now()
-	r.cfg.now = func() time.Duration { return time.Since(opened) + time.Duration(r.moved.Load()) }
+	r.cfg.now = func() time.Duration {
+		if r.still {
+			return time.Duration(r.moved.Load())
+		}
+		return time.Since(opened) + time.Duration(r.moved.Load())
+	}
 	st, err := openStore(r.cfg.storeConfig)
 	if err != nil {
 		r.t.Fatal(err)

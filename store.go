@@ -61,24 +61,28 @@ type store struct {
 	*dataDir
 	*database
 	settings
-	host      storeHost
-	platforms *platformFinder
-	pruner    *pruner
-	stats     *statistics
+	host storeHost
+
+	digests  keyLock // one holder per digest renames or unlinks its file
+	lookups  lookups
+	promises promises
+	pulls    pulls // what was pulled lately
+	sending  sending
+	saved    int64 // uptime last written, in seconds; used by the writer only
+
+	// Parts with a state of their own, each in its file.
 	uploads   *uploads
 	small     *smallBlobs
-	retainer  *retainer
-	snapshots *snapshots
-	scrubber  *scrubber
-	collector *collector
-	digests   keyLock // one holder per digest renames or unlinks its file
-	lookups   lookups
-	sending   sending
+	platforms *platformFinder
 	robots    *robots
-	promises  promises
-	saved     int64 // uptime last written, in seconds; used by the writer only
-	pulls     pulls // what was pulled lately
+	pruner    *pruner
+	stats     *statistics
 
+	// Parts that run in the background.
+	collector *collector
+	scrubber  *scrubber
+	snapshots *snapshots
+	retainer  *retainer
 }
 
 type storeConfig struct {
