@@ -3,7 +3,8 @@
 // A rate by itself says more about the machine than about Berth. So each
 // benchmark measures what the same bytes cost without a registry, in turns
 // with the registry and so under the same load, and reports the ratio: x-bare
-// 0.9 is nine tenths of the limit's speed. The README's second table is
+// 0.9 is nine tenths of the limit's speed. The table "Parts by themselves" of
+// docs/numbers.md is
 //
 //	go test -run '^$' -bench . -timeout 1h
 //

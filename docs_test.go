@@ -143,7 +143,7 @@ var saysFunction = regexp.MustCompile(`^([a-z]+[A-Z]\w*|Test[A-Z]\w*)$`)
 func TestFunctionsThatAreNamedExist(t *testing.T) {
 	declared, members := declarations(t)
 	named := 0
-	for _, page := range []string{"ARCHITECTURE.md", "README.md"} {
+	for _, page := range pages(t) {
 		for _, x := range proseOf(t, page) {
 			if strings.HasPrefix(x.text, "| `") {
 				continue // the table of files: of each the story has more
@@ -169,6 +169,95 @@ func TestFunctionsThatAreNamedExist(t *testing.T) {
 	if named < 50 {
 		t.Errorf("%d names of functions found, want at least 50: where have they gone?", named)
 	}
+}
+
+// pages are the documents that speak of the source.
+func pages(t *testing.T) []string {
+	t.Helper()
+	list, err := filepath.Glob("docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) < 5 {
+		t.Errorf("%d pages in docs, want at least 5: where have they gone?", len(list))
+	}
+	return append(list, "ARCHITECTURE.md", "CONTRIBUTING.md", "README.md")
+}
+
+// A flag's row in docs/reference.md: | `--tls-cert`, `--tls-key` | `off` | about |
+var flagRow = regexp.MustCompile("(?m)^\\| ((?:`--[\\w-]+`(?:, )?)+) \\|([^|]*)\\|")
+
+// docs/reference.md has every flag with its default, every command, and none that is not there.
+func TestReferenceHasEveryFlagAndCommand(t *testing.T) {
+	text, err := os.ReadFile("docs/reference.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	standards := make(map[string]string) // by flag, as the page has them
+	for _, row := range flagRow.FindAllStringSubmatch(string(text), -1) {
+		for _, name := range regexp.MustCompile(`--[\w-]+`).FindAllString(row[1], -1) {
+			standards[name] = strings.TrimSpace(row[2])
+		}
+	}
+	known := make(map[string]bool)
+	for _, group := range serverFlags {
+		for _, f := range group.flags {
+			known["--"+f.name] = true
+			standard, found := standards["--"+f.name]
+			if !found {
+				t.Errorf("docs/reference.md has no row for --%s", f.name)
+			} else if f.standard != "" && standard != "`"+f.standard+"`" {
+				t.Errorf("docs/reference.md says that --%s is %s by default, want `%s`", f.name, standard, f.standard)
+			}
+		}
+	}
+	for _, c := range commands {
+		if !regexp.MustCompile("`berth " + c.name + "[` ]").Match(text) {
+			t.Errorf("docs/reference.md has no berth %s", c.name)
+		}
+		for _, f := range c.flags {
+			if known["--"+f.name] = true; !strings.Contains(string(text), "--"+f.name) {
+				t.Errorf("docs/reference.md has no --%s of berth %s", f.name, c.name)
+			}
+		}
+	}
+	for _, name := range regexp.MustCompile(`--[a-z][\w-]*`).FindAllString(string(text), -1) {
+		if !known[name] {
+			t.Errorf("docs/reference.md has %s, which is no flag", name)
+		}
+	}
+}
+
+// Links from page to page lead somewhere.
+func TestLinksOfPagesLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range link.FindAllStringSubmatch(string(text), -1) {
+			file := page
+			if x[1] != "" {
+				file = path.Join(path.Dir(filepath.ToSlash(page)), x[1])
+			}
+			if target, err := os.ReadFile(file); err != nil {
+				t.Errorf("%s: there is no %s", page, x[1])
+			} else if x[2] != "" && !anchors(string(target))[x[2]] {
+				t.Errorf("%s: %s has no heading for #%s", page, file, x[2])
+			}
+		}
+	}
+}
+
+// anchors are what links to the headings of a page end with, as GitHub makes them.
+func anchors(page string) map[string]bool {
+	list := make(map[string]bool)
+	for _, x := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		plain := regexp.MustCompile(`[^\w -]`).ReplaceAllString(strings.ToLower(x[1]), "")
+		list[strings.ReplaceAll(plain, " ", "-")] = true
+	}
+	return list
 }
 
 // declarations returns all names that the source declares, and the fields and methods by type.

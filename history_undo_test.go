@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// As in the README: what was deleted comes back, and then the push before it is undone.
+// As in docs/tags.md: what was deleted comes back, and then the push before it is undone.
 func TestUndoAgainGoesFurtherBack(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)

@@ -1,6 +1,6 @@
 package e2e
 
-// Behind real proxies that do TLS: nginx and HAProxy as the README has them, caddy as it comes, and the headers
+// Behind real proxies that do TLS: nginx and HAProxy as docs/deploy.md has them, caddy as it comes, and the headers
 // of Traefik. The registry must call itself what the client called the proxy, or no login and no push would
 // find the way back, and log who the client was; but believe only the proxy that it was told of.
 
@@ -192,7 +192,7 @@ http {
 		%[5]s
 	}
 }
-`, nginx.dir, addr, cert, key, strings.ReplaceAll(fromREADME(t, "nginx"), "127.0.0.1:5000", backend)))
+`, nginx.dir, addr, cert, key, strings.ReplaceAll(fromDeploy(t, "nginx"), "127.0.0.1:5000", backend)))
 	launchProxy(t, nginx, addr, "-e", "stderr", "-p", nginx.dir, "-c", config)
 	return addr
 }
@@ -204,10 +204,10 @@ func startHAProxy(t *testing.T, ca *ca, backend string) string {
 	cert, key := certificateFiles(t, ca)
 	both, config := filepath.Join(haproxy.dir, "both.pem"), filepath.Join(haproxy.dir, "haproxy.cfg")
 	writeFile(t, both, read(t, cert)+read(t, key))
-	text := fromREADME(t, "haproxy")
+	text := fromDeploy(t, "haproxy")
 	for _, x := range [][2]string{{"bind :443 ", "bind " + addr + " "}, {"/etc/haproxy/registry.pem", both}, {"127.0.0.1:5000", backend}} {
 		if strings.Count(text, x[0]) != 1 {
-			t.Fatalf("the README's HAProxy should have %q once:\n%s", x[0], text)
+			t.Fatalf("the HAProxy of docs/deploy.md should have %q once:\n%s", x[0], text)
 		}
 		text = strings.Replace(text, x[0], x[1], 1)
 	}
@@ -216,16 +216,16 @@ func startHAProxy(t *testing.T, ca *ca, backend string) string {
 	return addr
 }
 
-// fromREADME returns what the README shows of a language; there must be one such block.
-func fromREADME(t *testing.T, language string) string {
+// fromDeploy returns what docs/deploy.md shows of a language; there must be one such block.
+func fromDeploy(t *testing.T, language string) string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile("../docs/deploy.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	blocks := regexp.MustCompile("(?s)\n```"+language+"\n(.*?)\n```\n").FindAllStringSubmatch(string(text), -1)
 	if len(blocks) != 1 {
-		t.Fatalf("the README has %d blocks of %s, want 1", len(blocks), language)
+		t.Fatalf("docs/deploy.md has %d blocks of %s, want 1", len(blocks), language)
 	}
 	return blocks[0][1]
 }

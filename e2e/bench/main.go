@@ -1,5 +1,5 @@
 // Bench measures Berth beside other registries, beside nginx, and beside the least that a server in Go
-// can do, and prints a Markdown table: what the README says about Berth's speed can be had again by
+// can do, and prints a Markdown table: what docs/numbers.md says about Berth's speed can be had again by
 //
 //	go -C e2e run ./bench
 //
