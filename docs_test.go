@@ -143,7 +143,7 @@ var saysFunction = regexp.MustCompile(`^([a-z]+[A-Z]\w*|Test[A-Z]\w*)$`)
 func TestFunctionsThatAreNamedExist(t *testing.T) {
 	declared, members := declarations(t)
 	named := 0
-	for _, page := range pages(t) {
+	for _, page := range documents(t) {
 		for _, x := range proseOf(t, page) {
 			if strings.HasPrefix(x.text, "| `") {
 				continue // the table of files: of each the story has more
@@ -171,8 +171,8 @@ func TestFunctionsThatAreNamedExist(t *testing.T) {
 	}
 }
 
-// pages are the documents that speak of the source.
-func pages(t *testing.T) []string {
+// documents are those that speak of the source.
+func documents(t *testing.T) []string {
 	t.Helper()
 	list, err := filepath.Glob("docs/*.md")
 	if err != nil {
@@ -231,7 +231,7 @@ func TestReferenceHasEveryFlagAndCommand(t *testing.T) {
 // Links from page to page lead somewhere.
 func TestLinksOfPagesLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
-	for _, page := range pages(t) {
+	for _, page := range documents(t) {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
