@@ -228,6 +228,21 @@ func TestReferenceHasEveryFlagAndCommand(t *testing.T) {
 	}
 }
 
+// What several pages show is the same in each: the end-to-end tests run what one of them has.
+func TestPagesShowTheSameProxy(t *testing.T) {
+	block := regexp.MustCompile("(?s)\n```nginx\n.*?\n```\n")
+	shown := func(page string) string {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return block.FindString(string(text))
+	}
+	if a, b := shown("README.md"), shown("docs/deploy.md"); a == "" || a != b {
+		t.Errorf("README.md has%s, docs/deploy.md has%s", a, b)
+	}
+}
+
 // Links from page to page lead somewhere.
 func TestLinksOfPagesLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
