@@ -71,6 +71,10 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	flag.Parse()
+	if testing.Short() {
+		useMemory()
+	}
 	status := m.Run()
 	removeProgram()
 	os.Exit(status)
