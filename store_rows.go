@@ -5,6 +5,8 @@ package main
 import (
 	"database/sql"
 	"errors"
+	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -86,14 +88,14 @@ func collectRows[T any](rows *sql.Rows, scan func(*sql.Rows) (T, error)) (list [
 	return list, rows.Err()
 }
 
-// statements are prepared once for each query, and kept until close.
+// statements are prepared once for each query, with numbered parameters, and kept until close.
 type statements struct{ of sync.Map } // query → *sql.Stmt
 
 func (x *statements) get(query string, prepare func(query string) (*sql.Stmt, error)) (*sql.Stmt, error) {
 	if s, ok := x.of.Load(query); ok {
 		return s.(*sql.Stmt), nil
 	}
-	s, err := prepare(query)
+	s, err := prepare(numbered(query))
 	if err != nil {
 		return nil, err
 	}
@@ -102,6 +104,26 @@ func (x *statements) get(query string, prepare func(query string) (*sql.Stmt, er
 		return other.(*sql.Stmt), nil
 	}
 	return s, nil
+}
+
+// numbered numbers the parameters of a query from left to right, as engines other than SQLite
+// need them. A query that numbers one parameter numbers all, and is returned as it is; question
+// marks are nothing but parameters.
+func numbered(query string) string {
+	var b strings.Builder
+	rest := query
+	for n := 1; ; n++ {
+		before, after, found := strings.Cut(rest, "?")
+		b.WriteString(before)
+		switch {
+		case !found:
+			return b.String()
+		case after != "" && '0' <= after[0] && after[0] <= '9':
+			return query
+		}
+		b.WriteString("?" + strconv.Itoa(n))
+		rest = after
+	}
 }
 
 func (x *statements) close() error {
