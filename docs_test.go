@@ -141,7 +141,11 @@ var inCode = regexp.MustCompile("`(?:([a-z]\\w*)\\.)?(\\w+)`")
 var saysFunction = regexp.MustCompile(`^([a-z]+[A-Z]\w*|Test[A-Z]\w*)$`)
 
 func TestFunctionsThatAreNamedExist(t *testing.T) {
-	declared, members := declarations(t)
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared, members := declarations(t, files...)
 	named := 0
 	for _, page := range documents(t) {
 		for _, x := range proseOf(t, page) {
@@ -168,6 +172,34 @@ func TestFunctionsThatAreNamedExist(t *testing.T) {
 	}
 	if named < 50 {
 		t.Errorf("%d names of functions found, want at least 50: where have they gone?", named)
+	}
+}
+
+// saysWhere is a name, and in brackets or after in the file that has it.
+var saysWhere = regexp.MustCompile("`(?:\\w+\\.)?(\\w+)`,? (?:\\(|in )`(\\w+\\.go)`")
+
+// A name that stands before a file's is declared there.
+func TestNamesAreInTheFilesThatAreNamed(t *testing.T) {
+	in := map[string]map[string]bool{}
+	said := 0
+	for _, page := range documents(t) {
+		for _, x := range proseOf(t, page) {
+			for _, found := range saysWhere.FindAllStringSubmatch(x.text, -1) {
+				name, file := found[1], found[2]
+				if name == "toml" {
+					continue // a file
+				}
+				if in[file] == nil {
+					in[file], _ = declarations(t, file)
+				}
+				if said++; !in[file][name] {
+					t.Errorf("%s:%d: %s is not in %s", page, x.line, name, file)
+				}
+			}
+		}
+	}
+	if said < 40 {
+		t.Errorf("%d names with their files found, want at least 40: where have they gone?", said)
 	}
 }
 
@@ -276,12 +308,8 @@ func anchors(page string) map[string]bool {
 }
 
 // declarations returns all names that the source declares, and the fields and methods by type.
-func declarations(t *testing.T) (declared map[string]bool, members map[string]map[string]bool) {
+func declarations(t *testing.T, files ...string) (declared map[string]bool, members map[string]map[string]bool) {
 	t.Helper()
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
 	declared, members = map[string]bool{}, map[string]map[string]bool{}
 	add := func(of, name string) {
 		if declared[name] = true; of != "" && members[of] == nil {

@@ -163,7 +163,7 @@ CREATE TABLE upload (
 	algorithm  TEXT NOT NULL,              -- of the digest the client means to use
 	offset     INTEGER NOT NULL,           -- bytes acknowledged
 	used       INTEGER NOT NULL,           -- uptime of the last request
-	owner      TEXT NOT NULL DEFAULT '',   -- whose it is (caller.id in auth.go); '' for anonymous's
+	owner      TEXT NOT NULL DEFAULT '',   -- whose it is (caller.id in auth_caller.go); '' for anonymous's
 	begun      INTEGER NOT NULL DEFAULT 0  -- uptime of the first request
 ) STRICT, WITHOUT ROWID;
 -- Which has been idle longest.
