@@ -30,10 +30,12 @@ import (
 // A command is one row of the table: all that Berth knows of `berth NAME`.
 type command struct {
 	name     string
-	heading  string // of the usage, over this command and those that follow
-	synopsis string // what follows the name; the usage shows it
+	heading  string // over this command and those that follow
+	synopsis string // what follows the name
+	forms    []form // instead of a synopsis, if there are several
 	most     int    // how many arguments there may be
 	flags    []flagDef
+	server   []string // flags of the server that matter to it, except --data
 
 	// What it does is one of three. onStore works on an open store, in the server if
 	// one runs. onFiles works on files of the data directory, as their owner. alone
@@ -45,10 +47,14 @@ type command struct {
 	// A registry that is read-only forbids both, one that does not delete the latter.
 	changes, deletes func(options) bool
 
-	about   string // for the usage
-	more    string // for its own help: paragraphs
-	example string // likewise: lines to type
+	// Texts for people; code stands in backquotes, which only pages show.
+	about   string // for the usage: no more than a line
+	more    string // for its own help: sentences
+	example string // for its own help: lines to type
 }
+
+// A form is one way to call a command, of several: what follows its name, and what that does.
+type form struct{ call, about string }
 
 // A storeCommand does a command's work on a store.
 type storeCommand func(context.Context, *store, options, *console) error

@@ -12,9 +12,11 @@ import (
 // A flagDef is a flag. The environment has it as BERTH_NAME, in capitals.
 type flagDef struct {
 	name     string
-	value    string // what stands for its value in the usage; "" for a boolean
+	value    string // names its value in the help, or lists all values, as text|json; "" for a boolean
 	standard string // its default, as one would write it; "" for none, or one that about tells
-	about    string
+	// about is for people: code stands in backquotes, which only pages show. Its first sentence
+	// is enough for a list. It may end with the default, in words: (default none).
+	about string
 	// to returns a pointer to what the flag sets.
 	to func(*config, *textFlags) any
 }
@@ -39,87 +41,87 @@ var serverFlags = []struct {
 	flags   []flagDef
 }{
 	{"Where", []flagDef{
-		{"addr", "ADDR", ":5000", "listen on this address and port",
+		{"addr", "ADDR", ":5000", "address and port to listen on",
 			func(c *config, _ *textFlags) any { return &c.addr }},
-		{"data", "DIR", "data", "keep everything in this directory",
+		{"data", "DIR", "data", "the directory that holds everything",
 			func(c *config, _ *textFlags) any { return &c.dir }},
 	}},
 	{"Who may do what", []flagDef{
-		{"htpasswd", "FILE", "", "users and bcrypt hashes, as written by htpasswd -B (default htpasswd in the data directory, if it is there)",
+		{"htpasswd", "FILE", "", "users and bcrypt hashes, as written by `htpasswd -B` (default `htpasswd` in the data directory, if it is there)",
 			func(c *config, _ *textFlags) any { return &c.auth.usersFile }},
-		{"policy", "FILE", "", "rules about people and tags (default policy.toml in the data directory, if it is there; without rules about people users may do everything)",
+		{"policy", "FILE", "", "rules for users and tags. Without rules for users, every user may do everything (default `policy.toml` in the data directory, if it is there)",
 			func(c *config, _ *textFlags) any { return &c.auth.policyFile }},
-		{"anonymous-pull", "", "", "everybody may pull",
+		{"anonymous-pull", "", "", "everybody may pull, without a password",
 			func(c *config, _ *textFlags) any { return &c.auth.anonymousPull }},
-		{"open", "", "", "start although there were users and their file has gone: everybody may do everything; say it once",
+		{"open", "", "", "start although there were users and their file is missing: everybody may do everything. Give it once; the log warns if it stays",
 			func(c *config, _ *textFlags) any { return &c.auth.open }},
 	}},
 	{"TLS", []flagDef{
-		{"tls", "MODE", "off", "auto: make a local CA and certificates by it\nacme: fetch them from Let's Encrypt or another CA, whose terms you then accept\noff: plain HTTP (default)",
+		{"tls", "auto|acme|off", "off", "where certificates come from\n`auto`: a local CA, and certificates signed by it\n`acme`: Let's Encrypt or another CA, whose terms you accept by this\n`off`: nowhere; plain HTTP",
 			func(c *config, _ *textFlags) any { return &c.tls.mode }},
-		{"tls-name", "NAME,...", "", "further host names and addresses of this registry; with acme those to get a certificate for",
+		{"tls-name", "NAME,...", "", "more host names and addresses of this registry. With `acme`, those to get a certificate for",
 			func(_ *config, t *textFlags) any { return &t.names }},
 		{"tls-cert", "FILE", "", "a certificate of your own; read again when it changes",
 			func(c *config, _ *textFlags) any { return &c.tls.certFile }},
-		{"tls-key", "FILE", "", "its key",
+		{"tls-key", "FILE", "", "the key of that certificate",
 			func(c *config, _ *textFlags) any { return &c.tls.keyFile }},
-		{"client-ca", "FILE", "", "believe client certificates signed by these CAs: the subject is the user",
+		{"client-ca", "FILE", "", "accept client certificates signed by the CAs in this file; the common name is the user",
 			func(c *config, _ *textFlags) any { return &c.tls.clientCA }},
-		{"acme-email", "ADDR", "", "where the CA of acme may write to",
+		{"acme-email", "ADDRESS", "", "where the CA sends notices",
 			func(c *config, _ *textFlags) any { return &c.tls.acmeEmail }},
-		{"acme-directory", "URL", "", "which CA (default Let's Encrypt)",
+		{"acme-directory", "URL", "", "the ACME directory of the CA (default Let's Encrypt)",
 			func(c *config, _ *textFlags) any { return &c.tls.acmeDirectory }},
-		{"http-addr", "ADDR", "", "with TLS, listen here for plain HTTP too, for ACME, /trust, and to send browsers on",
+		{"http-addr", "ADDR", "", "with TLS, listen here for plain HTTP as well: for ACME, for `/trust`, and to redirect browsers to https",
 			func(c *config, _ *textFlags) any { return &c.tls.httpAddr }},
 	}},
 	{"Behind a proxy", []flagDef{
-		{"trusted-proxies", "ADDR,...", "", "addresses or networks whose X-Forwarded headers (or Forwarded) are true",
+		{"trusted-proxies", "ADDR,...", "", "addresses and networks of proxies. Their `X-Forwarded` headers (or `Forwarded`) are believed",
 			func(_ *config, t *textFlags) any { return &t.proxies }},
-		{"public-url", "URL", "", "what clients call this registry, as https://hub.example.org (default what they say)",
+		{"public-url", "URL", "", "the URL of this registry for clients, for example `https://hub.example.org` (default the address that clients use)",
 			func(c *config, _ *textFlags) any { return &c.auth.publicURL }},
 	}},
 	{"What clients may do", []flagDef{
-		{"cors-origins", "URL,...", "", "pages of other sites that may show this registry, as https://ui.example.org; * is all pages, for what everybody may read",
+		{"cors-origins", "URL,...", "", "pages of other sites that may show this registry, for example `https://ui.example.org`, with the rights of their user; `*` is all pages, for what everybody may read",
 			func(_ *config, t *textFlags) any { return &t.pages }},
-		{"read-only", "", "", "refuse pushes and deletes, also by commands and rules; nothing is collected",
+		{"read-only", "", "", "refuse pushes and deletes. Those of commands and rules are refused, too, and no garbage is collected",
 			func(c *config, _ *textFlags) any { return &c.readOnly }},
-		{"no-delete", "", "", "refuse deletes, also by commands and rules; what nothing refers to is still collected",
+		{"no-delete", "", "", "refuse deletes. Those of commands and rules are refused, too; garbage is still collected",
 			func(c *config, _ *textFlags) any { return &c.noDelete }},
-		{"sparse-manifests", "", "", "take manifests and indexes whose content is not all here",
+		{"sparse-manifests", "", "", "accept manifests and indexes whose content is not all here",
 			func(c *config, _ *textFlags) any { return &c.sparse }},
 	}},
-	{"How long things stay, counted in the time the registry runs", []flagDef{
-		{"grace", "DURATION", "24h", "a blob that no manifest refers to",
+	{"How long things stay, while the registry runs", []flagDef{
+		{"grace", "DURATION", "24h", "how long a blob without a manifest is kept",
 			func(c *config, _ *textFlags) any { return &c.grace }},
-		{"untagged-grace", "DURATION", "168h", "a manifest without tag, index or subject, and what was deleted and can be restored; 0 keeps the former always, the latter for 168h",
+		{"untagged-grace", "DURATION", "168h", "how long untagged and deleted images are kept, and can be restored. Untagged is a manifest without tag, index or subject. 0: untagged manifests are kept always, and deleted ones for 168h",
 			func(c *config, _ *textFlags) any { return &c.untaggedGrace }},
-		{"upload-expiry", "DURATION", "24h", "an upload that nobody continues",
+		{"upload-expiry", "DURATION", "24h", "how long an upload is kept that nobody continues",
 			func(c *config, _ *textFlags) any { return &c.uploadExpiry }},
 	}},
-	{"Limits (what exceeds one waits for some seconds before it is refused)", []flagDef{
-		{"max-uploads", "N", "10000", "open uploads; nobody may have more than are left for others; 0 is no limit",
+	{"Limits", []flagDef{
+		{"max-uploads", "N", "10000", "open uploads; further ones wait up to 15 s. Nobody (a user, a token, or the address of somebody without a name) may have more of them than are left for others, so one alone may have half. 0: no limit",
 			func(c *config, _ *textFlags) any { return &c.maxUploads }},
-		{"max-concurrent-uploads", "N", "0", "uploads whose bytes are arriving; 0 is no limit",
+		{"max-concurrent-uploads", "N", "0", "uploads whose bytes are arriving; further ones wait up to 45 s. 0: no limit",
 			func(c *config, _ *textFlags) any { return &c.maxArriving }},
-		{"rate-limit", "N", "0", "requests a second of one address, ten times as many at once; 0 is no limit",
+		{"rate-limit", "N", "0", "requests per second from one address, with bursts of ten times that; further ones wait up to 15 s. 0: no limit",
 			func(c *config, _ *textFlags) any { return &c.auth.perSecond }},
-		{"max-blob-size", "SIZE", "0", "bytes in one blob, as 500MiB or 10GiB; 0 is no limit",
+		{"max-blob-size", "SIZE", "0", "size of one blob, for example 500MiB or 10GiB. 0: no limit",
 			func(_ *config, t *textFlags) any { return &t.maxBlob }},
-		{"min-free", "SIZE", "", "refuse pushes that would leave less of the disk; 0 is no limit (default a hundredth of the disk, at least 16MiB or a twentieth, at most 1GiB)",
+		{"min-free", "SIZE", "", "refuse pushes that would leave less room on the disk. 0: no limit (default 1 % of the disk, at least 16MiB (or 5 %), at most 1GiB)",
 			func(_ *config, t *textFlags) any { return &t.minFree }},
-		{"stall-timeout", "DURATION", "1m", "drop a client when no byte moves for so long",
+		{"stall-timeout", "DURATION", "1m", "drop a client when no byte moves for this long. 0: never",
 			func(_ *config, t *textFlags) any { return &t.stall }},
 	}},
-	{"Reading again all that is stored, to find what rots", []flagDef{
-		{"scrub-every", "DURATION", "720h", "how often, in the time the registry runs; 0 is never",
+	{"Reading everything again, to find damage", []flagDef{
+		{"scrub-every", "DURATION", "720h", "how often everything stored is read again. 0: never",
 			func(c *config, _ *textFlags) any { return &c.scrubEvery }},
-		{"scrub-rate", "SIZE", "10MiB", "bytes a second, while there are no requests; 0 is no limit",
+		{"scrub-rate", "SIZE", "10MiB", "how fast, in bytes per second, while there are no requests. 0: no limit",
 			func(_ *config, t *textFlags) any { return &t.scrubRate }},
 	}},
-	{"Logs, to the standard error", []flagDef{
-		{"log-level", "LEVEL", "info", "debug, info, warn or error",
+	{"Logs, on standard error", []flagDef{
+		{"log-level", "debug|info|warn|error", "info", "how much to log",
 			func(_ *config, t *textFlags) any { return &t.level }},
-		{"log-format", "FORMAT", "text", "text or json",
+		{"log-format", "text|json", "text", "with `json`, every line of a server is JSON, the greeting too",
 			func(_ *config, t *textFlags) any { return &t.format }},
 	}},
 }
@@ -127,8 +129,8 @@ var serverFlags = []struct {
 // Flags that several commands have.
 var (
 	jsonFlag  = flagDef{"json", "", "", "write JSON, for programs", func(c *config, _ *textFlags) any { return &c.JSON }}
-	forceFlag = flagDef{"force", "", "", "also where the rules about tags forbid it", func(c *config, _ *textFlags) any { return &c.Force }}
-	deepFlag  = flagDef{"deep", "", "", "read every byte that is stored, too", func(c *config, _ *textFlags) any { return &c.Deep }}
+	forceFlag = flagDef{"force", "", "", "do it even where rules for tags forbid it", func(c *config, _ *textFlags) any { return &c.Force }}
+	deepFlag  = flagDef{"deep", "", "", "also read every byte that is stored", func(c *config, _ *textFlags) any { return &c.Deep }}
 )
 
 // newFlags defines the flags of a command, and those of the server.

@@ -1,4 +1,7 @@
 // `berth help`, `berth -h` and `berth NAME -h`: the tables of commands and flags, for people.
+//
+// `berth help` is one screen: the commands, and the flags that most people need. All flags are in
+// the help of serve. A command's own help has its flags, and those of the server that matter to it.
 
 package main
 
@@ -6,18 +9,18 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
 const usageHead = `Berth: a container registry in one file.
 
-  berth                                  serve ./data on port 5000
-  berth --addr 127.0.0.1:8080            on another address
-  berth --data /srv/berth                from another directory
+  berth [FLAGS]              serve the registry in ./data on port 5000
+  berth COMMAND [FLAGS] ...  work on that registry, with or without a server
+`
 
-  docker tag alpine localhost:5000/alpine
-  docker push localhost:5000/alpine
-
+const usageEnd = `
+berth help COMMAND explains a command, berth help flags lists all flags.
 `
 
 const usageEnvironment = `
@@ -25,9 +28,9 @@ Each flag is also an environment variable: --data is BERTH_DATA, --no-delete is
 BERTH_NO_DELETE=true. A flag wins over the environment.
 `
 
-const usageEnd = `
-GET /metrics has metrics for Prometheus, /healthz and /readyz are for probes.
-`
+// firstFlags are those that most people need: the usage has no others.
+var firstFlags = []string{"addr", "data", "htpasswd", "policy", "anonymous-pull", "tls", "tls-name",
+	"trusted-proxies", "read-only", "log-format"}
 
 // usage is what `berth -h` prints.
 func usage() string {
@@ -35,71 +38,183 @@ func usage() string {
 	b.WriteString(usageHead)
 	for _, c := range commands {
 		if c.heading != "" {
-			fmt.Fprintf(&b, "\n%s\n\n", c.heading)
+			fmt.Fprintf(&b, "\n%s:\n", c.heading)
 		}
-		writeEntry(&b, c.line(), c.about)
+		fmt.Fprintf(&b, "  %-12s%s\n", c.name, plain(c.about))
 	}
-	b.WriteString(usageEnvironment)
-	for _, group := range serverFlags {
-		fmt.Fprintf(&b, "\n%s\n", group.heading)
-		for _, f := range group.flags {
-			f.describe(&b)
-		}
+	b.WriteString("\nCommon flags:\n")
+	for _, name := range firstFlags {
+		f := findServerFlag(name)
+		f.about = f.first()
+		f.describe(&b)
 	}
 	b.WriteString(usageEnd)
 	return b.String()
 }
 
-// helpCommand is `berth help [COMMAND]`.
+// helpCommand is `berth help [COMMAND|flags]`. A word after the command may be one of its
+// own, as in token create: the help of token has that too.
 func helpCommand(_ context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
 	if len(cfg.Args) == 0 {
 		_, err := io.WriteString(stdout, usage())
 		return err
 	}
-	c := findCommand(cfg.Args[0])
+	name := cfg.Args[0]
+	if name == "flags" {
+		name = "serve"
+	}
+	c := findCommand(name)
 	if c == nil {
-		return fmt.Errorf("unknown command %q; see berth -h", cfg.Args[0])
+		return fmt.Errorf("unknown command %q; see berth -h", name)
+	}
+	if len(cfg.Args) > 1 && !slices.Contains(c.verbs(), cfg.Args[1]) {
+		return fmt.Errorf("berth %s has no %q; see berth help %[1]s", name, cfg.Args[1])
 	}
 	return c.help(stdout)
 }
 
-// help prints what there is to know of one command. All flags of the server are serve's,
-// and in the usage.
+// wantsHelp reports whether the arguments ask for help, whatever else is in them.
+func wantsHelp(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" })
+}
+
+// help prints what there is to know of one command.
 func (c *command) help(w io.Writer) error {
 	var b strings.Builder
+	if c.forms == nil {
+		fmt.Fprintf(&b, "%s\n", wrap(c.line(), 0, 6))
+	}
+	for _, x := range c.forms {
+		writeEntry(&b, "berth "+c.name+" "+x.call, x.about)
+	}
+	about := strings.ToUpper(c.about[:1]) + c.about[1:] + "."
+	fmt.Fprintf(&b, "\n%s\n", wrap(strings.TrimSpace(about+" "+c.more), 0, 0))
 	if c.name == "serve" {
-		b.WriteString(usage())
-	} else {
-		fmt.Fprintf(&b, "%s\n\n", wrap(c.line(), 0, 6))
-		about := strings.ToUpper(c.about[:1]) + c.about[1:] + "."
-		if c.more != "" {
-			about += " " + c.more
+		for _, group := range serverFlags {
+			fmt.Fprintf(&b, "\n%s:\n", group.heading)
+			for _, f := range group.flags {
+				f.describe(&b)
+			}
 		}
-		fmt.Fprintf(&b, "%s\n", wrap(about, 0, 0))
-		if c.flags != nil {
-			b.WriteString("\n")
-		}
-		for _, f := range c.flags {
+		b.WriteString(usageEnvironment)
+	} else if flags := c.allFlags(); flags != nil {
+		b.WriteString("\n")
+		for _, f := range flags {
 			f.describe(&b)
 		}
-		if c.onStore != nil || c.onFiles != nil {
-			b.WriteString("\n")
-			b.WriteString("It works on the registry in --data DIR (default data). berth -h has all flags.\n")
-		}
-		fmt.Fprintf(&b, "\nFor example:\n  %s\n", c.example)
 	}
+	if c.onStore != nil && c.server != nil {
+		fmt.Fprintf(&b, "\n%s\n", wrap("A running server does the work, and uses its own "+flagList(c.server)+". Without a server, "+
+			"those of the last one apply unless you give others.", 0, 0))
+	}
+	heading := "Example:"
+	if strings.Contains(c.example, "\n") {
+		heading = "Examples:"
+	}
+	fmt.Fprintf(&b, "\n%s\n  %s\n", heading, strings.ReplaceAll(c.example, "\n", "\n  "))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
-// line is how a command is called.
-func (c *command) line() string { return strings.TrimSpace("berth " + c.name + " " + c.synopsis) }
+// flagList is flags by their names, as a sentence has them.
+func flagList(names []string) string {
+	last := "--" + names[len(names)-1]
+	if len(names) == 1 {
+		return last
+	}
+	return "--" + strings.Join(names[:len(names)-1], ", --") + " and " + last
+}
 
-// describe writes what the usage says of a flag.
+// line is how a command is called, in short.
+func (c *command) line() string {
+	call := c.synopsis
+	if verbs := c.verbs(); verbs != nil {
+		call = strings.Join(verbs, "|") + " ..."
+	} else if c.forms != nil {
+		call = c.forms[0].call
+	}
+	return strings.TrimSpace("berth " + c.name + " " + call)
+}
+
+// verbs are the words that can follow a command's name, as in user add.
+func (c *command) verbs() (list []string) {
+	for _, x := range c.forms {
+		verb, _, _ := strings.Cut(x.call, " ")
+		if verb == strings.ToLower(verb) && !slices.Contains(list, verb) {
+			list = append(list, verb)
+		}
+	}
+	return list
+}
+
+// allFlags are those that matter to a command: its own, and of the server's --data and what the
+// table names. All of the server's matter to serve.
+func (c *command) allFlags() (list []flagDef) {
+	if c.name == "serve" {
+		for _, group := range serverFlags {
+			list = append(list, group.flags...)
+		}
+		return list
+	}
+	list = slices.Clone(c.flags)
+	if c.onStore != nil || c.onFiles != nil {
+		list = append(list, findServerFlag("data"))
+	}
+	for _, name := range c.server {
+		list = append(list, findServerFlag(name))
+	}
+	return list
+}
+
+// findServerFlag returns one of the server's flags, which must be there.
+func findServerFlag(name string) flagDef {
+	for _, group := range serverFlags {
+		for _, f := range group.flags {
+			if f.name == name {
+				return f
+			}
+		}
+	}
+	panic("there is no flag --" + name)
+}
+
+// values are those that a flag can have, if there are few: text|json.
+func (f flagDef) values() []string {
+	if !strings.Contains(f.value, "|") {
+		return nil
+	}
+	return strings.Split(f.value, "|")
+}
+
+// first is the first sentence of what is said of a flag, without a default in words.
+func (f flagDef) first() string {
+	about, _ := f.usual()
+	for _, end := range []string{"\n", "; ", ". "} {
+		about, _, _ = strings.Cut(about, end)
+	}
+	return about
+}
+
+// usual returns what is said of a flag, and apart from that its default: the value in
+// backquotes, or in words.
+func (f flagDef) usual() (about, standard string) {
+	if at := strings.LastIndex(f.about, " (default "); at >= 0 && strings.HasSuffix(f.about, ")") {
+		return f.about[:at], f.about[at+len(" (default ") : len(f.about)-1]
+	}
+	if f.standard != "" {
+		standard = "`" + f.standard + "`"
+	}
+	return f.about, standard
+}
+
+// describe writes what the help says of a flag.
 func (f flagDef) describe(b *strings.Builder) {
 	about := f.about
-	if f.standard != "" && !strings.Contains(about, "(default") {
-		about += " (default " + f.standard + ")"
+	if _, standard := f.usual(); standard != "" && !strings.HasSuffix(about, ")") {
+		if strings.Contains(about, "\n") { // lines for its values
+			about += "\n"
+		}
+		about += " (default " + standard + ")"
 	}
 	writeEntry(b, strings.TrimSpace("--"+f.name+" "+f.value), about)
 }
@@ -119,12 +234,15 @@ func writeEntry(b *strings.Builder, name, about string) {
 	}
 }
 
-// wrap breaks a text into lines that end before usageWidth. It begins in column first;
-// the other lines are indented by rest. A line's end in the text stays one.
+// plain is a text of the tables for a terminal: pages alone have code in backquotes.
+func plain(text string) string { return strings.ReplaceAll(text, "`", "") }
+
+// wrap breaks a text of the tables into lines that end before usageWidth. It begins in column
+// first; the other lines are indented by rest. A line's end in the text stays one.
 func wrap(text string, first, rest int) string {
 	var b strings.Builder
 	at := first
-	for i, line := range strings.Split(text, "\n") {
+	for i, line := range strings.Split(plain(text), "\n") {
 		for j, word := range strings.Fields(line) {
 			switch {
 			case j == 0 && i == 0:

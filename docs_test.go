@@ -216,50 +216,6 @@ func documents(t *testing.T) []string {
 	return append(list, "ARCHITECTURE.md", "CONTRIBUTING.md", "README.md")
 }
 
-// A flag's row in docs/reference.md: | `--tls-cert`, `--tls-key` | `off` | about |
-var flagRow = regexp.MustCompile("(?m)^\\| ((?:`--[\\w-]+`(?:, )?)+) \\|([^|]*)\\|")
-
-// docs/reference.md has every flag with its default, every command, and none that is not there.
-func TestReferenceHasEveryFlagAndCommand(t *testing.T) {
-	text, err := os.ReadFile("docs/reference.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	standards := make(map[string]string) // by flag, as the page has them
-	for _, row := range flagRow.FindAllStringSubmatch(string(text), -1) {
-		for _, name := range regexp.MustCompile(`--[\w-]+`).FindAllString(row[1], -1) {
-			standards[name] = strings.TrimSpace(row[2])
-		}
-	}
-	known := make(map[string]bool)
-	for _, group := range serverFlags {
-		for _, f := range group.flags {
-			known["--"+f.name] = true
-			standard, found := standards["--"+f.name]
-			if !found {
-				t.Errorf("docs/reference.md has no row for --%s", f.name)
-			} else if f.standard != "" && standard != "`"+f.standard+"`" {
-				t.Errorf("docs/reference.md says that --%s is %s by default, want `%s`", f.name, standard, f.standard)
-			}
-		}
-	}
-	for _, c := range commands {
-		if !regexp.MustCompile("`berth " + c.name + "[` ]").Match(text) {
-			t.Errorf("docs/reference.md has no berth %s", c.name)
-		}
-		for _, f := range c.flags {
-			if known["--"+f.name] = true; !strings.Contains(string(text), "--"+f.name) {
-				t.Errorf("docs/reference.md has no --%s of berth %s", f.name, c.name)
-			}
-		}
-	}
-	for _, name := range regexp.MustCompile(`--[a-z][\w-]*`).FindAllString(string(text), -1) {
-		if !known[name] {
-			t.Errorf("docs/reference.md has %s, which is no flag", name)
-		}
-	}
-}
-
 // What several pages show is the same in each: the end-to-end tests run what one of them has.
 func TestPagesShowTheSameProxy(t *testing.T) {
 	block := regexp.MustCompile("(?s)\n```nginx\n.*?\n```\n")

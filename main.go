@@ -96,10 +96,20 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	name := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
+	} else if len(args) > 0 && wantsHelp(args[:1]) {
+		name, args = "help", args[1:]
+	} else if len(args) > 0 && strings.TrimLeft(args[0], "-") == "version" {
+		name, args = "version", args[1:]
 	}
 	c := findCommand(name)
 	if c == nil {
 		return fmt.Errorf("unknown command %q; see berth -h", name)
+	}
+	if wantsHelp(args) {
+		return c.help(stdout)
+	}
+	if c.alone != nil && name != "serve" {
+		env = func(string) (string, bool) { return "", false } // whatever is wrong there, help is to be had
 	}
 	cfg, err := parseConfig(name, args, env, stderr)
 	if errors.Is(err, flag.ErrHelp) {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -178,60 +177,6 @@ func TestConfiguration(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("berth %s (%s): error %v, want one about %s", x.args, x.env, err, x.want)
 		}
-	}
-}
-
-// The usage has every flag and command, and each command's help all of its own.
-func TestUsageNamesEveryFlag(t *testing.T) {
-	for _, args := range [][]string{{"-h"}, {"--help"}, {"help"}, {"serve", "-h"}, {"help", "serve"}} {
-		if out, err := runOnce(t, args...); err != nil || out != usage() {
-			t.Errorf("berth %v: %v\n%s", args, err, out)
-		}
-	}
-	isServers := make(map[string]bool)
-	newFlags("serve", &config{}, &textFlags{}).VisitAll(func(f *flag.Flag) {
-		isServers[f.Name] = true
-		if !strings.Contains(usage(), "\n  --"+f.Name) {
-			t.Errorf("--%s is not in the usage", f.Name)
-		}
-	})
-	for _, c := range commands {
-		if !strings.Contains(usage(), "\n  berth "+c.name) {
-			t.Errorf("berth %s is not in the usage", c.name)
-		}
-		help, err := runOnce(t, c.name, "-h")
-		if also, e := runOnce(t, "help", c.name); err != nil || e != nil || help != also {
-			t.Errorf("berth %s -h (%v) and berth help %[1]s (%v) differ:\n%s\n%s", c.name, err, e, help, also)
-		}
-		if c.name == "serve" {
-			continue
-		}
-		newFlags(c.name, &config{}, &textFlags{}).VisitAll(func(f *flag.Flag) {
-			if isServers[f.Name] {
-				return
-			}
-			if !strings.Contains(help, "\n  --"+f.Name) {
-				t.Errorf("--%s is not in the help of berth %s", f.Name, c.name)
-			}
-			if line, _, _ := strings.Cut(help, "\n\n"); f.Name != "json" && !strings.Contains(line, "--"+f.Name) {
-				t.Errorf("--%s is not in %q", f.Name, line)
-			}
-		})
-		_, example, _ := strings.Cut(help, "\nFor example:\n")
-		if !strings.Contains(example, "berth "+c.name) {
-			t.Errorf("berth %s -h has no example:\n%s", c.name, help)
-		}
-		for line := range strings.Lines(help + usage()) {
-			if len(line) > 80 { // with its end
-				t.Errorf("berth %s -h: a line of more than 79 columns: %s", c.name, line)
-			}
-		}
-	}
-	if _, err := runOnce(t, "help", "nonsense"); err == nil || !strings.Contains(err.Error(), `unknown command "nonsense"`) {
-		t.Errorf("help for what is no command: %v", err)
-	}
-	if out, err := runOnce(t, "version"); err != nil || !strings.HasPrefix(out, "berth ") {
-		t.Errorf("version: %q, %v", out, err)
 	}
 }
 
