@@ -181,11 +181,11 @@ func (g *gate) announce() {
 	if v == nil {
 		g.log.Warn("whoever reaches this registry may push and delete; `berth user add NAME` makes it want a password")
 		if lines := g.tagRules().lines(); lines != nil {
-			g.log.Info("rules about tags", "rules", lines)
+			g.log.Info("rules about tags", "rules", strings.Join(lines, "; "))
 		}
 		return
 	}
-	g.log.Info("who may do what", "users", len(v.users), "rules", v.policy.lines())
+	g.log.Info("who may do what", "users", len(v.users), "rules", strings.Join(v.policy.lines(), "; "))
 	if g.open && g.hasPeople() && g.usersFile == "" { // with --htpasswd there is no start without the file
 		g.log.Warn("--open (or BERTH_OPEN) is still given: at a start without the files of the users and rules, as when a disk is not mounted, everybody may do everything; leave it out",
 			"users", g.users.files[0], "rules", g.policy.files[0])
@@ -246,7 +246,8 @@ func (g *gate) complete(p *policy, err error) (*policy, error) {
 func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	list, bad := parseUsers(texts[0])
 	if len(bad) > 0 {
-		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them", "file", g.users.files[0], "lines", bad)
+		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them; `berth user add NAME` or `htpasswd -B` makes others",
+			"file", g.users.files[0], "lines", bad)
 	}
 	var cheap []string
 	for name, hash := range list {
@@ -263,13 +264,13 @@ func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	return list, nil
 }
 
-// usersChanged tells of an edit.
+// usersChanged tells of an edit. What is wrong at the start openGate returns.
 func (g *gate) usersChanged(old, new *users, err error) {
-	if err != nil {
-		g.log.Error("the users' file cannot be read; whoever could log in still can", "file", g.users.files[0], "error", err)
+	if !g.started {
 		return
 	}
-	if !g.started {
+	if err != nil {
+		g.log.Error("the users' file cannot be read; whoever could log in still can", "file", g.users.files[0], "error", err)
 		return
 	}
 	was := users{}
@@ -293,14 +294,14 @@ func (g *gate) usersChanged(old, new *users, err error) {
 	g.st.audit("users changed", "added", added, "removed", removed, "changed", changed)
 }
 
-// policyChanged tells of an edit.
+// policyChanged tells of an edit. What is wrong at the start openGate returns.
 func (g *gate) policyChanged(old, new **policy, err error) {
 	switch {
-	case err != nil:
+	case err != nil && g.started:
 		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.files[0], "error", err)
 	case g.started:
 		g.st.collector.forgetOwners()
-		g.st.audit("rules changed", "file", g.policy.files[0], "rules", (*new).lines())
+		g.st.audit("rules changed", "file", g.policy.files[0], "rules", strings.Join((*new).lines(), "; "))
 	}
 	notify(g.st.retainer.rulesChanged)
 }

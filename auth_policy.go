@@ -87,6 +87,19 @@ func (r rights) words() (words []string) {
 	return words
 }
 
+// allWords names rights, also those that others bring along; admin is all of them.
+func (r rights) allWords() (words []string) {
+	if r == allRights {
+		return []string{"admin"}
+	}
+	for _, word := range actionNames {
+		if r&actions[word] == actions[word] {
+			words = append(words, word)
+		}
+	}
+	return words
+}
+
 var (
 	patternForm    = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
 	tagPatternForm = regexp.MustCompile(`^[A-Za-z0-9._*?-]+$`)
@@ -108,7 +121,7 @@ type accessRule struct {
 
 func (r *accessRule) String() string {
 	return fmt.Sprintf("%s: %s may %s in %s", r.origin, strings.Join(r.who, ", "),
-		strings.Join(r.allow.words(), ", "), strings.Join(r.repositories.text, ", "))
+		strings.Join(r.allow.allWords(), ", "), strings.Join(r.repositories.text, ", "))
 }
 
 // A policy is all rules at one time.

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -65,9 +64,6 @@ func (x *robots) load() error {
 
 // readRobots returns those in the database in path, whether a server has it or not.
 func readRobots(path string) ([]*robot, error) {
-	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("no registry there: %w", err)
-	}
 	db, err := openToLook(path)
 	if err != nil {
 		return nil, err
@@ -183,7 +179,7 @@ func (x *robots) add(b *robot) error {
 			return err
 		}
 		if taken {
-			return fmt.Errorf("there is a token %s already", b.name)
+			return fmt.Errorf("there is a token %s already; `berth token revoke %[1]s` ends it, or give another name", b.name)
 		}
 		var expires any
 		if !b.expires.IsZero() {
@@ -202,13 +198,17 @@ func (x *robots) add(b *robot) error {
 	return nil
 }
 
+func noToken(name string) error {
+	return fmt.Errorf("there is no token %s; `berth token list` shows those that there are", name)
+}
+
 // remove makes the one with a name or id worth nothing, and returns its name.
 func (x *robots) remove(nameOrID string) (name string, err error) {
 	var id string
 	err = x.update(func(t *tx) error {
 		err := t.get(`DELETE FROM token WHERE name = ?1 OR id = ?1 RETURNING id, name`, []any{nameOrID}, &id, &name)
 		if errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("there is no token %q", nameOrID)
+			return noToken(nameOrID)
 		}
 		return err
 	})

@@ -64,6 +64,9 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	b := &backup{st: st, out: out, dirs: make(map[string]bool),
 		dest: newDataDir(dirConfig{dir: dest, log: st.log})}
 	defer func() { err = b.explain(err) }()
+	if info, err := os.Stat(dest); err == nil && !info.IsDir() {
+		return fmt.Errorf("%s is a file; name a directory for the backup", dest)
+	}
 	if err := b.separate(); err != nil {
 		return err
 	}
@@ -161,8 +164,6 @@ func (b *backup) explain(err error) error {
 		return nil
 	case isNoSpace(err):
 		err = fmt.Errorf("the disk of %s is full: %w", b.dest.dir, err)
-	case errors.Is(err, context.Canceled):
-		err = fmt.Errorf("stopped: %w", err)
 	}
 	if b.accepted && !b.done {
 		if b.earlier {

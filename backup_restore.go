@@ -45,7 +45,7 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return err
 	}
 	if !begun && len(data.listSnapshots()) == 0 {
-		return fmt.Errorf("no registry in %s: there is neither a database nor a snapshot", data.dir)
+		return fmt.Errorf("there is no registry in %s, neither a database nor a snapshot of one; name its directory with --data or BERTH_DATA", data.dir)
 	}
 	if err := data.own(); err != nil {
 		return err
@@ -726,7 +726,7 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 		return err
 	}
 	if tokens > 0 {
-		out.printf("%s for robots: what was revoked since the snapshot is good again; see berth token list\n", plural(tokens, "token"))
+		out.printf("%s for machines: what was revoked since the snapshot is good again; see berth token list\n", plural(tokens, "token"))
 	}
 	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", plural(int(f.Repositories), "repository"),
 		plural(int(f.Tags), "tag"), plural(int(f.Blobs.Count), "blob"), formatSize(f.Blobs.Bytes))

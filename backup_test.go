@@ -419,7 +419,7 @@ func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(full, "thesis.txt")); err != nil || string(text) != "mine" {
 		t.Error("a stranger's file has changed")
 	}
-	if _, err := runOnce(t, "backup"); err == nil || !strings.Contains(err.Error(), "name the directory") {
+	if _, err := runOnce(t, "backup"); err == nil || !strings.Contains(err.Error(), "usage: berth backup DEST") {
 		t.Errorf("backup to nowhere: %v", err)
 	}
 }

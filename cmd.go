@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync/atomic"
+	"syscall"
 )
 
 // A command is one row of the table: all that Berth knows of `berth NAME`.
@@ -33,9 +34,14 @@ type command struct {
 	heading  string // over this command and those that follow
 	synopsis string // what follows the name
 	forms    []form // instead of a synopsis, if there are several
-	most     int    // how many arguments there may be
+	least    int    // how many arguments there must be
+	most     int    // how many there may be
 	flags    []flagDef
 	server   []string // flags of the server that matter to it, except --data
+
+	// check refuses arguments and flags that cannot be right, whatever the registry holds.
+	// It opens nothing. nil is all that least and most do.
+	check func(*config) error
 
 	// What it does is one of three. onStore works on an open store, in the server if
 	// one runs. onFiles works on files of the data directory, as their owner. alone
@@ -102,7 +108,27 @@ func runOn(ctx context.Context, st *store, o options, out *console) error {
 	case st.noDelete && deletes:
 		return fmt.Errorf("%s: this registry does not delete, by --no-delete", o.Command)
 	}
-	return c.onStore(ctx, st, o, out)
+	return plainly(c.onStore(ctx, st, o, out))
+}
+
+// noRegistry says that none is in a directory, where its database has not been found.
+func noRegistry(dir string, err error) error {
+	if whole, e := filepath.Abs(dir); e == nil {
+		dir = whole
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("whether there is a registry in %s only its owner and root can see; run this command as one of them (%w)", dir, err)
+	}
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("the registry in %s cannot be looked at: %w", dir, err)
+	}
+	what := "there is no registry in"
+	if info, e := os.Stat(dir); e != nil {
+		what = "there is no directory"
+	} else if !info.IsDir() {
+		return fmt.Errorf("%s is a file, and no registry; name its directory with --data or BERTH_DATA", dir)
+	}
+	return fmt.Errorf("%s %s; name that of the registry with --data or BERTH_DATA", what, dir)
 }
 
 // runCommand runs a command on the store in cfg.dir.
@@ -112,7 +138,7 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 		cfg.TTY = err == nil && info.Mode()&fs.ModeCharDevice != 0
 	}
 	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
-		return fmt.Errorf("no registry there: %w", err)
+		return noRegistry(cfg.dir, err)
 	}
 	if account, err := user.Current(); err == nil {
 		cfg.Who = account.Username
@@ -171,16 +197,19 @@ func askServer(ctx context.Context, cfg *config, stdout io.Writer) (done bool, e
 	if errors.As(err, &op) && op.Op == "dial" {
 		return false, nil
 	}
+	if err != nil && ctx.Err() != nil {
+		return true, errors.New("stopped before the server that runs had answered")
+	}
 	if err != nil {
-		return true, fmt.Errorf("asking the server: %w", err)
+		return true, fmt.Errorf("the server that runs has not answered, or has ended: %w", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return true, fmt.Errorf("the server that runs says: %s", bytes.TrimSpace(text))
+		return true, fmt.Errorf("the server that runs refuses: %s", bytes.TrimSpace(text))
 	}
 	if _, err := io.Copy(stdout, resp.Body); err != nil {
-		return true, fmt.Errorf("the server has gone: %w", err)
+		return true, fmt.Errorf("the server has ended before the command had; its log says why (%w)", err)
 	}
 	if text := resp.Trailer.Get(trailerError); text != "" {
 		return true, errors.New(text)
@@ -219,7 +248,7 @@ func serveCommands(ctx context.Context, st *store, running *atomic.Int64) (wait 
 			running.Add(1)
 			defer running.Add(-1)
 			if ctx.Err() != nil {
-				http.Error(w, "it is stopping", http.StatusServiceUnavailable)
+				http.Error(w, "it is stopping; try again in a moment", http.StatusServiceUnavailable)
 				return
 			}
 			answerCommand(w, r, st)
@@ -244,7 +273,7 @@ func answerCommand(w http.ResponseWriter, r *http.Request, st *store) {
 		return
 	}
 	if c := findCommand(o.Command); c == nil || c.onStore == nil {
-		http.Error(w, "unknown command "+o.Command+": it runs another version", http.StatusBadRequest)
+		http.Error(w, "it is another version of Berth, without the command "+o.Command+"; restart it with this one", http.StatusBadRequest)
 		return
 	}
 	st.log.Info("command", "command", o.Command, "args", o.Args)

@@ -108,18 +108,25 @@ func formatSize(n int64) string {
 	return fmt.Sprintf("%.2f TiB", float64(n)/(1<<40))
 }
 
-// formatDuration writes a time span for people, in its two greatest units.
+// formatDuration writes a time span for people, in its two greatest units, without the
+// second if that is 0: 30d, 2h05m.
 func formatDuration(d time.Duration) string {
 	s := int64(d / time.Second)
+	two := func(great int64, unit string, small int64, smallUnit string) string {
+		if small == 0 {
+			return fmt.Sprintf("%d%s", great, unit)
+		}
+		return fmt.Sprintf("%d%s%02d%s", great, unit, small, smallUnit)
+	}
 	switch {
 	case s < 60:
 		return fmt.Sprintf("%ds", s)
 	case s < 3600:
-		return fmt.Sprintf("%dm%02ds", s/60, s%60)
+		return two(s/60, "m", s%60, "s")
 	case s < 2*86400:
-		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
+		return two(s/3600, "h", s/60%60, "m")
 	}
-	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
+	return two(s/86400, "d", s/3600%24, "h")
 }
 
 // plural writes a number of things.

@@ -4,8 +4,12 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -93,7 +97,7 @@ var serverFlags = []struct {
 	{"How long things stay, while the registry runs", []flagDef{
 		{"grace", "DURATION", "24h", "how long a blob without a manifest is kept",
 			func(c *config, _ *textFlags) any { return &c.grace }},
-		{"untagged-grace", "DURATION", "168h", "how long untagged and deleted images are kept, and can be restored. Untagged is a manifest without tag, index or subject. 0: untagged manifests are kept always, and deleted ones for 168h",
+		{"untagged-grace", "DURATION", "7d", "how long untagged and deleted images are kept, and can be restored. Untagged is a manifest without tag, index or subject. 0: untagged manifests are kept always, and deleted ones for 7d",
 			func(c *config, _ *textFlags) any { return &c.untaggedGrace }},
 		{"upload-expiry", "DURATION", "24h", "how long an upload is kept that nobody continues",
 			func(c *config, _ *textFlags) any { return &c.uploadExpiry }},
@@ -113,7 +117,7 @@ var serverFlags = []struct {
 			func(_ *config, t *textFlags) any { return &t.stall }},
 	}},
 	{"Reading everything again, to find damage", []flagDef{
-		{"scrub-every", "DURATION", "720h", "how often everything stored is read again. 0: never",
+		{"scrub-every", "DURATION", "30d", "how often everything stored is read again. 0: never",
 			func(c *config, _ *textFlags) any { return &c.scrubEvery }},
 		{"scrub-rate", "SIZE", "10MiB", "how fast, in bytes per second, while there are no requests. 0: no limit",
 			func(_ *config, t *textFlags) any { return &t.scrubRate }},
@@ -152,17 +156,17 @@ func newFlags(command string, cfg *config, text *textFlags) *flag.FlagSet {
 func (f flagDef) define(flags *flag.FlagSet, cfg *config, text *textFlags) {
 	switch to := f.to(cfg, text).(type) {
 	case *bool:
-		flags.BoolVar(to, f.name, false, "")
+		flags.Var(yesNoFlag{flagOf[bool]{to, parseYesNo}}, f.name, "")
 	case *string:
 		flags.StringVar(to, f.name, "", "")
 	case *int:
-		flags.IntVar(to, f.name, 0, "")
+		flags.Var(flagOf[int]{to, parseNumber[int]}, f.name, "")
 	case *int64:
-		flags.Int64Var(to, f.name, 0, "")
+		flags.Var(flagOf[int64]{to, parseNumber[int64]}, f.name, "")
 	case *time.Duration:
-		flags.DurationVar(to, f.name, 0, "")
+		flags.Var(flagOf[time.Duration]{to, parseDuration}, f.name, "")
 	case *slog.Level:
-		flags.TextVar(to, f.name, slog.LevelInfo, "")
+		flags.Var(flagOf[slog.Level]{to, parseLevel}, f.name, "")
 	default:
 		panic("a flag of no known type: " + f.name)
 	}
@@ -172,4 +176,108 @@ func (f flagDef) define(flags *flag.FlagSet, cfg *config, text *textFlags) {
 			panic(err)
 		}
 	}
+}
+
+// A flagOf is the value of a flag. What it does not take is an error that says what it takes.
+type flagOf[T any] struct {
+	to    *T
+	parse func(string) (T, error)
+}
+
+func (f flagOf[T]) Set(text string) error {
+	value, err := f.parse(text)
+	if err == nil {
+		*f.to = value
+	}
+	return err
+}
+
+func (f flagOf[T]) String() string {
+	if f.to == nil { // the flag package asks a zero value, too
+		return ""
+	}
+	return fmt.Sprint(*f.to)
+}
+
+// A yesNoFlag needs no value.
+type yesNoFlag struct{ flagOf[bool] }
+
+func parseYesNo(text string) (bool, error) {
+	yes, err := strconv.ParseBool(text)
+	if err != nil {
+		return false, fmt.Errorf("say true or false, not %q", text)
+	}
+	return yes, nil
+}
+
+func parseNumber[T int | int64](text string) (T, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 || int64(T(n)) != n {
+		return 0, fmt.Errorf("%q is not a number from 0 up", text)
+	}
+	return T(n), nil
+}
+
+func parseLevel(text string) (level slog.Level, err error) {
+	if level.UnmarshalText([]byte(text)) != nil {
+		return level, fmt.Errorf("say debug, info, warn or error, not %q", text)
+	}
+	return level, nil
+}
+
+// parseArguments sets the flags that are among the arguments of a command, and returns the
+// others. Flags may stand anywhere, with one dash or two, and end at "--". The error is
+// flag.ErrHelp for who asks for help, else a usageError.
+func parseArguments(command string, flags *flag.FlagSet, args []string) (others []string, err error) {
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		if arg == "--" {
+			return append(others, args...), nil
+		}
+		if len(arg) < 2 || arg[0] != '-' {
+			others = append(others, arg)
+			continue
+		}
+		name, value, given := strings.Cut(strings.TrimPrefix(arg[1:], "-"), "=")
+		f := flags.Lookup(name)
+		if f == nil && (name == "h" || name == "help") {
+			return nil, flag.ErrHelp
+		}
+		if f == nil {
+			return nil, unknownFlag(command, name, flags)
+		}
+		if _, ok := f.Value.(yesNoFlag); ok && !given {
+			value, given = "true", true
+		}
+		if !given {
+			if len(args) == 0 || strings.HasPrefix(args[0], "--") {
+				return nil, usageErrorf("--%s: its value is missing (see berth help %s)", name, command)
+			}
+			value, args = args[0], args[1:]
+		}
+		if err := flags.Set(name, value); err != nil {
+			return nil, usageErrorf("--%s: %w", name, err)
+		}
+	}
+	return others, nil
+}
+
+// unknownFlag is the error for a flag that the command has not got.
+func unknownFlag(command, name string, flags *flag.FlagSet) error {
+	var names []string
+	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+	if near := nearest(name, names); near != "" {
+		return usageErrorf("unknown flag --%s: did you mean --%s? (see berth help %s)", name, near, command)
+	}
+	var others []string
+	for _, c := range commands {
+		if slices.ContainsFunc(c.flags, func(f flagDef) bool { return f.name == name }) {
+			others = append(others, "berth "+c.name)
+		}
+	}
+	if others != nil {
+		return usageErrorf("berth %s has no --%s, unlike %s (see berth help %[1]s)", command, name, strings.Join(others[:min(len(others), 3)], ", "))
+	}
+	return usageErrorf("unknown flag --%s (see berth help %s)", name, command)
 }

@@ -25,7 +25,8 @@ berth help COMMAND explains a command, berth help flags lists all flags.
 
 const usageEnvironment = `
 Each flag is also an environment variable: --data is BERTH_DATA, --no-delete is
-BERTH_NO_DELETE=true. A flag wins over the environment.
+BERTH_NO_DELETE=true (or false). A flag wins over the environment.
+Durations are written like 90m, 12h, 30d or 1d12h.
 `
 
 // firstFlags are those that most people need: the usage has no others.
@@ -65,10 +66,10 @@ func helpCommand(_ context.Context, cfg *config, _ io.Reader, stdout io.Writer) 
 	}
 	c := findCommand(name)
 	if c == nil {
-		return fmt.Errorf("unknown command %q; see berth -h", name)
+		return unknownCommand(name)
 	}
 	if len(cfg.Args) > 1 && !slices.Contains(c.verbs(), cfg.Args[1]) {
-		return fmt.Errorf("berth %s has no %q; see berth help %[1]s", name, cfg.Args[1])
+		return usageErrorf("berth %s has no %q; see berth help %[1]s", name, cfg.Args[1])
 	}
 	return c.help(stdout)
 }
@@ -134,6 +135,17 @@ func (c *command) line() string {
 		call = c.forms[0].call
 	}
 	return strings.TrimSpace("berth " + c.name + " " + call)
+}
+
+// calls are all the ways to call a command.
+func (c *command) calls() (list []string) {
+	for _, x := range c.forms {
+		list = append(list, "berth "+c.name+" "+x.call)
+	}
+	if list == nil {
+		list = []string{c.line()}
+	}
+	return list
 }
 
 // verbs are the words that can follow a command's name, as in user add.

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -19,13 +18,10 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		if name, ref, err = parseArgument(o.Args[0]); err != nil {
 			return err
 		}
-		if ref.digest != "" {
-			return errors.New("log: say NAME or NAME:TAG")
-		}
 		tag = ref.tag
 	}
 	limit := o.Limit
-	if limit <= 0 {
+	if limit <= 0 || limit > 1<<31-2 {
 		limit = 1<<31 - 2
 	}
 	list, err := st.history(name, tag, lastOfAll, limit+1)
@@ -34,6 +30,9 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 	}
 	more := len(list) > limit
 	list = list[:min(len(list), limit)]
+	if len(list) == 0 && name != "" {
+		return fmt.Errorf("nothing is remembered that was done to %s; `berth ls` shows what there is, and `berth log` all that was done", o.Args[0])
+	}
 	if o.JSON {
 		entries := make([]historyEntry, len(list))
 		for i, r := range list {
@@ -42,7 +41,7 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		return out.json(entries)
 	}
 	if len(list) == 0 {
-		out.printf("nothing was done to it in the time that is remembered\n")
+		out.printf("nothing is remembered that was done here\n")
 		return nil
 	}
 	table := out.table("CHANGE", "WHEN", "WHO", "FROM", "BY", "WHAT")
@@ -64,16 +63,20 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 	return nil
 }
 
-// undoCommand is `berth undo CHANGE|NAME[:TAG]`.
-func undoCommand(ctx context.Context, st *store, o options, out *console) error {
-	if len(o.Args) != 1 {
-		return errors.New("undo: say the number of a change, as `berth log` shows it, or NAME[:TAG] for the last change of that")
-	}
-	if o.As != "" {
-		if _, err := parseName(o.As); err != nil {
+func checkUndoCommand(cfg *config) error {
+	if cfg.As != "" {
+		if _, err := parseName(cfg.As); err != nil {
 			return fmt.Errorf("--as: %w", err)
 		}
 	}
+	if _, err := strconv.ParseInt(cfg.Args[0], 10, 64); err == nil {
+		return nil
+	}
+	return checkReferences(cfg)
+}
+
+// undoCommand is `berth undo CHANGE|NAME[:TAG]`.
+func undoCommand(ctx context.Context, st *store, o options, out *console) error {
 	number, err := strconv.ParseInt(o.Args[0], 10, 64)
 	if err != nil {
 		name, ref, err := parseArgument(o.Args[0])

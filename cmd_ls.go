@@ -44,6 +44,40 @@ func parseArgument(text string) (name string, ref reference, err error) {
 	return name, ref, nil
 }
 
+// checkReferences refuses arguments that name no image and no repository.
+func checkReferences(cfg *config) error {
+	for _, arg := range cfg.Args {
+		if _, _, err := parseArgument(arg); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkNameOrTag refuses arguments that are neither NAME nor NAME:TAG.
+func checkNameOrTag(cfg *config) error {
+	for _, arg := range cfg.Args {
+		if _, ref, err := parseArgument(arg); err != nil {
+			return err
+		} else if ref.digest != "" {
+			return fmt.Errorf("%s: say NAME or NAME:TAG, not %q", cfg.Command, arg)
+		}
+	}
+	return nil
+}
+
+// checkNames refuses arguments that are not NAME.
+func checkNames(cfg *config) error {
+	for _, arg := range cfg.Args {
+		if _, ref, err := parseArgument(arg); err != nil {
+			return err
+		} else if ref != (reference{}) {
+			return fmt.Errorf("%s: say NAME alone, not %q", cfg.Command, arg)
+		}
+	}
+	return nil
+}
+
 // listCommand is `berth ls [NAME]`.
 func listCommand(ctx context.Context, st *store, o options, out *console) error {
 	if len(o.Args) == 0 {
@@ -100,9 +134,6 @@ func listAll(ctx context.Context, st *store, o options, out *console) error {
 
 // removeCommand is `berth rm NAME[:TAG|@DIGEST]...`.
 func removeCommand(ctx context.Context, st *store, o options, out *console) error {
-	if len(o.Args) == 0 {
-		return errors.New("rm: say NAME:TAG, NAME@DIGEST, or NAME for a whole repository")
-	}
 	type removal struct {
 		Removed string `json:"removed"`
 		Change  int64  `json:"change"`
@@ -149,19 +180,28 @@ func removeNamed(st *store, arg string, o options) (change int64, err error) {
 	return change, err
 }
 
+// tagArguments reads NAME:OLD NEW, or NAME@DIGEST NEW.
+func tagArguments(args []string) (name string, ref reference, tag string, err error) {
+	if len(args) != 2 {
+		return "", ref, "", errors.New("tag: say NAME:OLD NEW, or NAME@DIGEST NEW")
+	}
+	if name, ref, err = parseArgument(args[0]); err == nil && ref == (reference{}) {
+		err = fmt.Errorf("tag: say which image of %s: NAME:TAG, or NAME@DIGEST", name)
+	}
+	if err == nil {
+		tag, err = parseTag(strings.TrimPrefix(args[1], name+":"))
+	}
+	return name, ref, tag, err
+}
+
+func checkTagCommand(cfg *config) error {
+	_, _, _, err := tagArguments(cfg.Args)
+	return err
+}
+
 // tagCommand is `berth tag NAME:OLD NEW`.
 func tagCommand(ctx context.Context, st *store, o options, out *console) error {
-	if len(o.Args) != 2 {
-		return errors.New("tag: say NAME:OLD NEW, or NAME@DIGEST NEW")
-	}
-	name, ref, err := parseArgument(o.Args[0])
-	if err != nil {
-		return err
-	}
-	if ref == (reference{}) {
-		return errors.New("tag: say which image: NAME:TAG, or NAME@DIGEST")
-	}
-	tag, err := parseTag(strings.TrimPrefix(o.Args[1], name+":"))
+	name, ref, tag, err := tagArguments(o.Args)
 	if err != nil {
 		return err
 	}

@@ -10,17 +10,41 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
 )
 
+// actionRights are the actions alone. What one brings along is not asked for: who may push
+// may pull too.
+var actionRights = map[string]rights{"pull": mayPull, "push": mayPush, "overwrite": mayOverwrite,
+	"delete": mayDelete, "metrics": mayMetrics, "admin": mayAdmin}
+
+// checkPolicyCommand refuses what is none of the forms of `berth policy`.
+func checkPolicyCommand(cfg *config) error {
+	if cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
+		return errors.New("policy: say check, or check WHO ACTION REPOSITORY, as in berth policy check kim push home/app")
+	}
+	if len(cfg.Args) == 1 {
+		return nil
+	}
+	action, repository := cfg.Args[2], cfg.Args[3]
+	if _, ok := actionRights[action]; !ok {
+		return fmt.Errorf("%q is not an action; use %s", action, strings.Join(actionNames, ", "))
+	}
+	if repository == "**" {
+		return nil
+	}
+	if _, err := parseName(repository); err != nil {
+		return fmt.Errorf("%q is not a repository's name (\"**\" is the registry as a whole)", repository)
+	}
+	return nil
+}
+
 // policyCommand is `berth policy check`, which prints the rules or explains a
 // decision. It works on the files, whether there is a server or not.
 func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
-	if len(cfg.Args) == 0 || cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
-		return errors.New("policy: say check, or check WHO ACTION REPOSITORY")
-	}
 	var err error
 	if cfg.auth, err = cfg.recallFiles(); err != nil {
 		return err
@@ -65,20 +89,13 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 	return p.tell(cfg, cfg.Args[1], cfg.Args[2], cfg.Args[3], stdout)
 }
 
-// tell says whether somebody may do something to a repository, and why.
+// tell says whether somebody may do something to a repository, and why. The error is errNo
+// if not.
 func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Writer) error {
-	// What an action brings along is not asked for: who may push may pull too.
-	single := map[string]rights{"pull": mayPull, "push": mayPush, "overwrite": mayOverwrite,
-		"delete": mayDelete, "metrics": mayMetrics, "admin": mayAdmin}
-	what, ok := single[action]
-	if !ok {
-		return fmt.Errorf("%q is not an action; use %s", action, strings.Join(actionNames, ", "))
-	}
+	what := actionRights[action]
 	name := repository
 	if name == "**" {
 		name = "" // the registry as a whole
-	} else if _, err := parseName(name); err != nil {
-		return fmt.Errorf("%q is not a repository's name (\"**\" is the registry as a whole)", name)
 	}
 	var because []string
 	subject := person{who}
@@ -104,7 +121,7 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 			return fmt.Errorf("reading the users: %w", err)
 		}
 		if list, _ := parseUsers(text); err == nil && list[who] == "" {
-			return fmt.Errorf("there is no user %q in %s", who, cfg.auth.usersPath(cfg.dir))
+			return fmt.Errorf("there is no user %s in %s; `berth user add %[1]s` makes one", who, cfg.auth.usersPath(cfg.dir))
 		}
 	}
 	for _, r := range p.explain(subject, what, name) {
@@ -112,7 +129,7 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 	}
 	if because == nil {
 		fmt.Fprintf(stdout, "no: %s may not %s %s; no rule allows it\n", who, action, repository)
-		return nil
+		return errNo
 	}
 	fmt.Fprintf(stdout, "yes: %s may %s %s\n", who, action, repository)
 	for _, why := range because {
@@ -123,7 +140,11 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 
 // findRobot reads about a robot token in the database.
 func findRobot(dir, name string) (*robot, error) {
-	list, err := readRobots(filepath.Join(dir, "berth.db"))
+	path := filepath.Join(dir, "berth.db")
+	if _, err := os.Stat(path); err != nil {
+		return nil, noRegistry(dir, err)
+	}
+	list, err := readRobots(path)
 	if err != nil {
 		return nil, err
 	}
@@ -132,5 +153,5 @@ func findRobot(dir, name string) (*robot, error) {
 			return b, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no token %q", name)
+	return nil, noToken(name)
 }

@@ -19,7 +19,7 @@ func init() {
 // programCommands start the program, or tell of it.
 func programCommands() []*command {
 	return []*command{
-		{name: "serve", heading: "The program", synopsis: "[FLAGS]", alone: serveCommand,
+		{name: "serve", heading: "The program", synopsis: "[FLAGS]", check: func(cfg *config) error { return cfg.tls.refuseIdle() }, alone: serveCommand,
 			about:   "serve the registry in `--data`; `berth` alone does the same",
 			example: "berth serve --addr :8080 --data /srv/berth"},
 		{name: "help", synopsis: "[COMMAND|flags]", most: 2, alone: helpCommand,
@@ -44,7 +44,7 @@ func programCommands() []*command {
 // peopleCommands are about who may do what.
 func peopleCommands() []*command {
 	return []*command{
-		{name: "user", heading: "Users and rights", most: 2, flags: []flagDef{jsonFlag}, onFiles: userCommand,
+		{name: "user", heading: "Users and rights", least: 1, most: 2, flags: []flagDef{jsonFlag}, check: checkUserCommand, onFiles: userCommand,
 			server: []string{"htpasswd", "policy"},
 			forms: []form{
 				{"add NAME", "add a user; the first user becomes the administrator"},
@@ -56,7 +56,7 @@ func peopleCommands() []*command {
 			more: "add and passwd ask for the password, or read it from the first line of standard input. " +
 				"A running server takes the change over at once.",
 			example: "berth user add kim\necho \"$PASSWORD\" | berth user passwd kim"},
-		{name: "token", most: 2,
+		{name: "token", least: 1, most: 2,
 			forms: []form{
 				{"create [NAME] --repo PATTERNS --allow ACTIONS [--expires TIME]", "make a token, and show it once"},
 				{"list [--json]", "list the tokens, with the last use of each"},
@@ -67,10 +67,10 @@ func peopleCommands() []*command {
 				{"allow", "ACTION,...", "", "what it may do: " + strings.Join(actionNames, ", "), func(c *config, _ *textFlags) any { return &c.Allow }},
 				{"expires", "TIME", "90d", "how long it is valid; `never` is possible", func(c *config, _ *textFlags) any { return &c.Expires }},
 				jsonFlag,
-			}, onStore: tokenCommand,
+			}, check: checkTokenCommand, onStore: tokenCommand,
 			about:   "create, list and revoke tokens, which are passwords for machines",
 			example: "berth token create builder --repo 'ci/*' --allow push,overwrite\nberth token revoke builder"},
-		{name: "policy", most: 4, onFiles: policyCommand,
+		{name: "policy", least: 1, most: 4, check: checkPolicyCommand, onFiles: policyCommand,
 			server: []string{"htpasswd", "policy", "anonymous-pull", "client-ca"},
 			forms: []form{
 				{"check", "print the rules as Berth understands them"},
@@ -80,7 +80,7 @@ func peopleCommands() []*command {
 			more: "WHO is a user, token:NAME or anonymous. ACTION is one of " +
 				strings.Join(actionNames, ", ") + ". The REPOSITORY `'**'` stands for the registry as a whole.",
 			example: "berth policy check\nberth policy check kim push home/app"},
-		{name: "trust", synopsis: "[HOST[:PORT]] [--script]", most: 1, server: []string{"addr"},
+		{name: "trust", synopsis: "[HOST[:PORT]] [--script]", most: 1, server: []string{"addr"}, check: checkTrustCommand,
 			flags: []flagDef{{"script", "", "", "print a shell script that does it, for `sudo sh`", func(c *config, _ *textFlags) any { return &c.script }}},
 			onFiles: func(_ context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
 				return trustCommand(cfg.dir, cfg.addr, cfg.Args, cfg.script, stdout)
@@ -94,16 +94,16 @@ func peopleCommands() []*command {
 // imageCommands show and change what is stored.
 func imageCommands() []*command {
 	return []*command{
-		{name: "ls", heading: "Images", synopsis: "[NAME[:TAG]]", most: 1, flags: []flagDef{jsonFlag}, onStore: listCommand,
+		{name: "ls", heading: "Images", synopsis: "[NAME[:TAG]]", most: 1, flags: []flagDef{jsonFlag}, check: checkNameOrTag, onStore: listCommand,
 			about:   "list the repositories, or the tags of one",
 			more:    "Tags are shown with platforms, sizes, and when they were pushed and pulled.",
 			example: "berth ls\nberth ls home/app"},
-		{name: "tag", synopsis: "NAME:OLD NEW [--force]", most: 2, flags: []flagDef{forceFlag, jsonFlag}, onStore: tagCommand, changes: always,
+		{name: "tag", synopsis: "NAME:OLD NEW [--force]", least: 2, most: 2, flags: []flagDef{forceFlag, jsonFlag}, check: checkTagCommand, onStore: tagCommand, changes: always,
 			server:  []string{"policy"},
 			about:   "give an image another tag",
 			more:    "The image is NAME:TAG or NAME@DIGEST.",
 			example: "berth tag home/app:1.4 stable"},
-		{name: "rm", most: 100, flags: []flagDef{forceFlag, jsonFlag}, onStore: removeCommand, deletes: always,
+		{name: "rm", least: 1, most: 100, flags: []flagDef{forceFlag, jsonFlag}, check: checkReferences, onStore: removeCommand, deletes: always,
 			server: []string{"policy"},
 			forms: []form{
 				{"NAME:TAG... [--force]", "remove a tag"},
@@ -113,14 +113,14 @@ func imageCommands() []*command {
 			about:   "remove a tag, an image with its tags, or a whole repository",
 			more:    "`berth log` shows what was removed, and `berth undo` brings it back as long as `--untagged-grace` lasts.",
 			example: "berth rm home/app:1.3\nberth rm home/app"},
-		{name: "log", synopsis: "[NAME[:TAG]] [--limit N]", most: 1,
+		{name: "log", synopsis: "[NAME[:TAG]] [--limit N]", most: 1, check: checkNameOrTag,
 			flags: []flagDef{
 				{"limit", "N", "100", "how many changes to show, the last first. 0: all", func(c *config, _ *textFlags) any { return &c.Limit }},
 				jsonFlag,
 			}, onStore: logCommand,
 			about:   "what was done, by whom, when and from where",
 			example: "berth log --limit 10\nberth log home/app:latest"},
-		{name: "undo", most: 1, server: []string{"policy"},
+		{name: "undo", least: 1, most: 1, check: checkUndoCommand, server: []string{"policy"},
 			forms: []form{
 				{"CHANGE [--as NAME] [--force]", "restore what was before this change; `berth log` shows its number"},
 				{"NAME[:TAG] [--as NAME] [--force]", "restore what was before the last change of a repository or tag"},
@@ -131,7 +131,7 @@ func imageCommands() []*command {
 			}, onStore: undoCommand, deletes: always,
 			about:   "take back a change, or the last one of a repository or tag",
 			example: "berth undo home/app:latest\nberth undo 17"},
-		{name: "retain", synopsis: "[NAME] [--explain]", most: 1, server: []string{"policy"},
+		{name: "retain", synopsis: "[NAME] [--explain]", most: 1, check: checkNames, server: []string{"policy"},
 			flags: []flagDef{
 				{"explain", "", "", "remove nothing; only say which tags would be removed, why, and how much room that makes", func(c *config, _ *textFlags) any { return &c.Explain }},
 				jsonFlag,
@@ -145,7 +145,7 @@ func imageCommands() []*command {
 // careCommands are about size, health and copies.
 func careCommands() []*command {
 	return []*command{
-		{name: "stats", heading: "Size, health, copies", synopsis: "[NAME]", most: 1, flags: []flagDef{jsonFlag}, onStore: statsCommand,
+		{name: "stats", heading: "Size, health, copies", synopsis: "[NAME]", most: 1, flags: []flagDef{jsonFlag}, check: checkNames, onStore: statsCommand,
 			about:   "how much is stored, and how much of it is garbage",
 			more:    "With NAME, of that repository.",
 			example: "berth stats"},
@@ -168,7 +168,7 @@ func careCommands() []*command {
 		{name: "repair", synopsis: "[--deep]", flags: []flagDef{deepFlag, jsonFlag}, onStore: repairCommand,
 			about:   "put in order what check finds, and say what to push again",
 			example: "berth repair"},
-		{name: "backup", synopsis: "DEST", most: 1, flags: []flagDef{jsonFlag}, onStore: backupCommand,
+		{name: "backup", synopsis: "DEST", least: 1, most: 1, flags: []flagDef{jsonFlag}, onStore: backupCommand,
 			server:  []string{"htpasswd", "policy"},
 			about:   "copy everything to the directory DEST, which is then a registry",
 			more:    "The second time, only what is new is copied. A running server makes the copy, as its own user.",

@@ -15,6 +15,24 @@ import (
 	"time"
 )
 
+// checkTokenCommand refuses what is none of the forms of `berth token`.
+func checkTokenCommand(cfg *config) error {
+	switch verb, names := cfg.Args[0], cfg.Args[1:]; {
+	case verb == "create":
+		_, err := newRobot(cfg.options)
+		return err
+	case verb != "list" && verb != "revoke":
+		return fmt.Errorf("token: say create, list or revoke, not %q", verb)
+	case verb == "list" && len(names) > 0:
+		return fmt.Errorf("token list: unexpected %q; it lists all tokens", names[0])
+	case verb == "revoke" && len(names) == 0:
+		return errors.New("token revoke: name the token, as `berth token list` shows it")
+	case cfg.given["repo"] || cfg.given["allow"] || cfg.given["expires"]:
+		return fmt.Errorf("token %s: --repo, --allow and --expires are for token create", verb)
+	}
+	return nil
+}
+
 // tokenCommand is `berth token create|list|revoke`.
 func tokenCommand(ctx context.Context, st *store, o options, out *console) error {
 	verb := ""
@@ -23,11 +41,7 @@ func tokenCommand(ctx context.Context, st *store, o options, out *console) error
 	}
 	switch {
 	case verb == "create":
-		name := ""
-		if len(o.Args) == 2 {
-			name = o.Args[1]
-		}
-		return st.robots.create(name, o, out)
+		return st.robots.create(o, out)
 	case verb == "list" && len(o.Args) == 1:
 		return st.robots.tell(o.JSON, out)
 	case verb == "revoke" && len(o.Args) == 2:
@@ -36,28 +50,37 @@ func tokenCommand(ctx context.Context, st *store, o options, out *console) error
 	return errors.New("token: say create [NAME] --repo PATTERN --allow ACTION, list, or revoke NAME")
 }
 
-func (x *robots) create(name string, o options, out *console) error {
-	var err error
-	b := &robot{created: time.Now()}
+// newRobot makes a token that options describe, as yet without a secret.
+func newRobot(o options) (b *robot, err error) {
+	b = &robot{created: time.Now()}
 	if b.repositories, err = parseRepositories(splitList(o.Repo)); err != nil {
-		return fmt.Errorf("--repo: %w", err)
+		return nil, fmt.Errorf("--repo: %w", err)
 	}
 	if b.allow, err = parseActions(splitList(o.Allow)); err != nil {
-		return fmt.Errorf("--allow: %w", err)
+		return nil, fmt.Errorf("--allow: %w", err)
 	}
 	life, err := parseLife(o.Expires)
 	if err != nil {
-		return fmt.Errorf("--expires: %w", err)
+		return nil, fmt.Errorf("--expires: %w", err)
 	}
 	if life > 0 {
 		b.expires = b.created.Add(life)
 	}
 	b.id = strings.ToLower(rand.Text()[:8])
-	if b.name = name; name == "" {
-		b.name = "token-" + b.id
+	b.name = "token-" + b.id
+	if len(o.Args) > 1 {
+		b.name = o.Args[1]
 	}
 	if err := checkUserName(b.name); err != nil {
-		return fmt.Errorf("the token's name: %w", err)
+		return nil, fmt.Errorf("the token's name: %w", err)
+	}
+	return b, nil
+}
+
+func (x *robots) create(o options, out *console) error {
+	b, err := newRobot(o)
+	if err != nil {
+		return err
 	}
 	var secret [32]byte
 	rand.Read(secret[:])
@@ -67,7 +90,11 @@ func (x *robots) create(name string, o options, out *console) error {
 	if err := x.add(b); err != nil {
 		return err
 	}
-	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", b.life())
+	expires := "never"
+	if !b.expires.IsZero() {
+		expires = b.life()
+	}
+	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", expires)
 	secretText := "berth_" + b.id + "_" + text
 	if o.JSON {
 		return out.json(struct {
@@ -77,6 +104,11 @@ func (x *robots) create(name string, o options, out *console) error {
 	}
 	out.printf("%s\n\nThis is shown once. It may %s in %s, and is good until %s.\nUse it as the password:  docker login -u %s HOST:PORT\n",
 		secretText, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", "), b.life(), b.name)
+	if text, _, err := readFile(x.usersFile); err == nil {
+		if list, _ := parseUsers(text); list[b.name] != "" {
+			out.printf("\nThere is also a user %s, whom rules and the log tell from this token, and people may not: another name is clearer.\n", b.name)
+		}
+	}
 	if x.host.everybodyMay() {
 		out.printf("\nThis registry is open to everybody, with or without a token, until it has a user: berth user add NAME\n")
 	}

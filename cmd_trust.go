@@ -16,6 +16,14 @@ import (
 	"path/filepath"
 )
 
+// checkTrustCommand refuses what cannot be a registry's name.
+func checkTrustCommand(cfg *config) error {
+	if len(cfg.Args) > 0 && registryHost(cfg.Args[0], "") == "" {
+		return fmt.Errorf("%q is not a registry's HOST or HOST:PORT", cfg.Args[0])
+	}
+	return nil
+}
+
 // trustCommand is berth trust [HOST[:PORT]] [--script]: how to trust the CA in
 // the data directory dir, for clients that call the registry HOST:PORT. It
 // needs no server. What is not given is the machine's name on its network, and

@@ -129,7 +129,7 @@ func TestUploadsAreListed(t *testing.T) {
 	r.moved.Add(int64(time.Minute))
 	two := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, basic("x", robot)).location()
 	want := "REPOSITORY OWNER SIZE AGE IDLE UPLOAD\n" +
-		"home/app ann 5 B 1h01m 1m00s " + filepath.Base(one) + "\n" +
+		"home/app ann 5 B 1h01m 1m " + filepath.Base(one) + "\n" +
 		"a token:ci 0 B 0s 0s " + filepath.Base(two) + "\n"
 	list := func(run func(args ...string) (string, error)) {
 		t.Helper()

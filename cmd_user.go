@@ -23,16 +23,28 @@ import (
 	"golang.org/x/term"
 )
 
+// checkUserCommand refuses what is none of the forms of `berth user`.
+func checkUserCommand(cfg *config) error {
+	verb, names := cfg.Args[0], cfg.Args[1:]
+	switch {
+	case !slices.Contains([]string{"add", "passwd", "remove", "list"}, verb):
+		return fmt.Errorf("user: say add, passwd, remove or list, not %q", verb)
+	case verb == "list" && len(names) > 0:
+		return fmt.Errorf("user list: unexpected %q; it lists all users", names[0])
+	case verb != "list" && len(names) == 0:
+		return fmt.Errorf("user %s: name the user, as in berth user %[1]s kim", verb)
+	case verb != "list" && cfg.JSON:
+		return fmt.Errorf("user %s: --json is for user list", verb)
+	case verb == "add":
+		return checkUserName(names[0])
+	}
+	return nil
+}
+
 // userCommand is `berth user add|passwd|remove NAME` and `berth user list`. It
 // works on the file, whether there is a server or not.
 func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error {
-	if len(cfg.Args) == 0 {
-		return errors.New("user: say add, passwd, remove or list")
-	}
 	verb, names := cfg.Args[0], cfg.Args[1:]
-	if want := map[string]int{"add": 1, "passwd": 1, "remove": 1, "list": 0}; len(names) != want[verb] {
-		return fmt.Errorf("user %s: name one user", verb)
-	}
 	auth, err := cfg.recallFiles()
 	if err != nil {
 		return err
@@ -46,9 +58,6 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 	case "list":
 		return file.list(stdout, cfg.JSON)
 	case "add":
-		if err := checkUserName(names[0]); err != nil {
-			return err
-		}
 		if known {
 			return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` gives a new password", names[0])
 		}
@@ -63,14 +72,14 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		return nil
 	case "passwd", "remove":
 		if !known {
-			return fmt.Errorf("there is no user %q in %s", names[0], file.path)
+			return fmt.Errorf("there is no user %s in %s; `berth user list` shows those that there are", names[0], file.path)
 		}
 		if verb == "passwd" {
 			return file.change(ctx, names[0], stdin, stdout)
 		}
 		return file.remove(names[0], stdout)
 	}
-	return fmt.Errorf("user: %q is not add, passwd, remove or list", verb)
+	return nil
 }
 
 // A userFile is the htpasswd file as a text that is edited by lines, so that

@@ -11,8 +11,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -26,15 +29,24 @@ type protocolError struct {
 	detail  any
 	header  http.Header // sent with the answer; nil for most
 	more    []protocolError
+	cause   error // what else it is, for errors.Is; no client is told; nil for most
 
 	retryAfter time.Duration // when to try again; 0 if that is not told
 }
 
 func (e *protocolError) Error() string {
-	if e.detail == nil {
+	switch detail := e.detail.(type) {
+	case nil:
 		return e.message
+	case map[string]string:
+		var words []string
+		for _, key := range slices.Sorted(maps.Keys(detail)) {
+			words = append(words, key+" "+detail[key])
+		}
+		return e.message + ": " + strings.Join(words, ", ")
+	default:
+		return fmt.Sprintf("%s: %v", e.message, detail)
 	}
-	return fmt.Sprintf("%s: %v", e.message, e.detail)
 }
 
 // Is reports whether target is the table's entry that e was made from, so
@@ -42,6 +54,15 @@ func (e *protocolError) Error() string {
 func (e *protocolError) Is(target error) bool {
 	t, ok := target.(*protocolError)
 	return ok && t.status == e.status && t.code == e.code
+}
+
+func (e *protocolError) Unwrap() error { return e.cause }
+
+// because returns a copy of e behind which errors.Is finds cause.
+func (e *protocolError) because(cause error) *protocolError {
+	c := *e
+	c.cause = cause
+	return &c
 }
 
 // with returns a copy of e that carries detail: a string for people, or

@@ -401,7 +401,7 @@ func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
 			}
 		}
 		if len(list) == 0 {
-			return 0, errChangeUnknown.saying("nothing was done to it that is remembered and not undone")
+			return 0, errChangeUnknown.saying("nothing is remembered that was done to %[1]s and is not undone; `berth log %[1]s` shows what was done", ref.of(name))
 		}
 	}
 }

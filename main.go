@@ -67,12 +67,12 @@ func main() {
 	keepToOneself()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	if err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr); err != nil {
-		if !errors.Is(err, errLogged) {
-			fmt.Fprintln(os.Stderr, "berth:", err)
-		}
-		os.Exit(1)
+	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
+	code, tell := exitCode(err)
+	if tell {
+		fmt.Fprintln(os.Stderr, "berth:", err)
 	}
+	os.Exit(code)
 }
 
 // config is what flags and environment say.
@@ -91,7 +91,8 @@ type config struct {
 
 // run is the program. It returns when it has done what args say, or when ctx
 // ends and the server has stopped. Logs go to stderr, everything else to stdout;
-// passwords come from stdin.
+// passwords come from stdin. Its error is in words for people, and exitCode knows what
+// the program ends with.
 func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
 	name := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -103,7 +104,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	}
 	c := findCommand(name)
 	if c == nil {
-		return fmt.Errorf("unknown command %q; see berth -h", name)
+		return unknownCommand(name)
 	}
 	if wantsHelp(args) {
 		return c.help(stdout)
@@ -115,15 +116,23 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	if errors.Is(err, flag.ErrHelp) {
 		return c.help(stdout)
 	}
-	if err == nil && c.alone != nil {
-		err = c.alone(ctx, cfg, stdin, stdout)
+	if err == nil {
+		err = c.checkArguments(cfg)
+	}
+	if err == nil {
+		err = plainly(c.work(ctx, cfg, stdin, stdout))
 	}
 	if err != nil && name == "serve" && wantsJSON(args, env) {
 		newLog(stderr, true, slog.LevelInfo).Error("the server ends", "error", err)
-		return errLogged
+		return errors.Join(errLogged, err)
 	}
-	if err != nil || c.alone != nil {
-		return err
+	return err
+}
+
+// work does what a command with good arguments says.
+func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
+	if c.alone != nil {
+		return c.alone(ctx, cfg, stdin, stdout)
 	}
 	if err := cfg.becomeOwner(); err != nil {
 		return err
@@ -144,9 +153,6 @@ func versionCommand(_ context.Context, _ *config, _ io.Reader, stdout io.Writer)
 	_, err := fmt.Fprintln(stdout, "berth", buildVersion())
 	return err
 }
-
-// errLogged is the end of a server that has written why to its log.
-var errLogged = errors.New("the log has it")
 
 // wantsJSON reports whether a server's log is to be JSON, also where the flags as a
 // whole cannot be read: who reads the log wants no other line in it.
@@ -174,30 +180,21 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 		key := "BERTH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		if value, ok := env(key); ok && value != "" {
 			if err := flags.Set(f.Name, value); err != nil && bad == nil {
-				bad = fmt.Errorf("%s=%s: %w", key, value, err)
+				bad = usageErrorf("%s: %w", key, err)
 			}
 		}
 	})
 	if bad != nil {
 		return nil, bad
 	}
-	for {
-		if err := flags.Parse(args); err != nil {
-			return nil, err
-		}
-		if flags.NArg() == 0 {
-			break
-		}
-		cfg.Args = append(cfg.Args, flags.Arg(0))
-		args = flags.Args()[1:]
+	var err error
+	if cfg.Args, err = parseArguments(command, flags, args); err != nil {
+		return nil, err
 	}
 	cfg.given = make(map[string]bool)
 	flags.Visit(func(f *flag.Flag) { cfg.given[f.Name] = true })
-	if most := findCommand(command).most; len(cfg.Args) > most {
-		return nil, fmt.Errorf("unexpected %q; see berth -h", cfg.Args[most])
-	}
 	if err := cfg.read(&text); err != nil {
-		return nil, err
+		return nil, asUsage(err)
 	}
 	cfg.auth.glance = defaultGlance
 	cfg.budget = budgetFor(memory()).within(fileLimit())
@@ -209,16 +206,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 
 // read checks flags, and works out those that are text.
 func (cfg *config) read(text *textFlags) error {
-	for name, d := range map[string]time.Duration{"grace": cfg.grace, "untagged-grace": cfg.untaggedGrace,
-		"upload-expiry": cfg.uploadExpiry, "scrub-every": cfg.scrubEvery, "stall-timeout": text.stall} {
-		if d < 0 {
-			return fmt.Errorf("--%s: must not be negative", name)
-		}
-	}
-	if cfg.Command == "backup" {
-		if len(cfg.Args) == 0 {
-			return errors.New("backup: name the directory to back up to")
-		}
+	if cfg.Command == "backup" && len(cfg.Args) > 0 && cfg.Args[0] != "" {
 		// A server has another working directory.
 		dest, err := filepath.Abs(cfg.Args[0])
 		if err != nil {
@@ -244,7 +232,7 @@ func (cfg *config) read(text *textFlags) error {
 		return err
 	}
 	if text.format != "text" && text.format != "json" {
-		return fmt.Errorf("--log-format: %q is neither text nor json", text.format)
+		return fmt.Errorf("--log-format: say text or json, not %q", text.format)
 	}
 	return nil
 }
@@ -266,13 +254,11 @@ func (cfg *config) readAccess(text *textFlags) (err error) {
 		return fmt.Errorf("--public-url: %w", err)
 	}
 	cfg.usersFile, cfg.policyFile = cfg.auth.usersPath(cfg.dir), cfg.auth.policyPath(cfg.dir)
-	if cfg.auth.perSecond < 0 || cfg.maxArriving < 0 {
-		return errors.New("--rate-limit and --max-concurrent-uploads: must not be negative")
-	}
 	if cfg.tls.names, err = parseNames(splitList(text.names)); err != nil {
 		return err
 	}
 	cfg.auth.names = cfg.tls.names
+	cfg.tls.proxied = cfg.auth.proxies != nil || cfg.auth.publicURL != ""
 	return cfg.chooseTLS()
 }
 
@@ -285,7 +271,7 @@ func (cfg *config) chooseTLS() error {
 			return fmt.Errorf("--tls=%s makes certificates of its own: leave --tls-cert and --tls-key away, or --tls", mode)
 		}
 	case mode != "off":
-		return fmt.Errorf("--tls: %q is none of auto, acme and off", mode)
+		return fmt.Errorf("--tls: say auto, acme or off, not %q", mode)
 	case files && cfg.given["tls"]:
 		return errors.New("--tls=off does not go with --tls-cert and --tls-key: leave one of them away")
 	case files:

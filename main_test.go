@@ -146,7 +146,7 @@ func TestCheckCommandFindsDamage(t *testing.T) {
 	if out, err := runOnce(t, "check", "--data", dir); err == nil || !strings.Contains(out, im.layers[0].String()) {
 		t.Errorf("missing file: %v\n%s", err, out)
 	}
-	if _, err := runOnce(t, "check", "--data", t.TempDir()); err == nil || !strings.Contains(err.Error(), "no registry there") {
+	if _, err := runOnce(t, "check", "--data", t.TempDir()); err == nil || !strings.Contains(err.Error(), "there is no registry in") {
 		t.Errorf("check of nothing: %v", err)
 	}
 }

@@ -337,7 +337,7 @@ func parseDigest(s string) (digest.Digest, error) {
 	case algorithm != "sha256" && algorithm != "sha512" && hex != "" && len(s) < maxDigest:
 		return "", errDigestInvalid.withf("digest algorithm of %.80q is not supported; use sha256 or sha512", s)
 	case len(s) > maxDigest || d.Validate() != nil:
-		return "", errDigestInvalid.withf("%.80q is not a digest", s)
+		return "", errDigestInvalid.withf("%.80q is not a digest, which is sha256: or sha512: and hexadecimal digits", s)
 	default:
 		return d, nil
 	}
@@ -387,6 +387,17 @@ func parseReference(s string) (reference, error) {
 	}
 	tag, err := parseTag(s)
 	return reference{tag: tag}, err
+}
+
+// of is how people write a reference in a repository: NAME:TAG, NAME@DIGEST, or NAME.
+func (r reference) of(name string) string {
+	switch {
+	case r.tag != "":
+		return name + ":" + r.tag
+	case r.digest != "":
+		return name + "@" + r.digest.String()
+	}
+	return name
 }
 
 func (r reference) String() string {

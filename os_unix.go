@@ -15,9 +15,13 @@ import (
 )
 
 // lockFile takes an exclusive lock that the kernel drops with the process.
-// It does not wait.
+// It does not wait: if another process has it, the error is errLocked.
 func lockFile(f *os.File) error {
-	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
+		return errLocked
+	}
+	return err
 }
 
 // syncDir makes the names in a directory survive a power cut.

@@ -9,10 +9,14 @@ import (
 )
 
 // lockFile takes an exclusive lock that the system drops with the process.
-// It does not wait.
+// It does not wait: if another process has it, the error is errLocked.
 func lockFile(f *os.File) error {
-	return windows.LockFileEx(windows.Handle(f.Fd()),
+	err := windows.LockFileEx(windows.Handle(f.Fd()),
 		windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, new(windows.Overlapped))
+	if err == windows.ERROR_LOCK_VIOLATION {
+		return errLocked
+	}
+	return err
 }
 
 // syncDir does nothing: NTFS journals names, and Windows cannot sync a directory.

@@ -22,7 +22,7 @@ func (st *store) deleteManifest(repository string, d digest.Digest, by author) (
 		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
 		unknown := errManifestUnknown.with(map[string]string{"name": repository, "reference": d.String()})
 		if p.repo, err = t.findRepository(repository); errors.Is(err, errNameUnknown) {
-			return unknown
+			return unknown.because(err)
 		} else if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (st *store) deleteTag(repository, tag string, by author) (number int64, err
 		p := &pushing{tx: t, rules: rules, c: by.change("delete", "")}
 		unknown := errManifestUnknown.with(map[string]string{"name": repository, "reference": tag})
 		if p.repo, err = t.findRepository(repository); errors.Is(err, errNameUnknown) {
-			return unknown
+			return unknown.because(err)
 		} else if err != nil {
 			return err
 		}

@@ -53,6 +53,8 @@ type dirConfig struct {
 	now func() time.Duration
 }
 
+var errLocked = errors.New("in use by another berth process")
+
 // newDataDir returns a directory that is not this process's yet.
 func newDataDir(cfg dirConfig) *dataDir {
 	if cfg.now == nil {
@@ -80,8 +82,10 @@ func (data *dataDir) own() (err error) {
 	if err != nil {
 		return fmt.Errorf("opening the data directory's lock: %w", err)
 	}
-	if err := lockFile(data.lock); err != nil {
-		return fmt.Errorf("the data directory %s is in use by another berth process: %w", data.dir, err)
+	if err := lockFile(data.lock); errors.Is(err, errLocked) {
+		return fmt.Errorf("%s is %w; stop that first", data.dir, err)
+	} else if err != nil {
+		return fmt.Errorf("%s cannot be locked: %w", data.dir, err)
 	}
 	data.readOnlyDisk = data.readOnlyDisk || onReadOnlyDisk(filepath.Join(data.dir, "blobs"))
 	return nil

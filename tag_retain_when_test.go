@@ -111,7 +111,7 @@ func TestPullsOfTagsAreWrittenDownSeldom(t *testing.T) {
 	// An answer tells of what is in memory only, too.
 	pull(2 * time.Hour)
 	r.moved.Add(int64(47 * time.Hour))
-	if re := r.want(200, "GET", "/v2/ci/_berth/retention", nil); !strings.Contains(string(re.body), `"keep":true,"rule":"retain 1","why":"pulled or pushed 47h00m ago, within 2d"`) {
+	if re := r.want(200, "GET", "/v2/ci/_berth/retention", nil); !strings.Contains(string(re.body), `"keep":true,"rule":"retain 1","why":"pulled or pushed 47h ago, within 2d"`) {
 		t.Errorf("explained: %s", re.body)
 	}
 	if got := r.retained("ci"); got != "x" {

@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -235,12 +236,19 @@ func parseSpan(key, text string, to *time.Duration) (err error) {
 	return nil
 }
 
-// span writes a time span as in rules.
+// span writes a time span as parseDuration reads it.
 func span(d time.Duration) string {
 	if d%(24*time.Hour) == 0 {
 		return fmt.Sprintf("%dd", d/(24*time.Hour))
 	}
-	return d.String()
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 var (
@@ -251,8 +259,11 @@ var (
 	commitForm   = regexp.MustCompile(`(^|[._-])(?:g[0-9a-f]{7,64}|[0-9a-f]{7,64})$`)
 )
 
+// errImmutable is behind the errors of what only rules about tags forbid.
+var errImmutable = errors.New("immutable")
+
 func immutableError(repository, tag string, rule *tagRule) *protocolError {
-	return errDenied.saying("%s:%s is immutable, by the rule %s", repository, tag, rule)
+	return errDenied.saying("%s:%s is immutable, by the rule %s", repository, tag, rule).because(errImmutable)
 }
 
 // signedBy returns the digest that a tag is made from, or its first 64 letters after
@@ -279,17 +290,37 @@ func (r *tagRule) means(tag string) bool {
 	return false
 }
 
-// parseLife reads a time span in days (90d), or as the other flags; 0 is never.
+// parseDuration reads a time span as people write it, wherever Berth takes one: 30d, 12h,
+// 1d12h, 90m. It is not negative, and shorter than a hundred years.
+func parseDuration(text string) (time.Duration, error) {
+	const day, limit = 24 * time.Hour, 36500 * 24 * time.Hour
+	var d time.Duration
+	rest := text
+	if digits, after, ok := strings.Cut(text, "d"); ok {
+		if days, err := strconv.ParseUint(digits, 10, 16); err == nil {
+			d, rest = time.Duration(days)*day, after
+		}
+	}
+	if rest != "" || text == "" {
+		more, err := time.ParseDuration(rest)
+		if err != nil || strings.HasPrefix(rest, "-") || strings.HasPrefix(rest, "+") {
+			return 0, fmt.Errorf("%q is not a time span; use for example 30d, 12h or 90m", text)
+		}
+		d += min(more, limit)
+	}
+	if d >= limit {
+		return 0, fmt.Errorf("%q is longer than a hundred years", text)
+	}
+	return d, nil
+}
+
+// parseLife is parseDuration for what need not end: 0 stands for "never".
 func parseLife(text string) (time.Duration, error) {
 	if text == "never" {
 		return 0, nil
 	}
-	var days int
-	if n, err := fmt.Sscanf(text, "%dd", &days); n == 1 && err == nil && fmt.Sprintf("%dd", days) == text && days > 0 && days < 36500 {
-		return time.Duration(days) * 24 * time.Hour, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d <= 0 {
+	d, err := parseDuration(text)
+	if err != nil || d == 0 {
 		return 0, fmt.Errorf("%q is not a time span; use for example 90d, 12h or never", text)
 	}
 	return d, nil

@@ -104,7 +104,7 @@ newest = 1
 		"immutable 1 (v*, !v0* in release/*, !release/x): stay as they are",
 		"immutable 2 (* in base): stay as they are",
 		"index 1 (* in home/**): an index of all platforms, from same-tag and suffix",
-		"retain 1 (pr-* in ci/**): kept are always, the newest 10, younger than 36h0m0s, pulled within 30d, matching ",
+		"retain 1 (pr-* in ci/**): kept are always, the newest 10, younger than 36h, pulled within 30d, matching ",
 		"retain 2 (* in **): kept are the newest 1",
 	}
 	if got := rules.lines(); !slices.EqualFunc(got, want, strings.HasPrefix) {

@@ -41,6 +41,7 @@ type tlsOptions struct {
 	names                    []string // host names and addresses; in mode acme those to get certificates for
 	clientCA                 string   // file of the CAs that sign clients' certificates; "" for none
 	acmeEmail, acmeDirectory string
+	proxied                  bool   // flags tell of a proxy in front
 	httpAddr                 string // also listen here for plain HTTP; "" for not
 	dir                      string // the data directory
 	hostname                 string // the machine's name unless a test says another
@@ -60,14 +61,30 @@ type certificates struct {
 	called    func(*http.Request) string // HOST or HOST:PORT as a flag or a trusted proxy says, or ""; nil for nobody
 }
 
+// refuseIdle refuses what has no effect without something else that is not asked for.
+// Behind a proxy that does TLS, names are those that browsers may use.
+func (o *tlsOptions) refuseIdle() error {
+	const how = "add --tls=auto, --tls=acme, or --tls-cert and --tls-key"
+	switch {
+	case o.mode == "" && (o.clientCA != "" || o.httpAddr != ""):
+		return errors.New("--client-ca and --http-addr need TLS: " + how)
+	case o.mode == "" && len(o.names) > 0 && !o.proxied:
+		return errors.New("--tls-name needs TLS: " + how + "; or name the proxy that does TLS with --trusted-proxies")
+	case o.mode != "acme" && (o.acmeEmail != "" || o.acmeDirectory != ""):
+		return errors.New("--acme-email and --acme-directory are for --tls=acme: add that, or leave them out")
+	case o.mode == "files" && (o.certFile == "" || o.keyFile == ""):
+		return errors.New("--tls-cert and --tls-key go together: give both")
+	case o.mode == "acme" && len(o.names) == 0:
+		return errors.New("--tls=acme needs --tls-name: the host name to get a certificate for, as registry.example.com")
+	}
+	return nil
+}
+
 // openTLS reads or makes what o asks for, and listens on o.httpAddr. What
 // cannot work is an error that says what to do. Without a mode it returns nil.
 func openTLS(o tlsOptions) (*certificates, error) {
-	if o.mode == "" {
-		if o.clientCA != "" || o.httpAddr != "" {
-			return nil, errors.New("--client-ca and --http-addr need TLS: add --tls=auto, --tls=acme, or --tls-cert and --tls-key")
-		}
-		return nil, nil
+	if err := o.refuseIdle(); err != nil || o.mode == "" {
+		return nil, err
 	}
 	if o.now == nil {
 		o.now = time.Now
@@ -89,7 +106,7 @@ func openTLS(o tlsOptions) (*certificates, error) {
 	case "acme":
 		err = c.openACME()
 	default:
-		err = fmt.Errorf("--tls: %q is none of auto, acme and off", o.mode)
+		err = fmt.Errorf("--tls: say auto, acme or off, not %q", o.mode)
 	}
 	if err == nil && o.clientCA != "" {
 		err = c.openClientCA()
@@ -155,9 +172,6 @@ func (c *certificates) config() *tls.Config {
 
 // openFiles takes the certificate and the key of files.
 func (c *certificates) openFiles() error {
-	if c.certFile == "" || c.keyFile == "" {
-		return errors.New("--tls-cert and --tls-key go together: give both")
-	}
 	var err error
 	c.pair, err = watch(c, "the TLS certificate", func(files [][]byte) (*tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(files[0], files[1])
@@ -180,9 +194,6 @@ func (c *certificates) openFiles() error {
 // openACME has autocert fetch and renew certificates. Whoever turns it on
 // accepts the terms of the CA.
 func (c *certificates) openACME() error {
-	if len(c.names) == 0 {
-		return errors.New("--tls=acme needs --tls-name: the host name to get a certificate for, as registry.example.com")
-	}
 	for _, name := range c.names {
 		if net.ParseIP(name) != nil || !strings.Contains(name, ".") {
 			return fmt.Errorf("--tls-name: %s cannot have a certificate by ACME; it takes a public host name, as registry.example.com", name)

@@ -1,0 +1,252 @@
+// What a person is told when a command fails: what is wrong, with the name, and what to do.
+//
+// A usageError is about what was typed; the program ends with 2. All else that fails, and a
+// question whose answer is no, ends it with 1. What the system says of files and connections,
+// and what clients are told by codes, is put into words here, once for all commands.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// A usageError says that something was mistyped. Nothing was done.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// asUsage makes err, if there is one, a usageError.
+func asUsage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return usageError{err}
+}
+
+func usageErrorf(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// errLogged is the end of a server that has written why to its log.
+var errLogged = errors.New("the log has it")
+
+// errNo is the end of a command that has answered a question with no.
+var errNo = errors.New("the answer is no")
+
+// exitCode is what the program ends with, and whether a person still has to be told why.
+func exitCode(err error) (code int, tell bool) {
+	switch {
+	case err == nil:
+		return 0, false
+	case errors.As(err, new(usageError)):
+		code = 2
+	default:
+		code = 1
+	}
+	return code, !errors.Is(err, errLogged) && !errors.Is(err, errNo)
+}
+
+// A plainError is an error in other words.
+type plainError struct {
+	text string
+	error
+}
+
+func (e plainError) Error() string { return e.text }
+func (e plainError) Unwrap() error { return e.error }
+
+// plainly puts an error into words for people; nil stays nil. errors.Is finds in it what
+// was in err.
+func plainly(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if said := inWords(err); said != "" {
+		text = said
+	}
+	eachError(err, func(e error) {
+		if said := e.Error(); said != "" {
+			text = strings.ReplaceAll(text, said, withoutCalls(e))
+		}
+	})
+	if text == err.Error() {
+		return err
+	}
+	return plainError{text, err}
+}
+
+// inWords says what a protocolError means to who gives a command; "" if its own message
+// does, or err is none.
+func inWords(err error) string {
+	var e *protocolError
+	if !errors.As(err, &e) {
+		return ""
+	}
+	detail, _ := e.detail.(map[string]string)
+	name, ref := detail["name"], detail["reference"]
+	said := ""
+	switch {
+	case errors.Is(e, errImmutable):
+		said = e.Error() + "; --force does it all the same"
+	case errors.Is(e, errNameUnknown) && name != "":
+		said = fmt.Sprintf("there is no repository %s; `berth ls` shows those that there are", name)
+	case errors.Is(e, errDigestInvalid):
+		said = fmt.Sprint(e.detail)
+	case errors.Is(e, errManifestUnknown) && name != "" && strings.Contains(ref, ":"):
+		said = fmt.Sprintf("%s has no image %s; `berth ls %[1]s` shows its tags", name, ref)
+	case errors.Is(e, errManifestUnknown) && name != "" && ref != "":
+		said = fmt.Sprintf("%s has no tag %s; `berth ls %[1]s` shows those that there are", name, ref)
+	default:
+		return ""
+	}
+	return strings.ReplaceAll(err.Error(), e.Error(), said)
+}
+
+// eachError calls fn with err and all that it wraps, from the outside in.
+func eachError(err error, fn func(error)) {
+	if err == nil {
+		return
+	}
+	fn(err)
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		eachError(e.Unwrap(), fn)
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			eachError(one, fn)
+		}
+	}
+}
+
+// withoutCalls is what an error says of the system, without the names of the calls that
+// have failed; of any other error what it says.
+func withoutCalls(err error) string {
+	switch e := err.(type) {
+	case *fs.PathError:
+		return e.Path + ": " + systemSays(e.Err)
+	case *os.LinkError:
+		return e.New + ": " + systemSays(e.Err)
+	case *os.SyscallError:
+		return systemSays(e.Err)
+	case *net.OpError:
+		if e.Addr != nil {
+			return e.Addr.String() + ": " + systemSays(e.Err)
+		}
+		return systemSays(e.Err)
+	case *url.Error:
+		return systemSays(e.Err)
+	}
+	if err == context.Canceled {
+		return "interrupted"
+	}
+	return err.Error()
+}
+
+// systemSays is the cause of an error of the system.
+func systemSays(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOTDIR):
+		return "not a directory, or a file is on the way there"
+	case errors.Is(err, syscall.EISDIR):
+		return "a directory, where a file is wanted"
+	case errors.Is(err, syscall.EROFS):
+		return "the disk is read-only"
+	case errors.Is(err, syscall.ENOSPC):
+		return "the disk is full"
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		return withoutCalls(err)
+	}
+	return err.Error()
+}
+
+// wrongArguments is the error of a command whose arguments are not right: what is wrong with
+// them, and how it is called.
+func (c *command) wrongArguments(what string) error {
+	return usageErrorf("%s\nusage: %s\n`berth help %s` tells more", what, strings.Join(c.calls(), "\n       "), c.name)
+}
+
+// checkArguments refuses arguments that cannot be right, before anything is opened.
+func (c *command) checkArguments(cfg *config) error {
+	switch n := len(cfg.Args); {
+	case n > c.most && c.most == 0:
+		return usageErrorf("unexpected %q: berth %s takes only flags (see berth help %[2]s)", cfg.Args[0], c.name)
+	case n > c.most:
+		return c.wrongArguments(fmt.Sprintf("unexpected %q", cfg.Args[c.most]))
+	case n < c.least:
+		return c.wrongArguments(c.name + ": an argument is missing")
+	}
+	for _, arg := range cfg.Args {
+		if arg == "" {
+			return c.wrongArguments(c.name + ": an argument is empty (perhaps by a variable that is not set)")
+		}
+	}
+	if c.check == nil {
+		return nil
+	}
+	return asUsage(plainly(c.check(cfg)))
+}
+
+// otherNames has the commands that go by another name in other programs.
+var otherNames = map[string]string{"start": "serve", "run": "serve", "list": "ls", "images": "ls", "delete": "rm",
+	"remove": "rm", "rmi": "rm", "history": "log", "garbage-collect": "gc", "fsck": "check", "du": "stats"}
+
+// unknownCommand is the error for a command that there is not.
+func unknownCommand(name string) error {
+	near, ok := otherNames[name]
+	if !ok {
+		var names []string
+		for _, c := range commands {
+			names = append(names, c.name)
+		}
+		near = nearest(name, names)
+	}
+	if near != "" {
+		return usageErrorf("unknown command %q: did you mean berth %s? (berth help lists all)", name, near)
+	}
+	return usageErrorf("unknown command %q (berth help lists all)", name)
+}
+
+// nearest returns the one of words that was probably meant by what somebody typed; "" if
+// none is near. A word counts as near with a letter in three wrong, missing, too many, or
+// exchanged with the next.
+func nearest(typed string, words []string) string {
+	best, least := "", 1+max(1, len(typed)/3)
+	for _, word := range words {
+		if d := distance(typed, word); d < least {
+			best, least = word, d
+		}
+	}
+	return best
+}
+
+// distance is how many letters must be changed, inserted, removed, or exchanged with the next
+// one to turn a into b.
+func distance(a, b string) int {
+	before, above, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range above {
+		above[j] = j
+	}
+	for i := range len(a) {
+		row[0] = i + 1
+		for j := range len(b) {
+			wrong := 1
+			if a[i] == b[j] {
+				wrong = 0
+			}
+			row[j+1] = min(above[j]+wrong, above[j+1]+1, row[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
+		}
+		before, above, row = above, row, before
+	}
+	return above[len(b)]
+}
