@@ -461,16 +461,13 @@ func (g *gate) clientName(r *http.Request) (name string, ok bool) {
 	return g.certificates.clientName(r.TLS)
 }
 
-// warnOfPlainHTTP says once that passwords can be read on their way, or that
-// clients are about to be sent a way on which they can.
+// warnOfPlainHTTP says once that passwords can be read on their way.
 func (g *gate) warnOfPlainHTTP(o origin, r *http.Request) {
 	if o.secure || g.warned.Load() {
 		return
 	}
-	if !o.proxied && g.publicURL == "" && r.Header.Get("X-Forwarded-Proto") != "" && g.warned.CompareAndSwap(false, true) {
-		g.log.Warn("there seems to be a proxy in front, which is not believed: clients are told http, and all are one client; name it with --trusted-proxies",
-			"proxy", o.address)
-		return
+	if !o.proxied && r.Header.Get("X-Forwarded-Proto") != "" {
+		return // perhaps a proxy does TLS; observe has said that it is not trusted
 	}
 	if !o.address.IsLoopback() && g.warned.CompareAndSwap(false, true) {
 		g.log.Warn("passwords come over plain HTTP, where others can read them; start with --tls=auto, or name the proxy that does TLS with --trusted-proxies",

@@ -41,6 +41,7 @@ type server struct {
 	planning chan struct{} // likewise, for what looks at more
 	large    atomic.Int64  // large manifests in memory
 	waiting  *waiting
+	doubted  disbelieved
 	lines    struct{ sessions, bodies, large waitingLine } // that wait to be opened, to arrive, to be read
 }
 

@@ -178,6 +178,9 @@ func (s *server) observe(next http.Handler) http.Handler {
 		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), id: s.ids.next(),
 			origin: s.gate.proxies.origin(r), caller: anyone, stall: s.stallTimeout, head: r.Method == http.MethodHead}
 		w.Header().Set("X-Request-Id", w.id)
+		if !w.origin.proxied {
+			s.doubted.note(w.origin, r.Header, s.log)
+		}
 		if r.ProtoMajor == 2 {
 			// There net/http counts WriteTimeout from the request's beginning, and
 			// then ends the stream, though a long push is still being read.
@@ -228,8 +231,11 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	s.meters.sent.Add(w.bytes)
 
 	level := slog.LevelInfo
-	if w.err != nil {
+	switch {
+	case w.err != nil:
 		level = slog.LevelError
+	case status < 400 && isProbe(route):
+		level = slog.LevelDebug // thousands a day, from whoever watches an idle registry
 	}
 	if !s.log.Enabled(r.Context(), level) {
 		return
@@ -253,6 +259,11 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	line := slog.NewRecord(time.Now(), level, "request", 0) // LogAttrs would look for the caller, whom nobody wants
 	line.AddAttrs(attrs...)
 	s.log.Handler().Handle(r.Context(), line)
+}
+
+// isProbe reports whether a route is asked every few seconds by a machine that watches.
+func isProbe(route string) bool {
+	return route == "/healthz" || route == "/readyz" || route == "/metrics"
 }
 
 // method is a request's method as a label: a stranger's text is not one.

@@ -8,11 +8,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 )
 
 // proxies are the addresses whose X-Forwarded headers are believed.
@@ -87,6 +90,49 @@ func (list proxies) origin(r *http.Request) origin {
 		}
 	}
 	return o
+}
+
+// sentByProxies are headers by which proxies say for whom they speak.
+var sentByProxies = []string{"X-Forwarded-Proto", "X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-Real-Ip"}
+
+// maxDisbelieved bounds the addresses that disbelieved remembers, and so the lines it logs:
+// anybody can send these headers, from as many addresses as there are.
+const maxDisbelieved = 100
+
+// disbelieved are the addresses that have sent headers of a proxy and are not trusted with
+// them. Each is logged once, with the flag that helps: the operator of a proxy sees no more
+// than that docker login fails.
+type disbelieved struct {
+	known sync.Map     // origin.key() → nil
+	count atomic.Int64 // of known, or more
+}
+
+// note looks at a request of somebody who is no trusted proxy. With none of the headers, and
+// for an address that is known, it takes no lock.
+func (x *disbelieved) note(o origin, h http.Header, log *slog.Logger) {
+	header := ""
+	for _, name := range sentByProxies {
+		if _, ok := h[name]; ok {
+			header = name
+			break
+		}
+	}
+	if header == "" || !o.address.IsValid() || x.count.Load() >= maxDisbelieved {
+		return
+	}
+	key := o.key()
+	if _, known := x.known.Load(key); known {
+		return
+	}
+	if _, known := x.known.LoadOrStore(key, nil); known || x.count.Add(1) > maxDisbelieved {
+		return
+	}
+	does := "clients may be told http instead of https, which makes docker login fail, and all of them count as one address"
+	if header == "X-Real-Ip" {
+		does = "it must send X-Forwarded-For and X-Forwarded-Proto, for X-Real-IP is not read"
+	}
+	log.Warn("there seems to be a proxy in front that is not trusted: "+does+"; if it is yours, start with the flag",
+		"proxy", o.address, "header", header, "flag", "--trusted-proxies "+o.address.String())
 }
 
 // portForm is a port as proxies write it.
