@@ -203,11 +203,11 @@ func (m *matrix) rows() []matrixRow {
 		{"POST /v2/{name}/_berth/undo", mayDelete, 200, func(m *matrix) (string, string, any, []string) {
 			m.want(201, "PUT", repo+"/manifests/undone", m.old.manifest, "Content-Type: "+typeOCIManifest, as("admin"))
 			m.want(202, "DELETE", repo+"/manifests/undone", nil, as("admin"))
-			number, err := m.st.lastChangeOf("ci/app", reference{tag: "undone"})
+			last, _, err := m.st.lastChangeOf("ci/app", reference{tag: "undone"})
 			if err != nil {
 				m.t.Error(err)
 			}
-			return "POST", fmt.Sprint(repo, "/_berth/undo?change=", number), nil, nil
+			return "POST", fmt.Sprint(repo, "/_berth/undo?change=", last.change), nil, nil
 		}},
 		{"DELETE /v2/{name}/_berth/repository", mayDelete, 202, func(*matrix) (string, string, any, []string) {
 			return "DELETE", repo + "/_berth/repository", nil, nil

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -83,20 +84,40 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 		if err != nil {
 			return err
 		}
-		if number, err = st.lastChangeOf(name, ref); err != nil {
+		if number, err = st.lastToUndo(name, ref); err != nil {
 			return err
 		}
 	}
-	did, err := st.undo(number, o.As, o.author())
+	did, is, err := st.undo(number, o.As, o.author())
 	if err != nil {
 		return err
 	}
 	st.audit("undone", "change", number, "user", o.Who)
 	if o.JSON {
-		return out.json(undone{number, doneSteps(did)})
+		return out.json(undone{number, is, doneSteps(did)})
 	}
 	for _, s := range did {
 		out.printf("%s\n", s.describe())
 	}
+	out.printf("to take this back: berth undo %d\n", is)
 	return nil
+}
+
+// lastToUndo returns the last change of something, to be undone. If that was an undo
+// itself, people who try again, to be sure, would lose by the second what the first has
+// brought back; so it is an error then, which has both ways to go on.
+func (st *store) lastToUndo(name string, ref reference) (number int64, err error) {
+	what := ref.of(name)
+	last, undo, err := st.lastChangeOf(name, ref)
+	switch {
+	case undo != 0 && errors.Is(err, errChangeUnknown):
+		return 0, fmt.Errorf("%s: the last change was an undo, and there is nothing further back. "+
+			"To take it back: berth undo %d. `berth log %[1]s` shows what was done", what, undo)
+	case err != nil:
+		return 0, err
+	case undo != 0:
+		return 0, fmt.Errorf("%s: the last change was an undo already. To take it back: berth undo %d. "+
+			"To go further back, and undo %q as well: berth undo %d", what, undo, last.describe(), last.change)
+	}
+	return last.change, nil
 }

@@ -131,17 +131,18 @@ func (s *server) postUndo(w http.ResponseWriter, r *http.Request) error {
 	if !is {
 		return errChangeUnknown.saying("there is no change %d of %s", number, name)
 	}
-	did, err := s.st.undo(number, as, resp.author(name))
+	did, by, err := s.st.undo(number, as, resp.author(name))
 	if err != nil {
 		return err
 	}
 	s.audit(w, "undone", "repository", name, "change", number)
-	return writeJSON(w, undone{number, doneSteps(did)})
+	return writeJSON(w, undone{number, by, doneSteps(did)})
 }
 
 // undone is what an undoing has done, as clients get it.
 type undone struct {
 	Change int64      `json:"change"`
+	By     int64      `json:"by"` // the change that this was, to be undone if it was a mistake
 	Did    []doneStep `json:"did"`
 }
 

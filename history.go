@@ -368,9 +368,9 @@ func (r record) entry() historyEntry {
 }
 
 // lastChangeOf returns the last change of a tag, a manifest, or anything of a
-// repository that is not undone yet, and is no undo itself: so to undo again goes
-// further back.
-func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
+// repository that is not undone yet, and is no undo itself. undo is the last change
+// if that was an undo, else 0: who undoes the last change again may mean the same one.
+func (st *store) lastChangeOf(name string, ref reference) (last record, undo int64, err error) {
 	query := `SELECT ` + historyColumns + ` FROM history WHERE (change, n) IN (
 		SELECT change, n FROM history WHERE repository = ?1 AND change < ?2 AND ?3 = '' ORDER BY change DESC, n DESC LIMIT 100)
 		ORDER BY change DESC, n DESC`
@@ -380,28 +380,31 @@ func (st *store) lastChangeOf(name string, ref reference) (int64, error) {
 	case ref.digest != "":
 		query = `SELECT ` + historyColumns + ` FROM history WHERE repository = ?1 AND change < ?2 AND tag IS NULL AND ?3 IN (old, new) ORDER BY change DESC, n DESC LIMIT 100`
 	}
+	what := ""
+	if ref != (reference{}) {
+		what = ref.String()
+	}
 	undone := make(map[int64]bool)
-	for before := lastOfAll.change; ; {
-		what := ""
-		if ref != (reference{}) {
-			what = ref.String()
-		}
+	for before, first := lastOfAll.change, true; ; {
 		list, err := listRows(st, scanRecord, query, name, before, what)
 		if err != nil {
-			return 0, err
+			return last, 0, err
 		}
 		for _, r := range list {
-			before = r.change
+			if first && r.undoes != 0 {
+				undo = r.change
+			}
+			before, first = r.change, false
 			switch {
 			case undone[r.change]:
 			case r.undoes != 0:
 				undone[r.undoes] = true
 			default:
-				return r.change, nil
+				return r, undo, nil
 			}
 		}
 		if len(list) == 0 {
-			return 0, errChangeUnknown.saying("nothing is remembered that was done to %[1]s and is not undone; `berth log %[1]s` shows what was done", ref.of(name))
+			return last, undo, errChangeUnknown.saying("nothing is remembered that was done to %[1]s and is not undone; `berth log %[1]s` shows what was done", ref.of(name))
 		}
 	}
 }

@@ -25,9 +25,16 @@ func TestHistoryDoesNotReadItsWords(t *testing.T) {
 	r.restart(func(c *config) {
 		inDatabase(t, filepath.Join(c.dir, "berth.db"), `UPDATE history SET why = 'by hand'`)
 	})
-	r.command("undo", "a:x") // the one before the one that is undone
-	r.wantImage("a", "x", one)
-	r.command("undo", "a:x")
+	// It names the one before the one that is undone.
+	for _, number := range []string{"2", "1"} {
+		if out, err := runOnceOn(t, r.st, "undo", "a:x"); err == nil || !strings.HasSuffix(err.Error(), "as well: berth undo "+number) {
+			t.Errorf("undo says %v, want change %s named\n%s", err, number, out)
+		}
+		r.command("undo", number)
+		if number == "2" {
+			r.wantImage("a", "x", one)
+		}
+	}
 	r.want(404, "GET", "/v2/a/manifests/x", nil)
 }
 

@@ -16,12 +16,12 @@ import (
 )
 
 // undo puts back what was before a change, all of it or nothing, and returns what
-// it did. A repository may come back under another name. The error says what is in
-// the way.
-func (st *store) undo(number int64, as string, by author) (did []step, err error) {
+// it did, and the number of the change that this is: to undo that takes it back. A
+// repository may come back under another name. The error says what is in the way.
+func (st *store) undo(number int64, as string, by author) (did []step, is int64, err error) {
 	rules, err := st.host.rulesNow()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer st.collector.wakeUp()
 	err = st.platforms.updateKnowing(func(t *tx) error {
@@ -48,13 +48,13 @@ func (st *store) undo(number int64, as string, by author) (did []step, err error
 		if len(u.did) == 0 {
 			return errCannotUndo.saying("change %d is undone already, or nothing is left of it", number)
 		}
-		did = u.did
+		did, is = u.did, u.c.number
 		return nil
 	})
 	if err == nil {
 		notify(st.retainer.tagged)
 	}
-	return did, err
+	return did, is, err
 }
 
 // An undoing is one under way.

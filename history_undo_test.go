@@ -16,34 +16,53 @@ import (
 )
 
 // As in docs/tags.md: what was deleted comes back, and then the push before it is undone.
-func TestUndoAgainGoesFurtherBack(t *testing.T) {
+// Who tries the same again, to be sure, destroys nothing, and reads how to go on.
+func TestUndoAgainSaysHowToGoOn(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)
 	one := r.pushImage("home/app", "1.0", "{}", "one")
 	two := r.pushImage("home/app", "1.0", "{}", "two")
 	r.pushImage("home/app", "2.0", "{}", "two")
-	r.command("rm", "home/app")
-	if got := r.command("undo", "home/app"); got != "home/app restored\n" {
-		t.Errorf("undo of the repository says %q", got)
+	says := func(want string, args ...string) {
+		t.Helper()
+		if got := r.command(args[0], args[1:]...); got != want {
+			t.Errorf("berth %s says %q, want %q", strings.Join(args, " "), got, want)
+		}
 	}
+	refuses := func(args []string, wants ...string) {
+		t.Helper()
+		out, err := runOnceOn(t, r.st, args[0], args[1:]...)
+		if err == nil {
+			t.Errorf("berth %s does %q, want it refused", strings.Join(args, " "), out)
+			return
+		}
+		for _, want := range wants {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("berth %s says %v, want %q in it", strings.Join(args, " "), err, want)
+			}
+		}
+	}
+	r.command("rm", "home/app") // 4
+	says("home/app restored\nto take this back: berth undo 5\n", "undo", "home/app")
 	r.wantImage("home/app", "1.0", two)
-	if got := r.command("undo", "home/app:1.0"); !strings.HasPrefix(got, "home/app:1.0 is "+shortDigest(one.digest.String())) {
-		t.Errorf("undo of the tag says %q", got)
+	refuses([]string{"undo", "home/app"}, "home/app: the last change was an undo already", "berth undo 5", "berth undo 3")
+	says("home/app:1.0 is "+shortDigest(one.digest.String())+", was "+shortDigest(two.digest.String())+"\nto take this back: berth undo 6\n", "undo", "home/app:1.0")
+	for range 2 {
+		refuses([]string{"undo", "home/app:1.0"}, "home/app:1.0: the last change was an undo already", "To take it back: berth undo 6. ",
+			"undo \"home/app:1.0 is "+shortDigest(one.digest.String())+"\" as well: berth undo 1")
+		r.wantImage("home/app", "1.0", one)
 	}
+	// What it says is done.
+	says("home/app:1.0 is "+shortDigest(two.digest.String())+", was "+shortDigest(one.digest.String())+"\nto take this back: berth undo 7\n", "undo", "6")
+	r.command("undo", "7")
+	says("home/app:1.0 gone, was "+shortDigest(one.digest.String())+"\nto take this back: berth undo 9\n", "undo", "1")
+	r.wantTags("home/app", "2.0")
+	refuses([]string{"undo", "home/app:1.0"}, "there is nothing further back", "berth undo 9", "berth log home/app:1.0")
+	r.command("undo", "9")
 	r.wantImage("home/app", "1.0", one)
-	r.command("undo", "home/app:1.0")
-	r.wantTags("home/app", "2.0")
-	r.command("undo", "home/app")
-	r.wantTags("home/app")
-	if out, err := runOnceOn(t, r.st, "undo", "home/app"); err == nil {
-		t.Errorf("all is undone, and undo does %q", out)
-	}
-	// By its number an undo is undone, and then what it undid can be again.
-	number := r.last("home/app")
-	r.command("undo", fmt.Sprint(number))
-	r.wantTags("home/app", "2.0")
-	r.command("undo", "home/app:2.0")
-	r.wantTags("home/app")
+	refuses([]string{"undo", "home/app:3.0"}, "of home/app:3.0 no change is known that could be undone", "berth log")
+	r.command("undo", "3")
+	r.wantTags("home/app", "1.0")
 }
 
 // A push that made a part of an index is undone though others have pushed since.

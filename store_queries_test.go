@@ -340,9 +340,9 @@ func TestPlansKnowAllQueries(t *testing.T) {
 	r.want(202, "DELETE", "/v2/b/blobs/"+im.config.String(), nil)
 	r.want(202, "DELETE", "/v2/a/_berth/repository", nil)
 	st := r.st
-	number, err := st.lastChangeOf("a", reference{})
+	last, _, err := st.lastChangeOf("a", reference{})
 	if err == nil {
-		_, err = st.undo(number, "", author{overwrite: true})
+		_, _, err = st.undo(last.change, "", author{overwrite: true})
 	}
 	if err != nil {
 		t.Error(err)

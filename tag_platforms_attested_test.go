@@ -62,11 +62,11 @@ func TestAttestedImagesMeetAtATag(t *testing.T) {
 	r.want(202, "DELETE", fmt.Sprint("/v2/home/app/manifests/", arm), nil)
 	want("1.0", map[string]digest.Digest{"linux/amd64": amdImage})
 	r.want(200, "GET", fmt.Sprint("/v2/home/app/manifests/", amd), nil)
-	number, err := r.st.lastChangeOf("home/app", reference{digest: arm})
+	last, _, err := r.st.lastChangeOf("home/app", reference{digest: arm})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.st.undo(number, "", author{overwrite: true}); err != nil {
+	if _, _, err := r.st.undo(last.change, "", author{overwrite: true}); err != nil {
 		t.Error(err)
 	}
 	want("1.0", map[string]digest.Digest{"linux/amd64": amdImage, "linux/arm64": armImage})

@@ -347,8 +347,8 @@ func (h *history) tagStep() string {
 			return "deleted " + repo
 		}
 	}
-	if number, err := r.st.lastChangeOf(repo, reference{}); err == nil {
-		r.st.undo(number, "", author{overwrite: true})
+	if last, _, err := r.st.lastChangeOf(repo, reference{}); err == nil {
+		r.st.undo(last.change, "", author{overwrite: true})
 	}
 	return "undid the last change of " + repo
 }
@@ -495,7 +495,7 @@ younger = "1d"
 	if got := r.retained("a"); got != "main-arm64" {
 		t.Errorf("left are %s", got)
 	}
-	if _, err := r.st.undo(lastNumber(t, r, "a"), "", author{overwrite: true}); err != nil {
+	if _, _, err := r.st.undo(lastNumber(t, r, "a"), "", author{overwrite: true}); err != nil {
 		t.Fatal(err)
 	}
 	r.want(200, "GET", "/v2/a/manifests/main", nil).is(string(index))
@@ -504,9 +504,9 @@ younger = "1d"
 // lastNumber is that of the last change of a repository.
 func lastNumber(t *testing.T, r *registry, repo string) int64 {
 	t.Helper()
-	number, err := r.st.lastChangeOf(repo, reference{})
+	last, _, err := r.st.lastChangeOf(repo, reference{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return number
+	return last.change
 }
