@@ -178,8 +178,11 @@ func TestUserCommand(t *testing.T) {
 	fails("no password", "\n", "add", "kim")
 	fails("no password", "", "add", "kim")
 	fails("72 bytes", strings.Repeat("x", 73), "add", "kim")
-	fails("name one user", "x\n", "add")
-	fails("user: say", "")
+	fails("at least 8 characters", "x\n", "add", "kim")
+	fails("at least 8 characters", "übergrö\n", "add", "kim")
+	fails("has a space in it", "correct horse\n", "add", "kim lee")
+	fails("user add: name the user", "x\n", "add")
+	fails("usage: berth user add NAME", "")
 	for _, name := range []string{"a:b", "#a", " a", "anonymous", "users", "a\nb", strings.Repeat("a", 256)} {
 		fails("user's name", "x\n", "add", name)
 	}
@@ -187,7 +190,7 @@ func TestUserCommand(t *testing.T) {
 		t.Fatal("a user that was not added left a file")
 	}
 	says("kim is the administrator", "correct horse\r\n", "add", "kim")
-	says("user ann added", "battery", "add", "ann")
+	says("user ann added", "batteries", "add", "ann")
 	fails("already", "x\n", "add", "ann")
 	says("administrator, admins", "", "list")
 	if out, _ := user("", "list", "--json"); !strings.Contains(out, `"administrator": true`) || json.Unmarshal([]byte(out), new([]any)) != nil {
@@ -215,8 +218,14 @@ func TestUserCommand(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	says("new password", "staple\n", "passwd", "ann")
-	says("removed", "", "remove", "kim")
+	says("new password", "staples of them\n", "passwd", "ann")
+	// The last administrator goes only by force where nobody can be asked.
+	fails("kim is the only administrator. To make another first, add a name in "+filepath.Join(dir, "policy.toml"), "y\n", "remove", "kim")
+	fails("--force", "", "remove", "kim")
+	if now, err := os.ReadFile(path); err != nil || !strings.Contains(string(now), "\nkim:") {
+		t.Errorf("the users' file is (%v)\n%s\nwant kim in it", err, now)
+	}
+	says("None of the users is an administrator. To make one, add", "", "remove", "kim", "--force")
 	after, err := os.ReadFile(path)
 	if err != nil || !strings.HasPrefix(string(after), "# ours\nold:{SHA}x\nann:$2a$") || strings.Contains(string(after), "kim") || strings.Count(string(after), "\n") != 3 {
 		t.Errorf("the users' file is (%v)\n%s", err, after)
@@ -224,12 +233,13 @@ func TestUserCommand(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("the users' file: %v, %v", info.Mode(), err)
 	}
-	says("Now nobody can log in", "", "remove", "ann")
+	fails("ann is the only user", "", "remove", "ann")
+	says("Now nobody can log in", "", "remove", "ann", "--force")
 	// The administrator is written down once: rules that are there are the owner's.
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	says("user eve added", "x\n", "add", "eve")
+	says("user eve added", "battery staple\n", "add", "eve")
 	if out, _ := user("", "list"); strings.Contains(out, "administrator") {
 		t.Errorf("a first user beside rules of the owner's:\n%s", out)
 	}
@@ -251,10 +261,10 @@ func TestApacheHtpasswd(t *testing.T) {
 	}
 	r.want(200, "GET", "/v2/", nil, basic("ann", "secret"))
 	r.want(401, "GET", "/v2/", nil, basic("ann", "Secret"))
-	if err := run(t.Context(), []string{"user", "add", "bob", "--data", r.cfg.dir}, noEnv, strings.NewReader("other\n"), new(strings.Builder), new(strings.Builder)); err != nil {
+	if err := run(t.Context(), []string{"user", "add", "bob", "--data", r.cfg.dir}, noEnv, strings.NewReader("another one\n"), new(strings.Builder), new(strings.Builder)); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(tool, "-vb", file, "bob", "other").CombinedOutput(); err != nil {
+	if out, err := exec.Command(tool, "-vb", file, "bob", "another one").CombinedOutput(); err != nil {
 		t.Errorf("htpasswd does not know the password: %v %s", err, out)
 	}
 	// A line with another hash is nobody's, and said so.

@@ -524,21 +524,21 @@ func TestOpenUntilThereIsAUser(t *testing.T) {
 		t.Helper()
 		var out strings.Builder
 		args = append([]string{"user"}, append(args, "--data", r.cfg.dir)...)
-		if err := run(t.Context(), args, noEnv, strings.NewReader("secret\n"), &out, &out); err != nil {
+		if err := run(t.Context(), args, noEnv, strings.NewReader("a secret\n"), &out, &out); err != nil {
 			t.Fatal(err, out.String())
 		}
 	}
 	add("add", "kim")
 	r.want(401, "GET", "/v2/a/manifests/x", nil)
 	r.want(401, "PATCH", loc, "x")
-	r.want(200, "GET", "/v2/a/manifests/x", nil, basic("kim", "secret"))
-	r.want(200, "GET", "/metrics", nil, basic("kim", "secret")) // she is the administrator
+	r.want(200, "GET", "/v2/a/manifests/x", nil, basic("kim", "a secret"))
+	r.want(200, "GET", "/metrics", nil, basic("kim", "a secret")) // she is the administrator
 	add("add", "ann")
-	r.want(200, "GET", "/v2/a/manifests/x", nil, basic("ann", "secret"))
-	r.want(403, "GET", "/metrics", nil, basic("ann", "secret"))
-	add("remove", "kim")
-	add("remove", "ann")
-	r.want(401, "GET", "/v2/a/manifests/x", nil, basic("kim", "secret"))
+	r.want(200, "GET", "/v2/a/manifests/x", nil, basic("ann", "a secret"))
+	r.want(403, "GET", "/metrics", nil, basic("ann", "a secret"))
+	add("remove", "kim", "--force")
+	add("remove", "ann", "--force")
+	r.want(401, "GET", "/v2/a/manifests/x", nil, basic("kim", "a secret"))
 	for _, name := range []string{"htpasswd", "policy.toml"} {
 		if err := os.Remove(filepath.Join(r.cfg.dir, name)); err != nil {
 			t.Fatal(err)

@@ -73,6 +73,18 @@ func checkUserName(name string) error {
 	return nil
 }
 
+// checkNewName is checkUserName for a name that somebody gives now. Files and certificates of
+// others may have names with spaces; here one is a slip, and hard to see later.
+func checkNewName(name string) error {
+	if err := checkUserName(name); err != nil {
+		return err
+	}
+	if strings.ContainsFunc(name, unicode.IsSpace) {
+		return fmt.Errorf("%q has a space in it; choose a name without", name)
+	}
+	return nil
+}
+
 // minCost is the least bcrypt cost that is not too cheap to guess at, as of what is
 // made by default.
 const minCost = bcrypt.DefaultCost

@@ -64,7 +64,7 @@ func TestUsersFileThatCannotBeReplaced(t *testing.T) {
 			user := func(args ...string) {
 				t.Helper()
 				args = append(append([]string{"user"}, args...), "--data", r.cfg.dir, "--htpasswd", users)
-				if err := run(t.Context(), args, noEnv, strings.NewReader("new\n"), io.Discard, io.Discard); err != nil {
+				if err := run(t.Context(), args, noEnv, strings.NewReader("brand new\n"), io.Discard, io.Discard); err != nil {
 					t.Errorf("%v: %v", args, err)
 				}
 			}
@@ -75,20 +75,20 @@ func TestUsersFileThatCannotBeReplaced(t *testing.T) {
 			may(200, "kim", "pw")
 			user("add", "ann")
 			may(200, "kim", "pw")
-			may(200, "ann", "new")
+			may(200, "ann", "brand new")
 			user("passwd", "kim")
 			may(401, "kim", "pw")
-			may(200, "kim", "new")
-			may(200, "ann", "new")
+			may(200, "kim", "brand new")
+			may(200, "ann", "brand new")
 			user("remove", "kim")
-			may(401, "kim", "new")
-			may(200, "ann", "new")
+			may(401, "kim", "brand new")
+			may(200, "ann", "brand new")
 			text, err := os.ReadFile(outside)
 			if err != nil || strings.Count(string(text), "\n") != 2 || !strings.HasPrefix(string(text), "# ours\nann:") {
 				t.Errorf("%q, %v", text, err)
 			}
-			user("remove", "ann")
-			may(401, "ann", "new")
+			user("remove", "ann", "--force")
+			may(401, "ann", "brand new")
 			r.want(401, "GET", "/v2/", nil) // and it is not open
 		})
 	}
@@ -111,7 +111,7 @@ func TestUsersFileThatCannotGrow(t *testing.T) {
 	}
 	unmountAtEnd(t, users)
 	fill(t, disk)
-	err := run(t.Context(), []string{"user", "add", "ann", "--data", t.TempDir(), "--htpasswd", users}, noEnv, strings.NewReader("new\n"), io.Discard, io.Discard)
+	err := run(t.Context(), []string{"user", "add", "ann", "--data", t.TempDir(), "--htpasswd", users}, noEnv, strings.NewReader("brand new\n"), io.Discard, io.Discard)
 	if !isNoSpace(err) {
 		t.Errorf("a user for whom there is no room: %v", err)
 	}

@@ -221,11 +221,11 @@ func TestLineOfGuessesIsBounded(t *testing.T) {
 func TestPasswordOfAUserWithTwoLines(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"))
 	r.writeUsers("ann:"+hashOf("first"), "# ann again", "ann:"+hashOf("second"), "bob:"+hashOf("bob-secret"))
-	err := run(t.Context(), []string{"user", "passwd", "ann", "--data", r.cfg.dir}, noEnv, strings.NewReader("new\n"), io.Discard, io.Discard)
+	err := run(t.Context(), []string{"user", "passwd", "ann", "--data", r.cfg.dir}, noEnv, strings.NewReader("brand new\n"), io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.want(200, "GET", "/v2/", nil, basic("ann", "new"))
+	r.want(200, "GET", "/v2/", nil, basic("ann", "brand new"))
 	r.want(401, "GET", "/v2/", nil, basic("ann", "first"))
 	r.want(401, "GET", "/v2/", nil, basic("ann", "second"))
 	r.want(200, "GET", "/v2/", nil, as("bob"))

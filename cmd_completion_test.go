@@ -16,12 +16,12 @@ import (
 
 // A typed is a command line that ends where Tab is pressed, and some of what must then be offered
 // and what must not.
-type typed struct {
+type typedLine struct {
 	line      string
 	want, not []string
 }
 
-var typedLines = []typed{
+var typedLines = []typedLine{
 	{"berth ", []string{"ls", "serve", "help", "restore"}, []string{"flags", "add"}},
 	{"berth st", []string{"stats"}, []string{"serve"}},
 	{"berth --tls", []string{"--tls", "--tls-name"}, []string{"--data", "--json"}},
@@ -39,7 +39,7 @@ var typedLines = []typed{
 }
 
 // check compares what a shell offers.
-func (x typed) check(t *testing.T, offered string) {
+func (x typedLine) check(t *testing.T, offered string) {
 	t.Helper()
 	list := make([]string, 0)
 	for line := range strings.Lines(offered) {
@@ -124,11 +124,11 @@ exit 0
 
 func TestCompletionInBash(t *testing.T) {
 	lines := append(slices.Clone(typedLines),
-		typed{"berth --tls=", []string{"auto", "acme", "off"}, []string{"ls"}},
-		typed{"berth --tls=a", []string{"auto", "acme"}, []string{"off"}},
-		typed{"berth ls --data=berth.d", []string{"berth.dir"}, []string{"berth.file"}},
-		typed{"berth ls ", nil, []string{"ls", "berth.file", "--json"}},
-		typed{"berth 'x;y $(z", nil, []string{"ls"}})
+		typedLine{"berth --tls=", []string{"auto", "acme", "off"}, []string{"ls"}},
+		typedLine{"berth --tls=a", []string{"auto", "acme"}, []string{"off"}},
+		typedLine{"berth ls --data=berth.d", []string{"berth.dir"}, []string{"berth.file"}},
+		typedLine{"berth ls ", nil, []string{"ls", "berth.file", "--json"}},
+		typedLine{"berth 'x;y $(z", nil, []string{"ls"}})
 	for _, x := range lines {
 		x.check(t, inShell(t, "bash", "--norc", "-c", bashTab, "bash", x.line))
 	}
@@ -136,8 +136,8 @@ func TestCompletionInBash(t *testing.T) {
 
 func TestCompletionInFish(t *testing.T) {
 	inShell(t, "fish", "--no-execute", "completion")
-	lines := append(slices.Clone(typedLines), typed{"berth ls ", nil, []string{"ls", "berth.file", "--json"}},
-		typed{"berth --tls=a", []string{"--tls=auto", "--tls=acme"}, []string{"--tls=off"}})
+	lines := append(slices.Clone(typedLines), typedLine{"berth ls ", nil, []string{"ls", "berth.file", "--json"}},
+		typedLine{"berth --tls=a", []string{"--tls=auto", "--tls=acme"}, []string{"--tls=off"}})
 	for _, x := range lines {
 		x.check(t, inShell(t, "fish", "--no-config", "--command", "source completion; complete --do-complete "+fishQuoted(x.line)))
 	}
@@ -163,8 +163,8 @@ func TestCompletionInZsh(t *testing.T) {
 		t.Errorf("zsh completes %q", got)
 	}
 	slow(t) // zsh reads its own completion
-	lines := append(slices.Clone(typedLines), typed{"berth --tls=a", []string{"auto", "acme"}, []string{"off"}},
-		typed{"berth ls --data=berth.d", []string{"berth.dir"}, []string{"berth.file"}})
+	lines := append(slices.Clone(typedLines), typedLine{"berth --tls=a", []string{"auto", "acme"}, []string{"off"}},
+		typedLine{"berth ls --data=berth.d", []string{"berth.dir"}, []string{"berth.file"}})
 	args := []string{"-f", "-c", zshTabs, "zsh"}
 	for _, x := range lines {
 		args = append(args, x.line)

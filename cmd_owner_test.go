@@ -182,7 +182,7 @@ func TestCommandsOfRootAreTheOwners(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{"check"}, {"stats"}, {"user", "add", "ann"}, {"repair"}} {
-		said, err := asRoot(t, "secret\n", append(args, "--data", data)...)
+		said, err := asRoot(t, "a secret\n", append(args, "--data", data)...)
 		nothing(strings.Join(args, " "))
 		if err == nil {
 			t.Errorf("%s on a directory with links for what it needs: %s", args, said)
@@ -195,7 +195,7 @@ func TestCommandsOfRootAreTheOwners(t *testing.T) {
 	}
 	for _, args := range [][]string{{"check", "--deep"}, {"gc", "--now"}, {"repair"}, {"tag", "a:x", "y"}, {"log"}, {"user", "add", "ann"}, {"user", "passwd", "ann"},
 		{"token", "create", "ci", "--repo", "**", "--allow", "pull"}, {"policy", "check", "ann", "push", "a"}} {
-		said, err := asRoot(t, "secret\n", append(args, "--data", data)...)
+		said, err := asRoot(t, "a secret\n", append(args, "--data", data)...)
 		if err != nil {
 			t.Errorf("%s: %v\n%s", args, err, said)
 		}
@@ -268,7 +268,7 @@ func TestBackupsOfRootAreForNobodyElse(t *testing.T) {
 func TestRootEditsTheUsersThatAFlagNames(t *testing.T) {
 	data, _ := serviceDir(t)
 	file := filepath.Join(t.TempDir(), "users")
-	if said, err := asRoot(t, "secret\n", "user", "add", "ann", "--htpasswd", file, "--data", data); err != nil {
+	if said, err := asRoot(t, "a secret\n", "user", "add", "ann", "--htpasswd", file, "--data", data); err != nil {
 		t.Fatalf("user add: %v\n%s", err, said)
 	}
 	before, err := os.ReadFile(file)
@@ -276,7 +276,7 @@ func TestRootEditsTheUsersThatAFlagNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	inDatabase(t, filepath.Join(data, "berth.db"), `UPDATE meta SET users_file = '`+file+`'`)
-	if said, err := asRoot(t, "other\n", "user", "passwd", "ann", "--data", data); err == nil {
+	if said, err := asRoot(t, "another one\n", "user", "passwd", "ann", "--data", data); err == nil {
 		t.Errorf("user passwd in a file of root's that the registry's owner has chosen: %s", said)
 	}
 	if after, err := os.ReadFile(file); err != nil || string(after) != string(before) {
@@ -345,7 +345,7 @@ func TestRootFollowsNoLinkToTheUsers(t *testing.T) {
 	if err := os.Symlink(file, link); err != nil {
 		t.Fatal(err)
 	}
-	if said, err := asRoot(t, "secret\n", "user", "add", "ann", "--data", data); err == nil || !strings.Contains(said, "root does not follow it") {
+	if said, err := asRoot(t, "a secret\n", "user", "add", "ann", "--data", data); err == nil || !strings.Contains(said, "root does not follow it") {
 		t.Errorf("user add where %s is a link: %v\n%s", usersFile, err, said)
 	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != secret {

@@ -44,12 +44,16 @@ func programCommands() []*command {
 // peopleCommands are about who may do what.
 func peopleCommands() []*command {
 	return []*command{
-		{name: "user", heading: "Users and rights", least: 1, most: 2, flags: []flagDef{jsonFlag}, check: checkUserCommand, onFiles: userCommand,
+		{name: "user", heading: "Users and rights", least: 1, most: 2, check: checkUserCommand, onFiles: userCommand,
+			flags: []flagDef{
+				{"force", "", "", "remove the last administrator, or the last user, without asking", func(c *config, _ *textFlags) any { return &c.Force }},
+				jsonFlag,
+			},
 			server: []string{"htpasswd", "policy"},
 			forms: []form{
 				{"add NAME", "add a user; the first user becomes the administrator"},
 				{"passwd NAME", "change a user's password"},
-				{"remove NAME", "remove a user"},
+				{"remove NAME [--force]", "remove a user; asks first, if it is the last administrator or the last user"},
 				{"list [--json]", "list the users, with their groups"},
 			},
 			about: "add, list and remove users, change passwords",
@@ -58,7 +62,7 @@ func peopleCommands() []*command {
 			example: "berth user add kim\necho \"$PASSWORD\" | berth user passwd kim"},
 		{name: "token", least: 1, most: 2,
 			forms: []form{
-				{"create [NAME] --repo PATTERNS --allow ACTIONS [--expires TIME]", "make a token, and show it once"},
+				{"create [NAME] --repo PATTERNS --allow ACTIONS [--expires TIME]", "make a token, and show it once; for metrics alone no --repo is needed"},
 				{"list [--json]", "list the tokens, with the last use of each"},
 				{"revoke NAME", "end a token"},
 			},

@@ -340,7 +340,7 @@ func TestCommandEndsWithItsServer(t *testing.T) {
 	}()
 	<-began
 	stop()
-	if err := <-result; err == nil || !strings.Contains(err.Error(), "context canceled") {
+	if err := <-result; err == nil || !strings.Contains(err.Error(), "interrupted") {
 		t.Errorf("the client's error is %v", err)
 	}
 }

@@ -5,12 +5,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -53,11 +55,17 @@ func tokenCommand(ctx context.Context, st *store, o options, out *console) error
 // newRobot makes a token that options describe, as yet without a secret.
 func newRobot(o options) (b *robot, err error) {
 	b = &robot{created: time.Now()}
+	if b.allow, err = parseActions(splitList(o.Allow)); err != nil {
+		return nil, fmt.Errorf("--allow: %w", err)
+	}
+	if o.Repo == "" && b.allow == mayMetrics {
+		o.Repo = "**" // they are of no repository
+	}
 	if b.repositories, err = parseRepositories(splitList(o.Repo)); err != nil {
 		return nil, fmt.Errorf("--repo: %w", err)
 	}
-	if b.allow, err = parseActions(splitList(o.Allow)); err != nil {
-		return nil, fmt.Errorf("--allow: %w", err)
+	if b.allow&mayMetrics != 0 && b.allow != allRights && !b.repositories.all {
+		return nil, errors.New("--allow metrics: the metrics are of the whole registry, so this needs --repo '**'; make one token for them, and another for the rest")
 	}
 	life, err := parseLife(o.Expires)
 	if err != nil {
@@ -71,7 +79,7 @@ func newRobot(o options) (b *robot, err error) {
 	if len(o.Args) > 1 {
 		b.name = o.Args[1]
 	}
-	if err := checkUserName(b.name); err != nil {
+	if err := checkNewName(b.name); err != nil {
 		return nil, fmt.Errorf("the token's name: %w", err)
 	}
 	return b, nil
@@ -90,11 +98,7 @@ func (x *robots) create(o options, out *console) error {
 	if err := x.add(b); err != nil {
 		return err
 	}
-	expires := "never"
-	if !b.expires.IsZero() {
-		expires = b.life()
-	}
-	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", expires)
+	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", cmp.Or(b.expiry(), "never"))
 	secretText := "berth_" + b.id + "_" + text
 	if o.JSON {
 		return out.json(struct {
@@ -102,12 +106,14 @@ func (x *robots) create(o options, out *console) error {
 			Secret string `json:"secret"`
 		}{b.entry(), secretText})
 	}
-	out.printf("%s\n\nThis is shown once. It may %s in %s, and is good until %s.\nUse it as the password:  docker login -u %s HOST:PORT\n",
-		secretText, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", "), b.life(), b.name)
-	if text, _, err := readFile(x.usersFile); err == nil {
-		if list, _ := parseUsers(text); list[b.name] != "" {
-			out.printf("\nThere is also a user %s, whom rules and the log tell from this token, and people may not: another name is clearer.\n", b.name)
-		}
+	login := fmt.Sprintf("docker login -u %s HOST:PORT", b.name)
+	if b.allow == mayMetrics {
+		login = fmt.Sprintf("curl -u %s http://HOST:PORT/metrics, or in Prometheus basic_auth (https with TLS)", b.name)
+	}
+	out.printf("%s\n\nThis is shown once. It may %s, and is valid until %s.\nUse it as the password:  %s\n",
+		secretText, b.mayDo(), cmp.Or(b.expiry(), "it is revoked"), login)
+	if x.isUser(b.name) {
+		out.printf("\nThere is a user %s, too. Rules and logs call the token token:%[1]s; people may take one for the other.\n", b.name)
 	}
 	if x.host.everybodyMay() {
 		out.printf("\nThis registry is open to everybody, with or without a token, until it has a user: berth user add NAME\n")
@@ -115,12 +121,43 @@ func (x *robots) create(o options, out *console) error {
 	return nil
 }
 
-// life says until when a token is good.
-func (b *robot) life() string {
+// expiry is until when a token is good; "" for always.
+func (b *robot) expiry() string {
 	if b.expires.IsZero() {
-		return "revoked"
+		return ""
 	}
 	return b.expires.UTC().Format("2006-01-02 15:04 MST")
+}
+
+// mayDo says what a token may do, for people.
+func (b *robot) mayDo() string {
+	words := slices.DeleteFunc(b.allow.words(), func(word string) bool { return word == "metrics" })
+	in := " in " + strings.Join(b.repositories.text, ", ")
+	if b.repositories.all {
+		in = " in all repositories"
+	}
+	if b.allow == allRights {
+		return "do everything" + in
+	}
+	var may []string
+	if len(words) > 0 {
+		may = append(may, strings.Join(words, ", ")+in)
+	}
+	if b.allow&mayMetrics != 0 {
+		may = append(may, "read the metrics")
+	}
+	return strings.Join(may, ", and ")
+}
+
+// isUser reports whether a user has a name, as far as the users can be read.
+func (x *robots) isUser(name string) bool {
+	held, err := x.host.guards()
+	text := held[usersFile]
+	if held == nil && err == nil {
+		text, _, _ = readFile(x.usersFile)
+	}
+	list, _ := parseUsers(text)
+	return list[name] != ""
 }
 
 // A robotEntry is a robot token as it is listed.

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/term"
@@ -36,7 +37,7 @@ func checkUserCommand(cfg *config) error {
 	case verb != "list" && cfg.JSON:
 		return fmt.Errorf("user %s: --json is for user list", verb)
 	case verb == "add":
-		return checkUserName(names[0])
+		return checkNewName(names[0])
 	}
 	return nil
 }
@@ -77,7 +78,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		if verb == "passwd" {
 			return file.change(ctx, names[0], stdin, stdout)
 		}
-		return file.remove(names[0], stdout)
+		return file.remove(ctx, names[0], cfg.Force, stdin, stdout)
 	}
 	return nil
 }
@@ -160,7 +161,7 @@ func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.
 		if err := replaceFile(f.policy, fmt.Appendf(nil, starterPolicy, name)); err != nil {
 			return err
 		}
-		fmt.Fprintf(stdout, "%s is the administrator. Who may do what stands in %s.\n", name, f.policy)
+		fmt.Fprintf(stdout, "%s is the administrator. At first other users may push, overwrite and delete everything; %s says so, and is yours to change.\n", name, f.policy)
 	}
 	if err := f.set(name, hash); err != nil {
 		return err
@@ -172,19 +173,27 @@ func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.
 	return f.findAdministrator(stdout)
 }
 
-// findAdministrator tells if nobody is one.
-func (f *userFile) findAdministrator(stdout io.Writer) error {
+// administrators are the users who may do everything.
+func (f *userFile) administrators() (names []string, err error) {
 	p, err := f.rules()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for name := range f.users {
 		if p.rights(person{name}, "")&mayAdmin != 0 {
-			return nil
+			names = append(names, name)
 		}
 	}
-	fmt.Fprintf(stdout, "None of the users is an administrator; %s says who may do what.\n", f.policy)
-	return nil
+	return names, nil
+}
+
+// findAdministrator tells if nobody is one.
+func (f *userFile) findAdministrator(stdout io.Writer) error {
+	admins, err := f.administrators()
+	if err == nil && admins == nil {
+		fmt.Fprintf(stdout, "None of the users is an administrator. To make one, add the name in %s to the group whose rule allows admin.\n", f.policy)
+	}
+	return err
 }
 
 // rules are those in force.
@@ -221,7 +230,27 @@ func (f *userFile) change(ctx context.Context, name string, stdin io.Reader, std
 	return nil
 }
 
-func (f *userFile) remove(name string, stdout io.Writer) error {
+// remove takes a user away. The last user, or the last administrator, it takes only if
+// force is set or a person at the terminal says yes.
+func (f *userFile) remove(ctx context.Context, name string, force bool, stdin io.Reader, stdout io.Writer) error {
+	if !force {
+		admins, err := f.administrators()
+		if err != nil {
+			return fmt.Errorf("whether %s is the last administrator cannot be seen; --force removes the user all the same: %w", name, err)
+		}
+		loss := ""
+		switch {
+		case len(f.users) == 1:
+			loss = name + " is the only user: then nobody can log in"
+		case slices.Equal(admins, []string{name}):
+			loss = fmt.Sprintf("%s is the only administrator. To make another first, add a name in %s to the group whose rule allows admin", name, f.policy)
+		}
+		if loss != "" {
+			if err := confirm(ctx, loss, "remove "+name, stdin, stdout); err != nil {
+				return err
+			}
+		}
+	}
 	if err := f.set(name, ""); err != nil {
 		return err
 	}
@@ -266,6 +295,10 @@ func (f *userFile) list(stdout io.Writer, asJSON bool) error {
 	return nil
 }
 
+// minPassword is how many characters a new password has at least (NIST SP 800-63B). Those in
+// files that others have written are taken as they are.
+const minPassword = 8
+
 // askPassword gets a new password, from a terminal without showing it, and twice,
 // or as the first line of stdin; and returns its hash.
 func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (hash string, err error) {
@@ -299,9 +332,29 @@ func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Wr
 		return "", errors.New("no password: type one, or give it as a line on standard input")
 	case len(password) > 72:
 		return "", errors.New("a password may have 72 bytes: bcrypt ignores the rest")
+	case utf8.RuneCountInString(password) < minPassword:
+		return "", fmt.Errorf("a password needs at least %d characters: guesses are slowed down, but not stopped", minPassword)
 	}
 	b, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
 	return string(b), err
+}
+
+// confirm has a person at the terminal say whether to do something; loss is what it costs.
+// Where nobody can be asked, --force is the answer. The error is nil for yes.
+func confirm(ctx context.Context, loss, deed string, stdin io.Reader, stdout io.Writer) error {
+	f, ok := stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return fmt.Errorf("%s; to %s all the same: --force", loss, deed)
+	}
+	fmt.Fprintf(stdout, "%s.\n%s%s all the same? [y/N] ", loss, strings.ToUpper(deed[:1]), deed[1:])
+	answer, err := typed(ctx, func() (string, error) { return bufio.NewReader(f).ReadString('\n') })
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+		return errors.New("nothing was changed")
+	}
+	return nil
 }
 
 // readPassword reads a line from a terminal without showing it. When ctx ends, by
@@ -311,19 +364,31 @@ func readPassword(ctx context.Context, fd int) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	password, err := typed(ctx, func() (string, error) {
+		text, err := term.ReadPassword(fd)
+		return string(text), err
+	})
+	if ctx.Err() != nil {
+		err = errors.Join(err, term.Restore(fd, before))
+	}
+	return password, err
+}
+
+// typed returns what read returns, which waits for a person, or an error when ctx ends.
+func typed(ctx context.Context, read func() (string, error)) (string, error) {
 	type line struct {
-		text []byte
+		text string
 		err  error
 	}
-	typed := make(chan line, 1)
+	lines := make(chan line, 1)
 	go func() { // ends with the process, if nobody types any more
-		text, err := term.ReadPassword(fd)
-		typed <- line{text, err}
+		text, err := read()
+		lines <- line{text, err}
 	}()
 	select {
-	case l := <-typed:
-		return string(l.text), l.err
+	case l := <-lines:
+		return l.text, l.err
 	case <-ctx.Done():
-		return "", errors.Join(errors.New("given up"), term.Restore(fd, before))
+		return "", errors.New("given up")
 	}
 }

@@ -60,7 +60,7 @@ func TestUndoAgainSaysHowToGoOn(t *testing.T) {
 	refuses([]string{"undo", "home/app:1.0"}, "there is nothing further back", "berth undo 9", "berth log home/app:1.0")
 	r.command("undo", "9")
 	r.wantImage("home/app", "1.0", one)
-	refuses([]string{"undo", "home/app:3.0"}, "of home/app:3.0 no change is known that could be undone", "berth log")
+	refuses([]string{"undo", "home/app:3.0"}, "nothing is remembered that was done to home/app:3.0 and is not undone", "berth log")
 	r.command("undo", "3")
 	r.wantTags("home/app", "1.0")
 }
