@@ -13,9 +13,11 @@
 //	files that no row of it needs         → removed
 //
 // A second backup to the same place does only what is new. Restoring is
-// `berth --data DEST`. The file berth.backup marks a directory as a copy that
-// nobody has served; a server that opens it takes the mark away, and from then
-// on no backup overwrites it.
+// `berth --data DEST`. The file berth.backup marks a directory as a copy in which
+// nothing is that nobody else has; a server that may be pushed to takes the mark
+// away, and from then on no backup overwrites it. One that is --read-only leaves
+// it. What such a server has written is replaced with the database (times of pulls,
+// what it found damaged, tokens), or needs no row of it (snapshots, quarantine).
 
 package main
 
@@ -240,7 +242,7 @@ func (b *backup) accept(ctx context.Context) error {
 	case !begun:
 		return b.looksFree() // also a backup that was cut short
 	case !marked:
-		return fmt.Errorf("%s is a registry of its own, not a backup, or was served since; name another directory", dest)
+		return fmt.Errorf("%s is a registry of its own, not a backup, or was served since without --read-only; name another directory", dest)
 	}
 	// A command may have been at work on it; its log goes with its database.
 	logged, err := isThere(db + "-wal")
@@ -589,8 +591,16 @@ func (b *backup) finish(temp string) error {
 }
 
 // standAlone makes a registry of what was a backup: a server is about to change
-// it, and from now on no backup may overwrite it.
+// it, and from now on no backup may overwrite it. One that only serves pulls
+// leaves it a backup.
 func standAlone(st *store) error {
+	if st.readOnly {
+		marked, err := isThere(filepath.Join(st.dir, backupMark))
+		if marked {
+			st.log.Info("this is a backup, and stays one: it is served read-only, and can be backed up to again when it is not served", "data", st.dir)
+		}
+		return err
+	}
 	err := os.Remove(filepath.Join(st.dir, backupMark))
 	if errors.Is(err, fs.ErrNotExist) || st.writer == nil {
 		return nil
