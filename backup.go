@@ -66,8 +66,8 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	b := &backup{st: st, out: out, dirs: make(map[string]bool),
 		dest: newDataDir(dirConfig{dir: dest, log: st.log})}
 	defer func() { err = b.explain(err) }()
-	if info, err := os.Stat(dest); err == nil && !info.IsDir() {
-		return fmt.Errorf("%s is a file; name a directory for the backup", dest)
+	if err := o.seeDestination(); err != nil {
+		return err
 	}
 	if err := b.separate(); err != nil {
 		return err

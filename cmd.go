@@ -95,6 +95,7 @@ type options struct {
 	As      string
 	Who     string // the account
 	TTY     bool   // a person watches
+	Nearest nearest
 }
 
 // runOn does what a command says, unless the flags of whoever has the store forbid it.
@@ -139,6 +140,11 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	}
 	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
 		return noRegistry(cfg.dir, err)
+	}
+	if cfg.Command == "backup" {
+		if err := cfg.findDestination(); err != nil {
+			return err
+		}
 	}
 	if account, err := user.Current(); err == nil {
 		cfg.Who = account.Username

@@ -206,7 +206,7 @@ func unknownCommand(name string) error {
 		for _, c := range commands {
 			names = append(names, c.name)
 		}
-		near = nearest(name, names)
+		near = similar(name, names)
 	}
 	if near != "" {
 		return usageErrorf("unknown command %q: did you mean berth %s? (berth help lists all)", name, near)
@@ -214,10 +214,10 @@ func unknownCommand(name string) error {
 	return usageErrorf("unknown command %q (berth help lists all)", name)
 }
 
-// nearest returns the one of words that was probably meant by what somebody typed; "" if
+// similar returns the one of words that was probably meant by what somebody typed; "" if
 // none is near. A word counts as near with a letter in three wrong, missing, too many, or
 // exchanged with the next.
-func nearest(typed string, words []string) string {
+func similar(typed string, words []string) string {
 	best, least := "", 1+max(1, len(typed)/3)
 	for _, word := range words {
 		if d := distance(typed, word); d < least {

@@ -267,7 +267,7 @@ func parseArguments(command string, flags *flag.FlagSet, args []string) (others 
 func unknownFlag(command, name string, flags *flag.FlagSet) error {
 	var names []string
 	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-	if near := nearest(name, names); near != "" {
+	if near := similar(name, names); near != "" {
 		return usageErrorf("unknown flag --%s: did you mean --%s? (see berth help %s)", name, near, command)
 	}
 	var others []string

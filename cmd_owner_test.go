@@ -242,7 +242,7 @@ func TestBackupsOfRootAreForNobodyElse(t *testing.T) {
 
 	other := sharedDir(t)
 	giveTo(t, other, otherUser)
-	if said, err := asRoot(t, "", "backup", other, "--data", data); err == nil || !strings.Contains(said, "permission denied (root works here as the user 47110") {
+	if said, err := asRoot(t, "", "backup", other, "--data", data); err == nil || !strings.Contains(said, "47110, who writes the backup, may not write in "+other+" (it belongs to 47111). Give it the directory: sudo chown 47110 "+other) {
 		t.Errorf("backup to a directory of another user: %v\n%s", err, said)
 	}
 	giveTo(t, data, 0)

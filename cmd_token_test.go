@@ -43,7 +43,9 @@ func TestTokenCreateSaysWhatTheTokenMayDo(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		r.whileStopped(func() { check(runOnce(t, append([]string{"token", "create", "--data", r.cfg.dir}, args...)...)) })
+		r.stop()
+		check(runOnce(t, append([]string{"token", "create", "--data", r.cfg.dir}, args...)...))
+		r.start()
 	}
 	if _, err := runOnceOn(t, r.st, "token", "create", "a b", "--repo", "**", "--allow", "pull"); err == nil || !strings.Contains(err.Error(), "has a space in it") {
 		t.Errorf("token create with a space in the name: %v", err)

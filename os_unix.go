@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
@@ -98,6 +99,19 @@ func dirOwner(path string) (uid, gid int, ok bool) {
 	}
 	return int(s.Uid), int(s.Gid), true
 }
+
+// dirID tells a directory from all others of this system, whatever process asks and by
+// whatever mount; "" if there is none.
+func dirID(path string) string {
+	var s unix.Stat_t
+	if unix.Stat(path, &s) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x:%x", uint64(s.Dev), uint64(s.Ino))
+}
+
+// mayMakeIn returns an error if this process may not make files in a directory.
+func mayMakeIn(dir string) error { return unix.Access(dir, unix.W_OK|unix.X_OK) }
 
 // onlyRootChanges reports whether a directory is one in which only root may rename
 // what is root's.
