@@ -97,7 +97,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	}
 	g.started = true
 	if cfg.usersFile != "" && g.users.get() == nil {
-		return nil, fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s --data %[2]s` makes it", cfg.usersFile, st.dir)
+		return nil, fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s --data %[2]s` creates it", cfg.usersFile, st.dir)
 	}
 	if cfg.policyFile != "" && g.policy.get() == nil {
 		return nil, fmt.Errorf("--policy: there is no file %s", cfg.policyFile)
@@ -136,9 +136,9 @@ func (g *gate) remember() error {
 	g.guarded.Store(guarded)
 	switch v := g.view(); {
 	case v == nil && guarded && !g.open:
-		return fmt.Errorf("there were users, or rules about them, and their files are not there: neither %s nor a [[rule]] in %s. "+
-			"Is a disk not mounted? Put them back, or begin again with `berth user add NAME`. "+
-			"If everybody may do everything from now on, start once with --open", g.users.files[0], g.policy.files[0])
+		return fmt.Errorf("this registry had users, or rules for them, and their files are missing: there is neither %s nor a [[rule]] in %s. "+
+			"Is a disk not mounted? Put the files back, or begin again with `berth user add NAME`. "+
+			"To let everybody do everything from now on, start once with --open", g.users.files[0], g.policy.files[0])
 	case v == nil && guarded:
 		return g.setGuarded(false)
 	}
@@ -179,15 +179,15 @@ func (g *gate) setGuarded(guarded bool) error {
 func (g *gate) announce() {
 	v := g.view()
 	if v == nil {
-		g.log.Warn("whoever reaches this registry may push and delete; `berth user add NAME` makes it want a password")
+		g.log.Warn("everybody who reaches this registry may push and delete; `berth user add NAME` makes it ask for a password")
 		if lines := g.tagRules().lines(); lines != nil {
-			g.log.Info("rules about tags", "rules", strings.Join(lines, "; "))
+			g.log.Info("rules for tags", "rules", strings.Join(lines, "; "))
 		}
 		return
 	}
 	g.log.Info("who may do what", "users", len(v.users), "rules", strings.Join(v.policy.lines(), "; "))
 	if g.open && g.hasPeople() && g.usersFile == "" { // with --htpasswd there is no start without the file
-		g.log.Warn("--open (or BERTH_OPEN) is still given: at a start without the files of the users and rules, as when a disk is not mounted, everybody may do everything; leave it out",
+		g.log.Warn("--open (or BERTH_OPEN) is still set: if the files with users and rules are missing at a start, for example because a disk is not mounted, everybody may do everything; remove it",
 			"users", g.users.files[0], "rules", g.policy.files[0])
 	}
 	if len(v.users) == 0 && !g.byCertificate && len(g.st.robots.list()) == 0 {
@@ -222,7 +222,7 @@ func (g *gate) openTo() string {
 func (g *gate) parsePolicy(text []byte) (*policy, error) {
 	p, err := parsePolicy(text)
 	if seen := g.policy.last.Load(); err == nil && !p.people && seen != nil && seen.value != nil && (*seen.value).people {
-		return nil, errors.New("there is no [[rule]] in it any more; if users may do everything, restart, or say so by a rule")
+		return nil, errors.New("it no longer has a [[rule]]; to let users do everything, restart, or add a rule that allows it")
 	}
 	return p, err
 }
@@ -252,14 +252,14 @@ func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	var cheap []string
 	for name, hash := range list {
 		if cost, _ := bcrypt.Cost([]byte(hash)); cost > maxCost {
-			g.log.Warn("the hash of a password is so dear that logins keep others waiting; `berth user passwd` makes another", "user", name, "cost", cost)
+			g.log.Warn("a password hash is so expensive to check that logins keep others waiting; `berth user passwd` makes a cheaper one", "user", name, "cost", cost)
 		} else if cost < minCost {
 			cheap = append(cheap, name)
 		}
 	}
 	if cheap != nil {
 		slices.Sort(cheap)
-		g.log.Warn("the hashes of passwords are cheap to guess at for who has them; `berth user passwd` makes others", "users", cheap, "least cost", minCost)
+		g.log.Warn("password hashes are weak: whoever gets hold of them can guess the passwords; `berth user passwd` makes stronger ones", "users", cheap, "least cost", minCost)
 	}
 	return list, nil
 }
@@ -270,7 +270,7 @@ func (g *gate) usersChanged(old, new *users, err error) {
 		return
 	}
 	if err != nil {
-		g.log.Error("the users' file cannot be read; whoever could log in still can", "file", g.users.files[0], "error", err)
+		g.log.Error("the users' file cannot be read; the users that it had before can still log in", "file", g.users.files[0], "error", err)
 		return
 	}
 	was := users{}
@@ -428,7 +428,7 @@ func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, er
 		known = ok && shown == name
 	}
 	if !known {
-		return nil, errUnauthorized.saying("whom the token was for may not log in any more")
+		return nil, errUnauthorized.saying("the user of the token may no longer log in")
 	}
 	return c, nil
 }
@@ -470,7 +470,7 @@ func (g *gate) warnOfPlainHTTP(o origin, r *http.Request) {
 		return // perhaps a proxy does TLS; observe has said that it is not trusted
 	}
 	if !o.address.IsLoopback() && g.warned.CompareAndSwap(false, true) {
-		g.log.Warn("passwords come over plain HTTP, where others can read them; start with --tls=auto, or name the proxy that does TLS with --trusted-proxies",
+		g.log.Warn("passwords arrive over plain HTTP, where others can read them; start with --tls=auto, or name the proxy that does TLS with --trusted-proxies",
 			"client", o.address)
 	}
 }

@@ -97,7 +97,7 @@ func fromBrowser(h http.Header) bool {
 func (g *gate) calledByName(r *http.Request, o origin) error {
 	for _, host := range []string{r.Host, o.host} {
 		if !g.isOurName(host) {
-			return errDenied.saying("to browsers this registry is not known as %.80q; use its address, or name it with --public-url or --tls-name", host)
+			return errDenied.saying("this registry does not answer browsers under the name %.80q; use its address, or add the name with --public-url or --tls-name", host)
 		}
 	}
 	return nil

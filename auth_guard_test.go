@@ -330,7 +330,7 @@ func TestHostsInChallenges(t *testing.T) {
 // TLS ends before.
 func TestPlainHTTPIsWarnedOf(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"), trustLoopback)
-	warnings := func() int { return strings.Count(r.log.String(), "passwords come over plain HTTP") }
+	warnings := func() int { return strings.Count(r.log.String(), "passwords arrive over plain HTTP") }
 	r.want(200, "GET", "/v2/", nil, as("ann"))
 	r.want(200, "GET", "/v2/", nil, as("ann"), "X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: https")
 	r.want(401, "GET", "/v2/", nil, "X-Forwarded-For: 192.0.2.1")

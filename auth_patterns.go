@@ -26,7 +26,7 @@ func parseRepositories(text []string) (*patterns, error) {
 		return nil, errors.New(`no repositories: name some, or "**" for all`)
 	}
 	return parsePatterns(text, "**", maxName, patternForm,
-		"repositories, whose names have a-z, 0-9, and . _ - / between; * is anything but a slash, ** anything")
+		"repositories: their names have a-z and 0-9, with . _ - / in between; * matches anything except a slash, ** also slashes")
 }
 
 // parseTags reads patterns for tags, in which * is anything and ? one character;
@@ -35,7 +35,7 @@ func parseTags(text []string) (*patterns, error) {
 	if len(text) == 0 {
 		text = []string{"*"}
 	}
-	return parsePatterns(text, "*", maxTag, tagPatternForm, "tags, which have A-Z, a-z, 0-9, and . _ -; * is anything")
+	return parsePatterns(text, "*", maxTag, tagPatternForm, "tags: they have A-Z, a-z, 0-9 and . _ -; * matches anything")
 }
 
 // parsePatterns reads a list of them; whole is the one for everything.
@@ -55,7 +55,7 @@ func parsePatterns(text []string, whole string, longest int, form *regexp.Regexp
 		}
 	}
 	if len(list.match) == 0 {
-		return nil, fmt.Errorf("%q only excludes: name what it is an exception of, perhaps %q", text, whole)
+		return nil, fmt.Errorf("%q only excludes: add a pattern that it is an exception from, perhaps %q", text, whole)
 	}
 	list.all = slices.Contains(text, whole) && len(list.exclude) == 0
 	return list, nil

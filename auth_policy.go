@@ -62,7 +62,7 @@ var actionNames = []string{"pull", "push", "overwrite", "delete", "metrics", "ad
 // parseActions reads a list of actions.
 func parseActions(words []string) (r rights, err error) {
 	if len(words) == 0 {
-		return 0, fmt.Errorf("nothing is allowed: say what, of %s", strings.Join(actionNames, ", "))
+		return 0, fmt.Errorf("it allows nothing: list some of %s", strings.Join(actionNames, ", "))
 	}
 	for _, word := range words {
 		a, ok := actions[word]
@@ -201,7 +201,7 @@ func parsePolicy(text []byte) (*policy, error) {
 // bind works out whom a rule is for.
 func (r *accessRule) bind(groups map[string][]string) error {
 	if len(r.who) == 0 {
-		return errors.New(`it is for nobody: say who, a user's name, "group:NAME", "users" or "anonymous"`)
+		return errors.New(`it is for nobody: add who, with users' names, "group:NAME", "users" or "anonymous"`)
 	}
 	r.names = make(map[string]bool)
 	for _, who := range r.who {
@@ -289,18 +289,19 @@ func (p *policy) groupsOf(user string) (in []string) {
 }
 
 // starterPolicy is the file that comes with the first user.
-const starterPolicy = `# Who may do what to which repositories. Changes hold at once;
-# a mistake keeps the old rules, and the log tells. To try an edit:
+const starterPolicy = `# Who may do what to which repositories. Changes take effect immediately. If there
+# is a mistake in this file, the old rules stay in force, and the log says so.
+# To test an edit:
 #
-#   berth policy check               what the rules say
-#   berth policy check NAME push home/app
+#   berth policy check                       prints the rules
+#   berth policy check NAME push home/app    says whether NAME may push there
 #
 # who           users by name, "group:NAME", "users" (everybody with a password),
 #               "anonymous" (everybody)
-# repositories  names; * is anything but a slash, ** anything; "!NAME" excepts
-#               a repository and what lies below it
+# repositories  names; * matches anything except a slash, ** also slashes;
+#               "!NAME" excludes a repository and everything below it
 # allow         pull, push (new tags), overwrite (tags that exist), delete,
-#               metrics, admin (everything). Each but metrics includes pull.
+#               metrics, admin (everything). Each except metrics includes pull.
 
 [groups]
 admins = [%q]
@@ -320,9 +321,9 @@ allow        = ["push", "overwrite", "delete"]
 # repositories = ["public/**"]
 # allow        = ["pull"]
 
-# Tags that never move, tags that are an index of what several machines push, and
-# tags that go when there are newer ones (who may push new tags can push out old
-# ones by that: make releases immutable, or keep them by a rule with matching):
+# Rules for tags: those that cannot be changed, those that are an index of what several
+# machines push, and those of which only the newest are kept. (Whoever may push new tags
+# can push out old ones that way. Make releases immutable, or keep them with matching.)
 #
 # [[immutable]]
 # repositories = ["release/**"]

@@ -103,7 +103,7 @@ func TestBrokenPolicies(t *testing.T) {
 		strings.Replace(good, "ann", "group:x", 1):   `rule 1: there is no group "x"`,
 		strings.Replace(good, "ann", "", 1):          "rule 1: a user's name",
 		strings.Replace(good, "pull", "read", 1):     `rule 1: "read" is not an action`,
-		strings.Replace(good, "[\"pull\"]", "[]", 1): "rule 1: nothing is allowed",
+		strings.Replace(good, "[\"pull\"]", "[]", 1): "rule 1: it allows nothing",
 		strings.Replace(good, "**", "!x", 1):         "only excludes",
 		strings.Replace(good, "**", "A/B", 1):        "rule 1: \"A/B\" is not a pattern",
 		"[groups]\nx = [\"users\"]\n" + good:         "group x",

@@ -593,7 +593,7 @@ func TestLinksToNowhere(t *testing.T) {
 		if err := os.Symlink(filepath.Join(r.cfg.dir, "disk", name), path); err != nil {
 			skip(t, err.Error())
 		}
-		r.refusesToStart(name, "link to what is not there")
+		r.refusesToStart(name, "link to something that does not exist")
 	}
 	for _, flag := range []string{"--htpasswd", "--policy", "--client-ca"} {
 		if _, err := runOnce(t, "--data", t.TempDir(), flag, ""); err == nil || !strings.Contains(err.Error(), flag) {

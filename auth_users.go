@@ -65,7 +65,7 @@ func checkUserName(name string) error {
 	case name == "" || len(name) > 255:
 		return errors.New("a user's name has 1 to 255 characters")
 	case name == "anonymous" || name == "users":
-		return fmt.Errorf("%q stands for people in rules, and cannot be a user's name", name)
+		return fmt.Errorf("%q has a meaning of its own in rules, and cannot be a user's name", name)
 	case strings.TrimSpace(name) != name || strings.HasPrefix(name, "#") ||
 		strings.ContainsFunc(name, func(c rune) bool { return c == ':' || unicode.IsControl(c) || c == unicode.ReplacementChar }):
 		return fmt.Errorf("%q cannot be a user's name: no colons, no # or space at its ends", name)
@@ -248,7 +248,7 @@ func (cfg *config) recallFiles() (authConfig, error) {
 	}
 	users, policy, err := rememberedFiles(filepath.Join(cfg.dir, "berth.db"))
 	if err != nil {
-		return auth, fmt.Errorf("where the server had its users and rules cannot be read; say it with --htpasswd and --policy: %w", err)
+		return auth, fmt.Errorf("cannot read where the server has its users and rules; name the files with --htpasswd and --policy: %w", err)
 	}
 	auth.usersFile, auth.policyFile = cmp.Or(auth.usersFile, users), cmp.Or(auth.policyFile, policy)
 	return auth, nil

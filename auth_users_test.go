@@ -254,7 +254,7 @@ func TestLinesOfTheUsersFileThatAreNobodys(t *testing.T) {
 func TestCheapHashesAreWarnedOf(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"))
 	r.want(200, "GET", "/v2/", nil, as("ann"))
-	warnings := func() int { return strings.Count(r.log.String(), "cheap to guess at") }
+	warnings := func() int { return strings.Count(r.log.String(), "password hashes are weak") }
 	if n := warnings(); n != 1 || !strings.Contains(r.log.String(), "users=[ann]") {
 		t.Errorf("%d warnings of a hash of the least cost, want 1 that names the user\n%s", n, r.log)
 	}
@@ -429,16 +429,16 @@ func TestUsersThatVanishDoNotOpenTheRegistry(t *testing.T) {
 				_, err := runOnce(t, append(args, "--data", r.cfg.dir, "--addr", "127.0.0.1:99999")...) // never gets that far
 				return err
 			}
-			if err := start(); err == nil || !strings.Contains(err.Error(), "there were users") || !strings.Contains(err.Error(), "--open") {
+			if err := start(); err == nil || !strings.Contains(err.Error(), "this registry had users") || !strings.Contains(err.Error(), "--open") {
 				t.Fatalf("a start without the file: %v; want a refusal that says what to do", err)
 			}
-			if err := start("--anonymous-pull"); err == nil || strings.Contains(err.Error(), "there were users") {
+			if err := start("--anonymous-pull"); err == nil || strings.Contains(err.Error(), "this registry had users") {
 				t.Errorf("a start that is open for pulls: %v", err)
 			}
-			if err := start(); err == nil || !strings.Contains(err.Error(), "there were users") {
+			if err := start(); err == nil || !strings.Contains(err.Error(), "this registry had users") {
 				t.Errorf("and one without the flag again: %v", err)
 			}
-			if err := start("--open"); err == nil || strings.Contains(err.Error(), "there were users") {
+			if err := start("--open"); err == nil || strings.Contains(err.Error(), "this registry had users") {
 				t.Errorf("a start with --open: %v", err)
 			}
 			r.start() // it was said once

@@ -115,7 +115,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	}
 	b.done = true
 	if err := b.removeRest(ctx); err != nil {
-		return fmt.Errorf("the backup is whole, but what is no longer needed could not be removed: %w", err)
+		return fmt.Errorf("the backup is complete, but files that it no longer needs could not be removed: %w", err)
 	}
 	if err := b.tell(o.JSON); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (b *backup) tell(asJSON bool) error {
 		plural(b.copied, "blob"), formatSize(b.bytes), plural(b.kept, "blob"), plural(b.removed, "file"))
 	b.out.printf("restore it with: berth --data %s\n", dest)
 	if b.cloned+b.linked > 0 {
-		b.out.printf("it is on the same file system as the registry, and shares its bytes: it does not help when the disk dies\n")
+		b.out.printf("it is on the same file system as the registry, and shares disk space with it: it is no help when the disk fails\n")
 	}
 	return nil
 }
@@ -171,7 +171,7 @@ func (b *backup) explain(err error) error {
 		if b.earlier {
 			err = fmt.Errorf("%w; the earlier backup in %s is as it was", err, b.dest.dir)
 		} else {
-			err = fmt.Errorf("%w; there is no backup in %s yet, and the next run goes on from here", err, b.dest.dir)
+			err = fmt.Errorf("%w; there is no backup in %s yet, and the next run continues from here", err, b.dest.dir)
 		}
 	}
 	return err
@@ -261,7 +261,7 @@ func (b *backup) accept(ctx context.Context) error {
 	}
 	was, err := verifyDatabase(ctx, db)
 	if err != nil {
-		return fmt.Errorf("the earlier backup in %s is damaged; remove its berth.db to have it made anew, or name another directory: %w", dest, err)
+		return fmt.Errorf("the earlier backup in %s is damaged; remove its berth.db to make the backup again from the start, or name another directory: %w", dest, err)
 	}
 	var id string
 	if err := b.st.get(`SELECT id FROM meta`, nil, &id); err != nil {
@@ -536,7 +536,7 @@ func (b *backup) guards() error {
 			if there, err := isThere(filepath.Join(b.dest.dir, x.name)); err != nil {
 				return err
 			} else if there {
-				b.out.printf("%s stays as it was in the backup: there is none here any more\n", x.name)
+				b.out.printf("%s is kept as it was in the backup: there is none here any more\n", x.name)
 			}
 			continue
 		}

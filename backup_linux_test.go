@@ -150,7 +150,7 @@ func TestRestoreSalvagesEveryKind(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	for _, not := range []string{"PUSH AGAIN", "LOST", "not all of it"} {
+	for _, not := range []string{"PUSH AGAIN", "LOST", "read completely"} {
 		if strings.Contains(out, not) {
 			t.Errorf("restore says %q, and nothing is lost:\n%s", not, out)
 		}

@@ -68,7 +68,7 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 			return errors.Join(err, st.close())
 		}
 	} else {
-		out.printf("what was pushed since the snapshot is not known any more; push it again\n")
+		out.printf("images pushed after the snapshot are no longer known; push them again\n")
 	}
 	err = (&restorer{st}).reconcile(ctx, out)
 	if err := errors.Join(err, st.close()); err != nil {
@@ -91,7 +91,7 @@ func (data *dataDir) goBack(ctx context.Context, out *console) (damaged string, 
 	begun := err == nil
 	if begun {
 		damaged = strings.TrimSpace(string(text))
-		out.printf("going on with the restore that was cut short\n")
+		out.printf("continuing the restore that was interrupted\n")
 	}
 	whole, err := data.assess(ctx, out, begun)
 	if err != nil || whole {
@@ -133,11 +133,11 @@ func (data *dataDir) assess(ctx context.Context, out *console, begun bool) (whol
 	case wrong == nil && begun:
 		return true, nil
 	case wrong == nil:
-		return false, fmt.Errorf("the database is whole (%s, %s): there is nothing to restore", plural(facts.manifests, "manifest"), plural(facts.tags, "tag"))
+		return false, fmt.Errorf("the database is intact (%s, %s): there is nothing to restore", plural(facts.manifests, "manifest"), plural(facts.tags, "tag"))
 	case errors.Is(wrong, errNewer), errors.Is(wrong, errOlder):
 		return false, wrong
 	case data.diskFull(wrong):
-		return false, fmt.Errorf("the database cannot be looked at because the disk is full: make some room and try again (%w)", wrong)
+		return false, fmt.Errorf("the database cannot be examined because the disk is full: make some room and try again (%w)", wrong)
 	case !isDamage(wrong):
 		return false, fmt.Errorf("the database cannot be read, which does not mean that it is damaged: %w", wrong)
 	}
@@ -168,7 +168,7 @@ func (data *dataDir) newestWhole(ctx context.Context, out *console) (path string
 			date, formatDuration(s.uptime), plural(f.manifests, "manifest"), plural(f.tags, "tag"))
 		return s.path, nil
 	}
-	return "", fmt.Errorf("there is no whole snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
+	return "", fmt.Errorf("there is no intact snapshot in %s; put berth.db back from a backup (without berth.db-wal and berth.db-shm)",
 		filepath.Join(data.dir, "snapshots"))
 }
 
@@ -266,7 +266,7 @@ func (re *restorer) salvage(ctx context.Context, path string, out *console) erro
 		out.printf("LOST: %s@%s: members of this index could not be read\n", s.repository, s.manifest.digest)
 	}
 	if !namesRead || !manifestsRead || !tagsRead {
-		out.printf("not all of it could be read: what was pushed since the snapshot may be lost; push it again\n")
+		out.printf("it could not be read completely: images pushed after the snapshot may be lost; push them again\n")
 	}
 	return nil
 }
@@ -720,7 +720,7 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 	if err != nil {
 		return err
 	}
-	out.printf("what was deleted since the snapshot is there again, as far as its blobs are\n")
+	out.printf("images deleted after the snapshot are back, if their blobs are still there\n")
 	var tokens int
 	if err := st.get(`SELECT count(*) FROM token`, nil, &tokens); err != nil {
 		return err

@@ -184,7 +184,7 @@ func (sn *snapshots) copyDatabase(ctx context.Context, path string) error {
 		return err
 	}
 	if _, err := verifyDatabase(ctx, path); err != nil {
-		return fmt.Errorf("the copy is not whole, is the database damaged? (%w)", err)
+		return fmt.Errorf("the copy is not intact; is the database damaged? (%w)", err)
 	}
 	return nil
 }

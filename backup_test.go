@@ -259,7 +259,7 @@ func TestRestoreSalvagesWhatIsNewer(t *testing.T) {
 	for i := 1; i < 100; i++ {
 		r.want(200, "GET", fmt.Sprint("/v2/old/manifests/", i), nil)
 	}
-	if !strings.Contains(out, "not all of it could be read") {
+	if !strings.Contains(out, "could not be read completely") {
 		t.Errorf("restore claims to have read all:\n%s", out)
 	}
 	r.scrub() // what is left of the others goes

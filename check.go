@@ -144,14 +144,14 @@ func (r *report) checkManifest(x checkedManifest) error {
 		r.findf(relate, "manifest %s: subject %s, recorded %s", where, m.subject, x.subject)
 	}
 	if _, annotations := m.about(); m.artifactType != x.artifactType || annotations != x.annotations {
-		r.findf(relate, "manifest %s: the list of referrers shows what is not in it", where)
+		r.findf(relate, "manifest %s: the list of referrers shows something else than it contains", where)
 	}
 	if err := r.checkReferences(x, m, where, relate); err != nil {
 		return err
 	}
 	if x.made {
 		if _, err := parseIndex(x.body); err != nil {
-			r.problemf("index %s: is not of the registry's making: %v", where, err)
+			r.problemf("index %s: recorded as made by the registry, which cannot be: %v", where, err)
 		}
 	}
 	return r.checkMembers(x, m, where)
@@ -188,7 +188,7 @@ func (r *report) checkTags() error {
 		err := rows.Scan(&repo, &tag)
 		r.findf(sqlRepair("tag removed", `DELETE FROM tag WHERE repository = ? AND name = ?
 			AND (SELECT repository <> tag.repository OR deleted IS NOT NULL FROM manifest WHERE id = tag.manifest)`, repo, tag),
-			"tag %s points into another repository, or at what was deleted (5)", tag)
+			"tag %s points to another repository, or to a deleted manifest (5)", tag)
 		return err
 	}, `SELECT t.repository, t.name FROM tag t JOIN manifest m ON m.id = t.manifest WHERE m.repository <> t.repository OR m.deleted IS NOT NULL`)
 }
@@ -296,7 +296,7 @@ func (r *report) checkNames() error {
 				_, err := t.exec(`UPDATE repository SET deleted = ? WHERE id = ?`, t.clock, id)
 				return err
 			})
-		}, "repository %s: deleted, and named as if it were not, or the other way (6)", name)
+		}, "repository %s: its name does not fit whether it is deleted (6)", name)
 		return nil
 	}, `SELECT id, name, deleted IS NOT NULL, emptying FROM repository`)
 }

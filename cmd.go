@@ -204,18 +204,18 @@ func askServer(ctx context.Context, cfg *config, stdout io.Writer) (done bool, e
 		return false, nil
 	}
 	if err != nil && ctx.Err() != nil {
-		return true, errors.New("stopped before the server that runs had answered")
+		return true, errors.New("interrupted before the running server had answered")
 	}
 	if err != nil {
-		return true, fmt.Errorf("the server that runs has not answered, or has ended: %w", err)
+		return true, fmt.Errorf("the running server has not answered, or has ended: %w", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		return true, fmt.Errorf("the server that runs refuses: %s", bytes.TrimSpace(text))
+		return true, fmt.Errorf("the running server refuses: %s", bytes.TrimSpace(text))
 	}
 	if _, err := io.Copy(stdout, resp.Body); err != nil {
-		return true, fmt.Errorf("the server has ended before the command had; its log says why (%w)", err)
+		return true, fmt.Errorf("the server ended before the command did; its log says why (%w)", err)
 	}
 	if text := resp.Trailer.Get(trailerError); text != "" {
 		return true, errors.New(text)
@@ -254,7 +254,7 @@ func serveCommands(ctx context.Context, st *store, running *atomic.Int64) (wait 
 			running.Add(1)
 			defer running.Add(-1)
 			if ctx.Err() != nil {
-				http.Error(w, "it is stopping; try again in a moment", http.StatusServiceUnavailable)
+				http.Error(w, "it is being stopped; try again in a moment", http.StatusServiceUnavailable)
 				return
 			}
 			answerCommand(w, r, st)

@@ -103,7 +103,7 @@ var serverFlags = []struct {
 			func(c *config, _ *textFlags) any { return &c.uploadExpiry }},
 	}},
 	{"Limits", []flagDef{
-		{"max-uploads", "N", "10000", "open uploads; further ones wait up to 15 s. Nobody (a user, a token, or the address of somebody without a name) may have more of them than are left for others, so one alone may have half. 0: no limit",
+		{"max-uploads", "N", "10000", "open uploads; further ones wait up to 15 s. One user, one token, or one address of anonymous clients may have no more of them than are left for others, so half of them at most. 0: no limit",
 			func(c *config, _ *textFlags) any { return &c.maxUploads }},
 		{"max-concurrent-uploads", "N", "0", "uploads whose bytes are arriving; further ones wait up to 45 s. 0: no limit",
 			func(c *config, _ *textFlags) any { return &c.maxArriving }},

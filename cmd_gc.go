@@ -50,7 +50,7 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 			return err
 		}
 		if f.InGrace.Bytes > 0 {
-			out.printf("another %s will go when its grace is over, or with --now\n", formatSize(f.InGrace.Bytes))
+			out.printf("another %s will be removed when its grace period is over, or with --now\n", formatSize(f.InGrace.Bytes))
 		}
 	}
 	return nil

@@ -37,7 +37,7 @@ func parseArgument(text string) (name string, ref reference, err error) {
 	}
 	if _, err := parseName(name); err != nil {
 		if strings.Contains(name, ":") {
-			return "", ref, fmt.Errorf("%q: say the name without the host", text)
+			return "", ref, fmt.Errorf("%q: give the name without the host", text)
 		}
 		return "", ref, err
 	}
@@ -151,7 +151,7 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 		}
 		done = append(done, removal{arg, change})
 		if !o.JSON {
-			out.printf("%s removed; it can be brought back for %s of running: berth undo %d\n", arg, formatDuration(st.restoreGrace()), change)
+			out.printf("%s removed; it can be restored while the registry runs for another %s: berth undo %d\n", arg, formatDuration(st.restoreGrace()), change)
 		}
 	}
 	if o.JSON {

@@ -59,17 +59,17 @@ func (data *dataDir) closeToOthers() {
 				continue
 			}
 			if err := setMode(root, name, 0o600); err != nil || openToOthers(path, 0o077) {
-				data.log.Warn("others on this machine may read a file of the registry, and that cannot be changed", "file", path, "error", err)
+				data.log.Warn("other users of this machine may read a file of the registry, and that cannot be changed", "file", path, "error", err)
 				continue
 			}
 			closed = append(closed, name)
 		}
 	}
 	if closed != nil {
-		data.log.Warn("others on this machine could read files of the registry; now only their owner can", "data", data.dir, "files", closed)
+		data.log.Warn("other users of this machine could read files of the registry; now only their owner can", "data", data.dir, "files", closed)
 	}
 	if path := filepath.Join(data.dir, usersFile); openToOthers(path, 0o007) {
-		data.log.Warn("everybody on this machine may read the users' hashes; chmod 600 changes that", "file", path)
+		data.log.Warn("every user of this machine can read the password hashes; chmod 600 changes that", "file", path)
 	}
 }
 
@@ -102,7 +102,7 @@ func (cfg *config) becomeOwner() error {
 	if err := become(uid, gid); err != nil {
 		return fmt.Errorf("%s belongs to the user %d, and root must become that user to work on it: %w", dir, uid, err)
 	}
-	cfg.became = fmt.Sprintf("root works here as the user %d, who has %s", uid, dir)
+	cfg.became = fmt.Sprintf("root works here as the user %d, who owns %s", uid, dir)
 	return nil
 }
 
@@ -138,7 +138,7 @@ func (b *backup) refuseOthers() error {
 	if from, _, _ := dirOwner(b.st.dir); !isRoot() || !ok || to == 0 || to == from {
 		return nil
 	}
-	return fmt.Errorf("%s belongs to the user %d, who would have the hashes of passwords and the keys of this registry; name a directory of root's", b.dest.dir, to)
+	return fmt.Errorf("%s belongs to the user %d, who could read this registry's password hashes and keys there; name a directory that belongs to root", b.dest.dir, to)
 }
 
 // makeBackupFor makes the directory of a backup for who is going to fill it, where

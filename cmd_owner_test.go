@@ -145,7 +145,7 @@ func TestFilesThatOthersMayReadAreClosedAtStart(t *testing.T) {
 	}
 	r.start()
 	told := func() []int {
-		return []int{strings.Count(r.log.String(), `files="[berth.db token.key]"`), strings.Count(r.log.String(), "may read the users' hashes")}
+		return []int{strings.Count(r.log.String(), `files="[berth.db token.key]"`), strings.Count(r.log.String(), "can read the password hashes")}
 	}
 	if got := told(); !slices.Equal(got, []int{1, 1}) {
 		t.Errorf("the log tells %v times, want once each\n%s", got, r.log)
@@ -253,7 +253,7 @@ func TestBackupsOfRootAreForNobodyElse(t *testing.T) {
 		t.Errorf("backup of root's registry to a directory of another user: %v\n%s", err, said)
 	}
 	os.Remove(filepath.Join(other, usersFile))
-	if said, err := asRoot(t, "", "backup", other, "--data", data); err == nil || !strings.Contains(said, "who would have the hashes") {
+	if said, err := asRoot(t, "", "backup", other, "--data", data); err == nil || !strings.Contains(said, "who could read this registry") {
 		t.Errorf("backup of root's registry to a directory of another user: %v\n%s", err, said)
 	}
 	dest = filepath.Join(sharedDir(t), "copy")
@@ -302,7 +302,7 @@ func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
 		t.Errorf("stats: %v\n%s", err, said)
 	}
 	p.stop(t)
-	if !strings.Contains(p.stderr.String(), "root serves a directory of somebody else") {
+	if !strings.Contains(p.stderr.String(), "root serves somebody else's directory") {
 		t.Errorf("the log does not warn:\n%s", &p.stderr)
 	}
 	if said, err := asRoot(t, "", "stats", "--data", data); err != nil || !strings.Contains(said, "blobs                  1") {
@@ -319,7 +319,7 @@ func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
 	if err == nil {
 		st.close()
 	}
-	if err == nil || !strings.Contains(err.Error(), "root does not follow it") {
+	if err == nil || !strings.Contains(err.Error(), "root does not follow links") {
 		t.Errorf("root opens a database by a link of somebody else: %v", err)
 	}
 }
@@ -345,7 +345,7 @@ func TestRootFollowsNoLinkToTheUsers(t *testing.T) {
 	if err := os.Symlink(file, link); err != nil {
 		t.Fatal(err)
 	}
-	if said, err := asRoot(t, "a secret\n", "user", "add", "ann", "--data", data); err == nil || !strings.Contains(said, "root does not follow it") {
+	if said, err := asRoot(t, "a secret\n", "user", "add", "ann", "--data", data); err == nil || !strings.Contains(said, "root does not follow links") {
 		t.Errorf("user add where %s is a link: %v\n%s", usersFile, err, said)
 	}
 	if text, err := os.ReadFile(file); err != nil || string(text) != secret {

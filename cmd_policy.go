@@ -72,7 +72,7 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		p = p.withAnonymousPull()
 	}
 	if !guarded {
-		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules about them, and everybody may do everything.")
+		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules for them, and everybody may do everything.")
 		if len(cfg.Args) == 1 {
 			for _, line := range p.tags.lines() {
 				fmt.Fprintln(stdout, line)

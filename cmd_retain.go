@@ -44,11 +44,11 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 	}
 	switch {
 	case len(list) == 0:
-		out.printf("there are no rules of retention; [[retain]] in policy.toml makes some\n")
+		out.printf("there are no retention rules; add them as [[retain]] in policy.toml\n")
 	case o.Explain:
-		out.printf("%s would go, which frees %s once their grace is over\n", plural(drops, "tag"), formatSize(frees))
+		out.printf("%s would be removed, which frees %s when their grace period is over\n", plural(drops, "tag"), formatSize(frees))
 	default:
-		out.printf("%s dropped, which frees %s once their grace is over; `berth log` shows them, and `berth undo` brings them back\n",
+		out.printf("%s removed, which frees %s when their grace period is over; `berth log` shows them, and `berth undo` brings them back\n",
 			plural(dropped, "tag"), formatSize(frees))
 	}
 	return nil

@@ -235,7 +235,7 @@ func TestCommandsWhileServersStartAndStop(t *testing.T) {
 				}
 				return nil
 			}
-			for _, plain := range []string{"in use by another berth process", "the server that runs", "the server has ended", "interrupted"} {
+			for _, plain := range []string{"in use by another berth process", "the running server", "the server ended before", "interrupted"} {
 				if strings.Contains(err.Error(), plain) {
 					refused.Add(1)
 					return nil

@@ -110,7 +110,7 @@ func (x *robots) create(o options, out *console) error {
 	if b.allow == mayMetrics {
 		login = fmt.Sprintf("curl -u %s http://HOST:PORT/metrics, or in Prometheus basic_auth (https with TLS)", b.name)
 	}
-	out.printf("%s\n\nThis is shown once. It may %s, and is valid until %s.\nUse it as the password:  %s\n",
+	out.printf("%s\n\nThis is shown only once. It may %s, and is valid until %s.\nUse it as the password:  %s\n",
 		secretText, b.mayDo(), cmp.Or(b.expiry(), "it is revoked"), login)
 	if x.isUser(b.name) {
 		out.printf("\nThere is a user %s, too. Rules and logs call the token token:%[1]s; people may take one for the other.\n", b.name)
@@ -221,6 +221,6 @@ func (x *robots) revoke(name string, out *console) error {
 		return err
 	}
 	x.audit("token revoked", "token", name)
-	out.printf("token %s revoked; it is worth nothing from now on\n", name)
+	out.printf("token %s revoked; it no longer works\n", name)
 	return nil
 }

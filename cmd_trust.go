@@ -35,7 +35,7 @@ func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer
 	}
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no local CA in %s: start berth with --tls=auto first, or name its directory with --data", filepath.Dir(file))
+		return fmt.Errorf("there is no local CA in %s: start berth with --tls=auto first, or name the data directory with --data", filepath.Dir(file))
 	}
 	if err != nil {
 		return err
@@ -83,10 +83,10 @@ func trustText(w io.Writer, t trusted) error {
 	fmt.Fprintf(&b, `The local CA of the registry %s is %s
 SHA-256 %s
 
-On a machine that shall trust it, all at once:
+On a machine that should trust it, in one step:
   ssh %[4]s 'berth trust %[6]s --script --data "%[5]s"' | sudo sh
 
-Or fetch ca.crt there, see that it is this one, and do what fits:
+Or download ca.crt there, compare the fingerprint, and follow the steps that apply:
   curl -fsSo ca.crt http://%[6]s/trust.crt
   openssl x509 -in ca.crt -noout -fingerprint -sha256
 

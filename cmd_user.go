@@ -60,7 +60,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		return file.list(stdout, cfg.JSON)
 	case "add":
 		if known {
-			return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` gives a new password", names[0])
+			return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` changes the password", names[0])
 		}
 		// A policy is begun only where the server will look for it.
 		starter := cfg.auth.usersFile == "" || cfg.auth.policyFile != "" || cfg.given["data"]
@@ -68,7 +68,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 			return err
 		}
 		if there, err := isThere(filepath.Join(cfg.dir, "berth.db")); err == nil && !there {
-			fmt.Fprintf(stdout, "There is no registry in %s yet; berth --data %[1]s begins one.\n", cfg.dir)
+			fmt.Fprintf(stdout, "There is no registry in %s yet. Start one with: berth --data %[1]s\n", cfg.dir)
 		}
 		return nil
 	case "passwd", "remove":
@@ -100,7 +100,7 @@ func (f *userFile) read() error {
 		return nil
 	}
 	if now, e := os.Lstat(f.path); err == nil && foreign(filepath.Dir(f.path)) && (e != nil || !os.SameFile(info, now)) {
-		err = fmt.Errorf("%s is, or was, a link, and root does not follow it in a directory of somebody else", f.path) // what it leads to is not its owner's to have
+		err = fmt.Errorf("%s is, or was, a link, and root does not follow links in somebody else's directory", f.path) // what it leads to is not its owner's to have
 	}
 	if err != nil {
 		return fmt.Errorf("reading the users: %w", err)
@@ -161,13 +161,13 @@ func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.
 		if err := replaceFile(f.policy, fmt.Appendf(nil, starterPolicy, name)); err != nil {
 			return err
 		}
-		fmt.Fprintf(stdout, "%s is the administrator. At first other users may push, overwrite and delete everything; %s says so, and is yours to change.\n", name, f.policy)
+		fmt.Fprintf(stdout, "%s is the administrator. Other users may push, overwrite and delete everywhere until you change %s.\n", name, f.policy)
 	}
 	if err := f.set(name, hash); err != nil {
 		return err
 	}
 	if first {
-		fmt.Fprintf(stdout, "From now on this registry wants a password: docker login -u %s HOST:PORT\n", name)
+		fmt.Fprintf(stdout, "From now on this registry asks for a password: docker login -u %s HOST:PORT\n", name)
 	}
 	fmt.Fprintf(stdout, "user %s added\n", name)
 	return f.findAdministrator(stdout)
@@ -221,12 +221,12 @@ func (f *userFile) change(ctx context.Context, name string, stdin io.Reader, std
 		return err
 	}
 	if _, ok := f.users[name]; !ok {
-		return fmt.Errorf("user %s was removed meanwhile", name)
+		return fmt.Errorf("user %s has been removed in the meantime", name)
 	}
 	if err := f.set(name, hash); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "user %s has a new password; whoever is logged in with the old one is logged out\n", name)
+	fmt.Fprintf(stdout, "user %s has a new password; sessions that used the old one have ended\n", name)
 	return nil
 }
 
@@ -280,7 +280,7 @@ func (f *userFile) list(stdout io.Writer, asJSON bool) error {
 		return newConsole(stdout, false).json(list)
 	}
 	if !f.exists {
-		fmt.Fprintln(stdout, "There are no users: whoever reaches this registry may do everything. `berth user add NAME` makes the first.")
+		fmt.Fprintln(stdout, "There are no users: everybody who reaches this registry may do everything. `berth user add NAME` adds the first.")
 	}
 	if len(f.bad) > 0 {
 		fmt.Fprintf(stdout, "Lines of %s that are not NAME:BCRYPT-HASH, with which nobody can log in: %v\n", f.path, f.bad)
@@ -329,9 +329,9 @@ func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Wr
 	}
 	switch {
 	case password == "":
-		return "", errors.New("no password: type one, or give it as a line on standard input")
+		return "", errors.New("no password: type one, or pass it as a line on standard input")
 	case len(password) > 72:
-		return "", errors.New("a password may have 72 bytes: bcrypt ignores the rest")
+		return "", errors.New("a password may have at most 72 bytes: bcrypt ignores the rest")
 	case utf8.RuneCountInString(password) < minPassword:
 		return "", fmt.Errorf("a password needs at least %d characters: guesses are slowed down, but not stopped", minPassword)
 	}

@@ -211,7 +211,7 @@ func readFile(path string) (text []byte, info fs.FileInfo, err error) {
 	if err != nil {
 		if _, e := os.Lstat(path); e == nil && errors.Is(err, fs.ErrNotExist) {
 			// A link to a disk that is not there yet, say: that is not no file.
-			err = fmt.Errorf("%s is a link to what is not there", path)
+			err = fmt.Errorf("%s is a link to something that does not exist", path)
 		}
 		return nil, nil, err
 	}
@@ -347,7 +347,7 @@ func foreign(dir string) bool {
 // somebody else.
 func refuseForeignLink(path string) error {
 	if isLink(path) && foreign(filepath.Dir(path)) {
-		return fmt.Errorf("%s is a link, and root does not follow it in a directory of somebody else", path)
+		return fmt.Errorf("%s is a link, and root does not follow links in somebody else's directory", path)
 	}
 	return nil
 }

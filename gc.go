@@ -69,7 +69,7 @@ func (gc *collector) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		next, err := gc.collectDue(ctx)
 		if e := gc.keepReserve(); e != nil {
-			gc.log.Warn("no reserve for a full disk", "error", e)
+			gc.log.Warn("the reserve for a full disk cannot be kept", "error", e)
 		}
 		if err != nil {
 			// Whatever it is (a full disk, say), it will not pass at once.

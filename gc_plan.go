@@ -81,7 +81,7 @@ func (st *store) plan(ctx context.Context, g graces, promises bool, each func(do
 		p := newPlanner(st, s, g, promises, each)
 		for _, step := range []func() error{p.uploads, p.rows, p.trash} {
 			if err := step(); err != nil {
-				return fmt.Errorf("looking for what would go: %w", err)
+				return fmt.Errorf("looking for what would be removed: %w", err)
 			}
 		}
 		c = p.total
@@ -246,7 +246,7 @@ func (p *planner) follow() error {
 			delete(p.links, b.plannedLink) // till something else goes that uses it
 			continue
 		}
-		if err := p.unlink(b, "only what goes uses it"); err != nil {
+		if err := p.unlink(b, "only used by what is removed"); err != nil {
 			return err
 		}
 	}
@@ -277,9 +277,9 @@ func (p *planner) alongWith(m plannedManifest) error {
 		} else if lives {
 			continue
 		}
-		why := "its subject goes"
+		why := "its subject is removed"
 		if c.member {
-			why = "the index that has it goes"
+			why = "the index that contains it is removed"
 		}
 		if err := p.kill(c.plannedManifest, why); err != nil {
 			return err
@@ -316,7 +316,7 @@ func (p *planner) signaturesOf(m plannedManifest) error {
 		} else if lives {
 			continue
 		}
-		if err := p.kill(s.plannedManifest, "its tag belongs to an image that goes"); err != nil {
+		if err := p.kill(s.plannedManifest, "its tag belongs to an image that is removed"); err != nil {
 			return err
 		}
 	}

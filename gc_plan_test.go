@@ -77,7 +77,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	for _, want := range []string{
 		"a@" + old.digest.String() + "  no tag, index or subject for ",
 		"a@" + unused.String() + "  no manifest has used it for ",
-		"a@" + old.layers[1].String() + "  only what goes uses it",
+		"a@" + old.layers[1].String() + "  only used by what is removed",
 		gone.String() + "  its file is about to be removed",
 		upload + "  nobody has continued it for ",
 		"\nwould remove 1 manifest, 3 blobs with 16 B, 1 upload with 0 B\n",

@@ -109,7 +109,7 @@ func TestReferrerThatIsPushedAfterItsSubjectWent(t *testing.T) {
 	r.moved.Add(int64(r.cfg.untaggedGrace) - int64(time.Hour))
 	r.pushSignature("a", sig) // which goes, since its subject does
 	r.pass(2 * time.Hour)
-	r.undo(409, "a", r.last("a"), "is not there any more")
+	r.undo(409, "a", r.last("a"), "no longer exist")
 	r.want(200, "GET", "/v2/a/manifests/"+sig.digest.String(), nil)
 	r.pushSignature("a", sig)
 	r.pushSignature("a", next)

@@ -241,7 +241,7 @@ func (s *server) noEndpoint(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if len(allowed) > 0 {
-		return errUnsupported.with("this endpoint does not take the method").withHeader("Allow", strings.Join(allowed, ", "))
+		return errUnsupported.with("this endpoint does not support the method").withHeader("Allow", strings.Join(allowed, ", "))
 	}
 	return errNoSuchEndpoint
 }

@@ -112,7 +112,7 @@ func (s *server) postUndo(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	number, err := strconv.ParseInt(query.Get("change"), 10, 64)
 	if err != nil {
-		return errQueryInvalid.saying("change must be the number of one, not %.40q", query.Get("change"))
+		return errQueryInvalid.saying("change must be the number of a change, not %.40q", query.Get("change"))
 	}
 	resp := w.(*response)
 	as := query.Get("as")

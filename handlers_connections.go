@@ -112,7 +112,7 @@ func (c *connections) makeRoom(n int) bool {
 	for c.count+n > c.most {
 		if now := time.Now(); now.Sub(c.told) >= time.Minute {
 			c.told = now
-			c.log.Warn("there are as many connections as the memory, or the limit on open files, is enough for; idle ones are closed for new ones", "connections", c.count)
+			c.log.Warn("there are as many connections as memory or the limit on open files allows; idle ones are closed for new ones", "connections", c.count)
 		}
 		oldest := c.idle.Front()
 		if oldest == nil {

@@ -28,9 +28,9 @@ func parsePages(text string) (list pages, err error) {
 			list = append(list, word)
 			continue
 		case err != nil || u.Scheme != "http" && u.Scheme != "https" || !hostForm.MatchString(u.Host):
-			return nil, fmt.Errorf("%q is no origin, as https://ui.example.org, nor *", word)
+			return nil, fmt.Errorf("%q is neither an origin, such as https://ui.example.org, nor *", word)
 		case u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-			return nil, fmt.Errorf("%q has more than an origin has, which is %s://%s", word, u.Scheme, u.Host)
+			return nil, fmt.Errorf("%q is more than an origin: leave it at %s://%s", word, u.Scheme, u.Host)
 		}
 		// As browsers write it: in lower case, without the port that the scheme has.
 		host := strings.ToLower(u.Host)
@@ -38,7 +38,7 @@ func parsePages(text string) (list pages, err error) {
 		list = append(list, u.Scheme+"://"+host)
 	}
 	if len(list) > 1 && slices.Contains(list, "*") {
-		return nil, errors.New("* is all there are: name it alone")
+		return nil, errors.New("* already means all pages: name nothing beside it")
 	}
 	return list, nil
 }

@@ -114,11 +114,11 @@ var (
 	errManifestUnknown     = &protocolError{status: 404, code: "MANIFEST_UNKNOWN", message: "manifest unknown to this repository"}
 	errNameInvalid         = &protocolError{status: 400, code: "NAME_INVALID", message: "invalid repository name"}
 	errNameUnknown         = &protocolError{status: 404, code: "NAME_UNKNOWN", message: "repository name not known to this registry"}
-	errPageInvalid         = &protocolError{status: 400, code: "PAGINATION_NUMBER_INVALID", message: "n must be a number, not negative"}
+	errPageInvalid         = &protocolError{status: 400, code: "PAGINATION_NUMBER_INVALID", message: "n must be a number that is not negative"}
 	errTagInvalid          = &protocolError{status: 400, code: "TAG_INVALID", message: "invalid tag"}
 	errTooManyTags         = &protocolError{status: 414, code: "TAG_INVALID", message: "too many tags in one request"}
 	errManifestTooLarge    = &protocolError{status: 413, code: "SIZE_INVALID", message: "manifest larger than 4 MiB"}
-	errBlobTooLarge        = &protocolError{status: 413, code: "SIZE_INVALID", message: "blob larger than this registry takes"}
+	errBlobTooLarge        = &protocolError{status: 413, code: "SIZE_INVALID", message: "blob larger than this registry accepts"}
 	errRangeInvalid        = &protocolError{status: 416, code: "BLOB_UPLOAD_INVALID", message: "chunk out of order; continue after the offset in the Range header"}
 	errRangeUnsatisfiable  = &protocolError{status: 416, code: "RANGE_INVALID", message: "requested range is not in the content"}
 	errTooManyRequests     = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are open; try again later", retryAfter: time.Minute}
@@ -130,7 +130,7 @@ var (
 	errTooManyLogins       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many failed logins; try again later"}
 	errBusyLogins          = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many logins at once; try again later", retryAfter: 10 * time.Second}
 	errTooManyBodies       = &protocolError{status: 429, code: "TOOMANYREQUESTS", message: "too many uploads are arriving; try again later", retryAfter: 5 * time.Second}
-	errScopeInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot give a token for that"}
+	errScopeInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "no token can be issued for that"}
 	errQueryInvalid        = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the query"}
 	errFormInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the form of a login"}
 	errHostInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "the Host header is not a host"}

@@ -28,7 +28,7 @@ func parseProxies(text string) (list proxies, err error) {
 		if err != nil {
 			addr, err := netip.ParseAddr(word)
 			if err != nil {
-				return nil, fmt.Errorf("%q is neither an address nor a network as 10.0.0.0/8", word)
+				return nil, fmt.Errorf("%q is neither an address nor a network such as 10.0.0.0/8", word)
 			}
 			prefix = netip.PrefixFrom(addr, addr.BitLen())
 		}

@@ -287,7 +287,7 @@ func parseCursor(text string) (c cursor, err error) {
 		return lastOfAll, nil
 	}
 	if n, err := fmt.Sscanf(text, "%d.%d", &c.change, &c.n); n != 2 || err != nil || c.String() != text || c.change < 0 || c.n < 0 {
-		return c, errQueryInvalid.saying("last must be what a Link header says, not %.40q", text)
+		return c, errQueryInvalid.saying("last must be as a Link header has it, not %.40q", text)
 	}
 	return c, nil
 }

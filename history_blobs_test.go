@@ -53,7 +53,7 @@ func TestBlobsOfADeletedManifestAreNotThere(t *testing.T) {
 
 	// After its grace it goes, and so do its blobs in theirs, unseen.
 	r.pass(r.cfg.untaggedGrace + 2*time.Second)
-	r.undo(409, "a", deleted, "is not there any more")
+	r.undo(409, "a", deleted, "no longer exist")
 	r.wantNoBlob("a", "layer")
 	r.wantBlob("b", "layer")
 	r.pass(r.cfg.grace + 2*time.Second)

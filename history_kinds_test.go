@@ -90,6 +90,6 @@ func TestVersion8SaysWhatItsChangesWere(t *testing.T) {
 	if err != nil || !slices.Equal(emptying, []string{"trial/gone#18#"}) {
 		t.Errorf("%q are being emptied (%v)", emptying, err)
 	}
-	r.undo(409, "trial/gone", 18, "its grace is over", basic("ann", "ann-secret"))
+	r.undo(409, "trial/gone", 18, "grace period is over", basic("ann", "ann-secret"))
 	r.repairVersion8()
 }

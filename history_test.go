@@ -89,7 +89,7 @@ func TestUndoOfTags(t *testing.T) {
 
 	r.pushImage("a", "x", `{"n":4}`, "four")
 	r.pass(8 * 24 * time.Hour)
-	r.undo(409, "a", r.last("a"), "its grace is over")
+	r.undo(409, "a", r.last("a"), "grace period is over")
 	r.undo(404, "a", 1000, "no change 1000")
 	r.undo(404, "b", conflict, "of b")
 	r.want(400, "POST", "/v2/a/_berth/undo?change=x", nil)
@@ -139,8 +139,8 @@ func TestUndoOfADeletedManifest(t *testing.T) {
 	r.undo(200, "a", r.last("a"), "")
 	r.wantTags("a", "other")
 	r.pass(7*24*time.Hour + 2*time.Second)
-	r.undo(409, "a", deleted, "its grace is over")
-	r.undo(409, "a", r.last("a"), "its grace is over")
+	r.undo(409, "a", deleted, "grace period is over")
+	r.undo(409, "a", r.last("a"), "grace period is over")
 	r.wantImage("a", "other", other)
 }
 
@@ -268,7 +268,7 @@ func TestUndoOfADeletedRepository(t *testing.T) {
 	}
 	gone()
 	r.check()
-	r.undo(409, "a/b", inside, "not there any more")
+	r.undo(409, "a/b", inside, "no longer exists")
 	r.pass(6 * 24 * time.Hour)
 	r.restart()
 	r.freeze()
@@ -293,10 +293,10 @@ func TestUndoOfADeletedRepository(t *testing.T) {
 
 	r.command("rm", "back")
 	r.pass(7*24*time.Hour + 2*time.Second)
-	r.undo(409, "back", r.last("back"), "its grace is over")
+	r.undo(409, "back", r.last("back"), "grace period is over")
 	r.command("rm", "a/b")
 	r.collect(collectNow)
-	r.undo(409, "a/b", r.last("a/b"), "its grace is over")
+	r.undo(409, "a/b", r.last("a/b"), "grace period is over")
 	r.pass(48 * time.Hour)
 	if n := r.files(); n > 0 {
 		t.Errorf("%d blobs are left of what was deleted", n)
@@ -346,8 +346,8 @@ func TestDeletedGoesAlsoIfUntaggedStays(t *testing.T) {
 	r.want(202, "DELETE", "/v2/a/manifests/"+im.digest.String(), nil)
 	deleted = r.last("a")
 	r.pass(7*24*time.Hour + 2*time.Second)
-	r.undo(409, "a", deleted, "its grace is over")
-	r.undo(409, "b", r.last("b"), "its grace is over")
+	r.undo(409, "a", deleted, "grace period is over")
+	r.undo(409, "b", r.last("b"), "grace period is over")
 	r.pass(25 * time.Hour)
 	r.wantImage("a", untagged.digest.String(), untagged)
 	if n := r.files(); n != 2 {

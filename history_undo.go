@@ -78,14 +78,14 @@ func (u *undoing) step(s step) error {
 		return u.repository(s)
 	}
 	if u.as != "" {
-		return errCannotUndo.saying("only a whole repository can come back under another name")
+		return errCannotUndo.saying("only a whole repository can be restored under another name")
 	}
 	repo, err := u.findRepository(s.repository)
 	if errors.Is(err, errNameUnknown) && s.old == "" {
 		return nil // what was added has gone
 	}
 	if errors.Is(err, errNameUnknown) {
-		return errCannotUndo.saying("%s is not there any more: it was deleted, or the grace of what was in it is over", s.repository)
+		return errCannotUndo.saying("%s no longer exists: it was deleted, or the grace period of its contents is over", s.repository)
 	}
 	if err != nil {
 		return err
@@ -126,7 +126,7 @@ func (u *undoing) tag(repo storedRepository, s step) error {
 			return err
 		}
 		if was.id == 0 {
-			return errCannotUndo.saying("%s: %s is not there any more, its grace is over or it was deleted", name, s.old)
+			return errCannotUndo.saying("%s: %s no longer exists: it was deleted, or its grace period is over", name, s.old)
 		}
 		was.made = s.made&1 != 0
 	}
@@ -175,7 +175,7 @@ func (u *undoing) manifest(repo storedRepository, s step) error {
 		if s.old == "" {
 			return nil
 		}
-		return errCannotUndo.saying("%s is not there any more: its grace is over", name)
+		return errCannotUndo.saying("%s no longer exists: its grace period is over", name)
 	}
 	if err != nil || deleted == (s.old == "") {
 		return err
@@ -186,7 +186,7 @@ func (u *undoing) manifest(repo storedRepository, s step) error {
 			UNION ALL SELECT 'index ' || p.digest FROM names n JOIN manifest p ON p.id = n.manifest AND p.deleted IS NULL
 				WHERE n.repository = ?2 AND n.digest = ?3 AND ?4 = 0 LIMIT 1`, []any{id, repo.id, d, u.st.sparse}, &user)
 		if err == nil {
-			return errCannotUndo.saying("%s is used since, by the %s: delete that first", name, user)
+			return errCannotUndo.saying("%s has come into use since, by the %s: delete that first", name, user)
 		}
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
@@ -208,7 +208,7 @@ func (u *undoing) manifest(repo storedRepository, s step) error {
 	if whole, err := u.st.complete(u.tx, id); err != nil {
 		return err
 	} else if !whole {
-		return errCannotUndo.saying("%s has members that are not there any more: their grace is over", name)
+		return errCannotUndo.saying("%s has members that no longer exist: their grace period is over", name)
 	}
 	if err := u.showManifest(u.c, repo, id, d); err != nil {
 		return err
@@ -222,7 +222,7 @@ func (u *undoing) repository(s step) error {
 	var id int64
 	err := u.get(`SELECT id FROM repository WHERE name = ? AND emptying = 0`, []any{s.new}, &id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return errCannotUndo.saying("what was in %s is not there under that name any more: it is back already, was deleted again by a later change, or its grace is over", s.repository)
+		return errCannotUndo.saying("the contents of %s are no longer kept: they are back already, were deleted again by a later change, or their grace period is over", s.repository)
 	}
 	if err != nil {
 		return err

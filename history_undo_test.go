@@ -126,9 +126,9 @@ func TestRepositoryThatIsHalfCollected(t *testing.T) {
 	if err := r.st.get(`SELECT count(*) FROM manifest`, nil, &left); err != nil || left != collectAtOnce {
 		t.Fatalf("%d manifests are left (%v), want %d", left, err, collectAtOnce)
 	}
-	r.undo(409, "a", number, "not there under that name any more")
+	r.undo(409, "a", number, "are no longer kept")
 	r.pass(r.cfg.grace + time.Minute)
-	r.undo(409, "a", number, "not there under that name any more")
+	r.undo(409, "a", number, "are no longer kept")
 	r.want(404, "GET", "/v2/a/tags/list", nil)
 }
 

@@ -268,12 +268,12 @@ func (cfg *config) chooseTLS() error {
 	switch mode := cfg.tls.mode; {
 	case mode == "auto" || mode == "acme":
 		if files {
-			return fmt.Errorf("--tls=%s makes certificates of its own: leave --tls-cert and --tls-key away, or --tls", mode)
+			return fmt.Errorf("--tls=%s makes its own certificates: leave out --tls-cert and --tls-key, or --tls", mode)
 		}
 	case mode != "off":
 		return fmt.Errorf("--tls: say auto, acme or off, not %q", mode)
 	case files && cfg.given["tls"]:
-		return errors.New("--tls=off does not go with --tls-cert and --tls-key: leave one of them away")
+		return errors.New("--tls=off contradicts --tls-cert and --tls-key: leave out one or the other")
 	case files:
 		cfg.tls.mode = "files"
 	default:
@@ -343,7 +343,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return errors.Join(err, cfg.certificates.close(), st.close())
 	}
 	if foreign(cfg.dir) {
-		cfg.log.Warn("root serves a directory of somebody else, who can have root write elsewhere by links in it; start berth as that user, or make the directory root's", "data", cfg.dir)
+		cfg.log.Warn("root serves somebody else's directory, whose owner can use links in it to make root write elsewhere; start berth as that user, or make the directory belong to root", "data", cfg.dir)
 	}
 	if st.writer == nil {
 		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)
@@ -376,7 +376,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	}
 	if !idle {
 		// A crash would do no more, and loses nothing.
-		cfg.log.Warn("some work does not end; leaving without a checkpoint")
+		cfg.log.Warn("some work has not ended in time; stopping without a checkpoint")
 		return err
 	}
 	return errors.Join(err, st.close())
@@ -446,9 +446,9 @@ func (s *server) rereader(ctx context.Context, hangups <-chan os.Signal) {
 		case <-hangups:
 		}
 		if err := errors.Join(s.gate.users.problem(), s.gate.policy.problem(), s.certificates.problem()); err != nil {
-			s.log.Error("files cannot be used; what they said before still holds", "error", err)
+			s.log.Error("files cannot be used; what they said before stays in force", "error", err)
 		} else {
-			s.log.Info("users, rules and certificates are read again, if they have changed; nothing else is")
+			s.log.Info("users, rules and certificates are read again if they have changed; everything else needs a restart")
 		}
 	}
 }

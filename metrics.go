@@ -176,7 +176,7 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 	// Who asks every few seconds shall not have the machine work all the time.
 	f, err := s.st.stats.figuresOr(ctx, 50)
 	if err != nil { // the others are wanted all the more
-		s.log.Error("the figures for the metrics", "error", err)
+		s.log.Error("some metrics could not be computed", "error", err)
 	}
 	database := f.DatabaseDisk
 	if database == nil { // the same disk

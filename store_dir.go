@@ -100,7 +100,7 @@ func (data *dataDir) lookForBlobs() error {
 		return err
 	}
 	if restoring && !data.restoring {
-		return fmt.Errorf("a restore of %[1]s was cut short: finish it with `berth restore --data %[1]s`", data.dir)
+		return fmt.Errorf("a restore of %[1]s was interrupted: finish it with `berth restore --data %[1]s`", data.dir)
 	}
 	db := filepath.Join(data.dir, "berth.db")
 	info, err := os.Stat(db)
@@ -123,7 +123,7 @@ func (data *dataDir) refuseBlobs() error {
 		return err
 	}
 	if unfinished {
-		return fmt.Errorf("%[1]s is a backup that was not finished: run `berth backup %[1]s` again on the registry it is of", data.dir)
+		return fmt.Errorf("%[1]s is a backup that was not finished: run `berth backup %[1]s` again for the registry that it belongs to", data.dir)
 	}
 	blobs, err := data.anyBlobs()
 	if err != nil {

@@ -77,6 +77,6 @@ func (data *dataDir) refuseUnmapped() error {
 	if mapsFiles(dir) {
 		return nil
 	}
-	return fmt.Errorf("the file system of %s cannot map files into shared memory, which the database needs. What to do: mount it with what allows that "+
-		"(mergerfs: cache.files=auto-full, 9p: cache=mmap), or have the data directory on another disk and only its blobs/ there, as a link or a mount", data.dir)
+	return fmt.Errorf("the file system of %s cannot map files into shared memory, which the database needs. What to do: mount it with an option that allows this "+
+		"(mergerfs: cache.files=auto-full, 9p: cache=mmap), or put the data directory on another disk, and only its blobs/ here, by a link or a mount", data.dir)
 }

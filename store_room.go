@@ -165,7 +165,7 @@ func (data *dataDir) regain() bool {
 	}
 	data.reserve.tried, data.reserve.last = true, now
 	if err := data.keepReserveLocked(); err != nil {
-		data.log.Warn("no reserve for a full disk", "error", err)
+		data.log.Warn("the reserve for a full disk cannot be kept", "error", err)
 	}
 	return !data.reserve.spent.Load()
 }
@@ -185,7 +185,7 @@ func (data *dataDir) spareRoom() bool {
 	}
 	data.reserve.spent.Store(true)
 	flushFileSystem(data.lock) // some give what was removed back no sooner
-	data.log.Warn("the disk is full to the last byte, or a quota is used up; the reserve is used to go on")
+	data.log.Warn("the disk is full to the last byte, or a quota is used up; the reserve is used to continue")
 	return true
 }
 

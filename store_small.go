@@ -146,7 +146,7 @@ func (sm *smallBlobs) recover() error {
 	for _, x := range rows {
 		if verifyFile(sm.path(x.digest), x.digest) != nil {
 			u.lose(x.digest)
-			sm.log.Error("a small blob cannot be written to the disk, which is full or read-only; the database has it", "digest", x.digest)
+			sm.log.Error("a small blob cannot be written to the disk, which is full or read-only; the database keeps it", "digest", x.digest)
 		}
 	}
 	u.wake()
@@ -231,7 +231,7 @@ func (sm *smallBlobs) writeAgain(rows []unsyncedRow) error {
 			return err
 		}
 		if sum := x.digest.Algorithm().FromBytes(body); sum != x.digest {
-			sm.log.Error("the database has damaged a small blob; its file counts", "digest", x.digest)
+			sm.log.Error("the database's copy of a small blob is damaged; the file is used instead", "digest", x.digest)
 			if _, err := sm.quarantine(x.digest); err != nil {
 				return err
 			}

@@ -200,7 +200,7 @@ func TestVersion8(t *testing.T) {
 	deleted := r.history("trial/gone", "n=1", ann)[0].Change
 	r.pass(r.cfg.untaggedGrace + r.cfg.grace + time.Hour)
 	r.pass(r.cfg.grace + time.Hour)
-	r.undo(409, "trial/gone", deleted, "its grace is over", ann)
+	r.undo(409, "trial/gone", deleted, "grace period is over", ann)
 	if r.hasFile(sum("layer eight")) || r.hasFile(sum("layer ten")) || !r.hasFile(sum("layer nine")) {
 		t.Error("deleted repositories are not collected, or one that was restored is")
 	}

@@ -217,7 +217,7 @@ func (p *pushing) join(tag string, was target, rule *tagRule) (to target, more b
 // what those were pushed in.
 func (p *pushing) index(tag string, members []member, in wraps) (to target, err error) {
 	if len(members) > maxMembers {
-		return to, errDenied.saying("%s:%s has %d platforms already, which is as many as may be", p.repo.name, tag, maxMembers)
+		return to, errDenied.saying("%s:%s has %d platforms already, which is the maximum", p.repo.name, tag, maxMembers)
 	}
 	m, err := makeIndex(members)
 	if err != nil {

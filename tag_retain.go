@@ -211,7 +211,7 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 		return v
 	}
 	if d := signedBy(c.tag); d != "" {
-		v.why = "belongs to " + shortDigest(d.String()) + ", and goes with it"
+		v.why = "belongs to " + shortDigest(d.String()) + ", and is removed with it"
 		return v
 	}
 	var about []string
@@ -250,7 +250,7 @@ func decideOne(rules []*retainRule, ranks []map[string]rank, c candidate, clock 
 	}
 	switch {
 	case about == nil:
-		v.why = "no rule is about it"
+		v.why = "no rule applies to it"
 	case until >= 0:
 		v.due = until
 	case clock < c.spared:
@@ -297,7 +297,7 @@ func (rt *retainer) retain(ctx context.Context, only string) (next time.Duration
 		}
 		due, n, err := rt.retainIn(ctx, name, rules)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("dropping tags of %s: %w", name, err))
+			errs = append(errs, fmt.Errorf("removing tags of %s: %w", name, err))
 		}
 		dropped += n
 		if due >= 0 && (next < 0 || due < next) {

@@ -184,7 +184,7 @@ func TestRetentionIsExplainedAndDone(t *testing.T) {
 		t.Errorf("explained:\n%+v\nwant\n%+v", x, want)
 	}
 	r.want(404, "GET", "/v2/none/_berth/retention", nil).code("NAME_UNKNOWN")
-	if re := r.want(200, "GET", "/v2/lib/_berth/retention", nil); !strings.Contains(string(re.body), `"rules":[],"tags":[{"tag":"x"`) || !strings.Contains(string(re.body), "no rule is about it") {
+	if re := r.want(200, "GET", "/v2/lib/_berth/retention", nil); !strings.Contains(string(re.body), `"rules":[],"tags":[{"tag":"x"`) || !strings.Contains(string(re.body), "no rule applies to it") {
 		t.Errorf("without rules: %s", re.body)
 	}
 
@@ -203,7 +203,7 @@ v1   drop  11 B   retain 1  3rd newest of 3 by version, pushed 0s ago, never pul
 v2   drop  12 B   retain 1  2nd newest of 3 by version, pushed 0s ago, never pulled
 v3   keep         retain 1  newest of 3 by version
 
-2 tags would go, which frees 23 B once their grace is over
+2 tags would be removed, which frees 23 B when their grace period is over
 `
 	if got := run(options{Explain: true}); got != text {
 		t.Errorf("retain --explain:\n%s\nwant\n%s", got, text)
@@ -212,13 +212,13 @@ v3   keep         retain 1  newest of 3 by version
 	if err := json.Unmarshal([]byte(run(options{Explain: true, JSON: true})), &list); err != nil || !reflect.DeepEqual(list, []explainedRepository{x}) {
 		t.Errorf("retain --explain --json: %v\n%+v, want\n%+v", err, list, x)
 	}
-	if got := run(options{Args: []string{"lib"}}); !strings.HasPrefix(got, "0 tags dropped, which frees 0 B") {
+	if got := run(options{Args: []string{"lib"}}); !strings.HasPrefix(got, "0 tags removed, which frees 0 B") {
 		t.Errorf("retain lib: %s", got)
 	}
 	if got := r.tags("ci/app"); got != "v1 v2 v3" {
 		t.Fatalf("to explain, and to apply rules elsewhere, has left %s", got)
 	}
-	if got := run(options{Args: []string{"ci/app"}}); !strings.HasPrefix(got, "2 tags dropped, which frees 23 B once their grace is over;") {
+	if got := run(options{Args: []string{"ci/app"}}); !strings.HasPrefix(got, "2 tags removed, which frees 23 B when their grace period is over;") {
 		t.Errorf("retain ci/app: %s", got)
 	}
 	if got := r.tags("ci/app"); got != "v3" {
@@ -237,7 +237,7 @@ v3   keep         retain 1  newest of 3 by version
 	}
 
 	writeRules(r.cfg.dir, "[[immutable]]\nrepositories = [\"x\"]\n")
-	if got := run(options{}); !strings.HasPrefix(got, "there are no rules of retention") {
+	if got := run(options{}); !strings.HasPrefix(got, "there are no retention rules") {
 		t.Errorf("retain without rules: %s", got)
 	}
 	if got := run(options{JSON: true}); got != "[]\n" {

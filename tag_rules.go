@@ -72,7 +72,7 @@ func (r *retainRule) conditions() string {
 			all = append(all, fmt.Sprintf(format, args...))
 		}
 	}
-	add(r.always, "always")
+	add(r.always, "all tags")
 	add(r.newest > 0, "the newest %d", r.newest)
 	add(r.younger > 0, "younger than %s", span(r.younger))
 	add(r.pulled > 0, "pulled within %s", span(r.pulled))
@@ -93,13 +93,13 @@ func (rules *tagRules) empty() bool {
 // lines are the rules for people.
 func (rules *tagRules) lines() (lines []string) {
 	for _, r := range rules.immutable {
-		lines = append(lines, r.String()+": stay as they are")
+		lines = append(lines, r.String()+": cannot be changed or deleted")
 	}
 	for _, r := range rules.index {
 		lines = append(lines, fmt.Sprintf("%s: an index of all platforms, from %s", r, strings.Join(r.from, " and ")))
 	}
 	for _, r := range rules.retain {
-		lines = append(lines, fmt.Sprintf("%s: kept are %s", &r.tagRule, r.conditions()))
+		lines = append(lines, fmt.Sprintf("%s: keeps %s", &r.tagRule, r.conditions()))
 	}
 	return lines
 }
@@ -185,7 +185,7 @@ func (tables *tagTables) parse() (*tagRules, error) {
 			}
 		}
 		if r.from = x.From; len(r.from) == 0 {
-			return nil, fmt.Errorf("%s: say from what: from = [%q], or %q", r.origin, fromSameTag, fromSuffix)
+			return nil, fmt.Errorf("%s: from is missing or empty: use [%q], or %q", r.origin, fromSameTag, fromSuffix)
 		}
 		rules.index = append(rules.index, r)
 	}
@@ -198,7 +198,7 @@ func (tables *tagTables) parse() (*tagRules, error) {
 		err = errors.Join(parseSpan("younger", x.Younger, &k.younger), parseSpan("pulled", x.Pulled, &k.pulled))
 		if x.Newest != nil {
 			if k.newest = *x.Newest; k.newest < 1 {
-				err = errors.Join(err, fmt.Errorf("newest = %d: want at least 1", k.newest))
+				err = errors.Join(err, fmt.Errorf("newest = %d: must be at least 1", k.newest))
 			}
 		}
 		if x.Matching != "" {
@@ -212,7 +212,7 @@ func (tables *tagTables) parse() (*tagRules, error) {
 			}
 		}
 		if err == nil && k.conditions() == "" {
-			err = errors.New("it keeps nothing: say newest, younger, pulled, matching or always")
+			err = errors.New("it keeps nothing: add newest, younger, pulled, matching or always")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", r.origin, err)

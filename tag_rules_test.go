@@ -48,16 +48,16 @@ func TestBrokenRulesAboutTags(t *testing.T) {
 		"[[immutable]]\n" + all + "tag = [\"v*\"]\n":                                `"immutable.tag" means nothing here`,
 		"[immutable]\n" + all:                                                       "immutable",
 		"[[immutabel]]\n" + all:                                                     `"immutabel" means nothing here`,
-		"[[index]]\n" + all:                                                         `index 1: say from what: from = ["same-tag"], or "suffix"`,
-		"[[index]]\n" + all + "from = []\n":                                         "index 1: say from what",
+		"[[index]]\n" + all:                                                         `index 1: from is missing or empty: use ["same-tag"], or "suffix"`,
+		"[[index]]\n" + all + "from = []\n":                                         "index 1: from is missing or empty",
 		"[[index]]\n" + all + "from = [\"suffix\", \"prefix\"]\n":                   `index 1: from "prefix" is neither same-tag nor suffix`,
 		"[[index]]\nfrom = [\"suffix\"]\n":                                          "index 1: no repositories",
 		"[[index]]\n" + all + "from = [\"suffix\"]\nnewest = 1\n":                   `"index.newest" means nothing here`,
-		"[[retain]]\n" + all:                                                        "retain 1: it keeps nothing: say newest, younger, pulled, matching or always",
+		"[[retain]]\n" + all:                                                        "retain 1: it keeps nothing: add newest, younger, pulled, matching or always",
 		"[[retain]]\n" + all + "always = false\n":                                   "retain 1: it keeps nothing",
 		"[[retain]]\nnewest = 1\n":                                                  "retain 1: no repositories",
-		"[[retain]]\n" + all + "newest = 0\n":                                       "retain 1: newest = 0: want at least 1",
-		"[[retain]]\n" + all + "newest = -3\n":                                      "retain 1: newest = -3: want at least 1",
+		"[[retain]]\n" + all + "newest = 0\n":                                       "retain 1: newest = 0: must be at least 1",
+		"[[retain]]\n" + all + "newest = -3\n":                                      "retain 1: newest = -3: must be at least 1",
 		"[[retain]]\n" + all + "newest = \"3\"\n":                                   "line 3",
 		"[[retain]]\n" + all + "always = true\nnewest = 0\n":                        "newest = 0",
 		"[[retain]]\n" + all + "younger = \"soon\"\n":                               `retain 1: younger: "soon" is not a time span`,
@@ -101,11 +101,11 @@ repositories = ["**"]
 newest = 1
 `)
 	want := []string{
-		"immutable 1 (v*, !v0* in release/*, !release/x): stay as they are",
-		"immutable 2 (* in base): stay as they are",
+		"immutable 1 (v*, !v0* in release/*, !release/x): cannot be changed or deleted",
+		"immutable 2 (* in base): cannot be changed or deleted",
 		"index 1 (* in home/**): an index of all platforms, from same-tag and suffix",
-		"retain 1 (pr-* in ci/**): kept are always, the newest 10, younger than 36h, pulled within 30d, matching ",
-		"retain 2 (* in **): kept are the newest 1",
+		"retain 1 (pr-* in ci/**): keeps all tags, the newest 10, younger than 36h, pulled within 30d, matching ",
+		"retain 2 (* in **): keeps the newest 1",
 	}
 	if got := rules.lines(); !slices.EqualFunc(got, want, strings.HasPrefix) {
 		t.Errorf("the rules are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -287,7 +287,7 @@ func TestRulesAboutTagsLeaveTheRegistryOpen(t *testing.T) {
 	}
 	writeRules(r.cfg.dir, rules)
 	out, err = runOnce(t, "policy", "check", "--data", r.cfg.dir)
-	if err != nil || !strings.Contains(out, "is open") || !strings.Contains(out, "immutable 1 (* in a): stay as they are\n") {
+	if err != nil || !strings.Contains(out, "is open") || !strings.Contains(out, "immutable 1 (* in a): cannot be changed or deleted\n") {
 		t.Errorf("policy check: %v\n%s", err, out)
 	}
 	// With users there is the default rule, as without the file.
@@ -314,7 +314,7 @@ func TestRulesAboutTagsAloneKeepThoseAboutPeople(t *testing.T) {
 			t.Errorf("after\n%s\na:x is immutable: %v, want %v", x.rules, got, x.immutable)
 		}
 	}
-	if n := strings.Count(r.log.String(), "there is no [[rule]] in it any more"); n != 2 {
+	if n := strings.Count(r.log.String(), "it no longer has a [[rule]]"); n != 2 {
 		t.Errorf("the log tells %d times that the rules are gone, want 2\n%s", n, r.log.String())
 	}
 	r.restart() // and then everybody who has a password may

@@ -59,7 +59,7 @@ func TestRetentionLeavesSignaturesWithTheirImage(t *testing.T) {
 		r.moved.Add(int64(1e9))
 	}
 	explained := r.command("retain", "app", "--explain")
-	if want := "belongs to " + shortDigest(first.digest.String()) + ", and goes with it"; !strings.Contains(explained, want) {
+	if want := "belongs to " + shortDigest(first.digest.String()) + ", and is removed with it"; !strings.Contains(explained, want) {
 		t.Errorf("explained as\n%s\nwant %q", explained, want)
 	}
 	frees := r.blobBytes()

@@ -152,7 +152,7 @@ func parseNames(names []string) ([]string, error) {
 		} else if ascii, err := idna.Lookup.ToASCII(name); err == nil && hostName(ascii) != "" {
 			name = hostName(ascii)
 		} else if name = hostName(name); name == "" {
-			return nil, fmt.Errorf("--tls-name: %q is neither a host name, as registry.lan, nor an address, as 192.168.1.5", given)
+			return nil, fmt.Errorf("--tls-name: %q is neither a host name, such as registry.lan, nor an address, such as 192.168.1.5", given)
 		}
 		if !slices.Contains(parsed, name) {
 			parsed = append(parsed, name)
@@ -196,7 +196,7 @@ func (c *certificates) openFiles() error {
 func (c *certificates) openACME() error {
 	for _, name := range c.names {
 		if net.ParseIP(name) != nil || !strings.Contains(name, ".") {
-			return fmt.Errorf("--tls-name: %s cannot have a certificate by ACME; it takes a public host name, as registry.example.com", name)
+			return fmt.Errorf("--tls-name: ACME gives no certificate for %s, only for public host names such as registry.example.com", name)
 		}
 	}
 	dir := filepath.Join(c.dir, "tls", "acme")
@@ -231,7 +231,7 @@ func (c *certificates) openACME() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if c.now().Sub(told).Abs() >= time.Minute {
-			c.log.Error("there is no certificate by ACME", "name", hello.ServerName, "error", err)
+			c.log.Error("no certificate could be had by ACME", "name", hello.ServerName, "error", err)
 			told = c.now()
 		}
 		return nil, err
@@ -297,7 +297,7 @@ func watch[T any](c *certificates, what string, parse func([][]byte) (T, error),
 	w := &watched[T]{files: files, parse: parse, patient: true, now: c.now, changed: func(old, _ *T, err error) {
 		switch {
 		case err != nil && old != nil:
-			c.log.Error(what+" cannot be used; the one before stays", "files", files, "error", err)
+			c.log.Error(what+" cannot be used; the previous one stays in use", "files", files, "error", err)
 		case err == nil && old != nil:
 			c.log.Info(what+" was read again", "files", files)
 		}

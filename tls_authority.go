@@ -187,7 +187,7 @@ func (c *certificates) makeCA(dir string) error {
 	if err := writeSynced(filepath.Join(dir, caBoth), bytes.NewReader(both)); err != nil {
 		return err
 	}
-	c.log.Info("made the local CA; berth trust tells how clients come to trust it", "fingerprint", fingerprint(der))
+	c.log.Info("made the local CA; `berth trust` shows how to trust it on other machines", "fingerprint", fingerprint(der))
 	return finishCA(dir)
 }
 

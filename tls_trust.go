@@ -90,8 +90,8 @@ containerd: no restart
     [host."https://{{.Host}}"]
       capabilities = ["pull", "resolve", "push"]
       ca = "/etc/containerd/certs.d/{{.Host}}/ca.crt"
-  For Kubernetes /etc/containerd/config.toml must name the directory, once, and
-  containerd be restarted if it did not:
+  For Kubernetes, /etc/containerd/config.toml must name the directory. If it does
+  not, add this and restart containerd:
     config_path = "/etc/containerd/certs.d"
 
 k3s, on every node: restart it (systemctl restart k3s, or k3s-agent)
@@ -106,17 +106,17 @@ k3s, on every node: restart it (systemctl restart k3s, or k3s-agent)
         tls:
           ca_file: /etc/rancher/k3s/{{.Name}}.crt
 
-BuildKit: make the builder anew, or restart buildkitd
+BuildKit: create the builder again, or restart buildkitd
   /etc/buildkit/buildkitd.toml has
     [registry."{{.Host}}"]
       ca = ["/etc/buildkit/{{.Name}}.crt"]
   docker buildx create --use --config /etc/buildkit/buildkitd.toml
   Where the registry has users it is the client that fetches tokens, not buildkitd:
   the machine of docker buildx needs the CA in its system's store, too (see below);
-  buildctl build takes it as
+  buildctl build takes it with
     --registry-auth-tlscontext 'host={{.Host}},ca=/etc/buildkit/{{.Name}}.crt'
 
-The system's store, for crane, curl, browsers and whatever else
+The system's store, for crane, curl, browsers and other programs
   Debian, Ubuntu, Alpine:
     sudo cp ca.crt /usr/local/share/ca-certificates/{{.Name}}.crt
     sudo update-ca-certificates

@@ -246,7 +246,7 @@ func (up *uploads) take(ctx context.Context, repository, id, owner string) (u *u
 		return nil, nil, err
 	}
 	if !u.take(ctx) {
-		return nil, nil, errClient.with("the client left while another request was at work on the upload")
+		return nil, nil, errClient.with("the client left while another request was writing to the upload")
 	}
 	if u.ended {
 		<-u.turn

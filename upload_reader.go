@@ -30,7 +30,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if b.given != nil && b.given.Load() {
-		return 0, errClient.with("who began the upload may not go on with it")
+		return 0, errClient.with("whoever began the upload may no longer continue it")
 	}
 	if b.left > 0 && int64(len(p)) > b.left {
 		p = p[:b.left]
@@ -47,7 +47,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		switch {
 		case err == io.EOF:
 		case b.hurried && errors.Is(err, os.ErrDeadlineExceeded):
-			err = errClient.with("another request goes on with the upload")
+			err = errClient.with("another request continues the upload")
 		default:
 			err = errClient.with(clientError(err))
 		}

@@ -218,7 +218,7 @@ func (up *uploads) sweep() error {
 	probes, _ := filepath.Glob(filepath.Join(up.dir, tryFile+"*")) // of a try to write that was cut short
 	for _, path := range probes {
 		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("removing what a try to write left: %w", err)
+			return fmt.Errorf("removing what was left of a test write: %w", err)
 		}
 	}
 	for _, place := range places {

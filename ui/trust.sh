@@ -42,7 +42,7 @@ has() { [ -d "$root$2" ] || { [ -z "$root" ] && command -v "$1" >/dev/null; }; }
 put() {
 	new=$(cat)
 	if [ -f "$root$1" ] && [ "$(cat "$root$1")" = "$new" ]; then
-		say "as it should be: $root$1"
+		say "unchanged: $root$1"
 		return
 	fi
 	mkdir -p "$root${1%/*}"
@@ -57,9 +57,9 @@ offer() {
 	if [ ! -e "$root$1" ]; then
 		put "$1"
 	elif grep -qF "$2" "$root$1"; then
-		say "as it should be: $root$1"
+		say "unchanged: $root$1"
 	else
-		say "TO DO: $root$1 is yours; add to it:"
+		say "TO DO: $root$1 exists and was left as it is; add to it:"
 		sed 's/^/    /'
 	fi
 }
@@ -175,7 +175,7 @@ main() {
 	trust_k3s
 	trust_buildkit
 	trust_system
-	[ -n "$found" ] || say 'found nothing that pulls images, and no store of the system that this script knows'
+	[ -n "$found" ] || say 'found no program that pulls images, and no certificate store of the system that this script knows'
 }
 
 main "$@"
