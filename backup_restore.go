@@ -38,7 +38,7 @@ const restoringMark = "berth.restoring"
 
 // restore is `berth restore`: it makes the data directory one that starts.
 func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
-	out := newConsole(stdout, false)
+	out := cfg.console(stdout)
 	data := newDataDir(cfg.dirConfig)
 	begun, err := anyThere(filepath.Join(data.dir, "berth.db"), filepath.Join(data.dir, restoringMark))
 	if err != nil {
@@ -162,7 +162,7 @@ func (data *dataDir) newestWhole(ctx context.Context, out *console) (path string
 		}
 		date := "of an unknown date"
 		if info, err := os.Stat(s.path); err == nil {
-			date = "of " + info.ModTime().Format("2006-01-02 15:04") // if the clock was right
+			date = "of " + out.formatTime(info.ModTime(), "2006-01-02 15:04") // if the clock was right
 		}
 		out.printf("going back to the snapshot %s %s, made when the registry had run for %s: %s, %s\n", filepath.Base(s.path),
 			date, formatDuration(s.uptime), plural(f.manifests, "manifest"), plural(f.tags, "tag"))

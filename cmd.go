@@ -94,7 +94,9 @@ type options struct {
 	Limit   int
 	As      string
 	Who     string // the account
-	TTY     bool   // a person watches
+	TTY     bool   // a person watches, on a terminal whose lines can be written again
+	Width   int    // of the terminal, in columns; 0 if it is none
+	Zone    zone   // of the person
 	Nearest nearest
 }
 
@@ -134,10 +136,6 @@ func noRegistry(dir string, err error) error {
 
 // runCommand runs a command on the store in cfg.dir.
 func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
-	if f, ok := stdout.(*os.File); ok {
-		info, err := f.Stat()
-		cfg.TTY = err == nil && info.Mode()&fs.ModeCharDevice != 0
-	}
 	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
 		return noRegistry(cfg.dir, err)
 	}
@@ -162,9 +160,7 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	}
 	st.promises.forget()
 	st.attend(newCommandHost(func() (*tagRules, error) { return readTagRules(st) }))
-	out := newConsole(stdout, cfg.TTY)
-	out.quiet = cfg.JSON
-	return errors.Join(runOn(ctx, st, cfg.options, out), st.close())
+	return errors.Join(runOn(ctx, st, cfg.options, cfg.console(stdout)), st.close())
 }
 
 // readTagRules reads the rules about tags where no server does.
@@ -284,9 +280,7 @@ func answerCommand(w http.ResponseWriter, r *http.Request, st *store) {
 	}
 	st.log.Info("command", "command", o.Command, "args", o.Args)
 	w.Header().Set("Trailer", trailerError)
-	out := newConsole(flushWriter{w}, o.TTY)
-	out.quiet = o.JSON
-	err := runOn(r.Context(), st, o, out)
+	err := runOn(r.Context(), st, o, o.console(flushWriter{w}))
 	if err != nil {
 		w.Header().Set(trailerError, oneLine(err.Error()))
 	}

@@ -1,7 +1,9 @@
-// What a command prints: lines, tables, progress, and quantities for people.
+// What a command prints: lines, progress, and quantities for people; tables are in cmd_columns.go.
 //
-// A command writes to a console, whether it runs in the server or by itself. Progress is shown
-// only to a person who watches; what a program reads (--json) is never mixed with it.
+// A command writes to a console, whether it runs in the server or by itself. The console knows
+// how it is read: where a command asks the server, the terminal's width and the zone of the
+// person go along with the question. Progress is shown only to a person who watches; what a
+// program reads (--json) is never mixed with it.
 
 package main
 
@@ -9,11 +11,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
+
+	"golang.org/x/term"
 )
 
 // A console is where a command tells a person, or a log, how it goes. It may be
@@ -25,21 +31,78 @@ type console struct {
 	tty bool
 
 	quiet bool // the answer is JSON, and nothing else
+	width int  // of the terminal, in columns; 0 if it is none
+	zone  zone // of the person
 }
 
 func newConsole(out io.Writer, tty bool) *console { return &console{out: out, tty: tty} }
 
-func (c *console) printf(format string, args ...any) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		_, c.err = fmt.Fprintf(c.out, format, args...)
+// console returns one for whoever has given these options.
+func (o *options) console(out io.Writer) *console {
+	return &console{out: out, tty: o.TTY, quiet: o.JSON, width: max(0, o.Width), zone: o.Zone}
+}
+
+// watch works out how stdout is read: on a terminal, and of what width, or not; and in which
+// zone whoever reads it is.
+func (o *options) watch(stdout io.Writer, env func(string) (string, bool)) {
+	o.Zone = localZone(time.Now())
+	f, ok := stdout.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return
+	}
+	kind, _ := env("TERM")
+	o.TTY, o.Width = kind != "dumb", usageWidth
+	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+		o.Width = width
+	}
+	text, _ := env("COLUMNS")
+	if width, err := strconv.Atoi(text); err == nil && width > 0 {
+		o.Width = width
 	}
 }
 
+// printf prints lines. What would control a terminal is replaced.
+func (c *console) printf(format string, args ...any) {
+	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
+	for i, line := range lines {
+		lines[i] = printable(line)
+	}
+	c.write(strings.Join(lines, "\n"))
+}
+
+func (c *console) write(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil && text != "" {
+		_, c.err = io.WriteString(c.out, text)
+	}
+}
+
+// lines prints lines, broken where a terminal is too narrow.
+func (c *console) lines(indent string, lines ...string) {
+	for _, line := range lines {
+		parts := []string{line}
+		if c.width > 0 {
+			parts = breakText(printable(line), max(20, c.width-len(indent)-4))
+		}
+		c.printf("%s%s\n", indent, strings.Join(parts, "\n"+indent+"    "))
+	}
+}
+
+// json prints a value. What would control a terminal, and JSON need not escape, is escaped.
 func (c *console) json(v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
-	c.printf("%s\n", text)
+	var b strings.Builder
+	for _, r := range string(text) {
+		if r == '\n' || unicode.IsGraphic(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	c.write(b.String() + "\n")
 	return err
 }
 
@@ -80,7 +143,10 @@ func (p *progress) add(n int64) {
 	}
 	line := fmt.Sprintf("%s: %s of %s, %s/s, %s left", p.what, formatSize(p.done), formatSize(p.total), formatSize(int64(rate)), left)
 	if p.c.tty {
-		p.c.printf("\r\x1b[K%s", line)
+		if n := p.c.width - 1; n > 0 && len(line) > n {
+			line = line[:n] // or it could not be written again
+		}
+		p.c.write("\r\x1b[K" + line)
 	} else {
 		p.c.printf("%s\n", line)
 	}
@@ -89,7 +155,7 @@ func (p *progress) add(n int64) {
 // end takes the line away.
 func (p *progress) end() {
 	if p.c.tty && !p.c.quiet {
-		p.c.printf("\r\x1b[K")
+		p.c.write("\r\x1b[K")
 	}
 }
 
@@ -142,44 +208,79 @@ func plural(n int, thing string) string {
 
 func oneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
 
-// localTime writes a time for people.
-func localTime(t *time.Time) string {
-	if t == nil {
-		return "-"
+// printable replaces what would control a terminal, or is invisible: names on certificates
+// and of users may hold it.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsGraphic(r) {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// formatTime writes a time for people, in their zone, which it names.
+func (c *console) formatTime(t time.Time, layout string) string {
+	return c.zone.at(t).Format(layout + " MST")
+}
+
+// formatAge writes how long ago a time was, or how long it is until then, in its greatest unit.
+func formatAge(t, now time.Time) string {
+	age, form := now.Sub(t), "%d%s ago"
+	if age < 0 {
+		age, form = -age, "in %d%s"
 	}
-	return t.Local().Format("2006-01-02 15:04")
-}
-
-// A consoleTable is lines whose columns are as wide as they need to be.
-type consoleTable struct {
-	c *console
-	w *tabwriter.Writer
-	b strings.Builder
-}
-
-func (c *console) table(heads ...string) *consoleTable {
-	t := &consoleTable{c: c}
-	t.w = tabwriter.NewWriter(&t.b, 0, 8, 2, ' ', 0)
-	t.row(heads...)
-	return t
-}
-
-func (t *consoleTable) row(cells ...string) {
-	for i, cell := range cells {
-		cells[i] = strings.Map(func(r rune) rune {
-			if unicode.IsControl(r) { // in the name on a certificate, say
-				return '?'
-			}
-			return r
-		}, cell)
+	switch s := int64(age / time.Second); {
+	case s < 60:
+		return fmt.Sprintf(form, s, "s")
+	case s < 3600:
+		return fmt.Sprintf(form, s/60, "m")
+	case s < 2*86400:
+		return fmt.Sprintf(form, s/3600, "h")
+	default:
+		return fmt.Sprintf(form, s/86400, "d")
 	}
-	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
 }
 
-// end prints it.
-func (t *consoleTable) end() {
-	t.w.Flush() // to memory
-	for line := range strings.Lines(t.b.String()) {
-		t.c.printf("%s\n", strings.TrimRight(line, " \n"))
+// A zone is how the clocks go where a command is given, as spans of time in order. The server
+// that answers may have another zone, and know no other.
+type zone []zoneSpan
+
+// A zoneSpan has one offset.
+type zoneSpan struct {
+	Until  int64 // in Unix seconds, when the next begins; 0 for the last
+	Name   string
+	Offset int // seconds east of UTC
+}
+
+// localZone is the zone of this process, for 20 years before and after now. What is earlier or
+// later has the offset of the first or the last span.
+func localZone(now time.Time) (z zone) {
+	end := now.AddDate(20, 0, 0)
+	for t := now.AddDate(-20, 0, 0).Local(); ; {
+		name, offset := t.Zone()
+		if n := len(z); n == 0 || z[n-1].Name != name || z[n-1].Offset != offset {
+			z = append(z, zoneSpan{Name: name, Offset: offset})
+		}
+		_, next := t.ZoneBounds()
+		if next.IsZero() || next.After(end) {
+			z[len(z)-1].Until = 0
+			return z
+		}
+		// On the last day of a leap year Go says that what it is in has ended.
+		if next.Sub(t) < 24*time.Hour {
+			next = t.Add(24 * time.Hour)
+		}
+		z[len(z)-1].Until, t = next.Unix(), next
 	}
+}
+
+// at returns a time as clocks in the zone show it; without a zone in UTC.
+func (z zone) at(t time.Time) time.Time {
+	for _, span := range z {
+		if span.Until == 0 || t.Unix() < span.Until {
+			return t.In(time.FixedZone(span.Name, span.Offset))
+		}
+	}
+	return t.UTC()
 }

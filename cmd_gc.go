@@ -37,9 +37,11 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 			Items []doomed `json:"items,omitempty"`
 		}{c, list})
 	}
+	table := out.table("KIND", "SIZE", "WHAT", "WHY").breaking(3)
 	for _, d := range list {
-		out.printf("%-8s  %10s  %s  %s\n", d.Kind, formatSize(d.Bytes), d.name(), d.Why)
+		table.row(d.Kind, sizeCell(d.Bytes), d.name, d.Why)
 	}
+	table.end("")
 	out.printf("%s %s, %s with %s, %s with %s\n", verb, plural(c.Manifests, "manifest"), plural(c.Blobs, "blob"), formatSize(c.Bytes), plural(c.Uploads, "upload"), formatSize(c.Uploaded))
 	if c.Promised > 0 {
 		out.printf("kept %s that a client was told of in the last 15 to 30 minutes, or may have been before the start: a push may need it\n", plural(c.Promised, "thing"))

@@ -181,16 +181,19 @@ func referencePage() string {
 		}
 	}
 	b.WriteString(below.String() + "\n## Flags of commands\n\n| flag | commands | default | |\n|---|---|---|---|\n")
-	of := make(map[string][]string) // commands by flag
+	var rows []flagDef              // each once, though several commands have it
+	of := make(map[string][]string) // commands by flag and what it does there
 	for _, c := range commands {
 		for _, f := range c.flags {
-			of[f.name] = append(of[f.name], "`"+c.name+"`")
+			key := f.name + " " + f.about
+			if of[key] == nil {
+				rows = append(rows, f)
+			}
+			of[key] = append(of[key], "`"+c.name+"`")
 		}
 	}
-	for _, f := range everyFlag() {
-		if of[f.name] != nil {
-			f.row(&b, " "+strings.Join(of[f.name], ", ")+" |")
-		}
+	for _, f := range rows {
+		f.row(&b, " "+strings.Join(of[f.name+" "+f.about], ", ")+" |")
 	}
 	return b.String()
 }

@@ -45,7 +45,7 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		out.printf("nothing is remembered that was done here\n")
 		return nil
 	}
-	table := out.table("CHANGE", "WHEN", "WHO", "FROM", "BY", "WHAT")
+	table := out.table("CHANGE", "WHEN", "WHO", "FROM", "BY", "WHAT").breaking(4, 5)
 	for _, r := range list {
 		by := r.action
 		if r.why != "" {
@@ -55,9 +55,9 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		if from == "" {
 			from = "-" // it was a command
 		}
-		table.row(strconv.FormatInt(r.change, 10), time.Unix(r.time, 0).Format("2006-01-02 15:04:05"), r.who, from, by, r.describe())
+		table.row(r.change, stepCell(time.Unix(r.time, 0)), r.who, from, by, func(b brevity) string { return r.describe(b.digest) })
 	}
-	table.end()
+	table.end("")
 	if more {
 		out.printf("… and more before that; --limit 0 shows all\n")
 	}
@@ -97,7 +97,7 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 		return out.json(undone{number, is, doneSteps(did)})
 	}
 	for _, s := range did {
-		out.printf("%s\n", s.describe())
+		out.printf("%s\n", s.describe(shortDigest))
 	}
 	out.printf("to take this back: berth undo %d\n", is)
 	return nil
@@ -117,7 +117,7 @@ func (st *store) lastToUndo(name string, ref reference) (number int64, err error
 		return 0, err
 	case undo != 0:
 		return 0, fmt.Errorf("%s: the last change was an undo already. To take it back: berth undo %d. "+
-			"To go further back, and undo %q as well: berth undo %d", what, undo, last.describe(), last.change)
+			"To go further back, and undo %q as well: berth undo %d", what, undo, last.describe(shortDigest), last.change)
 	}
 	return last.change, nil
 }

@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -105,13 +104,13 @@ func listCommand(ctx context.Context, st *store, o options, out *console) error 
 	for _, t := range tags {
 		for i, p := range append(t.Platforms, "-")[:max(1, len(t.Platforms))] {
 			if i == 0 {
-				table.row(t.Tag, shortDigest(t.Digest.String()), p, formatSize(t.Size), localTime(t.Pushed), localTime(t.Pulled))
+				table.row(t.Tag, digestCell(t.Digest.String()), p, sizeCell(t.Size), timeCellOf(t.Pushed), timeCellOf(t.Pulled))
 			} else {
 				table.row("", "", p, "", "", "")
 			}
 		}
 	}
-	table.end()
+	table.end("There are no tags.\n")
 	return nil
 }
 
@@ -126,9 +125,9 @@ func listAll(ctx context.Context, st *store, o options, out *console) error {
 	}
 	table := out.table("REPOSITORY", "TAGS", "SIZE", "PUSHED")
 	for _, r := range repositories {
-		table.row(r.Repository, strconv.FormatInt(r.Tags, 10), formatSize(r.Size), localTime(r.Pushed))
+		table.row(r.Repository, r.Tags, sizeCell(r.Size), timeCellOf(r.Pushed))
 	}
-	table.end()
+	table.end("There are no repositories.\n")
 	return nil
 }
 

@@ -298,14 +298,14 @@ func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
 	if re, err := p.ask("POST", "/v2/a/blobs/uploads/?digest="+sum("{}").String(), strings.NewReader("{}")); err != nil || re.status != 201 {
 		t.Fatalf("%v, %v", re, err)
 	}
-	if said, err := asRoot(t, "", "stats", "--data", data); err != nil || !strings.Contains(said, "blobs                  1") {
+	if said, err := asRoot(t, "", "stats", "--data", data); err != nil || !strings.Contains(said, "blobs          1 ") {
 		t.Errorf("stats: %v\n%s", err, said)
 	}
 	p.stop(t)
 	if !strings.Contains(p.stderr.String(), "root serves somebody else's directory") {
 		t.Errorf("the log does not warn:\n%s", &p.stderr)
 	}
-	if said, err := asRoot(t, "", "stats", "--data", data); err != nil || !strings.Contains(said, "blobs                  1") {
+	if said, err := asRoot(t, "", "stats", "--data", data); err != nil || !strings.Contains(said, "blobs          1 ") {
 		t.Errorf("stats, with the server stopped: %v\n%s", err, said)
 	}
 	db := filepath.Join(data, "berth.db")

@@ -74,16 +74,12 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 	if !guarded {
 		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules for them, and everybody may do everything.")
 		if len(cfg.Args) == 1 {
-			for _, line := range p.tags.lines() {
-				fmt.Fprintln(stdout, line)
-			}
+			cfg.console(stdout).lines("", p.tags.lines()...)
 		}
 		return nil
 	}
 	if len(cfg.Args) == 1 {
-		for _, line := range p.lines() {
-			fmt.Fprintln(stdout, line)
-		}
+		cfg.console(stdout).lines("", p.lines()...)
 		return nil
 	}
 	return p.tell(cfg, cfg.Args[1], cfg.Args[2], cfg.Args[3], stdout)

@@ -57,17 +57,15 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 // print explains for people.
 func (x *explainedRepository) print(out *console) {
 	out.printf("%s\n", x.Repository)
-	for _, rule := range x.Rules {
-		out.printf("  %s\n", rule)
-	}
-	table := out.table("TAG", "", "FREES", "RULE", "WHY")
+	out.lines("  ", x.Rules...)
+	table := out.table("TAG", "", "FREES", "RULE", "WHY").breaking(3, 4)
 	for _, e := range x.Tags {
-		does, frees := "keep", ""
+		does, frees := "keep", any("")
 		if !e.Keep {
-			does, frees = "drop", formatSize(e.Frees)
+			does, frees = "drop", sizeCell(e.Frees)
 		}
 		table.row(e.Tag, does, frees, e.Rule, e.Why)
 	}
-	table.end()
+	table.end("")
 	out.printf("\n")
 }

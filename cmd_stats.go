@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -39,36 +40,34 @@ func statsCommand(ctx context.Context, st *store, o options, out *console) error
 	}
 	if name == "" {
 		out.figures(f)
-		out.printf("\n")
+		if len(list) > 0 {
+			out.printf("\n")
+		}
 	}
-	width := len("REPOSITORY")
+	table := out.table("REPOSITORY", "TAGS", "MANIFESTS", "UNTAGGED", "BLOBS", "SIZE", "SHARED", "UNUSED")
 	for _, r := range list {
-		width = max(width, len(r.Name))
+		table.row(r.Name, r.Tags, r.Manifests.Count, r.Untagged, r.Blobs.Count, sizeCell(r.Blobs.Bytes), sizeCell(r.Shared.Bytes), sizeCell(r.Unused.Bytes))
 	}
-	out.printf("%-*s %7s %9s %8s %7s %10s %10s %10s\n", width, "REPOSITORY", "TAGS", "MANIFESTS", "UNTAGGED", "BLOBS", "SIZE", "SHARED", "UNUSED")
-	for _, r := range list {
-		out.printf("%-*s %7d %9d %8d %7d %10s %10s %10s\n", width, r.Name, r.Tags, r.Manifests.Count, r.Untagged,
-			r.Blobs.Count, formatSize(r.Blobs.Bytes), formatSize(r.Shared.Bytes), formatSize(r.Unused.Bytes))
-	}
+	table.end("")
 	return nil
 }
 
 // figures prints the whole registry's.
 func (c *console) figures(f figures) {
-	line := func(name string, a amount, what string) {
-		c.printf("%-14s %9d %11s  %s\n", name, a.Count, formatSize(a.Bytes), what)
-	}
-	c.printf("%-14s %9d\n%-14s %9d\n", "repositories", f.Repositories, "tags", f.Tags)
-	line("manifests", f.Manifests, plural(int(f.Untagged), "manifest")+" without a tag, index or subject, or deleted")
+	t := c.table().breaking(3)
+	line := func(name string, a amount, what string) { t.row(name, a.Count, sizeCell(a.Bytes), what) }
+	t.row("repositories", f.Repositories, "", "")
+	t.row("tags", f.Tags, "", "")
+	line("manifests", f.Manifests, fmt.Sprintf("%d without a tag, index or subject, or deleted", f.Untagged))
 	line("blobs", f.Blobs, "")
 	line("  shared", f.Shared, "in several repositories, which saves "+formatSize(f.Saved))
 	line("  reclaimable", f.Reclaimable, "being removed")
 	line("  in grace", f.InGrace, "removed later, unless something uses it again")
 	line("uploads", f.Uploads, "open")
 	line("quarantined", f.Quarantined, "damaged; to be pushed again")
-	c.printf("%-14s %9s %11s\n", "database", "", formatSize(f.Database))
+	t.row("database", "", sizeCell(f.Database), "")
 	disk := func(name string, d diskFigures) {
-		c.printf("%-14s %9s %11s  free of %s; pushes leave %s\n", name, "", formatSize(int64(d.Free)), formatSize(int64(d.Total)), formatSize(int64(d.Floor)))
+		t.row(name, "", sizeCell(d.Free), fmt.Sprintf("free of %s; pushes leave %s", formatSize(int64(d.Total)), formatSize(int64(d.Floor))))
 	}
 	disk("disk", diskFigures{f.DiskFree, f.DiskTotal, f.DiskFloor})
 	if f.DatabaseDisk != nil {
@@ -78,5 +77,6 @@ func (c *console) figures(f figures) {
 	if f.Scrubbed > 0 {
 		scrubbed = formatDuration(time.Duration(f.Uptime-f.Scrubbed)*time.Second) + " ago"
 	}
-	c.printf("%-14s %9s %11s  all bytes read and compared: %s\n", "scrub", "", "", scrubbed)
+	t.row("scrub", "", "", "all bytes read and compared: "+scrubbed)
+	t.end("")
 }

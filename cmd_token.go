@@ -110,8 +110,12 @@ func (x *robots) create(o options, out *console) error {
 	if b.allow == mayMetrics {
 		login = fmt.Sprintf("curl -u %s http://HOST:PORT/metrics, or in Prometheus basic_auth (https with TLS)", b.name)
 	}
+	until := "it is revoked"
+	if !b.expires.IsZero() {
+		until = out.formatTime(b.expires, "2006-01-02 15:04")
+	}
 	out.printf("%s\n\nThis is shown only once. It may %s, and is valid until %s.\nUse it as the password:  %s\n",
-		secretText, b.mayDo(), cmp.Or(b.expiry(), "it is revoked"), login)
+		secretText, b.mayDo(), until, login)
 	if x.isUser(b.name) {
 		out.printf("\nThere is a user %s, too. Rules and logs call the token token:%[1]s; people may take one for the other.\n", b.name)
 	}
@@ -194,24 +198,21 @@ func (x *robots) tell(asJSON bool, out *console) error {
 	if asJSON {
 		return out.json(list)
 	}
-	if len(list) == 0 {
-		out.printf("There are no tokens.\n")
-		return nil
-	}
-	out.printf("%-20s %-24s %-24s %-12s %s\n", "NAME", "ALLOW", "REPOSITORIES", "EXPIRES", "LAST USED")
+	table := out.table("NAME", "ALLOW", "REPOSITORIES", "EXPIRES", "LAST USED").breaking(1, 2)
 	for _, e := range list {
-		expires, used := "never", "never"
+		expires, used := any("never"), any("never")
 		if e.Expires != nil {
-			expires = e.Expires.Format(time.DateOnly)
+			expires = timeCellOf(e.Expires)
 		}
 		if e.Expired {
 			expires = "expired"
 		}
 		if e.LastUsed != nil {
-			used = e.LastUsed.Format("2006-01-02 15:04")
+			used = timeCellOf(e.LastUsed)
 		}
-		out.printf("%-20s %-24s %-24s %-12s %s\n", e.Name, strings.Join(e.Allow, ","), strings.Join(e.Repositories, ","), expires, used)
+		table.row(e.Name, strings.Join(e.Allow, ","), strings.Join(e.Repositories, ","), expires, used)
 	}
+	table.end("There are no tokens.\n")
 	return nil
 }
 

@@ -23,9 +23,15 @@ func uploadsCommand(ctx context.Context, st *store, o options, out *console) err
 		if u.AtWork {
 			idle = "at work"
 		}
-		table.row(u.Repository, u.Owner, formatSize(u.Bytes), formatDuration(time.Duration(u.Age)*time.Second), idle, u.Upload)
+		id := func(b brevity) string {
+			if b == inFull {
+				return u.Upload
+			}
+			return u.Upload[:min(8, len(u.Upload))]
+		}
+		table.row(u.Repository, u.Owner, sizeCell(u.Bytes), formatDuration(time.Duration(u.Age)*time.Second), idle, id)
 	}
-	table.end()
+	table.end("There are no open uploads.\n")
 	return nil
 }
 

@@ -57,7 +57,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 	known := len(names) > 0 && file.users[names[0]] != ""
 	switch verb {
 	case "list":
-		return file.list(stdout, cfg.JSON)
+		return file.list(cfg.console(stdout), cfg.JSON)
 	case "add":
 		if known {
 			return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` changes the password", names[0])
@@ -262,7 +262,7 @@ func (f *userFile) remove(ctx context.Context, name string, force bool, stdin io
 	return f.findAdministrator(stdout)
 }
 
-func (f *userFile) list(stdout io.Writer, asJSON bool) error {
+func (f *userFile) list(out *console, asJSON bool) error {
 	p, err := f.rules()
 	if err != nil {
 		return err
@@ -277,21 +277,23 @@ func (f *userFile) list(stdout io.Writer, asJSON bool) error {
 		list = append(list, entry{name, p.rights(person{name}, "")&mayAdmin != 0, append([]string{}, p.groupsOf(name)...)})
 	}
 	if asJSON {
-		return newConsole(stdout, false).json(list)
+		return out.json(list)
 	}
 	if !f.exists {
-		fmt.Fprintln(stdout, "There are no users: everybody who reaches this registry may do everything. `berth user add NAME` adds the first.")
+		out.printf("There are no users: everybody who reaches this registry may do everything. `berth user add NAME` adds the first.\n")
 	}
 	if len(f.bad) > 0 {
-		fmt.Fprintf(stdout, "Lines of %s that are not NAME:BCRYPT-HASH, with which nobody can log in: %v\n", f.path, f.bad)
+		out.printf("Lines of %s that are not NAME:BCRYPT-HASH, with which nobody can log in: %v\n", f.path, f.bad)
 	}
+	table := out.table("NAME", "ROLE AND GROUPS").breaking(1)
 	for _, e := range list {
 		about := strings.Join(e.Groups, ", ")
 		if e.Administrator {
 			about = strings.TrimSuffix("administrator, "+about, ", ")
 		}
-		fmt.Fprintf(stdout, "%-20s %s\n", e.Name, about)
+		table.row(e.Name, about)
 	}
+	table.end("")
 	return nil
 }
 

@@ -27,14 +27,21 @@ type doomed struct {
 	Why        string        `json:"why"`
 }
 
-func (d doomed) name() string {
+// name names it for people.
+func (d doomed) name(b brevity) string {
+	id := d.Digest.String()
 	switch {
-	case d.Upload != "":
+	case d.Upload != "" && b == inFull:
 		return d.Repository + " " + d.Upload
-	case d.Repository == "":
-		return d.Digest.String()
+	case d.Upload != "":
+		return d.Repository + " " + d.Upload[:min(8, len(d.Upload))]
+	case b != inFull:
+		id = b.digest(id)
 	}
-	return d.Repository + "@" + d.Digest.String()
+	if d.Repository == "" {
+		return id
+	}
+	return d.Repository + "@" + id
 }
 
 // A planner works out what would go.

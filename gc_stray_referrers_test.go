@@ -131,7 +131,7 @@ func TestPlanKnowsReferrersWithoutTheirSubject(t *testing.T) {
 	r.want(202, "DELETE", "/v2/a/manifests/x", nil)
 	planned, err := r.st.plan(t.Context(), collectNow, false, func(d doomed) error {
 		if d.Digest != indexDigest {
-			t.Errorf("%s would go: %s", d.name(), d.Why)
+			t.Errorf("%s would go: %s", d.name(inFull), d.Why)
 		}
 		return nil
 	})

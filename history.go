@@ -319,8 +319,8 @@ func (st *store) isChangeOf(number int64, repository string) (bool, error) {
 	return err == nil && len(steps) > 0 && steps[0].repository == repository, err
 }
 
-// describe says in words what a step did.
-func (s step) describe() string {
+// describe says in words what a step did, with what short writes of digests.
+func (s step) describe(short func(string) string) string {
 	name := s.repository + ":" + s.tag
 	switch {
 	case s.kind == ofRepository && s.hides():
@@ -328,15 +328,15 @@ func (s step) describe() string {
 	case s.kind == ofRepository:
 		return fmt.Sprintf("%s restored", s.repository)
 	case s.kind == ofManifest && s.new == "":
-		return fmt.Sprintf("%s@%s deleted", s.repository, shortDigest(s.old))
+		return fmt.Sprintf("%s@%s deleted", s.repository, short(s.old))
 	case s.kind == ofManifest:
-		return fmt.Sprintf("%s@%s restored", s.repository, shortDigest(s.new))
+		return fmt.Sprintf("%s@%s restored", s.repository, short(s.new))
 	case s.old == "":
-		return fmt.Sprintf("%s is %s", name, shortDigest(s.new))
+		return fmt.Sprintf("%s is %s", name, short(s.new))
 	case s.new == "":
-		return fmt.Sprintf("%s gone, was %s", name, shortDigest(s.old))
+		return fmt.Sprintf("%s gone, was %s", name, short(s.old))
 	}
-	return fmt.Sprintf("%s is %s, was %s", name, shortDigest(s.new), shortDigest(s.old))
+	return fmt.Sprintf("%s is %s, was %s", name, short(s.new), short(s.old))
 }
 
 // shortDigest is enough of a digest for people.

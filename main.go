@@ -120,6 +120,7 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		err = c.checkArguments(cfg)
 	}
 	if err == nil {
+		cfg.watch(stdout, env)
 		err = plainly(c.work(ctx, cfg, stdin, stdout))
 	}
 	if err != nil && name == "serve" && wantsJSON(args, env) {

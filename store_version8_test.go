@@ -110,9 +110,9 @@ func TestVersion8(t *testing.T) {
 	if out, err := runOnceOn(t, r.st, "log", "--limit", "0", "--json"); err != nil || out != golden("testdata/version8.json") {
 		t.Errorf("berth log --json (%v) says\n%s", err, out)
 	}
-	times := regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`)
+	times := regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC`)
 	if out, err := runOnceOn(t, r.st, "log", "--limit", "0"); err != nil ||
-		times.ReplaceAllString(out, "-------------------") != golden("testdata/version8.log") {
+		times.ReplaceAllString(out, "-----------------------") != golden("testdata/version8.log") {
 		t.Errorf("berth log (%v) says\n%s", err, out)
 	}
 

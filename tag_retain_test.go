@@ -199,8 +199,8 @@ func TestRetentionIsExplainedAndDone(t *testing.T) {
 	text := `ci/app
   retain 1: the newest 1, of *
 TAG        FREES  RULE      WHY
-v1   drop  11 B   retain 1  3rd newest of 3 by version, pushed 0s ago, never pulled
-v2   drop  12 B   retain 1  2nd newest of 3 by version, pushed 0s ago, never pulled
+v1   drop   11 B  retain 1  3rd newest of 3 by version, pushed 0s ago, never pulled
+v2   drop   12 B  retain 1  2nd newest of 3 by version, pushed 0s ago, never pulled
 v3   keep         retain 1  newest of 3 by version
 
 2 tags would be removed, which frees 23 B when their grace period is over
