@@ -899,7 +899,7 @@ func TestRestoreOntoADyingDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = data.goBack(t.Context(), newConsole(new(strings.Builder), false))
-	if err := errors.Join(err, data.lock.Close(), overwrite(db, 50, 8)); err != nil {
+	if err := errors.Join(err, data.letGo(), overwrite(db, 50, 8)); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := r.runOn("restore"); err != nil {

@@ -25,6 +25,9 @@ func lockFile(f *os.File) error {
 	return err
 }
 
+// unlockFile ends what lockFile began, for all copies of the file.
+func unlockFile(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }
+
 // syncDir makes the names in a directory survive a power cut.
 func syncDir(path string) error {
 	d, err := os.Open(path)

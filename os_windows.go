@@ -19,6 +19,11 @@ func lockFile(f *os.File) error {
 	return err
 }
 
+// unlockFile ends what lockFile began.
+func unlockFile(f *os.File) error {
+	return windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, new(windows.Overlapped))
+}
+
 // syncDir does nothing: NTFS journals names, and Windows cannot sync a directory.
 func syncDir(path string) error { return nil }
 

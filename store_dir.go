@@ -187,7 +187,8 @@ func (data *dataDir) letGo() error {
 	if data.lock == nil {
 		return nil
 	}
-	return data.lock.Close()
+	// Whatever process has just begun may have a copy of the file for a moment, and the lock with it.
+	return errors.Join(unlockFile(data.lock), data.lock.Close())
 }
 
 // syncData is syncData of a file, counted for the metrics.

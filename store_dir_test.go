@@ -55,6 +55,19 @@ func TestDirectoryHasOneOwner(t *testing.T) {
 	r.pushImage("home/app", "2.0", `{"n":2}`, "layer")
 }
 
+// A process that begins has copies of all open files for a moment, and does not keep the directory.
+func TestCopyOfTheLockKeepsNothing(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	fd, err := unix.Dup(int(r.st.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	r.restart()
+	r.want(200, "GET", "/readyz", nil)
+}
+
 // A disk can be unmounted when its registry has ended, even if the process goes
 // on; and then there is no log beside the database.
 func TestClosedStoreLeavesNothingOpen(t *testing.T) {
