@@ -38,6 +38,7 @@ func (r *registry) raw(request string) *http.Response {
 }
 
 func TestSmuggledRequestsAreRefused(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	const hidden = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
 	for _, headers := range []string{
@@ -56,6 +57,7 @@ func TestSmuggledRequestsAreRefused(t *testing.T) {
 }
 
 func TestTooLargeIsSaidBeforeTheBody(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.maxBlob = 1000 })
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	for _, target := range []string{"PUT /v2/a/manifests/x", "PATCH " + loc} {
@@ -70,6 +72,7 @@ func TestTooLargeIsSaidBeforeTheBody(t *testing.T) {
 // so does the time in which nobody else can write.
 func TestWideManifests(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	var layers []string
@@ -89,6 +92,7 @@ func TestWideManifests(t *testing.T) {
 // Four MiB of JSON can stand for much more memory, if one lets it.
 func TestManifestBombs(t *testing.T) {
 	slow(t)
+	alone(t, "the whole process's heap is measured")
 	r := startRegistry(t)
 	r.server.waiting.after = func(time.Duration) <-chan time.Time { return nil } // however slow the machine is, each has its turn
 	var keys strings.Builder
@@ -122,7 +126,7 @@ func TestManifestBombs(t *testing.T) {
 }
 
 // Clients that hold every place for large manifests do not hold them for long.
-func TestSlowLargeManifests(t *testing.T) { synctest.Test(t, testSlowLargeManifests) }
+func TestSlowLargeManifests(t *testing.T) { t.Parallel(); synctest.Test(t, testSlowLargeManifests) }
 
 func testSlowLargeManifests(t *testing.T) {
 	r := startPiped(t, func(c *config) { c.stallTimeout = stallTimeout(patience / 2) })
@@ -140,6 +144,7 @@ func testSlowLargeManifests(t *testing.T) {
 
 // A browser that is shown a manifest must not run it.
 func TestContentIsNotRunByBrowsers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	page := `{"x":"<script>alert(1)</script>"}`
 	r.want(201, "PUT", "/v2/a/manifests/x", page, "Content-Type: text/html")
@@ -160,7 +165,8 @@ func TestContentIsNotRunByBrowsers(t *testing.T) {
 // Many clients that send large manifests at once, and large blobs, in little memory.
 func TestMemoryIsBounded(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	alone(t, "the whole process's heap is measured")
+	r := diskRegistry(t) // a gigabyte would take as much memory
 	r.pushBlob("a", "{}")
 	big := newImage(typeOCIManifest, "x/y", "x/y", `,"annotations":{"pad":"`+strings.Repeat("x", maxManifest-1000)+`"}`, "{}").manifest
 	var before, after runtime.MemStats
@@ -232,7 +238,10 @@ func TestWritesHaveTheStallTimeoutForEachPiece(t *testing.T) {
 
 // Headers that drip, connections that say nothing, bodies that stall: the slow
 // ones are dropped, the others served.
-func TestSlowClientsHarmNobody(t *testing.T) { synctest.Test(t, testSlowClientsHarmNobody) }
+func TestSlowClientsHarmNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, testSlowClientsHarmNobody)
+}
 
 func testSlowClientsHarmNobody(t *testing.T) {
 	r := startPiped(t)

@@ -36,6 +36,7 @@ func (r *registry) asHost(method, path, host string, headers ...string) int {
 // A page whose name was pointed at this machine is of the same site, to its browser. Where nobody needs a
 // password it gets nothing all the same, unless the name can be none but ours.
 func TestReboundPagesGetNothingFromAnOpenRegistry(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.auth.names, _ = parseNames([]string{"registry.example.com"}) })
 	r.pushImage("a", "x", "{}", "layer")
 	hostname, err := os.Hostname()
@@ -85,6 +86,7 @@ func TestReboundPagesGetNothingFromAnOpenRegistry(t *testing.T) {
 // Behind a proxy the names count that it and the client use: a page on the proxy's own machine can say
 // that it is the proxy.
 func TestReboundPagesBehindAProxy(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, trustLoopback)
 	get := func(want int, host string, headers ...string) {
 		t.Helper()
@@ -104,6 +106,7 @@ func TestReboundPagesBehindAProxy(t *testing.T) {
 // Where there are users, what keeps a page out is that it has no password; but what everybody may change
 // is for no stranger's page either. What everybody may read it may read.
 func TestReboundPagesWhereThereAreUsers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("[[rule]]\nwho = [\"anonymous\"]\nrepositories = [\"public/**\"]\nallow = [\"push\"]\n[[rule]]\nwho = [\"ann\"]\nrepositories = [\"**\"]\nallow = [\"push\"]\n", "ann"))
 	const host = "evil.example"
 	push := "/blobs/uploads/?digest=" + sum("x").String()
@@ -128,6 +131,7 @@ func TestReboundPagesWhereThereAreUsers(t *testing.T) {
 
 // A name that a flag gives is known with and without TLS.
 func TestNamesOfFlagsAreKnownToBrowsers(t *testing.T) {
+	t.Parallel()
 	cfg, err := parseConfig("serve", []string{"--tls-name", "Hub.Example.org,192.168.1.5"}, func(string) (string, bool) { return "", false }, os.Stderr)
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 // that has not expired by it gets in all the same: a token of another time is refused so that
 // the client fetches one of now.
 func TestTokensWhenTheClockJumps(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	today := time.Now()
 	now := today

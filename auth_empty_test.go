@@ -11,6 +11,7 @@ import (
 // podman and skopeo without credentials answer a challenge with an empty user and an empty password. That is
 // anonymous, for a request as for a token: no password is hashed, and no login has failed.
 func TestEmptyCredentialsAreAnonymous(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"), func(c *config) { c.auth.anonymousPull = true })
 	im := r.pushAs(as("ann"), "a", "x", "{}")
 	hashed := r.server.gate.logins.hashed.Load()

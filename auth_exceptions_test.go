@@ -6,6 +6,7 @@ import "testing"
 
 // Who excepts a repository does not think of what will be pushed below it.
 func TestExceptionsCoverWhatLiesBelow(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(`
 [[rule]]
 who = ["ann"]

@@ -22,6 +22,7 @@ import (
 // does anybody else.
 func TestGuessesAreSlowed(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann", "bob"), trustLoopback)
 	r.freeze()
 	from := func(address string) string { return "X-Forwarded-For: " + address }
@@ -72,6 +73,7 @@ func TestGuessesAreSlowed(t *testing.T) {
 
 // Many guesses at once are not many for free.
 func TestGuessesAtOnce(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	r.freeze()
 	var mu sync.Mutex
@@ -99,6 +101,7 @@ func TestGuessesAtOnce(t *testing.T) {
 // A node starts anew and asks for twelve images at once; a container goes on with
 // the password before the last: neither is somebody who guesses.
 func TestMachinesAreNotGuessers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"), func(c *config) {})
 	r.freeze()
 	var clients sync.WaitGroup
@@ -124,6 +127,7 @@ func TestMachinesAreNotGuessers(t *testing.T) {
 // What is remembered of strangers is bounded.
 func TestManyStrangersInLittleMemory(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	now := time.Duration(0)
 	a := attempts{now: func() time.Duration { return now }, unit: loginUnit, failed: make(map[string]*failures)}
 	for i := range 3 * maxFailed {
@@ -165,6 +169,7 @@ func TestManyStrangersInLittleMemory(t *testing.T) {
 
 // Whether there is such a user shows neither in the answer nor in the work.
 func TestUnknownUsersCostWhatWrongPasswordsDo(t *testing.T) {
+	t.Parallel()
 	list := users{"ann": hashOf("p"), "bob": "$2y$11$" + strings.Repeat("a", 53)}
 	decoy, cost := list.decoy()
 	if got, err := bcrypt.Cost([]byte(decoy)); err != nil || cost != 11 || got != cost {
@@ -190,6 +195,7 @@ func TestUnknownUsersCostWhatWrongPasswordsDo(t *testing.T) {
 // What people type into the wrong field, and what clients send, stays out of the log.
 func TestSecretsAreNotLogged(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, json := range []bool{false, true} {
 		r := startRegistry(t, guarded("", "ann"))
 		buffer := new(logBuffer)
@@ -223,6 +229,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 // Who did what is written at any level.
 func TestAudit(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	buffer := new(logBuffer)
 	log := newLog(buffer, false, 8)
@@ -264,6 +271,7 @@ func trustLoopback(c *config) { c.auth.proxies, _ = parseProxies("127.0.0.0/8, :
 // X-Forwarded headers are a stranger's, unless a proxy of ours has sent them.
 func TestForwardedHeaders(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, x := range []struct {
 		name    string
 		options []func(*config)
@@ -314,6 +322,7 @@ var trusting = []func(*config){trustLoopback}
 
 // What a client calls the registry lands in the challenge: it cannot add to it.
 func TestHostsInChallenges(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"), trustLoopback)
 	for _, host := range []string{`x",scope="repository:a:pull`, "x/y", "x y", "x@y", "..\\x", strings.Repeat("x", 300), "x:y", "[::1"} {
 		r.want(400, "GET", "/v2/", nil, "X-Forwarded-Host: "+host)
@@ -329,6 +338,7 @@ func TestHostsInChallenges(t *testing.T) {
 // Passwords over plain HTTP are warned of once, unless they stay on the machine or
 // TLS ends before.
 func TestPlainHTTPIsWarnedOf(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"), trustLoopback)
 	warnings := func() int { return strings.Count(r.log.String(), "passwords arrive over plain HTTP") }
 	r.want(200, "GET", "/v2/", nil, as("ann"))
@@ -347,6 +357,7 @@ func TestPlainHTTPIsWarnedOf(t *testing.T) {
 
 // A proxy that nobody has named is told of: its clients would be sent to http.
 func TestUnknownProxyIsToldOf(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	for range 3 {
 		r.want(200, "GET", "/v2/", nil, as("ann"), "X-Forwarded-Proto: https")
@@ -358,6 +369,7 @@ func TestUnknownProxyIsToldOf(t *testing.T) {
 
 // A page of another site cannot have a browser push.
 func TestCrossSiteRequests(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	push := func(want int, headers ...string) *reply {
 		t.Helper()
@@ -372,6 +384,7 @@ func TestCrossSiteRequests(t *testing.T) {
 
 // The origin of a request without an address of its own, as over a socket.
 func TestOriginWithoutAddress(t *testing.T) {
+	t.Parallel()
 	req := httptest.NewRequest(http.MethodGet, "/v2/", nil)
 	req.RemoteAddr = "@"
 	list, _ := parseProxies("10.0.0.0/8")

@@ -19,6 +19,7 @@ import (
 )
 
 func TestRepositoryPatterns(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct {
 		patterns string
 		has, not string
@@ -64,6 +65,7 @@ func TestRepositoryPatterns(t *testing.T) {
 }
 
 func TestActionsBringOthersAlong(t *testing.T) {
+	t.Parallel()
 	for words, want := range map[string]struct {
 		may   rights
 		shown string
@@ -87,6 +89,7 @@ func TestActionsBringOthersAlong(t *testing.T) {
 
 // What is wrong in a policy file is said with its place.
 func TestBrokenPolicies(t *testing.T) {
+	t.Parallel()
 	const good = "[[rule]]\nwho = [\"ann\"]\nrepositories = [\"**\"]\nallow = [\"pull\"]\n"
 	if _, err := parsePolicy([]byte(good)); err != nil {
 		t.Fatal(err)
@@ -118,6 +121,7 @@ func TestBrokenPolicies(t *testing.T) {
 // An administrator without rights of her own has them all; nobody else gets them
 // by a name.
 func TestWhoARuleIsFor(t *testing.T) {
+	t.Parallel()
 	p, err := parsePolicy([]byte(`
 [groups]
 family = ["ann", "Kim Smith"]
@@ -155,6 +159,7 @@ allow = ["pull"]
 
 // A session with berth user, as one types it.
 func TestUserCommand(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "new")
 	user := func(stdin string, args ...string) (string, error) {
 		var out strings.Builder
@@ -250,6 +255,7 @@ func TestUserCommand(t *testing.T) {
 
 // A file of Apache's htpasswd works, and so does ours for it.
 func TestApacheHtpasswd(t *testing.T) {
+	t.Parallel()
 	tool, err := exec.LookPath("htpasswd")
 	if err != nil {
 		skip(t, "htpasswd is not installed: apt-get install apache2-utils")
@@ -279,6 +285,7 @@ func TestApacheHtpasswd(t *testing.T) {
 }
 
 func TestPolicyCheckExplains(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	check := func(args ...string) string {
 		t.Helper()
@@ -344,6 +351,7 @@ allow = ["admin"]
 
 // A robot's token from its making to its end, over restarts.
 func TestRobotTokens(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	secret := r.newRobot("ci", "ci/*,!ci/private", "push")
 	if robotForm.FindString(secret) == "" {
@@ -417,6 +425,7 @@ func TestRobotTokens(t *testing.T) {
 
 // The last use costs one write an hour, and none when nobody comes.
 func TestLastUseIsWrittenSeldom(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	secret := r.newRobot("ci", "**", "pull")
 	saved := func() (used int64) {

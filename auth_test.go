@@ -4,8 +4,10 @@
 package main
 
 import (
+	"database/sql"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -237,19 +239,24 @@ func (m *matrix) reset() {
 	m.do("DELETE", "/v2/ci/app/manifests/"+m.new.digest.String(), nil, admin)
 }
 
-// content is what clients see of the repository.
-func (m *matrix) content() string {
+// content is what there is of the repository for clients. It is asked for so often that
+// requests for it would be most of the test.
+func (m *matrix) content() (has struct{ tags, manifests, blobs string }) {
 	m.t.Helper()
-	seen := string(m.do("GET", "/v2/ci/app/tags/list", nil, as("admin")).body)
-	for _, path := range []string{"manifests/old", "manifests/" + m.new.digest.String(), "blobs/" + sum(m.blob).String(), "blobs/" + sum("whole").String()} {
-		re := m.do("GET", "/v2/ci/app/"+path, nil, as("admin"))
-		seen += fmt.Sprint(path, re.status, re.header.Get("Docker-Content-Digest"))
+	err := m.st.get(`SELECT
+			(SELECT coalesce(group_concat(t.name || ' ' || m.digest, ', ' ORDER BY t.name), '') FROM tag t JOIN manifest m ON m.id = t.manifest WHERE t.repository = r.id),
+			(SELECT coalesce(group_concat(digest, ', ' ORDER BY digest), '') FROM manifest WHERE repository = r.id AND deleted IS NULL),
+			(SELECT coalesce(group_concat(b.digest, ', ' ORDER BY b.digest), '') FROM link l JOIN blob b ON b.id = l.blob WHERE l.repository = r.id AND l.hidden IS NULL)
+		FROM repository r WHERE name = 'ci/app'`, nil, &has.tags, &has.manifests, &has.blobs)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		m.t.Error(err)
 	}
-	return seen
+	return has
 }
 
 func TestMatrixOfRoutesAndCredentials(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, anonymousPull := range []bool{false, true} {
 		t.Run(fmt.Sprintf("anonymous-pull=%v", anonymousPull), func(t *testing.T) {
 			r := startRegistry(t, guarded(matrixRules, "reader", "creator", "pusher", "deleter", "admin", "removed", "nobody"),
@@ -369,7 +376,7 @@ func (m *matrix) walk(credentials []credential) {
 				m.cell(c, row, method, path, body, slices.Concat(more, headers))
 				if after := m.content(); after != before {
 					if row.refused(c) {
-						m.t.Errorf("%s: %s %s was refused and changed something:\n%s\n%s", c.name, method, path, before, after)
+						m.t.Errorf("%s: %s %s was refused and changed something:\n%+v\n%+v", c.name, method, path, before, after)
 					}
 					m.reset()
 				}
@@ -419,6 +426,7 @@ func (m *matrix) cell(c credential, row matrixRow, method, path string, body any
 
 // As clients see it: a challenge, a token for what was asked, and no more.
 func TestTokenFlow(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(matrixRules, "reader", "pusher", "admin"))
 	re := r.want(401, "GET", "/v2/", nil)
 	host := strings.TrimPrefix(r.http.URL, "http://")
@@ -477,6 +485,7 @@ func TestTokenFlow(t *testing.T) {
 }
 
 func TestCatalogShowsWhatOneMayPull(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(`
 [[rule]]
 who = ["admin"]
@@ -517,6 +526,7 @@ allow = ["pull"]
 
 // A registry is open until there is a user, and never again by itself.
 func TestOpenUntilThereIsAUser(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}")
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -554,6 +564,7 @@ func TestOpenUntilThereIsAUser(t *testing.T) {
 
 // A file that cannot be read is not one that is not there.
 func TestUnreadableUsersAreNotNoUsers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.want(200, "GET", "/v2/", nil)
 	if err := os.Mkdir(filepath.Join(r.cfg.dir, "htpasswd"), 0o700); err != nil { // also root cannot read that
@@ -586,6 +597,7 @@ func (r *registry) refusesToStart(file, want string) {
 
 // A link to a disk that is not there is not no file either.
 func TestLinksToNowhere(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"htpasswd", "policy.toml"} {
 		r := startRegistry(t)
 		r.stop()
@@ -604,6 +616,7 @@ func TestLinksToNowhere(t *testing.T) {
 
 // An edit holds from the next request on; a mistake changes nothing.
 func TestRulesAreReadAgain(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	rules := func(action string) string {
 		return fmt.Sprintf("[[rule]]\nwho = [\"ann\"]\nrepositories = [\"**\"]\nallow = [%q]\n", action)
@@ -643,6 +656,7 @@ func TestRulesAreReadAgain(t *testing.T) {
 
 // Many clients with one password have it hashed once.
 func TestPasswordsAreHashedOnce(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	var clients sync.WaitGroup
 	for range 8 {
@@ -666,6 +680,7 @@ func TestPasswordsAreHashedOnce(t *testing.T) {
 
 // A push by somebody who may not move tags leaves them, also when two come first.
 func TestTwoFirstPushesByCreators(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(matrixRules, "creator", "admin"))
 	for i := range 20 {
 		var images [2]image
@@ -700,6 +715,7 @@ func TestTwoFirstPushesByCreators(t *testing.T) {
 
 // A session is its owner's, whatever others may do to the repository.
 func TestUploadsBelongToTheirOwners(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann", "bob"))
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, as("ann")).location()
 	r.want(202, "PATCH", loc, "ab", as("ann"))
@@ -722,6 +738,7 @@ func TestUploadsBelongToTheirOwners(t *testing.T) {
 
 // What one may not pull one cannot mount, find, or refer to.
 func TestForeignContentStaysForeign(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(`
 [[rule]]
 who = ["ann"]
@@ -753,6 +770,7 @@ allow = ["admin"]
 
 // Tokens with keys, algorithms and audiences of a stranger's choice.
 func TestForgedTokens(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	s := r.server.gate.signer
 	now := time.Now()
@@ -818,6 +836,7 @@ func TestForgedTokens(t *testing.T) {
 // A key lives with the data: tokens outlast a restart, and no other registry
 // takes them.
 func TestTokensOfAnotherRegistry(t *testing.T) {
+	t.Parallel()
 	here, there := startRegistry(t, guarded("", "ann")), startRegistry(t, guarded("", "ann"))
 	token := here.bearer(as("ann"), "repository:a:pull")
 	there.want(401, "GET", "/v2/a/tags/list", nil, token)
@@ -831,6 +850,7 @@ func TestTokensOfAnotherRegistry(t *testing.T) {
 // Nobody has a password before somebody was given one.
 func TestNoPasswordIsBuiltIn(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, guarded(""))
 	for _, user := range []string{"", "admin", "root", "berth", "anonymous", "users", "test", "#"} {
 		for _, password := range []string{"", user, "admin", "password", "Harbor12345", "changeme", "berth"} {
@@ -842,6 +862,7 @@ func TestNoPasswordIsBuiltIn(t *testing.T) {
 
 // Whatever way a path is written, the rules see the name that the handler sees.
 func TestPathsDoNotGetAroundRules(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(`
 [[rule]]
 who = ["admin"]
@@ -878,6 +899,7 @@ allow = ["admin"]
 }
 
 func TestReadOnlyAndNoDeleteAreForEverybody(t *testing.T) {
+	t.Parallel()
 	for _, flag := range []string{"read-only", "no-delete"} {
 		r := startRegistry(t, guarded("", "ann"))
 		im := ociImage("{}", "l")

@@ -25,6 +25,7 @@ func userLine(t testing.TB, name, password string) string {
 
 func TestUsersFileThatCannotBeReplaced(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	needRoot(t)
 	for name, mount := range map[string]func(t testing.TB, outside, users string){
 		"a mount": func(t testing.TB, outside, users string) {
@@ -96,6 +97,7 @@ func TestUsersFileThatCannotBeReplaced(t *testing.T) {
 
 // The disk is full: nothing has changed, and nobody is locked out.
 func TestUsersFileThatCannotGrow(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=1m")
 	outside := filepath.Join(disk, "outside")
 	before := userLine(t, "kim", "pw") + strings.Repeat("#", 4000) + "\n"
@@ -123,6 +125,7 @@ func TestUsersFileThatCannotGrow(t *testing.T) {
 // Whenever the writing ends, and whatever becomes of the part that was being written,
 // all who should be able to log in are.
 func TestUsersFileRewrittenHalfway(t *testing.T) {
+	t.Parallel()
 	kim, ann, bob := userLine(t, "kim", "1"), userLine(t, "ann", "1"), userLine(t, "bob", "1")
 	changed := userLine(t, "kim", "2")
 	for _, x := range []struct{ name, before, after string }{

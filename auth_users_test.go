@@ -28,6 +28,7 @@ func (r *registry) writeUsers(lines ...string) {
 // been started: nobody's password was seen before.
 func TestRightPasswordGetsInBesideAGuesser(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for name, c := range map[string]struct {
 		guess string
 		free  int
@@ -72,6 +73,7 @@ func TestRightPasswordGetsInBesideAGuesser(t *testing.T) {
 
 // Whose password stands in line beside a guesser is let in from elsewhere meanwhile.
 func TestSamePasswordDoesNotWaitForAnotherAddress(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"), func(c *config) { c.auth.proxies, _ = parseProxies("127.0.0.1") })
 	a := &r.server.gate.logins.attempts
 	a.unit, a.patience = time.Hour, time.Hour
@@ -111,6 +113,7 @@ func TestSamePasswordDoesNotWaitForAnotherAddress(t *testing.T) {
 // Who fills the line with guesses at one user's password keeps no other user out of it.
 func TestGuessesAtOneUserLeavePlacesForOthers(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann", "bob"))
 	r.freeze()
 	a := &r.server.gate.logins.attempts
@@ -176,6 +179,7 @@ func TestGuessesAtOneUserLeavePlacesForOthers(t *testing.T) {
 }
 
 func TestLineOfGuessesIsBounded(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	r.freeze()
 	a := &r.server.gate.logins.attempts
@@ -219,6 +223,7 @@ func TestLineOfGuessesIsBounded(t *testing.T) {
 }
 
 func TestPasswordOfAUserWithTwoLines(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	r.writeUsers("ann:"+hashOf("first"), "# ann again", "ann:"+hashOf("second"), "bob:"+hashOf("bob-secret"))
 	err := run(t.Context(), []string{"user", "passwd", "ann", "--data", r.cfg.dir}, noEnv, strings.NewReader("brand new\n"), io.Discard, io.Discard)
@@ -235,6 +240,7 @@ func TestPasswordOfAUserWithTwoLines(t *testing.T) {
 }
 
 func TestLinesOfTheUsersFileThatAreNobodys(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	good := hashOf("secret")
 	r.writeUsers("\ufeffann:"+good, "bob:"+good+"x", "eve:"+good[:59], "kim:"+good+":more", "zoe", "# a comment", "", "max:{SHA}abc")
@@ -252,6 +258,7 @@ func TestLinesOfTheUsersFileThatAreNobodys(t *testing.T) {
 }
 
 func TestCheapHashesAreWarnedOf(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	r.want(200, "GET", "/v2/", nil, as("ann"))
 	warnings := func() int { return strings.Count(r.log.String(), "password hashes are weak") }
@@ -268,6 +275,7 @@ func TestCheapHashesAreWarnedOf(t *testing.T) {
 // Nobody can go on with it. Its bytes are given back, also if the user went while
 // nobody served.
 func TestUploadsEndWithTheirOwners(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann", "bob", "eve"))
 	robot := "Authorization: Bearer " + r.newRobot("ci", "**", "push")
 	locations := make(map[string]string)
@@ -329,6 +337,7 @@ func TestUploadsEndWithTheirOwners(t *testing.T) {
 // Another program that writes the users' file empties it first. Whoever looks in between
 // logs nobody in, and ends no upload.
 func TestUsersFileThatIsBeingWrittenEndsNoUpload(t *testing.T) {
+	t.Parallel()
 	r := newRegistry(t, guarded("", "ann", "bob"))
 	r.still = true
 	r.start()
@@ -376,6 +385,7 @@ func TestUsersFileThatIsBeingWrittenEndsNoUpload(t *testing.T) {
 
 // What needed somebody's name is not for the caches that others share.
 func TestPrivateAnswersAreForNobodysCache(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded(`
 [[rule]]
 who = ["ann"]
@@ -407,6 +417,7 @@ allow = ["pull"]
 // A disk that is not mounted, a file that was moved: whoever reaches the registry may
 // not do everything because of that.
 func TestUsersThatVanishDoNotOpenTheRegistry(t *testing.T) {
+	t.Parallel()
 	for name, file := range map[string]string{"users": usersFile, "rules": policyFile, "users of one that is read-only": usersFile} {
 		t.Run(name, func(t *testing.T) {
 			r := startRegistry(t, func(c *config) { c.readOnly = strings.Contains(name, "read-only") })
@@ -449,6 +460,7 @@ func TestUsersThatVanishDoNotOpenTheRegistry(t *testing.T) {
 
 // --open that stays, in an environment, say, is told of while there is something to lose.
 func TestOpenThatIsStillGivenIsToldOf(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		given, told bool
 		options     []func(*config)

@@ -14,6 +14,7 @@ import (
 // A copy of a registry is open to nobody else.
 func TestBackupsAreGuarded(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, guarded(matrixRules, "reader", "admin"))
 	r.pushAs(as("admin"), "ci/app", "x", "{}")
 	dest := filepath.Join(t.TempDir(), "copy")

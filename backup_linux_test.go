@@ -16,6 +16,7 @@ func otherDisk(t testing.TB) string { return mountDisk(t, "size=64m") }
 
 func TestBackupToAFullDisk(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	disk := mountDisk(t, "size=8m")
 	dest := filepath.Join(disk, "backup")
 	r := startRegistry(t)
@@ -38,6 +39,7 @@ func TestBackupToAFullDisk(t *testing.T) {
 }
 
 func TestBackupFromAReadOnlyDisk(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=64m")
 	r := onDisk(t, disk)
 	f := r.pushFixture("home/app")
@@ -67,6 +69,7 @@ func TestBackupFromAReadOnlyDisk(t *testing.T) {
 // A person's directory is not the server's.
 func TestBackupThroughTheServer(t *testing.T) {
 	slow(t)
+	alone(t, "the process is in another directory meanwhile")
 	data, home := t.TempDir(), t.TempDir()
 	p := startProcess(t, "", "--data", data)
 	for _, content := range []string{"layer", "{}"} {
@@ -104,6 +107,7 @@ func TestBackupThroughTheServer(t *testing.T) {
 // What the snapshot does not know comes back in the same way whatever kind of
 // thing it is, and what nobody misses is not asked for.
 func TestRestoreSalvagesEveryKind(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(cfg *config) { cfg.untaggedGrace = time.Hour })
 	r.pushImage("a", "old", "{}", "layer")
 	gone := r.pushBlob("a", "a blob that nobody uses")

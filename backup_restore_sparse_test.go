@@ -12,6 +12,7 @@ import (
 // A manifest that is put back has the blobs that it had, and none of another
 // repository's, whether those are known since the snapshot or found on the disk.
 func TestRestoreLinksNoBlobOfAnotherRepository(t *testing.T) {
+	t.Parallel()
 	for name, early := range map[string]bool{"sparse before the snapshot": true, "sparse since the snapshot": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

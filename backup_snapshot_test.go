@@ -38,6 +38,7 @@ func (r *registry) snapshotIfDue() int {
 
 // What is committed while a copy is being made may not be in it.
 func TestChangeDuringASnapshotNeedsAnother(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "1", "{}", "layer")
 	r.st.at = func(point string) {
@@ -61,6 +62,7 @@ func TestChangeDuringASnapshotNeedsAnother(t *testing.T) {
 // A snapshot that was cut short, or failed, is still to be made, also after a
 // restart.
 func TestSnapshotCutShortIsMadeLater(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "1", "{}", "layer")
 	cancelled, cancel := context.WithCancel(t.Context())
@@ -91,6 +93,7 @@ func TestSnapshotCutShortIsMadeLater(t *testing.T) {
 // A crash costs the uptime of an idle time. That neither puts the next
 // snapshot off for as long, nor makes an older one the newest.
 func TestSnapshotAfterLostUptime(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "1", "{}", "layer")
 	r.snapshotIfDue()
@@ -114,6 +117,7 @@ func TestSnapshotAfterLostUptime(t *testing.T) {
 
 // The server's own loop, with days that pass at once.
 func TestSnapshotsByThemselves(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		cfg, err := parseConfig("serve", []string{"--data", dir}, noEnv, io.Discard)

@@ -37,6 +37,7 @@ func (r *registry) snapshotsAfter(d time.Duration) int {
 
 func TestSnapshotsAreMadeAfterChangesOnceADay(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	if n := r.snapshotsAfter(48 * time.Hour); n != 0 {
 		t.Errorf("%d snapshots of an empty registry", n)
@@ -148,6 +149,7 @@ func overwrite(path string, at int64, n int) error {
 
 func TestRestoreGoesBackToTheSnapshot(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, loss := range losses {
 		t.Run(loss.name, func(t *testing.T) {
 			r := startRegistry(t)
@@ -211,6 +213,7 @@ func (r *registry) runOnStopped(args ...string) (out string, err error) {
 // and comes back, also what is newer than the snapshot.
 func TestRestoreSalvagesWhatIsNewer(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	for i := range 100 {
 		r.pushImage("old", fmt.Sprint(i), "{}", "layer", fmt.Sprint("old ", i))
@@ -269,6 +272,7 @@ func TestRestoreSalvagesWhatIsNewer(t *testing.T) {
 // until it has been run to its end.
 func TestRestoreThatWasCutShort(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, step := range []struct {
 		name string
 		do   func(dir string) error
@@ -311,6 +315,7 @@ func TestRestoreThatWasCutShort(t *testing.T) {
 }
 
 func TestRestoreFallsBackToAnOlderSnapshot(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	first := r.pushImage("a", "x", "{}", "layer")
 	r.snapshotsAfter(time.Hour)
@@ -346,6 +351,7 @@ func (r *registry) serveCopy(dir string) *registry {
 }
 
 func TestBackupIsARegistry(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	old := r.pushImage("home/app", "1", "{}", "shared", "old")
 	r.pushImage("home/app", "2", "{}", "shared", "new")
@@ -384,6 +390,7 @@ func TestBackupIsARegistry(t *testing.T) {
 
 func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r, other := startRegistry(t), startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	other.pushImage("b", "x", "{}", "other")
@@ -427,6 +434,7 @@ func TestBackupRefusesWhatItWouldDestroy(t *testing.T) {
 // A backup that ends in the middle leaves the earlier one as it was.
 func TestBackupThatIsCutShort(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	dest := t.TempDir()
@@ -458,6 +466,7 @@ func TestBackupThatIsCutShort(t *testing.T) {
 // What a run that was cut short has brought may not be synced. The next syncs it, and
 // nothing of an earlier backup that was finished.
 func TestBackupSyncsWhatACutShortRunHasBrought(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	dest := filepath.Join(t.TempDir(), "backup")
@@ -501,6 +510,7 @@ func TestBackupSyncsWhatACutShortRunHasBrought(t *testing.T) {
 // backup has whole already, it keeps.
 func TestBackupToAnotherDisk(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	disk := otherDisk(t)
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer", "rotten")
@@ -552,6 +562,7 @@ func auditBackup(t testing.TB, dest string) {
 // takes whatever it may.
 func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, func(cfg *config) { cfg.grace, cfg.untaggedGrace = 0, time.Nanosecond })
 	c := newCrowd(r)
 	dest := filepath.Join(t.TempDir(), "backup")
@@ -608,6 +619,7 @@ func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 
 // No file goes while a backup may need it, and all go soon after.
 func TestCollectionWaitsForABackup(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "layer")
 	r.st.collector.removal.RLock() // as a backup does
@@ -640,6 +652,7 @@ func (c *countdown) Err() error {
 // stops, and the next goes on from there.
 func TestBackupStoppedAnywhere(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "1", "{}", "first")
 	dest := filepath.Join(t.TempDir(), "backup")
@@ -702,6 +715,7 @@ func TestBackupStoppedAnywhere(t *testing.T) {
 // A push that puts a file anew into its place takes it away for a moment.
 func TestBackupDoesNotTakeAPushForDamage(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "layer")
 	unlock := r.st.digests.lock(d.String()) // as a push does
@@ -731,6 +745,7 @@ func TestBackupDoesNotTakeAPushForDamage(t *testing.T) {
 
 // A backup of rows whose blobs are all damaged is a registry too.
 func TestBackupOfDamagedBlobsAlone(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := digest.SHA512.FromString("long")
 	if re, err := r.pushDigest(ways[0], "a", "long", d, ""); err != nil || re.status != 201 {
@@ -756,6 +771,7 @@ func TestBackupOfDamagedBlobsAlone(t *testing.T) {
 
 // A directory that is refused stays as it was.
 func TestRefusedBackupLeavesNothing(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	full := t.TempDir()
@@ -778,6 +794,7 @@ func TestRefusedBackupLeavesNothing(t *testing.T) {
 
 // A sparse registry never had what it lacks.
 func TestRestoreOfASparseRegistry(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(cfg *config) { cfg.sparse = true })
 	r.pushImage("a", "old", "{}", "layer")
 	r.snapshotsAfter(time.Hour)
@@ -805,6 +822,7 @@ func TestRestoreOfASparseRegistry(t *testing.T) {
 // Nothing that might tell more is removed, and no directory is made by a slip
 // of the pen.
 func TestRestoreRemovesNothing(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	r.snapshotsAfter(time.Hour)
@@ -837,6 +855,7 @@ func TestRestoreRemovesNothing(t *testing.T) {
 // A restore that is stopped does not let the registry start, wherever it
 // stops, and running it again brings back as much as if it had not been.
 func TestRestoreStoppedAnywhere(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	r.snapshotsAfter(time.Hour)
@@ -881,6 +900,7 @@ func TestRestoreStoppedAnywhere(t *testing.T) {
 // A dying disk may spoil the restored database too, before all is salvaged. What
 // the first damaged one still has is not forgotten over that.
 func TestRestoreOntoADyingDisk(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	r.snapshotsAfter(time.Hour)
@@ -917,6 +937,7 @@ func TestRestoreOntoADyingDisk(t *testing.T) {
 // take those of the snapshot back.
 func TestRestoreDoesNotMoveTagsBack(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	for i := range 60 {
 		r.pushImage("fill", fmt.Sprint(i), "{}", fmt.Sprint("fill ", i))
@@ -946,6 +967,7 @@ func TestRestoreDoesNotMoveTagsBack(t *testing.T) {
 }
 
 func TestRestoreRefusesANewerDatabase(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	r.snapshotsAfter(time.Hour)

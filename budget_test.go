@@ -7,6 +7,7 @@ import (
 )
 
 func TestBudgetGrowsWithMemory(t *testing.T) {
+	t.Parallel()
 	last := budget{}
 	for _, memory := range []int64{64 << 20, 128 << 20, 512 << 20, 1 << 30, 64 << 30} {
 		b := budgetFor(memory)
@@ -25,6 +26,7 @@ func TestBudgetGrowsWithMemory(t *testing.T) {
 }
 
 func TestBudgetHeedsTheEnvironment(t *testing.T) {
+	alone(t, "the process's limit of memory is another one meanwhile")
 	percent, limit := debug.SetGCPercent(-1), debug.SetMemoryLimit(-1)
 	defer debug.SetGCPercent(percent)
 	defer debug.SetMemoryLimit(limit)

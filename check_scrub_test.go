@@ -59,6 +59,7 @@ var rots = []struct {
 
 func TestRotIsFoundPutAsideAndHealed(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
 	content := noise(90, 300<<10)
 	im := r.pushImage("home/app", "1.0", "{}", content, "sound")
@@ -130,6 +131,7 @@ func runOnceOn(t testing.TB, st *store, name string, args ...string) (string, er
 }
 
 func TestPullFindsMissingAndShortFiles(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	content := noise(91, 10<<10)
 	r.pushImage("a", "x", "{}", content)
@@ -154,6 +156,7 @@ func TestPullFindsMissingAndShortFiles(t *testing.T) {
 
 // A disk that is not mounted is trouble, not damage: everything is back with it.
 func TestMissingDiskIsNotDamage(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
 	im := r.pushImage("a", "x", "{}", "layer")
 	blobs := filepath.Join(r.cfg.dir, "blobs")
@@ -177,6 +180,7 @@ func TestMissingDiskIsNotDamage(t *testing.T) {
 
 // A blob that could not be read is looked at once more before it is judged.
 func TestSuspectIsLookedAt(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	good, bad := r.pushBlob("a", "good"), r.pushBlob("a", "rotten")
 	if err := os.WriteFile(r.st.path(bad), []byte("r0tten"), 0o600); err != nil {
@@ -193,6 +197,7 @@ func TestSuspectIsLookedAt(t *testing.T) {
 }
 
 func TestRottenManifestIsUnknownUntilPushedAgain(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
 	im := r.pushImage("a", "x", "{}", "layer")
 	r.want(200, "GET", "/v2/a/manifests/x", nil)
@@ -231,6 +236,7 @@ func (r *registry) inDatabase(statements ...string) {
 }
 
 func TestScrubRemovesWhatCrashesLeave(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
 	im := r.pushImage("a", "x", "{}", "layer")
 	write := func(path string) {
@@ -257,6 +263,7 @@ func TestScrubRemovesWhatCrashesLeave(t *testing.T) {
 }
 
 func TestScrubGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
 	const n = 40
 	var all []string
@@ -306,7 +313,9 @@ func TestScrubGoesOnWhereItWas(t *testing.T) {
 }
 
 func TestScrubIsDueNowAndThen(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
+	r.still = true
 	due := func(want time.Duration) {
 		t.Helper()
 		got, err := r.st.scrubber.due()
@@ -333,6 +342,7 @@ func TestScrubIsDueNowAndThen(t *testing.T) {
 // A pass waits for requests, and for its budget, but never for long after its
 // end was asked for.
 func TestScrubPauses(t *testing.T) {
+	t.Parallel()
 	ctx, stop := context.WithCancel(context.Background())
 	asked := 0
 	p := newPace(ctx, 1, func() bool { asked++; stop(); return true })
@@ -343,6 +353,7 @@ func TestScrubPauses(t *testing.T) {
 
 func TestRepair(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer", "second")
 	old := r.pushImage("b", "x", "{}", "layer", "old")
@@ -428,6 +439,7 @@ func TestRepair(t *testing.T) {
 
 // What a person has to look at does not keep a pass from the rest.
 func TestScrubGoesOnPastWhatItMayNotRead(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
 	d := r.pushBlob("a", "a loop of links")
 	content, err := os.ReadFile(r.st.path(d))
@@ -454,6 +466,7 @@ func TestScrubGoesOnPastWhatItMayNotRead(t *testing.T) {
 // However many commands look at the database at one time, requests are answered
 // and the commands come to their end.
 func TestManyChecksLeaveRoomForRequests(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	stray := filepath.Join(r.cfg.dir, "uploads", "0f0e6f4c-6f0a-4c1c-9f55-2b6c3a0f0a01") // asks for a second connection

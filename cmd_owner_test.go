@@ -101,6 +101,7 @@ func allAre(t testing.TB, dir string, uid int) {
 
 // Whoever has made the directory, and with whichever umask the registry runs.
 func TestFilesAreForTheirOwnerAlone(t *testing.T) {
+	alone(t, "the process's umask is another one meanwhile")
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
@@ -132,6 +133,7 @@ func TestFilesAreForTheirOwnerAlone(t *testing.T) {
 }
 
 func TestFilesThatOthersMayReadAreClosedAtStart(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	r.stop()
 	users := filepath.Join(r.cfg.dir, usersFile)
@@ -163,6 +165,7 @@ func TestFilesThatOthersMayReadAreClosedAtStart(t *testing.T) {
 // The links lead to where only root may write. After all of these commands nothing
 // is there, and nothing in the directory is root's.
 func TestCommandsOfRootAreTheOwners(t *testing.T) {
+	t.Parallel()
 	data, _ := serviceDir(t)
 	trap := t.TempDir()
 	for _, name := range []string{"berth.db.new", "reserve", "reserve.new", "berth.lock", "berth.restoring.new", usersFile, policyFile, "token.key"} {
@@ -219,6 +222,7 @@ func TestCommandsOfRootAreTheOwners(t *testing.T) {
 
 func TestBackupsOfRootAreForNobodyElse(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	data, _ := serviceDir(t)
 	if err := os.WriteFile(filepath.Join(data, usersFile), []byte("ann:"+hashOf("secret")+"\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -266,6 +270,7 @@ func TestBackupsOfRootAreForNobodyElse(t *testing.T) {
 // A file that a flag names may be where only root writes; one that the registry
 // names may not.
 func TestRootEditsTheUsersThatAFlagNames(t *testing.T) {
+	t.Parallel()
 	data, _ := serviceDir(t)
 	file := filepath.Join(t.TempDir(), "users")
 	if said, err := asRoot(t, "a secret\n", "user", "add", "ann", "--htpasswd", file, "--data", data); err != nil {
@@ -286,6 +291,7 @@ func TestRootEditsTheUsersThatAFlagNames(t *testing.T) {
 
 // As in a container with somebody else's volume.
 func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		skip(t, "only root can be somebody else")
 	}
@@ -326,6 +332,7 @@ func TestRootServesADirectoryOfSomebodyElse(t *testing.T) {
 
 // Nor do commands beside such a server, which work as root, follow a link to a file.
 func TestRootFollowsNoLinkToTheUsers(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		skip(t, "only root can be somebody else")
 	}
@@ -367,6 +374,7 @@ func TestRootFollowsNoLinkToTheUsers(t *testing.T) {
 // Something of root's in the directory, as rules that were copied there, does not have
 // root work as root: by a name of the registry's the owner could give it root's power.
 func TestFilesOfRootsInTheDirectoryGiveItsOwnerNothing(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"berth.sock", "berth.db"} {
 		t.Run(name, func(t *testing.T) {
 			data, _ := serviceDir(t)
@@ -401,6 +409,7 @@ func TestFilesOfRootsInTheDirectoryGiveItsOwnerNothing(t *testing.T) {
 
 // Nor does root, where it serves a directory of somebody else, close files elsewhere.
 func TestRootClosesNoFilesElsewhere(t *testing.T) {
+	t.Parallel()
 	data, _ := serviceDir(t)
 	trap := sharedDir(t)
 	victim := filepath.Join(trap, "victim")

@@ -9,6 +9,7 @@ import (
 // A database on a read-only disk, where SQLite can make no log, still says where the users
 // are, and what the tokens may.
 func TestPolicyCheckOnAReadOnlyDisk(t *testing.T) {
+	t.Parallel()
 	disk, users := mountDisk(t, "size=16m"), filepath.Join(t.TempDir(), "users")
 	if err := os.WriteFile(users, []byte("ann:"+hashOf("secret")+"\n"), 0o600); err != nil {
 		t.Fatal(err)

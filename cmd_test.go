@@ -69,6 +69,7 @@ func steady(text string) string {
 }
 
 func TestCommandsSayTheSameWithAndWithoutAServer(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	r.pushImage("live/app", "x", "{}", "layer")
@@ -115,6 +116,7 @@ func TestCommandsSayTheSameWithAndWithoutAServer(t *testing.T) {
 
 // What goes wrong in the server is the command's error.
 func TestCommandsErrorsReachTheClient(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	if err := os.Remove(r.st.path(im.layers[0])); err != nil {
@@ -136,6 +138,7 @@ func TestCommandsErrorsReachTheClient(t *testing.T) {
 }
 
 func TestSocketOfAKilledServerIsNoObstacle(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "berth.sock")
 	for range 2 {
@@ -178,6 +181,7 @@ func awaitSocket(t testing.TB, dir string) {
 }
 
 func TestSocketInADirectoryWithALongPath(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		notHere(t, linuxSockets)
 	}
@@ -201,6 +205,7 @@ func TestSocketInADirectoryWithALongPath(t *testing.T) {
 }
 
 func TestSocketIsItsOwnersOnly(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.listen()
 	info, err := os.Lstat(filepath.Join(r.cfg.dir, "berth.sock"))
@@ -213,6 +218,7 @@ func TestSocketIsItsOwnersOnly(t *testing.T) {
 // without one, or says plainly why not. It does not hang.
 func TestCommandsWhileServersStartAndStop(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	dir := t.TempDir()
 	if _, err := startAndStop(t, dir); err != nil {
 		t.Fatal(err)
@@ -291,6 +297,7 @@ func testCommand(t *testing.T, name string, run storeCommand) {
 
 // When nobody listens any more, the work ends.
 func TestCommandEndsWithItsClient(t *testing.T) {
+	t.Parallel()
 	began, ended := make(chan struct{}), make(chan struct{})
 	testCommand(t, "wait", func(ctx context.Context, _ *store, _ options, out *console) error {
 		out.printf("begun\n")
@@ -321,6 +328,7 @@ func TestCommandEndsWithItsClient(t *testing.T) {
 
 // A server that stops ends the commands under way, and their clients know.
 func TestCommandEndsWithItsServer(t *testing.T) {
+	t.Parallel()
 	began := make(chan struct{})
 	testCommand(t, "wait", func(ctx context.Context, _ *store, _ options, out *console) error {
 		out.printf("begun\n")
@@ -346,6 +354,7 @@ func TestCommandEndsWithItsServer(t *testing.T) {
 }
 
 func TestTwoCommandsAtOnce(t *testing.T) {
+	t.Parallel()
 	var both sync.WaitGroup
 	both.Add(2)
 	testCommand(t, "meet", func(_ context.Context, _ *store, o options, out *console) error {
@@ -370,6 +379,7 @@ func TestTwoCommandsAtOnce(t *testing.T) {
 // What is in the middle of something is neither wrong nor left over.
 func TestCheckBesidePushesAndCollections(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.grace, c.untaggedGrace, c.noPromises = 0, time.Nanosecond, true })
 	r.listen()
 	c := newCrowd(r)
@@ -436,6 +446,7 @@ func TestCheckBesidePushesAndCollections(t *testing.T) {
 
 // On a terminal progress is one line; anywhere else it is lines.
 func TestProgress(t *testing.T) {
+	t.Parallel()
 	for _, tty := range []bool{true, false} {
 		var out strings.Builder
 		p := newConsole(&out, tty).progress("reading", 1000)
@@ -474,6 +485,7 @@ func TestProgress(t *testing.T) {
 
 // Without a server, gc takes no more than the server would that was there last.
 func TestGraceOfTheServerHoldsWithoutIt(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.untaggedGrace = 0 })
 	im := r.pushImage("a", "x", "{}", "layer")
 	r.want(202, "DELETE", "/v2/a/manifests/x", nil)

@@ -28,6 +28,7 @@ func (r *registry) openUntilRefused(header string) (locations []string) {
 }
 
 func TestNobodyCanHaveAllUploads(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann", "bob", "eve"), func(c *config) { c.maxUploads = 24 })
 	r.impatient()
 	header := func(name string) string { return basic(name, name+"-secret") }
@@ -59,6 +60,7 @@ func TestNobodyCanHaveAllUploads(t *testing.T) {
 
 // Without users it is by address.
 func TestOneAddressCannotHaveAllUploads(t *testing.T) {
+	t.Parallel()
 	proxies, err := parseProxies("127.0.0.1")
 	if err != nil {
 		t.Fatal(err)
@@ -75,6 +77,7 @@ func TestOneAddressCannotHaveAllUploads(t *testing.T) {
 // All uploads that nobody is at work on end by `berth gc --now`, and give their bytes
 // back.
 func TestCollectingNowEndsIdleUploads(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	idle := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -120,6 +123,7 @@ func TestCollectingNowEndsIdleUploads(t *testing.T) {
 }
 
 func TestUploadsAreListed(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	r.freeze()
 	robot := r.newRobot("ci", "**", "push")

@@ -17,6 +17,7 @@ import (
 )
 
 func TestFilesThatAreNamedExist(t *testing.T) {
+	t.Parallel()
 	named := 0
 	err := filepath.WalkDir(".", func(name string, e fs.DirEntry, err error) error {
 		switch {
@@ -47,6 +48,7 @@ func TestFilesThatAreNamedExist(t *testing.T) {
 }
 
 func TestFilesInTextsAreFound(t *testing.T) {
+	t.Parallel()
 	const text = "(gc.go), e2e/doc.go: `a_test.go`; not os_*.go, _test.go, https://example.org/x.go, go.mod, a.gob or .go"
 	if got, want := strings.Join(filesIn(text), " "), "gc.go e2e/doc.go a_test.go"; got != want {
 		t.Errorf("filesIn found %q, want %q", got, want)
@@ -55,6 +57,7 @@ func TestFilesInTextsAreFound(t *testing.T) {
 
 // The story of any other file stands apart from its package clause, or go doc would tell all.
 func TestOnlyMainTellsOfThePackage(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -71,6 +74,7 @@ func TestOnlyMainTellsOfThePackage(t *testing.T) {
 }
 
 func TestArchitectureHasEveryFile(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("ARCHITECTURE.md")
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +96,7 @@ var speakHTTP = regexp.MustCompile(`^((handlers|tls|cmd)(_\w+)?|auth|auth_docker
 
 // The store, its care and what takes part in its transactions return errors, and answer nobody.
 func TestStoreKnowsNoHTTP(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +128,7 @@ func TestStoreKnowsNoHTTP(t *testing.T) {
 var asksStore = regexp.MustCompile(`^((handlers|tls|cmd)(_\w+)?|upload|metrics|log|main)\.go$`)
 
 func TestHandlersAndCommandsHaveNoSQL(t *testing.T) {
+	t.Parallel()
 	all := queriesOf(t)
 	for _, q := range all {
 		if asksStore.MatchString(filepath.Base(q.at.Filename)) {
@@ -141,6 +147,7 @@ var inCode = regexp.MustCompile("`(?:([a-z]\\w*)\\.)?(\\w+)`")
 var saysFunction = regexp.MustCompile(`^([a-z]+[A-Z]\w*|Test[A-Z]\w*)$`)
 
 func TestFunctionsThatAreNamedExist(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -218,6 +225,7 @@ func documents(t *testing.T) []string {
 
 // What several pages show is the same in each: the end-to-end tests run what one of them has.
 func TestPagesShowTheSameProxy(t *testing.T) {
+	t.Parallel()
 	block := regexp.MustCompile("(?s)\n```nginx\n.*?\n```\n")
 	shown := func(page string) string {
 		text, err := os.ReadFile(page)
@@ -233,6 +241,7 @@ func TestPagesShowTheSameProxy(t *testing.T) {
 
 // Links from page to page lead somewhere.
 func TestLinksOfPagesLeadSomewhere(t *testing.T) {
+	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 	for _, page := range documents(t) {
 		text, err := os.ReadFile(page)

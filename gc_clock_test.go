@@ -13,6 +13,7 @@ import (
 // Nothing that Berth stores or looks at is a wall clock's: not even the times
 // of its files, which are all that a jump of the clock leaves behind.
 func TestClockJumpsExpireNothingAndKeepNothing(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, fastScrub)
 	im := r.pushImage("a", "x", "{}", "layer")
 	old := r.pushImage("b", "x", "{}", "old")

@@ -564,6 +564,7 @@ func (h *history) collect(g graces, promises bool) error {
 
 func TestFiguresPlanAndCollectionAgree(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, promises := range []bool{false, true} {
 		t.Run(fmt.Sprintf("promises=%v", promises), func(t *testing.T) {
 			t.Parallel()
@@ -628,6 +629,7 @@ func TestFiguresPlanAndCollectionAgree(t *testing.T) {
 
 // Trees of every shape go at once, and nothing else does.
 func TestWhatFallsTogether(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.noPromises = true })
 	r.freeze()
 	put := func(repo, reference, body, mediaType string) digest.Digest {
@@ -694,6 +696,7 @@ func TestWhatFallsTogether(t *testing.T) {
 
 // The file of a deleted blob goes without a durable commit.
 func TestFiguresAfterTheTrashWasEmptied(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "12345")
 	r.want(202, "DELETE", "/v2/a/blobs/"+d.String(), nil)
@@ -746,6 +749,7 @@ func queries(t testing.TB, file string) (list []string) {
 
 // The cost of a collection, and of its plan, is in proportion to what goes.
 func TestCollectionReadsNoMoreThanGarbage(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.noPromises = true })
 	const live, dead = 5000, 10
 	err := r.st.update(func(t *tx) error {
@@ -825,6 +829,7 @@ func TestCollectionReadsNoMoreThanGarbage(t *testing.T) {
 // also if something that stays has them too. Work is the pages that SQLite looks at.
 func TestPlanOfManyThatShare(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, live := range []bool{false, true} {
 		plan := func(n int) int {
 			r := startRegistry(t, func(c *config) { c.noPromises = true })

@@ -58,6 +58,7 @@ func dump(t testing.TB, db *sql.DB) map[string][]string {
 }
 
 func TestDryRunChangesNothing(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	r.pushImage("live", "x", "{}", "layer")
@@ -134,6 +135,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 // After a start everything counts as promised where the grace is too short to
 // know better. Where it is not, a dry run says what a collection does.
 func TestDryRunAfterARestart(t *testing.T) {
+	t.Parallel()
 	for name, option := range map[string]func(*config){"a long grace": func(*config) {}, "no grace": noGrace} {
 		t.Run(name, func(t *testing.T) {
 			r := startRegistry(t, option)
@@ -155,6 +157,7 @@ func TestDryRunAfterARestart(t *testing.T) {
 
 // One thing that is kept is told of once, however many roads lead to it.
 func TestPlanCountsAPromiseOnce(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.freeze()
 	im := r.pushImage("a", "x", "{}", "layer")

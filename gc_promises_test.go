@@ -22,6 +22,7 @@ func noGrace(c *config) { c.grace, c.untaggedGrace = 0, time.Second }
 // What a client was told of stays for promiseTime, and not for ever.
 func TestPromisesWithoutGrace(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	const content = "layer"
 	d := sum(content)
 	base := ociImage("{}", content)
@@ -101,6 +102,7 @@ func TestPromisesWithoutGrace(t *testing.T) {
 
 // By itself, too: the janitor without grace comes back for what it left.
 func TestPromisesRunOutByThemselves(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, noGrace)
 	r.freeze()
 	d := r.pushBlob("a", "layer")
@@ -122,6 +124,7 @@ func TestPromisesRunOutByThemselves(t *testing.T) {
 
 // A member that a client was told of is there when the index comes.
 func TestPromisedManifestStaysForItsIndex(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, noGrace)
 	r.freeze()
 	r.moved.Add(int64(3 * promiseTime))
@@ -149,6 +152,7 @@ func TestPromisedManifestStaysForItsIndex(t *testing.T) {
 
 // What was promised is not known for very many things; then all is promised.
 func TestMorePromisesThanAreRemembered(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, noGrace)
 	r.freeze()
 	r.moved.Add(int64(3 * promiseTime))
@@ -176,6 +180,7 @@ func TestMorePromisesThanAreRemembered(t *testing.T) {
 // A push is answered when its blob is recorded; what collects between the two
 // must leave the blob alone.
 func TestCollectionBetweenAPushAndItsAnswer(t *testing.T) {
+	t.Parallel()
 	var st atomic.Pointer[store]
 	r := startRegistry(t, func(c *config) {
 		c.at = func(point string) {
@@ -209,6 +214,7 @@ func waitingIn(t testing.TB, function string) {
 // A collection has decided what goes, and waits for the database. Whoever asks
 // now what there is must not be told of what goes.
 func TestAnswersWhileACollectionDecides(t *testing.T) {
+	alone(t, "the stacks of all goroutines are looked through for one that waits")
 	index, _ := ociIndex(ociImage("{}", "layer").manifest)
 	im := ociImage("{}", "layer")
 	for _, x := range []struct {

@@ -24,6 +24,7 @@ import (
 // bubble where time jumps to the next timer as soon as all goroutines wait; so
 // every loop that a server has runs as it would.
 func TestIdleRegistryIsQuiet(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		cfg, err := parseConfig("serve", []string{"--data", dir}, noEnv, io.Discard)
@@ -186,7 +187,8 @@ func compareFiles(t *testing.T, before, after map[string]string) {
 // reserve) is little.
 func TestBytesWrittenPerBytePushed(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	alone(t, "what the whole process writes is counted")
+	r := diskRegistry(t)
 	if err := r.st.keepReserve(); err != nil {
 		t.Fatal(err)
 	}

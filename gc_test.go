@@ -28,6 +28,7 @@ func (r *registry) hasFile(d digest.Digest) bool {
 }
 
 func TestUnreferencedBlobGoesAfterItsGrace(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "never used")
 	r.pass(r.cfg.grace - time.Second)
@@ -43,6 +44,7 @@ func TestUnreferencedBlobGoesAfterItsGrace(t *testing.T) {
 }
 
 func TestImageStaysForEver(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	r.pass(100 * 365 * 24 * time.Hour)
@@ -55,6 +57,7 @@ func TestImageStaysForEver(t *testing.T) {
 }
 
 func TestUntaggedManifestGoesAfterItsGrace(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	old := r.pushImage("a", "x", "{}", "old", "shared")
 	r.pass(30 * r.cfg.untaggedGrace) // the time with a tag does not count
@@ -77,6 +80,7 @@ func TestUntaggedManifestGoesAfterItsGrace(t *testing.T) {
 }
 
 func TestUntaggedManifestIsKeptIfSoConfigured(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.untaggedGrace = 0 })
 	im := r.pushImage("a", "x", "{}", "layer")
 	r.want(202, "DELETE", "/v2/a/manifests/x", nil)
@@ -86,6 +90,7 @@ func TestUntaggedManifestIsKeptIfSoConfigured(t *testing.T) {
 }
 
 func TestMembersAndReferrersStayWithTheirManifest(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	member := ociImage("{}")
@@ -113,6 +118,7 @@ func TestMembersAndReferrersStayWithTheirManifest(t *testing.T) {
 
 // Invariant 4: who was told that a blob exists may rely on it for half the grace.
 func TestHeadKeepsWhatIsDueSoon(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "layer")
 	r.pushBlob("a", "{}")
@@ -139,6 +145,7 @@ func TestHeadKeepsWhatIsDueSoon(t *testing.T) {
 }
 
 func TestBlobStaysWhileAnyRepositoryHasIt(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "shared")
 	r.pushImage("b", "x", "{}", "shared")
@@ -151,6 +158,7 @@ func TestBlobStaysWhileAnyRepositoryHasIt(t *testing.T) {
 }
 
 func TestForeignLayerThatWasPushedStays(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	im := newImage(typeDockerManifest, "x/y", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "", "{}", "foreign")
@@ -161,6 +169,7 @@ func TestForeignLayerThatWasPushedStays(t *testing.T) {
 }
 
 func TestAbandonedUploadExpires(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	idle := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	r.want(202, "PATCH", idle, "some bytes")
@@ -184,6 +193,7 @@ func TestAbandonedUploadExpires(t *testing.T) {
 
 // A request may take longer than the expiry.
 func TestUploadInProgressDoesNotExpire(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	body, send := io.Pipe()
@@ -209,6 +219,7 @@ func TestUploadInProgressDoesNotExpire(t *testing.T) {
 }
 
 func TestUptimeIsKeptOverRestarts(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "x")
 	for range 3 {
@@ -227,6 +238,7 @@ func TestUptimeIsKeptOverRestarts(t *testing.T) {
 
 // A write that fails is no record of the time, and does not pass for one.
 func TestUptimeIsKeptDespiteWritesThatFail(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "x")
 	r.moved.Add(int64(time.Hour))
@@ -239,6 +251,7 @@ func TestUptimeIsKeptDespiteWritesThatFail(t *testing.T) {
 }
 
 func TestCollectionIsLogged(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "x")
 	r.pass(r.cfg.grace + time.Minute)
@@ -249,6 +262,7 @@ func TestCollectionIsLogged(t *testing.T) {
 
 // The janitor sleeps until something is due; a delete wakes it at once.
 func TestDeletedBlobFreesItsRoomAtOnce(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	ctx, stop := context.WithCancel(t.Context())
 	var janitor sync.WaitGroup
@@ -271,6 +285,7 @@ func TestDeletedBlobFreesItsRoomAtOnce(t *testing.T) {
 
 // One file that cannot be removed does not keep the others.
 func TestOneFileThatCannotBeRemoved(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	stuck, free := r.pushBlob("a", "1"), r.pushBlob("a", "2")
 	if stuck > free {

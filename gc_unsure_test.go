@@ -29,6 +29,7 @@ func (r *registry) seeAgain() {
 }
 
 func TestCollectionTellsWhatItCannotLookFor(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, noGrace)
 	r.freeze()
 	r.pushBlob("a", "one")

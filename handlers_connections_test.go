@@ -71,6 +71,7 @@ const wholeGet = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
 
 // Whoever holds all connections that there may be, and asks for nothing, shuts nobody out.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
+	t.Parallel()
 	for name, says := range map[string]string{"silent": "", "with half a header": "GET /v2/ HTTP/1.1\r\nX-Long: " + strings.Repeat("x", 30000), "kept alive": wholeGet,
 		"with a body that nobody wants":   "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome",
 		"with a login that does not come": "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ngrant_type="} {
@@ -108,6 +109,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 
 // What is under way goes on, and the new one goes away.
 func TestBusyConnectionsStay(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	address := r.answering(3)
 	var busy []net.Conn
@@ -153,6 +155,7 @@ func tlsClient(two bool) *http.Client {
 
 // Over TLS too, in the middle of a handshake, and by HTTP/2.
 func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}")
 	address := r.answeringOverTLS(3)
@@ -194,6 +197,7 @@ func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
 
 // And what is under way stays.
 func TestBusyConnectionsStayOverTLS(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	address := r.answeringOverTLS(2)
 	var bodies []*io.PipeWriter
@@ -240,6 +244,7 @@ func TestBusyConnectionsStayOverTLS(t *testing.T) {
 
 // Nobody fills a disk, or hides a line, by the length of what he asks for.
 func TestLinesOfTheLogAreBounded(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.do("GET", "/v2/"+strings.Repeat("a", 50000)+"/manifests/x", nil)
 	r.do("GET", "/"+strings.Repeat("%41", 10000)+"?"+strings.Repeat("q", 10000), nil, "User-Agent: "+strings.Repeat("u", 10000))

@@ -14,6 +14,7 @@ import (
 // Idle ones make room also where the system allows few open files, and there are some
 // left for blobs.
 func TestIdleConnectionsLeaveFilesToOpen(t *testing.T) {
+	t.Parallel()
 	p := startProcessBy(t, exec.Command("sh", "-c", `ulimit -n 200; exec "$@"`, "sh", itself(t)), "", "--data", t.TempDir())
 	address := strings.TrimPrefix(p.url, "http://")
 	for range 200 {

@@ -12,6 +12,7 @@ import (
 // Load balancers ask in HTTP/1.0 without a Host: a registry that wants a password says so,
 // which tells them that it is up.
 func TestRequestsWithoutHost(t *testing.T) {
+	t.Parallel()
 	check := func(r *registry, status int, challenge string) {
 		t.Helper()
 		for _, request := range []string{"GET /v2/ HTTP/1.0\r\n\r\n", "HEAD /v2/ HTTP/1.0\r\n\r\n", "GET /v2/ HTTP/1.0\r\nHost:\r\n\r\n", "GET /v2/ HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
@@ -52,6 +53,7 @@ func TestRequestsWithoutHost(t *testing.T) {
 // of its own, in that of the host, or in one for all.
 func TestHostsAndPortsOfProxies(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, x := range []struct {
 		name    string
 		headers []string
@@ -94,6 +96,7 @@ func TestHostsAndPortsOfProxies(t *testing.T) {
 // A page that the registry's proxy serves beside it may delete: its origin is what the proxy says that the
 // client called, or what the flag says, with the scheme and the port. Any other may not.
 func TestPagesBehindTheSameProxy(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, trustLoopback, guarded("", "ann"))
 	push := func(want int, headers ...string) {
 		t.Helper()
@@ -125,6 +128,7 @@ func TestPagesBehindTheSameProxy(t *testing.T) {
 
 // Whatever tells people how to reach the registry uses the name that a proxy or the flag says.
 func TestNamesOnTrustPagesAndRedirects(t *testing.T) {
+	t.Parallel()
 	certificates := func(c *config) {
 		var err error
 		if c.certificates, err = openTLS(tlsOptions{mode: "auto", dir: t.TempDir(), hostname: "pi", now: time.Now, log: c.log}); err != nil {

@@ -13,6 +13,7 @@ import (
 // A + in a query stands for a space, but no media type has one, and few clients
 // escape it: application/spdx+json is found however it is written, on each page.
 func TestReferrersByTypeWithPlus(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	subject := `,"subject":` + descriptorJSON(typeOCIManifest, im.manifest)
@@ -53,6 +54,7 @@ func TestReferrersByTypeWithPlus(t *testing.T) {
 
 // Containerd names each type that it would have, and takes the answer for all of them.
 func TestReferrersOfSeveralTypes(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	subject := `,"subject":` + descriptorJSON(typeOCIManifest, im.manifest)

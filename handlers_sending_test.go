@@ -87,6 +87,7 @@ func TestLongAnswersHaveRoom(t *testing.T) {
 // A list that was built again, when there was room for it, leads to a next page only if
 // there still is one.
 func TestListBuiltAgainHasNoLinkOfTheFirst(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	const n = 600

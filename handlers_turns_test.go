@@ -77,6 +77,7 @@ const from1, from2 = "X-Forwarded-For: 192.0.2.1", "X-Forwarded-For: 192.0.2.2"
 // Requests that come too fast wait for as long as it takes until they do not, each after the one before it;
 // only who would have to wait for too long is refused. Others, and probes, do not wait.
 func TestRateLimit(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, trustLoopback, func(c *config) { c.auth.perSecond = 1 })
 	r.freeze()
 	w := r.holdTurns()
@@ -108,6 +109,7 @@ func TestRateLimit(t *testing.T) {
 // A flood is not held: so many of one address wait and no more, and what one address does is no matter to
 // another until there are very many.
 func TestFewWait(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, trustLoopback, func(c *config) { c.auth.perSecond = 100 })
 	r.freeze()
 	w := r.holdTurns()
@@ -145,6 +147,7 @@ func TestFewWait(t *testing.T) {
 
 // Who goes away while it waits is not waited for, and does not count.
 func TestWhoHasGoneDoesNotWait(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, trustLoopback, func(c *config) { c.auth.perSecond = 1 })
 	r.freeze()
 	w := r.holdTurns()
@@ -173,6 +176,7 @@ func TestWhoHasGoneDoesNotWait(t *testing.T) {
 
 // A server that stops lets those finish that only came too fast.
 func TestStoppingEndsWaits(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.auth.perSecond = 1 })
 	r.freeze()
 	w := r.holdTurns()
@@ -268,6 +272,7 @@ var allSlots = map[string]slots{
 // What has no room waits until there is some, and is refused only when it has waited for too long. In a
 // line nobody is passed over.
 func TestWhatHasNoRoomWaits(t *testing.T) {
+	t.Parallel()
 	for name, x := range allSlots {
 		t.Run(name, func(t *testing.T) {
 			r := startRegistry(t, trustLoopback, x.options)
@@ -310,6 +315,7 @@ func TestWhatHasNoRoomWaits(t *testing.T) {
 
 // Each place that is given back goes to who has waited longest.
 func TestPlacesAreGivenInTurn(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.maxUploads = 1 })
 	w := r.holdTurns()
 	first := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -343,6 +349,7 @@ func TestPlacesAreGivenInTurn(t *testing.T) {
 
 // Many clients at a narrow place: all get through, and nobody is forgotten.
 func TestNobodyInALineIsForgotten(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, trustLoopback, func(c *config) { c.maxArriving, c.maxUploads = 2, 3 })
 	r.server.waiting.after = func(time.Duration) <-chan time.Time { return nil } // waits for ever if it must
 	var clients sync.WaitGroup
@@ -367,6 +374,7 @@ func TestNobodyInALineIsForgotten(t *testing.T) {
 
 // Two places that come free before anybody has moved are two turns.
 func TestEachPlaceIsATurn(t *testing.T) {
+	t.Parallel()
 	l := &waitingLine{waiting: newWaiting()}
 	var turns []chan struct{}
 	for _, address := range []string{"a", "b", "c"} {
@@ -386,6 +394,7 @@ func TestEachPlaceIsATurn(t *testing.T) {
 // A place that came free while one of an address was about to take another is not
 // lost on who comes next of that address.
 func TestFreePlaceIsNotOverlooked(t *testing.T) {
+	t.Parallel()
 	l := &waitingLine{waiting: newWaiting()}
 	tried := make(chan struct{})
 	l.after = func(time.Duration) <-chan time.Time { return nil }

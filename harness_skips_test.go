@@ -52,19 +52,9 @@ func slow(t testing.TB) {
 	}
 }
 
-// useMemory has the registries of -short on a file system in memory, where there is one with
-// room: most of what they cost a disk is directories and syncs, which other tests are about.
-func useMemory() {
-	const memory = "/dev/shm"
-	if bytes, _, err := freeSpace(memory); err == nil && bytes.free >= 1<<30 && os.Getenv("TMPDIR") == "" {
-		os.Setenv("TMPDIR", memory)
-	}
-}
-
 // Only these functions skip, each with a reason that can be left to it.
 var skippers = map[string][]string{
 	"harness_skips_test.go":    {"skip", "notHere", "slow"},
-	"stress_crash_test.go":     {"TestMain"},      // where -short has its registries
 	"bench_scale_test.go":      {"BenchmarkHuge"}, // of a size that has to be asked for
 	"e2e/clients_test.go":      {"missing"},
 	"e2e/newest_test.go":       {"needNewest"}, // clients that have to be asked for
@@ -75,6 +65,7 @@ var skippers = map[string][]string{
 
 // No test is skipped without anybody noticing: they all go by the functions that see to it.
 func TestSkipsAreNoticed(t *testing.T) {
+	t.Parallel()
 	found := make(map[string][]string)
 	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil || !strings.HasSuffix(path, "_test.go") {

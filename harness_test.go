@@ -58,6 +58,7 @@ func newRegistry(t testing.TB, options ...func(*config)) *registry {
 	r := &registry{t: t, cfg: *cfg, moved: new(atomic.Int64), log: new(logBuffer)}
 	r.cfg.auth.glance = 0 // an edit holds from the next request on
 	r.cfg.writeTwice = true
+	r.cfg.syncDisk = syncMemory
 	r.cfg.log = newLog(r.log, false, slog.LevelInfo)
 	r.cfg.storeConfig.log, r.cfg.serverConfig.log = r.cfg.log, r.cfg.log
 	for _, option := range options {

@@ -175,6 +175,7 @@ func TestPagesOfTheHistory(t *testing.T) {
 
 // What clients may not do, rules and commands do not do either.
 func TestReadOnlyHoldsForRulesAndCommands(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"**\"]\nnewest = 1\n"))
 	r.pushImage("a", "v1", "{}", "one")
 	r.pushImage("a", "v2", "{}", "two")

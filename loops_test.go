@@ -13,6 +13,7 @@ import (
 
 // A loop that panics begins again, later each time, until it runs well or the server stops.
 func TestLoopThatPanicsBeginsAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log logBuffer
 		ctx, stop := context.WithCancel(t.Context())

@@ -29,6 +29,7 @@ func runOnce(t *testing.T, args ...string) (stdout string, err error) {
 }
 
 func TestServeUntilStopped(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "new", "data")
 	for range 2 { // the second time on what the first has left
 		ctx, stop := context.WithCancel(t.Context())
@@ -78,6 +79,7 @@ func TestServeUntilStopped(t *testing.T) {
 // With a log in JSON every line is, from the first to the last: containers have one log
 // for both streams.
 func TestLogInJSON(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -122,6 +124,7 @@ func TestLogInJSON(t *testing.T) {
 }
 
 func TestCheckCommandFindsDamage(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	dir := t.TempDir()
@@ -152,6 +155,7 @@ func TestCheckCommandFindsDamage(t *testing.T) {
 }
 
 func TestConfiguration(t *testing.T) {
+	t.Parallel()
 	env := map[string]string{"BERTH_ADDR": "127.0.0.1:1", "BERTH_NO_DELETE": "true", "BERTH_GRACE": "90m", "BERTH_MAX_BLOB_SIZE": "10GiB"}
 	lookup := func(key string) (string, bool) { v, ok := env[key]; return v, ok }
 	cfg, err := parseConfig("serve", []string{"--addr", ":7", "--log-format", "json"}, lookup, io.Discard)
@@ -181,6 +185,7 @@ func TestConfiguration(t *testing.T) {
 }
 
 func TestParseSize(t *testing.T) {
+	t.Parallel()
 	for s, want := range map[string]int64{"0": 0, "17": 17, "1KiB": 1024, "500MiB": 500 << 20, "10GiB": 10 << 30, "2TiB": 2 << 40, "3GB": 3e9, "5kB": 5000, "7B": 7} {
 		if got, err := parseSize(s); err != nil || got != want {
 			t.Errorf("parseSize(%q) = %d, %v, want %d", s, got, err, want)

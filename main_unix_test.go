@@ -17,6 +17,7 @@ import (
 
 // A hangup, of a terminal that is closed, say, ends nothing: a push under way goes on.
 func TestHangup(t *testing.T) {
+	t.Parallel()
 	p := startProcess(t, "", "--data", t.TempDir())
 	up, err := p.ask("POST", "/v2/a/blobs/uploads/", nil)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 )
 
 func TestBase(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	for _, path := range []string{"/v2/", "/v2"} {
 		r.want(200, "GET", path, nil).has("Docker-Distribution-API-Version", "registry/2.0").
@@ -32,6 +33,7 @@ func TestBase(t *testing.T) {
 }
 
 func TestPushAndPull(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("home/app", "1.0", "{}", "layer one", "layer two")
 
@@ -57,6 +59,7 @@ func TestPushAndPull(t *testing.T) {
 }
 
 func TestStoredBytesComeBackWhateverIsAccepted(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}")
 	for _, accept := range []string{"*/*", typeDockerManifest, "text/html"} {
@@ -70,6 +73,7 @@ func TestStoredBytesComeBackWhateverIsAccepted(t *testing.T) {
 }
 
 func TestManifestTypes(t *testing.T) {
+	t.Parallel()
 	const (
 		dockerConfig = "application/vnd.docker.container.image.v1+json"
 		dockerLayer  = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -103,6 +107,7 @@ func TestManifestTypes(t *testing.T) {
 }
 
 func TestManifestsRefused(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	config := descriptorJSON("application/vnd.oci.image.config.v1+json", "{}")
@@ -154,6 +159,7 @@ func TestManifestsRefused(t *testing.T) {
 }
 
 func TestManifestSize(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	sized := func(n int) string {
@@ -169,6 +175,7 @@ func TestManifestSize(t *testing.T) {
 }
 
 func TestManifestNeedsWhatItRefersTo(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	r.pushBlob("elsewhere", "layer 1")
@@ -213,6 +220,7 @@ func TestManifestNeedsWhatItRefersTo(t *testing.T) {
 }
 
 func TestSparseIndex(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.sparse = true })
 	im := ociImage("{}")
 	index, _ := ociIndex(im.manifest, "absent")
@@ -225,6 +233,7 @@ func TestSparseIndex(t *testing.T) {
 }
 
 func TestPushByDigest(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	im := ociImage("{}")
@@ -247,6 +256,7 @@ func TestPushByDigest(t *testing.T) {
 }
 
 func TestSHA512(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	content := strings.Repeat("sha512 ", 100000)
 	d := digest.SHA512.FromString(content)
@@ -271,6 +281,7 @@ func TestSHA512(t *testing.T) {
 }
 
 func TestUploadInOneRequest(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := sum("content")
 	r.want(201, "POST", "/v2/a/blobs/uploads/?digest="+d.String(), "content").
@@ -283,6 +294,7 @@ func TestUploadInOneRequest(t *testing.T) {
 
 // docker, podman, crane: POST, one PATCH of unknown length, an empty PUT.
 func TestUploadAsDockerDoes(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	content := strings.Repeat("docker", 500000)
 	re := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, "Content-Type: application/json").
@@ -299,6 +311,7 @@ func TestUploadAsDockerDoes(t *testing.T) {
 
 // oras, helm, containerd: POST, then one PUT with everything.
 func TestUploadAsContainerdDoes(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	for _, content := range []string{"all at once", ""} {
 		loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -308,6 +321,7 @@ func TestUploadAsContainerdDoes(t *testing.T) {
 }
 
 func TestUploadInChunks(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	first := loc
@@ -331,6 +345,7 @@ func TestUploadInChunks(t *testing.T) {
 }
 
 func TestUploadOfWrongDigestStoresNothing(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	r.want(202, "PATCH", loc, "content")
@@ -344,6 +359,7 @@ func TestUploadOfWrongDigestStoresNothing(t *testing.T) {
 }
 
 func TestUploadCancelled(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	r.want(202, "PATCH", loc, "content")
@@ -354,6 +370,7 @@ func TestUploadCancelled(t *testing.T) {
 }
 
 func TestUploadBelongsToItsRepository(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/mine/blobs/uploads/", nil).location()
 	stolen := strings.Replace(loc, "/mine/", "/yours/", 1)
@@ -367,6 +384,7 @@ func TestUploadBelongsToItsRepository(t *testing.T) {
 }
 
 func TestMount(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("from", "shared")
 	r.want(404, "HEAD", "/v2/to/blobs/"+d.String(), nil)
@@ -396,6 +414,7 @@ func TestMount(t *testing.T) {
 }
 
 func TestBlobRanges(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	path := "/v2/a/blobs/" + r.pushBlob("a", "0123456789").String()
 	for _, x := range []struct {
@@ -429,6 +448,7 @@ func TestBlobRanges(t *testing.T) {
 }
 
 func TestConditionalManifest(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}")
 	r.want(304, "GET", "/v2/a/manifests/x", nil, `If-None-Match: "`+im.digest.String()+`"`).is("")
@@ -437,6 +457,7 @@ func TestConditionalManifest(t *testing.T) {
 }
 
 func TestDeleteTag(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "one", "{}", "layer")
 	r.want(201, "PUT", "/v2/a/manifests/two", im.manifest, "Content-Type: "+typeOCIManifest)
@@ -451,6 +472,7 @@ func TestDeleteTag(t *testing.T) {
 }
 
 func TestDeleteManifest(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "one", "{}", "layer")
 	r.want(201, "PUT", "/v2/a/manifests/two", im.manifest, "Content-Type: "+typeOCIManifest)
@@ -465,6 +487,7 @@ func TestDeleteManifest(t *testing.T) {
 }
 
 func TestDeleteKeepsWhatIsInUse(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "one", "{}", "layer")
 	index, indexDigest := ociIndex(im.manifest)
@@ -482,6 +505,7 @@ func TestDeleteKeepsWhatIsInUse(t *testing.T) {
 }
 
 func TestTagMoves(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	first := r.pushImage("a", "latest", "{}", "1")
 	second := r.pushImage("a", "latest", "{}", "2")
@@ -491,6 +515,7 @@ func TestTagMoves(t *testing.T) {
 }
 
 func TestTagsList(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "b", "{}")
 	for _, tag := range []string{"a", "B", "c", "10", "9", "_x"} {
@@ -529,6 +554,7 @@ func TestTagsList(t *testing.T) {
 }
 
 func TestCatalog(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.want(200, "GET", "/v2/_catalog", nil).is(`{"repositories":[]}`)
 	for _, name := range []string{"b/c", "a", "b"} {
@@ -543,6 +569,7 @@ func TestCatalog(t *testing.T) {
 }
 
 func TestReferrers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	list := func(path string) (entries []referrer, re *reply) {
 		t.Helper()
@@ -626,6 +653,7 @@ func TestReferrers(t *testing.T) {
 
 func TestReferrersPageStaysBelowTheLimit(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	subject := sum("subject")
@@ -650,6 +678,7 @@ func TestReferrersPageStaysBelowTheLimit(t *testing.T) {
 // Older clients keep the list of referrers in a tag named after the digest.
 // It is a tag like any other, and what it lists is found both ways.
 func TestFallbackTag(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}")
 	sig := newImage(typeOCIManifest, "x/sig", "x/y", `,"subject":`+descriptorJSON(typeOCIManifest, im.manifest), "{}")
@@ -664,6 +693,7 @@ func TestFallbackTag(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	for _, name := range []string{"a", "library/alpine", "a/b/c/d/e/f", "a.b/c_d/e__f/g-h/i--j", "0", strings.Repeat("a", 255),
 		"blobs", "manifests/tags", "tags/list", "uploads", "a/blobs/uploads", "blobs/uploads/blobs", "referrers/manifests", "v2", "a/tags/list/manifests"} {
@@ -697,6 +727,7 @@ func TestNames(t *testing.T) {
 }
 
 func TestTagsAndDigestsRefused(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}")
 	r.want(201, "PUT", "/v2/a/manifests/"+strings.Repeat("x", 128), im.manifest, "Content-Type: "+typeOCIManifest)
@@ -716,6 +747,7 @@ func TestTagsAndDigestsRefused(t *testing.T) {
 }
 
 func TestUnknownEndpointsAndMethods(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	for _, path := range []string{"/", "/v1/search?q=x", "/v2/a", "/v2/a/b/c", "/v2/a/manifests", "/v2/a/manifests/", "/v2/a/tags/other", "/v2/a/tags/",
 		"/v2/a/referrers/", "/v2/../../etc/passwd", "/v2//", "/favicon.ico"} {
@@ -737,6 +769,7 @@ func TestUnknownEndpointsAndMethods(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -762,6 +795,7 @@ func TestReadOnly(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.maxUploads, c.maxBlob = 3, 10 })
 	r.impatient()
 	var last string
@@ -779,6 +813,7 @@ func TestLimits(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("a", "x", "{}", "layer")
 	r.do("GET", "/v2/a/manifests/x", nil)
@@ -832,6 +867,7 @@ func TestSpreadOfTimes(t *testing.T) {
 }
 
 func TestLogLine(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	re := r.do("GET", "/v2/a/manifests/x%0Ay", nil, "Authorization: Basic c2VjcmV0OnNlY3JldA==")
 	r.stop()

@@ -15,6 +15,7 @@ import (
 // After each 201, and not only in the end, every reader sees the new manifest.
 func TestTagIsNeverStale(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushBlob("a", "{}")
 	images := make([]image, 2)
@@ -56,6 +57,7 @@ func (l *lookups) forget() {
 }
 
 func TestLookupsAreBounded(t *testing.T) {
+	t.Parallel()
 	l := lookups{limit: 8 << 20}
 	body := []byte(strings.Repeat("x", 100<<10))
 	about := func(i int) question { return question{"a", byTag, fmt.Sprint(i)} }
@@ -105,6 +107,7 @@ func TestLookupsAreBounded(t *testing.T) {
 // What was read before a commit that touches its repository, or during it, is
 // not kept after it; what others have is.
 func TestLookupsForgetWhatACommitTouches(t *testing.T) {
+	t.Parallel()
 	l := lookups{limit: 8 << 20}
 	mine, other := question{"a", byTag, "x"}, question{"b", ofBlob, "y"}
 	a, b := &answer{repo: 1, size: 1}, &answer{repo: 2, size: 2}
@@ -146,6 +149,7 @@ func TestLookupsForgetWhatACommitTouches(t *testing.T) {
 // The repository of each kind of row that an answer depends on is touched, and
 // what answers do not depend on touches none.
 func TestCommitsTouchWhatTheyChange(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(cfg *config) { cfg.untaggedGrace = time.Hour })
 	im := r.pushImage("a", "x", "{}", "layer")
 	blob, manifest := "/v2/a/blobs/"+im.layers[0].String(), "/v2/a/manifests/"+im.digest.String()

@@ -132,6 +132,7 @@ func TestWritesRunTwice(t *testing.T) {
 }
 
 func TestEachWriteOfManyHasItsOwnResult(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	const writers, each = 32, 10
 	errOdd := errors.New("odd")
@@ -177,6 +178,7 @@ func TestEachWriteOfManyHasItsOwnResult(t *testing.T) {
 }
 
 func TestWritesThatWaitShareOneSync(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	before := r.st.writer.syncs.Load()
 	release := busyWriter(t, r.st)
@@ -198,6 +200,7 @@ func TestWritesThatWaitShareOneSync(t *testing.T) {
 }
 
 func TestPushesShareSyncs(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	before := r.st.writer.syncs.Load()
 	release := busyWriter(t, r.st)
@@ -221,6 +224,7 @@ func TestPushesShareSyncs(t *testing.T) {
 }
 
 func TestFailedWriteLeavesItsGroupAlone(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	first, failed, last := uuid.NewString(), uuid.NewString(), uuid.NewString()
 	refused := errors.New("refused")
@@ -236,6 +240,7 @@ func TestFailedWriteLeavesItsGroupAlone(t *testing.T) {
 }
 
 func TestPanicInAWriteLeavesItsGroupAlone(t *testing.T) {
+	t.Parallel()
 	for _, group := range []string{"alone", "in a group"} {
 		t.Run(group, func(t *testing.T) {
 			r := startRegistry(t)
@@ -277,6 +282,7 @@ func TestPanicInAWriteLeavesItsGroupAlone(t *testing.T) {
 // then the others of the group must be run again.
 func TestWriteThatBreaksTheTransactionTakesNobodyAlong(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for name, breakIt := range map[string]func(*tx) error{
 		"no space": func(t *tx) error {
 			// As on a full disk: the file may not grow.
@@ -332,6 +338,7 @@ func TestWriteThatBreaksTheTransactionTakesNobodyAlong(t *testing.T) {
 }
 
 func TestLazyWriteCostsNoSyncAndSurvives(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	before := r.st.writer.syncs.Load()
 	var ids []string
@@ -378,6 +385,7 @@ func TestLazyWriteCostsNoSyncAndSurvives(t *testing.T) {
 }
 
 func TestLazyWriteInADurableGroupIsDurable(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	before := r.st.writer.syncs.Load()
 	release := busyWriter(t, r.st)

@@ -99,6 +99,7 @@ func TestParametersAreNumbered(t *testing.T) {
 }
 
 func TestDialectIsFound(t *testing.T) {
+	t.Parallel()
 	for _, bad := range []string{
 		`SELECT iif(a = 1, 2, 3) FROM b`, `INSERT OR IGNORE INTO a (b) VALUES (?)`, `INSERT OR REPLACE INTO a (b) VALUES (?)`, `SELECT a FROM b INDEXED BY c`,
 		`SELECT rowid FROM a`, `SELECT a FROM b WHERE c IS ?1`, `SELECT a FROM b WHERE (c, d) IS NOT (SELECT 1, 2)`, `SELECT max(a, 1) FROM b`,

@@ -24,6 +24,7 @@ import (
 )
 
 func TestDirectoryHasOneOwner(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	refused := func(who string, err error, said string) {
@@ -71,18 +72,13 @@ func TestCopyOfTheLockKeepsNothing(t *testing.T) {
 // A disk can be unmounted when its registry has ended, even if the process goes
 // on; and then there is no log beside the database.
 func TestClosedStoreLeavesNothingOpen(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	r := startRegistry(t, func(cfg *config) { cfg.dir = dir })
 	r.pushFixture("home/app")
 	r.whileStopped(func() {
-		open, err := filepath.Glob("/proc/self/fd/*")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, fd := range open {
-			if path, err := os.Readlink(fd); err == nil && strings.HasPrefix(path, dir) {
-				t.Errorf("%s is still open", strings.TrimPrefix(path, dir))
-			}
+		if open := openBelow(dir); open != nil {
+			t.Errorf("%v are still open", open)
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "berth.db-*")); len(left) > 0 {
 			t.Errorf("%v are still there", left)
@@ -94,6 +90,7 @@ func TestClosedStoreLeavesNothingOpen(t *testing.T) {
 // there stays as it is, so that the right file can be put back.
 func TestDatabaseThatDoesNotBelongToTheBlobs(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	write := func(content []byte) func(testing.TB, string) {
 		return func(t testing.TB, db string) {
 			if err := os.WriteFile(db, content, 0o600); err != nil {
@@ -172,6 +169,7 @@ func TestDatabaseThatDoesNotBelongToTheBlobs(t *testing.T) {
 
 // What a read-only disk holds is looked at as closely.
 func TestNewerDatabaseOnAReadOnlyDisk(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=32m")
 	r := onDisk(t, disk)
 	f := r.pushFixture("home/app")
@@ -197,6 +195,7 @@ func TestNewerDatabaseOnAReadOnlyDisk(t *testing.T) {
 // The disk with the blobs is not mounted: an empty directory is in its place.
 func TestBlobsMissingBesideADatabase(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, what := range []string{"blobs", "blobs/sha256", "blobs/sha512", "what is in blobs/sha256", "what is in blobs/sha512"} {
 		t.Run(what, func(t *testing.T) {
 			r := startRegistry(t)
@@ -245,6 +244,7 @@ func TestBlobsMissingBesideADatabase(t *testing.T) {
 // Copies by rclone, git or zip have no empty directories. What is missing is made.
 func TestCopyWithoutEmptyDirectories(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, also := range [][]string{nil, {"blobs/sha512", "blobs/sha256/ff"}, {"lost+found"}} {
 		r := startRegistry(t)
 		f := r.pushFixture("home/app")
@@ -288,6 +288,7 @@ func TestCopyWithoutEmptyDirectories(t *testing.T) {
 // in one go, and what was cut short is completed.
 func TestShardsAreMadeWhenNeeded(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	shards := func(algorithm digest.Algorithm) int {
 		t.Helper()
@@ -355,6 +356,7 @@ func TestShardsAreMadeWhenNeeded(t *testing.T) {
 // A name that a process made and was killed before it could sync is synced by the
 // next: what is pushed then is below it.
 func TestDirectoriesOfAKilledProcessAreSynced(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	before := newDataDir(dirConfig{dir: dir})
 	if err := errors.Join(before.makeDirectories(), before.makeShards(digest.SHA256, nil)); err != nil {
@@ -372,6 +374,7 @@ func TestDirectoriesOfAKilledProcessAreSynced(t *testing.T) {
 // The disk with the blobs goes while a registry runs that has pushed nothing yet:
 // that is trouble, and nothing is put elsewhere or taken for damaged.
 func TestDiskGoesBeforeTheFirstPush(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	im := r.pushImage("a", "x", "{}", "layer")

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,16 +50,41 @@ func needRoot(t testing.TB) {
 
 func unmountAtEnd(t testing.TB, dir string) {
 	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Errorf("unmounting: %v; the registry has files open?", err)
-			unix.Unmount(dir, unix.MNT_DETACH)
+		defer withoutForks()()
+		err := unix.Unmount(dir, 0)
+		if err == nil {
+			return
 		}
+		// Others may keep it busy: containers begin with copies of all mounts.
+		if open := openBelow(dir); err != unix.EBUSY || open != nil {
+			t.Errorf("unmounting: %v; %v are still open", err, open)
+		}
+		unix.Unmount(dir, unix.MNT_DETACH)
 	})
+}
+
+// openBelow returns which files below a directory this process has open.
+func openBelow(dir string) (open []string) {
+	links, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range links {
+		if path, err := os.Readlink(fd); err == nil && strings.HasPrefix(path, dir+"/") {
+			open = append(open, strings.TrimPrefix(path, dir))
+		}
+	}
+	return open
+}
+
+// withoutForks keeps other tests from starting processes until it is undone: until such a
+// process runs its program it has all files open that are.
+func withoutForks() (undo func()) {
+	syscall.ForkLock.RLock()
+	return syscall.ForkLock.RUnlock
 }
 
 // makeReadOnly remounts a disk.
 func makeReadOnly(t testing.TB, dir string) {
 	t.Helper()
+	defer withoutForks()()
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatalf("remounting read-only: %v", err)
 	}
@@ -162,6 +188,7 @@ func (r *registry) noSpace(method, path string, body any, headers ...string) {
 }
 
 func TestUploadLargerThanTheDisk(t *testing.T) {
+	t.Parallel()
 	r := onDisk(t, mountDisk(t, "size=16m"))
 	f := r.pushFixture("home/app")
 	const tooMuch = 40 << 20
@@ -210,6 +237,7 @@ func TestUploadLargerThanTheDisk(t *testing.T) {
 // The disk is filled by pushes alone, down to the smallest. The error says that
 // deletes still work, and they are the way out.
 func TestDiskFilledByPushesCanBeEmptiedByDeletes(t *testing.T) {
+	t.Parallel()
 	r := onDisk(t, mountDisk(t, "size=16m"))
 	f := r.pushFixture("home/app")
 	n := uint64(1000)
@@ -252,6 +280,7 @@ func TestDiskFilledByPushesCanBeEmptiedByDeletes(t *testing.T) {
 // Something else on the disk has taken the last byte, so that not even the
 // database can grow. What happens then is true or refused, and never a lie.
 func TestDatabaseThatCannotGrow(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=16m")
 	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })
 	f := r.pushFixture("home/app")
@@ -300,6 +329,7 @@ func TestDatabaseThatCannotGrow(t *testing.T) {
 // Others fill the disk too, to the last byte and again whenever something is
 // freed. Deletes and the collection still work: there is a reserve for them.
 func TestDiskFilledByOthersCanBeEmptiedByDeletes(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=24m")
 	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })
 	if err := r.st.keepReserve(); err != nil {
@@ -343,6 +373,7 @@ func TestDiskFilledByOthersCanBeEmptiedByDeletes(t *testing.T) {
 // The blob's bytes fit and its row does not. The session that was to be the
 // blob must not go on as if its bytes were there.
 func TestUploadThatCouldNotBeRecorded(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=16m")
 	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })
 	f := r.pushFixture("home/app")
@@ -383,6 +414,7 @@ func TestUploadThatCouldNotBeRecorded(t *testing.T) {
 // An operator whose registry is in trouble starts it again. On a full disk too
 // it comes up, for pulls at least, or says what is wrong.
 func TestStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=16m")
 	r := onDisk(t, disk)
 	f := r.pushFixture("home/app")
@@ -406,6 +438,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 // The first blob of sha512 needs 256 directories: where there is no room for them, it
 // takes none of what others need.
 func TestFirstLongDigestOnASmallDisk(t *testing.T) {
+	t.Parallel()
 	r := onDisk(t, mountDisk(t, "size=64m,nr_inodes=450"))
 	r.pushBlob("a", "first")
 	for range 2 {
@@ -418,6 +451,7 @@ func TestFirstLongDigestOnASmallDisk(t *testing.T) {
 }
 
 func TestDiskOutOfInodes(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=64m,nr_inodes=300") // 256 directories, and some
 	r := onDisk(t, disk)
 	f := r.pushFixture("home/app")
@@ -479,6 +513,7 @@ func (f *fixture) refusesChanges() {
 }
 
 func TestReadOnlyDiskServesPulls(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=32m")
 	r := onDisk(t, disk)
 	f := r.pushFixture("home/app")
@@ -520,6 +555,7 @@ func (r *registry) copyToReadOnly(without string) (data string) {
 }
 
 func TestReadOnlyDiskAfterACrashServesPulls(t *testing.T) {
+	t.Parallel()
 	live := startRegistry(t)
 	f := live.pushFixture("home/app")
 	data := live.copyToReadOnly("")
@@ -531,6 +567,7 @@ func TestReadOnlyDiskAfterACrashServesPulls(t *testing.T) {
 // Without its index SQLite cannot read the log, and without the log the
 // database is old. That is no damage: on a writable disk all is well.
 func TestReadOnlyDiskAfterACrashWithoutTheLogsIndex(t *testing.T) {
+	t.Parallel()
 	live := startRegistry(t)
 	f := live.pushFixture("home/app")
 	data := live.copyToReadOnly("berth.db-shm")
@@ -549,6 +586,7 @@ func TestReadOnlyDiskAfterACrashWithoutTheLogsIndex(t *testing.T) {
 // A blob whose file is not what its row says is unknown, so that a client who
 // has it pushes it again; and that repairs it.
 func TestDamagedBlobIsUnknownUntilPushedAgain(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	content := noise(80, 100<<10)
 	im := r.pushImage("home/app", "1.0", "{}", content)
@@ -632,6 +670,7 @@ func mountThinDisk(t testing.TB) (dir, backing string) {
 // the pages that the kernel then holds are taken for written and are not.
 func TestFailedSyncIsAFailedPush(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	dir, backing := mountThinDisk(t)
 	r := onDisk(t, dir)
 	f := r.pushFixture("home/app")
@@ -674,6 +713,7 @@ func TestFailedSyncIsAFailedPush(t *testing.T) {
 
 // The same for the database: a commit that cannot be synced has not happened.
 func TestFailedSyncOfTheDatabase(t *testing.T) {
+	t.Parallel()
 	dir, backing := mountThinDisk(t)
 	r := onDisk(t, dir)
 	f := r.pushFixture("home/app")
@@ -723,6 +763,7 @@ func TestFailedSyncOfTheDatabase(t *testing.T) {
 // A commit whose sync failed may be in the log nevertheless, and come back with
 // the next process. What it would bring back must be whole then.
 func TestFailedSyncOfTheDatabaseThenACrash(t *testing.T) {
+	t.Parallel()
 	dir, backing := mountThinDisk(t)
 	var armed atomic.Bool
 	var free func()
@@ -765,6 +806,7 @@ func TestFailedSyncOfTheDatabaseThenACrash(t *testing.T) {
 // name means something to a pattern.
 func TestNeverAnEmptyRegistryOverBlobs(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, name := range []string{"data", "d[x]*?"} {
 		r := startRegistry(t, func(cfg *config) { cfg.dir = filepath.Join(cfg.dir, name) })
 		im := r.pushImage("a", "x", "{}", "layer")
@@ -816,6 +858,7 @@ func TestNeverAnEmptyRegistryOverBlobs(t *testing.T) {
 }
 
 func TestNoFileIsHeldOpenBetweenRequests(t *testing.T) {
+	alone(t, "the whole process's open files are counted")
 	files := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
@@ -838,6 +881,7 @@ func TestNoFileIsHeldOpenBetweenRequests(t *testing.T) {
 // A shortage of the process is not damage of the blob: no 404, which a client
 // would take for "push it again" or a missing image.
 func TestTroubleIsNotTakenForDamage(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "content")
 	path := r.st.path(d)

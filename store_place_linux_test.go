@@ -74,6 +74,7 @@ func moveBlobs(t testing.TB, blobs, disk string, link bool) {
 
 func TestBlobsOnAnotherDisk(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, x := range apart {
 		t.Run(x.name, func(t *testing.T) {
 			needRoot(t)
@@ -137,6 +138,7 @@ func TestBlobsOnAnotherDisk(t *testing.T) {
 // A registry is moved onto the disk while uploads are open: those begin anew.
 func TestBlobsMovedToAnotherDisk(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, x := range apart {
 		t.Run(x.name, func(t *testing.T) {
 			r := startRegistry(t)
@@ -162,6 +164,7 @@ func TestBlobsMovedToAnotherDisk(t *testing.T) {
 // Each of two disks has its floor.
 func TestOneOfTwoDisksIsFull(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	disk, blobs := mountDisk(t, "size=32m"), mountDisk(t, "size=32m")
 	mountAt(t, blobs, filepath.Join(disk, "data", "blobs"))
 	r := onDisk(t, disk)
@@ -218,6 +221,7 @@ func TestOneOfTwoDisksIsFull(t *testing.T) {
 
 // The disk of the blobs fills up while a body arrives: others have it to the last byte.
 func TestDiskOfBlobsWithoutAByte(t *testing.T) {
+	t.Parallel()
 	blobs := mountDisk(t, "size=32m")
 	dir := filepath.Join(t.TempDir(), "data")
 	mountAt(t, blobs, filepath.Join(dir, "blobs"))
@@ -253,6 +257,7 @@ func TestDiskOfBlobsWithoutAByte(t *testing.T) {
 
 func TestBackupToTwoDisks(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	for _, x := range apart[:3] {
@@ -279,6 +284,7 @@ func TestBackupToTwoDisks(t *testing.T) {
 // A backup beside the blobs would be among them, and one with the same disk for its
 // blobs would remove what is pushed later.
 func TestBackupAmongTheBlobsIsRefused(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	disk := t.TempDir()
@@ -301,6 +307,7 @@ func TestBackupAmongTheBlobsIsRefused(t *testing.T) {
 }
 
 func TestBlobsOnSeveralDisks(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	needRoot(t)
@@ -325,6 +332,7 @@ func TestBlobsOnSeveralDisks(t *testing.T) {
 }
 
 func TestBlobsOnAReadOnlyDisk(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	defer r.stop() // before the disk goes
 	f := r.pushFixture("home/app")

@@ -43,6 +43,7 @@ func mountQuota(t testing.TB, limit string) string {
 // work, and room that comes back is used.
 func TestQuota(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	if underRace {
 		// A page of shared memory that cannot be had is a fault, which SQLite's driver turns into an
 		// error. The race detector looks at the memory before, outside of Go, and dies of it.
@@ -115,6 +116,7 @@ func TestQuota(t *testing.T) {
 // While there is no reserve and no room for one, pushes are refused; each asks again,
 // but not all of a crowd.
 func TestPushesWaitForTheReserve(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=64m")
 	r := onDisk(t, disk)
 	r.freeze()

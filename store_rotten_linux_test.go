@@ -8,6 +8,7 @@ import (
 
 // On a disk that cannot be written, too.
 func TestRottenManifestOnAReadOnlyDiskIsNotServed(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	r.rot("schemaVersion", "schemaVersi0n", "1")

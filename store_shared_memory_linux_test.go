@@ -23,6 +23,7 @@ func mountUnmapped(t testing.TB) string {
 
 // What is wanted is said, and nothing is left in the way of who puts it right.
 func TestNoSharedMemory(t *testing.T) {
+	t.Parallel()
 	disk := mountUnmapped(t)
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
@@ -58,6 +59,7 @@ func TestNoSharedMemory(t *testing.T) {
 // A backup is there to be copied back, and needs none.
 func TestBackupWithoutSharedMemory(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t)
 	f := r.pushFixture("home/app")
 	there, back := filepath.Join(mountUnmapped(t), "backup"), filepath.Join(t.TempDir(), "back")
@@ -75,6 +77,7 @@ func TestBackupWithoutSharedMemory(t *testing.T) {
 
 // The blobs need none.
 func TestBlobsWithoutSharedMemory(t *testing.T) {
+	t.Parallel()
 	disk := mountUnmapped(t)
 	dir := filepath.Join(t.TempDir(), "data")
 	moveBlobs(t, filepath.Join(dir, "blobs"), disk, true)

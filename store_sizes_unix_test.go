@@ -39,6 +39,7 @@ func makeSparse(t *testing.T, path string, size int64, marks map[int64]string) {
 }
 
 func TestUploadBeyondFourGiB(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(cfg *config) { cfg.maxBlob = beyond + 10 })
 	location := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	r.want(202, "PATCH", location, "0123456789")
@@ -76,6 +77,7 @@ func TestUploadBeyondFourGiB(t *testing.T) {
 }
 
 func TestBlobBeyondFourGiB(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "to be replaced")
 	r.pushBlob("a", "{}")
@@ -130,6 +132,7 @@ func TestBlobBeyondFourGiB(t *testing.T) {
 
 // SQLite's file, too, may be that large.
 func TestDatabaseBeyondFourGiB(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "large.db")
 	open := func() *sql.DB {
 		db, err := sql.Open("sqlite", dsnOf(path, url.Values{"_journal_mode": {"WAL"}}, "page_size(2048)", "synchronous(FULL)"))
@@ -178,6 +181,7 @@ func TestDatabaseBeyondFourGiB(t *testing.T) {
 
 // An index that a client pushes may say anything of what it has.
 func TestPlatformsOfLargeMembers(t *testing.T) {
+	t.Parallel()
 	index := fmt.Sprintf(`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d,
 		"platform":{"os":"linux","architecture":"arm"}}]}`, typeOCIIndex, typeOCIManifest, sum(""), int64(beyond))
 	if list := platforms("", typeOCIIndex, []byte(index)); len(list) != 1 || list[0] != "linux/arm" {
@@ -187,6 +191,7 @@ func TestPlatformsOfLargeMembers(t *testing.T) {
 
 // A limit that nobody can reach refuses nobody.
 func TestRateLimitBeyondAllRequests(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(cfg *config) { cfg.auth.perSecond = 1<<31 - 1 })
 	for range 3 {
 		r.want(200, "GET", "/v2/", nil)

@@ -14,6 +14,7 @@ import (
 
 // Blobs may be on another disk than the database.
 func TestSmallBlobsOnAnotherDisk(t *testing.T) {
+	t.Parallel()
 	other := mountDisk(t, "size=32m")
 	dir := filepath.Join(t.TempDir(), "data")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -39,6 +40,7 @@ func TestSmallBlobsOnAnotherDisk(t *testing.T) {
 // A disk that is read-only since a power cut: what is right is served, and what was
 // lost is not there, until a start can write it.
 func TestSmallBlobsOnAReadOnlyDisk(t *testing.T) {
+	t.Parallel()
 	live := startRegistry(t)
 	whole, lost, zeros := live.pushBlob("a", "whole"), live.pushBlob("a", "lost"), live.pushBlob("a", "zeros")
 	disk := mountDisk(t, "size=32m")
@@ -82,6 +84,7 @@ func TestSmallBlobsOnAReadOnlyDisk(t *testing.T) {
 // when that is not enough, what has no file is not there until there is room.
 func TestSmallBlobsOnAFullDisk(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	live := startRegistry(t)
 	contents := []string{"one", "two"}
 	for i := range 50 {

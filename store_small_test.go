@@ -94,7 +94,7 @@ func TestSmallImageCostsOneSyncForEachPart(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := r.st.fileSyncs.Load() - files
-	if done, _ := syncFileSystem(r.st.lock, nil); done && n != 1 || !done && n < 6*2 {
+	if done, _ := r.st.syncDisk(r.st.lock, nil); done && n != 1 || !done && n < 6*2 {
 		t.Errorf("%d syncs of files, want one of the file system, or of each file and directory (%t)", n, done)
 	}
 	if n := r.unsyncedRows(); n != 0 {
@@ -113,6 +113,7 @@ func oneByOne(cfg *config) {
 // Without a call that syncs a file system, files and directories are synced one
 // by one; and one that is not what was written is written anew, from the database.
 func TestFileThatCannotBeSyncedIsWrittenAgain(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(path string) error{
 		"sound":   func(path string) error { return nil },
 		"changed": func(path string) error { return os.WriteFile(path, make([]byte, 7), 0o600) },
@@ -165,6 +166,7 @@ func losing(r **registry, first func()) func(cfg *config) {
 // files that were written before, whoever asks for what.
 func TestFailedSyncIsNotBelievedTheSecondTime(t *testing.T) {
 	slow(t)
+	alone(t, "the stacks of all goroutines are looked through for one that waits")
 	for _, x := range []struct {
 		name  string
 		blobs int

@@ -25,6 +25,7 @@ func loop(t *testing.T, path string) {
 }
 
 func TestNoRegistryIsBegunWhereNobodyCanLook(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"blobs/sha256/ab", "snapshots", backupMark, restoringMark} {
 		r := newRegistry(t)
 		loop(t, filepath.Join(r.cfg.dir, name))
@@ -59,6 +60,7 @@ func toRestore(t *testing.T) (r *registry, location string) {
 }
 
 func TestRestoreReplacesNothingThatItCannotLookAt(t *testing.T) {
+	t.Parallel()
 	r, _ := toRestore(t)
 	kept := filepath.Join(r.cfg.dir, "berth.db.damaged-1")
 	loop(t, kept)
@@ -71,6 +73,7 @@ func TestRestoreReplacesNothingThatItCannotLookAt(t *testing.T) {
 }
 
 func TestRestoreEndsNoUploadThatItCannotLookAt(t *testing.T) {
+	t.Parallel()
 	r, location := toRestore(t)
 	upload := filepath.Join(r.cfg.dir, "uploads", filepath.Base(location))
 	if err := os.Remove(upload); err != nil {
@@ -95,6 +98,7 @@ func TestRestoreEndsNoUploadThatItCannotLookAt(t *testing.T) {
 }
 
 func TestPolicyCheckCallsNothingOpenThatItCannotLookAt(t *testing.T) {
+	t.Parallel()
 	check := func(dir, want string, args ...string) {
 		t.Helper()
 		out, err := runOnce(t, append([]string{"policy", "check", "--data", dir}, args...)...)

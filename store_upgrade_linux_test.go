@@ -12,6 +12,7 @@ import (
 
 // What a read-only disk holds cannot be brought up to date.
 func TestUpgradeOnAReadOnlyDisk(t *testing.T) {
+	t.Parallel()
 	disk := mountDisk(t, "size=32m")
 	r := onDisk(t, disk)
 	im := r.pushImage("a", "x", "{}", "layer")

@@ -211,6 +211,7 @@ func TestNextVersion(t *testing.T) {
 
 // An upgrade that cannot be completed has not begun.
 func TestUpgradeThatFailsLeavesTheOldVersion(t *testing.T) {
+	t.Parallel()
 	for name, step := range map[string]string{
 		"at its beginning": `ALTER TABLE meta ADD COLUMN sparse INTEGER; UPDATE repository SET name = 'b'`,
 		"in its middle":    `CREATE TABLE extra (x); DROP TRIGGER tag_insert; UPDATE repository SET name = 'b'; CREATE TABLE total (x); DELETE FROM tag`,

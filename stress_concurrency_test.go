@@ -141,7 +141,8 @@ func (r *registry) files() int {
 
 func TestManyWritersOfOneBlob(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	content := noise(1, 300<<10)
 	together(t, 64, func(i int) error {
 		re, err := r.pushBy(ways[i%len(ways)], fmt.Sprint("app", i%3), content)
@@ -160,7 +161,8 @@ func TestManyWritersOfOneBlob(t *testing.T) {
 
 func TestMovingTagIsAlwaysSomeWholeImage(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	var images []image
 	for i := range 4 {
 		images = append(images, r.pushImage("app", fmt.Sprint("v", i), fmt.Sprintf(`{"n":%d}`, i), fmt.Sprint("layer ", i)))
@@ -213,7 +215,8 @@ func TestMovingTagIsAlwaysSomeWholeImage(t *testing.T) {
 // has one writer here, who must see each of its moves, while 15 others write.
 func TestAcknowledgedTagIsNeverStale(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	var images []image
 	for i := range 3 {
 		images = append(images, r.pushImage("app", "base", fmt.Sprintf(`{"n":%d}`, i), "layer"))
@@ -383,7 +386,8 @@ func newCrowd(r *registry) *crowd {
 // when it tries again.
 func TestPushesGetThroughAnImpatientCollector(t *testing.T) {
 	slow(t)
-	r := startRegistry(t, func(cfg *config) { cfg.grace, cfg.untaggedGrace = 0, time.Nanosecond })
+	t.Parallel()
+	r := diskRegistry(t, func(cfg *config) { cfg.grace, cfg.untaggedGrace = 0, time.Nanosecond })
 	c := newCrowd(r)
 	stop := meanwhile(t, func() error {
 		r.moved.Add(int64(time.Second / 4))
@@ -401,7 +405,8 @@ func TestPushesGetThroughAnImpatientCollector(t *testing.T) {
 // round has left is collected during the last.
 func TestPushesNeverNoticeAPatientCollector(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	c := newCrowd(r)
 	stop := meanwhile(t, func() error {
 		_, err := r.st.collector.collectDue(context.Background())
@@ -440,7 +445,8 @@ func TestPushesNeverNoticeAPatientCollector(t *testing.T) {
 
 func TestTwoPatchesAtOneOffset(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	for round := range 20 {
 		location := r.want(202, "POST", "/v2/app/blobs/uploads/", nil).location()
 		chunks := []string{noise(uint64(2*round), 50<<10), noise(uint64(2*round+1), 50<<10)}
@@ -465,7 +471,8 @@ func TestTwoPatchesAtOneOffset(t *testing.T) {
 
 func TestTwoPutsOnOneSession(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	for round := range 20 {
 		content := noise(uint64(round), 40<<10)
 		location := r.want(202, "POST", "/v2/app/blobs/uploads/", nil).location()
@@ -497,7 +504,8 @@ func TestTwoPutsOnOneSession(t *testing.T) {
 
 func TestPatchRacesDeleteOfItsSession(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	for round := range 20 {
 		location := r.want(202, "POST", "/v2/app/blobs/uploads/", nil).location()
 		together(t, 2, func(i int) error {
@@ -523,7 +531,8 @@ func TestPatchRacesDeleteOfItsSession(t *testing.T) {
 // what has been acknowledged now does not expire now.
 func TestSessionUsedAgainDoesNotExpire(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	var locations []string
 	for range 3 {
 		locations = append(locations, r.want(202, "POST", "/v2/app/blobs/uploads/", nil).location())
@@ -578,7 +587,8 @@ func TestSessionUsedAgainDoesNotExpire(t *testing.T) {
 
 func TestReferrersPushedAtOnceAreAllListed(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	subject := r.pushImage("app", "1.0", "{}", "layer")
 	r.pushBlob("app", "signature")
 	const signers = 50
@@ -620,7 +630,8 @@ func TestReferrersPushedAtOnceAreAllListed(t *testing.T) {
 // does not see another's bytes.
 func TestManySessionsAtOnce(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	const clients, each = 16, 25
 	together(t, clients, func(i int) error {
 		var locations [each]string
@@ -669,7 +680,8 @@ func TestManySessionsAtOnce(t *testing.T) {
 // the old file or the new one, and both are right.
 func TestReadersOfABlobThatIsPushedAgain(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	content := noise(7, 700<<10)
 	path := "/v2/app/blobs/" + r.pushBlob("app", content).String()
 	var stops []func() int
@@ -726,7 +738,8 @@ func (r *registry) slowGet(path string) (*http.Response, []byte) {
 
 func TestBlobDeletedWhileItIsSent(t *testing.T) {
 	slow(t)
-	r := startRegistry(t)
+	t.Parallel()
+	r := diskRegistry(t)
 	content := noise(9, 24<<20) // more than the buffers of a connection hold
 	path := "/v2/app/blobs/" + r.pushBlob("app", content).String()
 	resp, first := r.slowGet(path)
@@ -751,12 +764,13 @@ func TestBlobDeletedWhileItIsSent(t *testing.T) {
 // the file. In the end either the file has a row, or it is due for removal.
 func TestBlobDeletedAgainWhileTheJanitorWaits(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	const content = "here and gone"
 	d := sum(content)
 	path := "/v2/app/blobs/" + d.String()
 	placed, goOn, recorded := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	var armed atomic.Bool
-	r := startRegistry(t, func(cfg *config) {
+	r := diskRegistry(t, func(cfg *config) {
 		cfg.at = func(point string) {
 			if !armed.Load() {
 				return

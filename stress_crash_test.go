@@ -72,11 +72,11 @@ func TestMain(m *testing.M) {
 		return
 	}
 	flag.Parse()
-	if testing.Short() {
-		useMemory()
-	}
+	runBeside()
+	removeMemory := useMemory()
 	status := m.Run()
 	removeProgram()
+	removeMemory()
 	os.Exit(status)
 }
 
@@ -676,6 +676,7 @@ type point struct {
 // Every crash of a series hits the same directory.
 func TestCrashLosesNothingAcknowledged(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, series := range []struct {
 		name   string
 		points []point
@@ -691,7 +692,7 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
 			rng := rand.New(rand.NewPCG(seed, 0))
-			dir := t.TempDir()
+			dir := diskDir(t)
 			args := append(series.args, "--data", dir, "--log-level", "warn")
 			answers := new(atomic.Int64)
 			var ledgers []*ledger
@@ -712,8 +713,9 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 // with other bytes than before: what others pull by that digest must not change.
 func TestSessionAfterACrashCannotReachALiveBlob(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for _, damaged := range []bool{false, true} { // true: the row's file was lost before
-		dir := t.TempDir()
+		dir := diskDir(t)
 		content := strings.Repeat("0123456789", 300)
 		d := sum(content).String()
 		uploads := "/v2/other/blobs/uploads/"

@@ -60,8 +60,9 @@ func openFiles(t *testing.T, want int) int {
 // answered, and cost a stated amount of memory each.
 func TestCrowdOfIdleConnections(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	n := openFiles(t, idleConnections)
-	p := startProgram(t, buildProgram(t), t.TempDir())
+	p := startProgram(t, buildProgram(t), diskDir(t))
 	c := newBenchClient(1)
 	content := "a blob for everybody"
 	if err := c.pushBlob(p.url, []byte(content), true); err != nil {
@@ -128,7 +129,8 @@ func TestCrowdOfIdleConnections(t *testing.T) {
 // them in its own memory.
 func TestCrowdOfSlowPulls(t *testing.T) {
 	slow(t)
-	p := startProgram(t, buildProgram(t), t.TempDir())
+	t.Parallel()
+	p := startProgram(t, buildProgram(t), diskDir(t))
 	c := newBenchClient(1)
 	content := randomBytes(slowBlob)
 	d := digest.FromBytes(content)

@@ -32,6 +32,7 @@ type holders struct {
 // answer: the program lives on as little memory as it has, and answers others meanwhile.
 func TestCrowdOfUnfinishedRequests(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	const many, some = 5000, 1000
 	n := openFiles(t, many)
 	path := buildProgram(t)
@@ -112,7 +113,7 @@ func TestCrowdOfUnfinishedRequests(t *testing.T) {
 }
 
 func (c holders) come(t *testing.T, path string) {
-	dir := t.TempDir()
+	dir := diskDir(t)
 	args := []string{"--data", dir}
 	if c.secure != "" {
 		args = append(args, "--tls", "auto")

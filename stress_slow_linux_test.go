@@ -112,8 +112,9 @@ func slowly(address, path string) (status int, rest func(all bool) (int64, error
 // for: the program lives, and is well afterwards.
 func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	const limit = 512 << 20
-	path, dir := buildProgram(t), filepath.Join(t.TempDir(), "data")
+	path, dir := buildProgram(t), filepath.Join(diskDir(t), "data")
 	const distinct = 140
 	body := longManifest("a", maxManifest)
 	subject := sum(body)
@@ -123,7 +124,7 @@ func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
 	r.pushManifest("a", sum(about).String(), about, typeOCIIndex)
 	r.pushManifest("tags", "x", longManifest("small", 500), typeOCIIndex)
 	r.stop()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "berth.db")+"?_pragma=synchronous(off)")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "berth.db")+"?_pragma=synchronous(off)&_pragma=journal_mode(off)")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -602,10 +602,11 @@ func (s *soak) command(o options) error {
 
 func TestSoak(t *testing.T) {
 	slow(t)
+	alone(t, "processes are told by its environment what they are")
 	seed := cmp.Or(*soakSeed, rand.Uint64())
 	t.Logf("-soak.seed %d", seed)
 	t.Setenv(soakVariable, "1")
-	s := &soak{t: t, dir: t.TempDir()}
+	s := &soak{t: t, dir: diskDir(t)}
 	s.changed.L = &s.mu
 	s.args = []string{"--data", s.dir, "--grace", "0", "--untagged-grace", "1s", "--log-level", "warn"}
 	for i := range 5 {

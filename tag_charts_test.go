@@ -10,6 +10,7 @@ import (
 // helm writes the time of the chart's file into the manifest, so that the same chart may be another manifest
 // the next time: who is refused is told, and nobody else is.
 func TestChartsPushedAgainOverImmutableTags(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled("[[immutable]]\nrepositories = [\"**\"]\ntags = [\"*\"]\n"))
 	push := func(want int, configType, created string) string {
 		t.Helper()

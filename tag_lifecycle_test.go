@@ -604,6 +604,7 @@ func (l *life) verify() error {
 
 func TestRandomLives(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for i := range 2 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
@@ -652,6 +653,7 @@ func TestRandomLives(t *testing.T) {
 
 // What a tag that is kept leads to stays, whatever becomes of other tags.
 func TestRetentionLeavesIndexesTheirMembers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, ruled(fromSuffixRule+"[[retain]]\nrepositories = [\"**\"]\nnewest = 1\n"))
 	r.freeze()
 	amd := r.pushFor("a", "1.0-amd64", "linux/amd64", "x")

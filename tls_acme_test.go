@@ -164,6 +164,7 @@ func acmeCA(t testing.TB, ca *issuer, challenge, addr string) *httptest.Server {
 }
 
 func TestACMEThatFailsIsTold(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "acme", names: []string{"registry.example.com"}, acmeDirectory: "http://127.0.0.1:1/directory"})
 	for range 3 {
 		for _, name := range []string{"registry.example.com", "other.example.com"} {
@@ -178,6 +179,7 @@ func TestACMEThatFailsIsTold(t *testing.T) {
 }
 
 func TestCertificateByACME(t *testing.T) {
+	t.Parallel()
 	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
 		t.Run(challenge, func(t *testing.T) {
 			ca := newIssuer(t)

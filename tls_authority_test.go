@@ -19,6 +19,7 @@ import (
 )
 
 func TestLocalCAVouchesForTheLANOnly(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto", names: []string{"Registry.Example.com", "203.0.113.7"}, hostname: "Pi.office.example"})
 	for _, name := range []string{"localhost", "pi.lan", "pi", "pi.local", "pi.office.example", "a.b.internal", "registry.example.com", "203.0.113.7"} {
 		if body, err := s.get(&tls.Config{RootCAs: s.roots(), ServerName: name}, "https://"+name+"/x"); err != nil || !strings.Contains(body, "/x") {
@@ -95,6 +96,7 @@ func TestLocalCAVouchesForTheLANOnly(t *testing.T) {
 
 // A machine that is called dev must not make a CA for all of .dev.
 func TestLocalCADoesNotVouchForATopLevelDomain(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto", hostname: "dev"})
 	for name, want := range map[string]bool{"dev": false, "bank.dev": false, "dev.local": true, "dev.lan": true} {
 		if permits(s.c.authority.cert, name) != want {
@@ -108,6 +110,7 @@ func TestLocalCADoesNotVouchForATopLevelDomain(t *testing.T) {
 }
 
 func TestLocalCAIsMadeOnce(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	roots, print := s.roots(), s.c.fingerprint()
 	if sum := sha256.Sum256(s.c.authority.cert.Raw); strings.ReplaceAll(print, ":", "") != fmt.Sprintf("%X", sum) {
@@ -179,6 +182,7 @@ func TestLocalCAIsMadeOnce(t *testing.T) {
 }
 
 func TestClockThatLies(t *testing.T) {
+	t.Parallel()
 	s := newSecure(t, tlsOptions{mode: "auto"})
 	at := func(year int) { s.moved.Store(int64(time.Until(time.Date(year, 5, 1, 0, 0, 0, 0, time.UTC)))) }
 	at(1970)
@@ -217,6 +221,7 @@ func TestClockThatLies(t *testing.T) {
 }
 
 func TestNamesOfStrangersAreBounded(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	usual := s.leaf("pi.local")
 	for _, name := range []string{"google.com", "nonsense!", "*.lan", strings.Repeat("x", 64) + ".lan", "pi"} {
@@ -249,6 +254,7 @@ func TestNamesOfStrangersAreBounded(t *testing.T) {
 
 // An address that came after the start, as by DHCP, works at once.
 func TestAddressThatWasCalledIsInCertificate(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		notHere(t, linuxLoopback)
 	}

@@ -289,6 +289,7 @@ func (s *secureServer) replace(cert, key []byte) {
 }
 
 func TestCertificateIsRenewedWhileClientsPull(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	d := r.pushBlob("a", "content")
 	ca := newIssuer(t)
@@ -351,6 +352,7 @@ func TestCertificateIsRenewedWhileClientsPull(t *testing.T) {
 }
 
 func TestBrokenCertificateDoesNotReplaceGoodOne(t *testing.T) {
+	t.Parallel()
 	ca := newIssuer(t)
 	s := withFiles(t, ca)
 	is := func(want string, errors int) {
@@ -400,6 +402,7 @@ func TestBrokenCertificateDoesNotReplaceGoodOne(t *testing.T) {
 
 // Many a file system counts time in steps, of which one may hide a change.
 func TestCertificateOfSameSizeAndTimeIsSeen(t *testing.T) {
+	t.Parallel()
 	ca := newIssuer(t)
 	s := withFiles(t, ca)
 	s.moved.Store(0)
@@ -420,6 +423,7 @@ func TestCertificateOfSameSizeAndTimeIsSeen(t *testing.T) {
 }
 
 func TestProtocols(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	for _, x := range []struct {
 		config *tls.Config
@@ -482,6 +486,7 @@ func (s *steadily) Read(p []byte) (int, error) {
 // HTTP/2 has ideas of its own on timeouts. For how long a busy machine may pause is found out.
 func TestTransfersLongerThanTheStallTimeout(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	for stall := 600 * time.Millisecond; ; stall *= 3 {
 		err := longTransfers(t, stall)
 		if err == nil {
@@ -535,6 +540,7 @@ func longTransfers(t *testing.T, stall time.Duration) error {
 }
 
 func TestPlainHTTPOnTheSamePort(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	for _, x := range []struct {
 		request, host string
@@ -576,6 +582,7 @@ func TestPlainHTTPOnTheSamePort(t *testing.T) {
 }
 
 func TestPlainHTTPOnAPortOfItsOwn(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto", httpAddr: "127.0.0.1:0"})
 	addr := s.c.open.Addr().String()
 	_, port, _ := net.SplitHostPort(s.addr)
@@ -593,6 +600,7 @@ func TestPlainHTTPOnAPortOfItsOwn(t *testing.T) {
 
 // Who says nothing, or stops in the middle of a handshake, holds up nobody.
 func TestSilentConnectionsAreDropped(t *testing.T) {
+	t.Parallel()
 	s := newSecure(t, tlsOptions{mode: "auto"})
 	s.http.ReadHeaderTimeout = 50 * time.Millisecond
 	s.start()
@@ -633,6 +641,7 @@ func TestSilentConnectionsAreDropped(t *testing.T) {
 }
 
 func TestServeEndsWithItsServer(t *testing.T) {
+	alone(t, "the stacks of all goroutines are looked through for those that should have ended")
 	for name, end := range map[string]func(*http.Server){
 		"Shutdown": func(s *http.Server) {
 			if err := s.Shutdown(context.Background()); err != nil {
@@ -680,6 +689,7 @@ func TestServeEndsWithItsServer(t *testing.T) {
 }
 
 func TestClientCertificates(t *testing.T) {
+	t.Parallel()
 	ours, theirs := newIssuer(t), newIssuer(t)
 	file := filepath.Join(t.TempDir(), "clients.crt")
 	writeFile(t, file, append(ours.pem(), theirs.pem()...))
@@ -761,6 +771,7 @@ func TestClientCertificates(t *testing.T) {
 }
 
 func TestClientNameNeedsAProof(t *testing.T) {
+	t.Parallel()
 	ours := newIssuer(t)
 	file := filepath.Join(t.TempDir(), "clients.crt")
 	writeFile(t, file, ours.pem())
@@ -797,6 +808,7 @@ func TestClientNameNeedsAProof(t *testing.T) {
 // The subject of a client's certificate is a user: for rules, for tokens, and for
 // as long as its CA is one of ours.
 func TestCertificatesAreUsers(t *testing.T) {
+	t.Parallel()
 	ours := newIssuer(t)
 	file := filepath.Join(t.TempDir(), "clients.crt")
 	writeFile(t, file, ours.pem())
@@ -861,6 +873,7 @@ func TestCertificatesAreUsers(t *testing.T) {
 }
 
 func TestTLSOptionsThatCannotWork(t *testing.T) {
+	t.Parallel()
 	none := filepath.Join(t.TempDir(), "none")
 	for want, o := range map[string]tlsOptions{
 		"say auto, acme or off":         {mode: "on"},

@@ -26,6 +26,7 @@ func (s *secureServer) trustGet(path, host string) *reply {
 }
 
 func TestTrustPage(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	re := s.trustGet("/trust", "pi.lan:5000").has("Content-Type", "text/html; charset=utf-8")
 	page := string(re.body)
@@ -76,6 +77,7 @@ func TestTrustPage(t *testing.T) {
 // A Host header is a stranger's text, and lands in a page and in a script that
 // root runs.
 func TestTrustRefusesHostThatIsNone(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	for _, host := range []string{"", "a'b", "a;id", "$(id)", "`id`", "a&b", "<b>", "..", ".", "a/../b", "-rf", "a..b", "pi.lan:x", "pi.lan:0", "pi.lan:80:80",
 		"[::1", "[fe80::1%25x]", "a\\b", "*", strings.Repeat("a", 256), "pi.lan:5000'"} {
@@ -104,6 +106,7 @@ func runScript(t testing.TB, shell, script, root string, args ...string) (string
 
 func TestTrustScript(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		notHere(t, unixShells)
 	}
@@ -190,6 +193,7 @@ func TestTrustScript(t *testing.T) {
 }
 
 func TestTrustCommand(t *testing.T) {
+	t.Parallel()
 	s := startSecure(t, tlsOptions{mode: "auto"})
 	ask := func(script bool, args ...string) string {
 		t.Helper()
@@ -232,6 +236,7 @@ func TestTrustCommand(t *testing.T) {
 // openssl, and all that is built on it, has an opinion of its own on
 // constraints.
 func TestOpenSSLTakesTheLocalCA(t *testing.T) {
+	t.Parallel()
 	if _, err := exec.LookPath("openssl"); err != nil {
 		skip(t, "openssl is not installed")
 	}

@@ -11,6 +11,7 @@ import (
 // A client that has not got the answer to its commit sends it again.
 func TestCommitSentAgainIsAnsweredAgain(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	r := startRegistry(t, guarded(`
 [[rule]]
 who = ["ann"]
@@ -63,6 +64,7 @@ allow = ["pull"]
 
 // The second comes while the first is at work.
 func TestCommitSentAgainWaitsForTheFirst(t *testing.T) {
+	t.Parallel()
 	var once sync.Once
 	reached, goOn := make(chan struct{}), make(chan struct{})
 	r := startRegistry(t, func(c *config) {

@@ -42,6 +42,7 @@ func countHashed(t *testing.T) *atomic.Int64 {
 
 func TestEachByteIsHashedOnce(t *testing.T) {
 	slow(t)
+	alone(t, "what the whole process hashes is counted")
 	n := countHashed(t)
 	r := startRegistry(t, func(cfg *config) { cfg.writeTwice = false })
 	// hashes insists on how many bytes the registry hashes while do runs.
@@ -180,6 +181,7 @@ func TestEachByteIsHashedOnce(t *testing.T) {
 // The examples of FIPS 180, pushed in every way: no part of the program, of Go or of
 // the processor may disagree with the rest of the world about a digest.
 func TestDigestsOfKnownContent(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	for _, c := range []struct{ content, sha256, sha512 string }{
 		{"", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",

@@ -15,6 +15,7 @@ import (
 // A session that has had a body without bytes has an empty file, though all that the
 // blob has comes with the PUT and stays in memory.
 func TestSmallBlobLeavesNoFileOfItsSession(t *testing.T) {
+	t.Parallel()
 	for name, restart := range map[string]bool{"at once": false, "after a restart": true} {
 		t.Run(name, func(t *testing.T) {
 			r := startRegistry(t)
@@ -34,6 +35,7 @@ func TestSmallBlobLeavesNoFileOfItsSession(t *testing.T) {
 // An owner who was gone for a moment, while a file was written anew, say, goes on with
 // what is there.
 func TestUploadOfOwnerWhoIsBackGoesOn(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann", "bob"))
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, as("bob")).location()
 	body, client := io.Pipe()
@@ -66,6 +68,7 @@ func TestUploadOfOwnerWhoIsBackGoesOn(t *testing.T) {
 
 // A request that ends while it is seen that its owner is no more leaves nothing.
 func TestUploadWhoseRequestEndsWithItsOwnerEnds(t *testing.T) {
+	t.Parallel()
 	var release func()
 	r := startRegistry(t, guarded("", "ann"), func(c *config) {
 		c.at = func(point string) {
@@ -94,6 +97,7 @@ func TestUploadWhoseRequestEndsWithItsOwnerEnds(t *testing.T) {
 // A process that is killed while it tries whether the disk is full leaves the file it
 // tries with, which the next start removes.
 func TestTryWithoutEndIsRemoved(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.stop()
 	f, err := os.CreateTemp(r.cfg.dir, tryFile)
@@ -109,6 +113,7 @@ func TestTryWithoutEndIsRemoved(t *testing.T) {
 
 // However many uploads requests are at work on, one that is idle is found beside them.
 func TestIdleUploadIsFoundAmongManyAtWork(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	for range collectAtOnce {
 		loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()

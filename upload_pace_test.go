@@ -20,6 +20,7 @@ import (
 // written.
 func TestUploadsAreNeverFarAheadOfTheDisk(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789abcdef"), 24<<20/16)
 	d := sum(string(content)).String()
 	tests := map[string]func(r *registry){
@@ -75,6 +76,7 @@ func TestUploadsAreNeverFarAheadOfTheDisk(t *testing.T) {
 
 // Windows follow the disk, step by step.
 func TestWindowsAreWhatTheDiskWritesInTheirTime(t *testing.T) {
+	t.Parallel()
 	for _, x := range []struct {
 		window int64
 		took   time.Duration
@@ -100,6 +102,7 @@ func TestWindowsAreWhatTheDiskWritesInTheirTime(t *testing.T) {
 // What the disk has refused cannot be asked for again: the kernel tells once, and
 // takes the pages for written.
 func TestFailedWriteBackEndsTheUpload(t *testing.T) {
+	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789abcdef"), 16<<20/16)
 	d := sum(string(content)).String()
 	for _, x := range []struct {
@@ -136,7 +139,7 @@ func TestFailedWriteBackEndsTheUpload(t *testing.T) {
 }
 
 // A client whose bytes are not read because the disk is behind has not stalled.
-func TestClientIsNotDroppedForASlowDisk(t *testing.T) { synctest.Test(t, testSlowDisk) }
+func TestClientIsNotDroppedForASlowDisk(t *testing.T) { t.Parallel(); synctest.Test(t, testSlowDisk) }
 
 func testSlowDisk(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 8<<20/16)

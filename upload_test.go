@@ -32,6 +32,7 @@ func (r *registry) sendPart(method, path, part string, headers ...string) {
 }
 
 func TestDroppedPatchKeepsWhatArrived(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	r.sendPart("PATCH", loc, "01234", "Content-Length: 10")
@@ -47,6 +48,7 @@ func TestDroppedPatchKeepsWhatArrived(t *testing.T) {
 }
 
 func TestNonsenseInChunkedBodyIsTheClientsFault(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	conn, err := net.Dial("tcp", r.http.Listener.Addr().String())
@@ -63,6 +65,7 @@ func TestNonsenseInChunkedBodyIsTheClientsFault(t *testing.T) {
 }
 
 func TestUploadSurvivesRestart(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	content := strings.Repeat("0123456789", 100000)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -83,6 +86,7 @@ func TestUploadSurvivesRestart(t *testing.T) {
 // hold other bytes: the session tells the true offset, and no hash from before
 // vouches for what was lost.
 func TestUploadAfterPowerCut(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	lost := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	short := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
@@ -113,6 +117,7 @@ func TestUploadAfterPowerCut(t *testing.T) {
 // Bytes of a request that a crash cut off are beyond the acknowledged offset,
 // and must not become part of the blob.
 func TestBytesBeyondTheOffsetAreCutOff(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	r.want(202, "PATCH", loc, "01234")
@@ -130,6 +135,7 @@ func TestBytesBeyondTheOffsetAreCutOff(t *testing.T) {
 }
 
 func TestFilesOfNoSessionAreRemovedAtStart(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	r.want(202, "PATCH", loc, "x")
@@ -148,6 +154,7 @@ func TestFilesOfNoSessionAreRemovedAtStart(t *testing.T) {
 // A blob's file that a bug, a crash or a bad disk has changed: pushing again
 // repairs it, whichever way it is pushed.
 func TestPushingAgainRepairs(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	im := r.pushImage("a", "x", "{}", "layer")
 	path := r.st.path(im.layers[0])
@@ -179,6 +186,7 @@ func TestPushingAgainRepairs(t *testing.T) {
 }
 
 func TestStalledClientIsDropped(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, testStalledClientIsDropped)
 }
 
@@ -197,6 +205,7 @@ func testStalledClientIsDropped(t *testing.T) {
 
 // One that reads nothing of what it asked for must not hold the file for ever.
 func TestStalledReaderIsDropped(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, testStalledReaderIsDropped)
 }
 

@@ -60,6 +60,7 @@ func soon(t *testing.T, what string, fn func()) {
 // at the offset that it is told.
 func TestDeadConnectionBlocksNoUpload(t *testing.T) {
 	slow(t)
+	t.Parallel()
 	const content = "0123456789abcdef"
 	d := "digest=" + sum(content).String()
 	for name, goOn := range map[string]func(r *registry, loc string){
@@ -95,6 +96,7 @@ func TestDeadConnectionBlocksNoUpload(t *testing.T) {
 }
 
 func TestDeadStreamBlocksNoUpload(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.patience, c.stallTimeout = 1, 0 })
 	server := httptest.NewUnstartedServer(r.server.handler())
 	server.EnableHTTP2 = true
@@ -135,6 +137,7 @@ func TestDeadStreamBlocksNoUpload(t *testing.T) {
 // A client that is slow, and asks how far it has come, is left alone; so is one
 // beside which another waits, as long as bytes come.
 func TestLivingUploadIsNotOvertaken(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, func(c *config) { c.patience = time.Hour })
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil).location()
 	u, err := r.st.uploads.find("a", loc[strings.LastIndexByte(loc, '/')+1:], "")
@@ -179,6 +182,7 @@ func (d *deadlines) SetReadDeadline(t time.Time) error { d.read = t; return nil 
 // Over HTTP/2 a deadline that passes ends the body also while the disk is slow and nobody
 // reads, so none stays when bytes have come.
 func TestHurryEndsWhenBytesHaveCome(t *testing.T) {
+	t.Parallel()
 	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
 	b := &bodyReader{body: strings.NewReader("0123"), response: &response{ResponseWriter: d, control: http.NewResponseController(d)},
 		left: -1, queue: &queue{waiting: 1}, patience: time.Hour}
