@@ -26,6 +26,7 @@ const acmeName = "registry.example.com"
 
 // Over the registry's own port, in a handshake: nothing listens where pebble would ask by HTTP.
 func TestACMEByTLS(t *testing.T) {
+	t.Parallel()
 	ca, directory := newCA(t), "https://"+freeAddress(t)+"/dir"
 	reg := startACMEBerth(t, ca, directory)
 	wantACME(t, reg, startPebble(t, ca, directory, reg.addr, freeAddress(t)))
@@ -34,6 +35,7 @@ func TestACMEByTLS(t *testing.T) {
 // Over plain HTTP on another port, and nothing listens where pebble would shake hands: a router that leads
 // port 80 here, and no other.
 func TestACMEByHTTP(t *testing.T) {
+	t.Parallel()
 	ca, directory, plain := newCA(t), "https://"+freeAddress(t)+"/dir", freeAddress(t)
 	reg := startACMEBerth(t, ca, directory, "--http-addr", plain)
 	var asked atomic.Int32

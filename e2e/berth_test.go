@@ -19,6 +19,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -55,6 +57,7 @@ func TestMain(m *testing.M) {
 }
 
 func buildAndRun(m *testing.M) int {
+	runBeside()
 	if berthBinary = os.Getenv("BERTH"); berthBinary == "" {
 		berthBinary = filepath.Join(tmp, "berth")
 		build := exec.Command("go", "-C", "..", "build", "-o", berthBinary, ".")
@@ -65,6 +68,17 @@ func buildAndRun(m *testing.M) int {
 		}
 	}
 	return m.Run()
+}
+
+// runBeside has more tests run at once than there are processors, unless the command line says how many:
+// most of the time they wait for daemons and for one another.
+func runBeside() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0)))
+	}
 }
 
 // A berth is a server of the test's own. It keeps its address and data directory over restarts.

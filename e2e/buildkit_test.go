@@ -15,6 +15,7 @@ import (
 )
 
 func TestBuildKitPushPull(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
 	here := startBuildKit(t, insecurely(tap.addr))
@@ -59,6 +60,7 @@ func TestBuildKitPushPull(t *testing.T) {
 
 // As an artifact, an attestation refers to its image.
 func TestBuildKitReferrers(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	startBuildKit(t, insecurely(reg.addr)).mustBuild("FROM scratch\nCOPY . /\n", hello(t), "--opt", "platform=linux/amd64,linux/arm64",
 		"--opt", "attest:provenance=mode=max", "--output", "type=image,name="+reg.ref("app:v1")+",push=true,oci-artifact=true")
@@ -89,6 +91,7 @@ func attestations(t *testing.T, reg *berth, tag string) (all map[string]string) 
 
 // The cache of a build is an image, or an index of layers as it was before; another machine builds from it.
 func TestBuildKitCache(t *testing.T) {
+	t.Parallel()
 	for _, as := range []string{"image-manifest=true", "image-manifest=false", "image-manifest=true,compression=zstd,force-compression=true"} {
 		reg := startBerth(t)
 		cache := "type=registry,ref=" + reg.ref("cache:main")
@@ -105,6 +108,7 @@ func TestBuildKitCache(t *testing.T) {
 
 // As a mirror, the registry is told by ?ns= whose names it is asked for.
 func TestBuildKitMirror(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
 	startBuildKit(t, insecurely(reg.addr)).push("scratch", reg.ref("library/hello:v1"), hello(t))

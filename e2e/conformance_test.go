@@ -12,11 +12,13 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	conform(t, startBerth(t))
 }
 
 // Manifests that refer to what was never pushed are accepted with --sparse-manifests.
 func TestConformanceSparse(t *testing.T) {
+	t.Parallel()
 	conform(t, startBerth(t, "--sparse-manifests"), "OCI_DATA_SPARSE=true")
 }
 

@@ -14,6 +14,7 @@ import (
 )
 
 func TestContainerdPushPull(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	dir, digest := ociLayout(t, []string{"amd64", "arm64"}, randomLayer(60, 2<<20), layer(hello(t)))
 	here := startContainerd(t)
@@ -51,6 +52,7 @@ func TestContainerdPushPull(t *testing.T) {
 
 // What the registry has is not sent again: not to the same repository, nor to another one.
 func TestContainerdReusesAndMountsLayers(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
 	dir, digest := ociLayout(t, []string{"amd64"}, randomLayer(62, 2<<20))
@@ -75,6 +77,7 @@ func TestContainerdReusesAndMountsLayers(t *testing.T) {
 
 // As a mirror, the registry is told by ?ns= whose names it is asked for.
 func TestContainerdMirror(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
 	dir, digest := ociLayout(t, []string{"amd64"}, layer(hello(t)))
@@ -95,6 +98,7 @@ func TestContainerdMirror(t *testing.T) {
 }
 
 func TestContainerdEightAtOnce(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	here := startContainerd(t)
 	image := func(i int) string { return reg.ref(fmt.Sprintf("crowd/%d:v1", i)) }

@@ -11,6 +11,7 @@ import (
 )
 
 func TestCrane(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	crane := newClient(t, "crane")
 	base := layerFile(t, randomLayer(20, 1<<20))
@@ -70,6 +71,7 @@ func TestCrane(t *testing.T) {
 }
 
 func TestCraneIndex(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	crane := newClient(t, "crane")
 	for i, arch := range []string{"amd64", "arm64"} {
@@ -94,6 +96,7 @@ func TestCraneIndex(t *testing.T) {
 }
 
 func TestCraneMountsLayers(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
 	crane := newClient(t, "crane")
@@ -116,6 +119,7 @@ func TestCraneMountsLayers(t *testing.T) {
 }
 
 func TestCraneBigLayer(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	crane := newClient(t, "crane")
 	crane.run("append", "--new_layer", layerFile(t, randomLayer(22, 200<<20)), "--new_tag", reg.ref("big:1"))
@@ -124,6 +128,7 @@ func TestCraneBigLayer(t *testing.T) {
 
 // Eight clients push images that share a layer, all of them new to the registry, then eight pull.
 func TestCraneEightAtOnce(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	crane := newClient(t, "crane")
 	shared := layerFile(t, randomLayer(23, 8<<20))
@@ -142,6 +147,7 @@ func TestCraneEightAtOnce(t *testing.T) {
 
 // The words of the API's own paths are good names too, and names may be long.
 func TestCraneRepositoryNames(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	crane := newClient(t, "crane")
 	crane.run("append", "--new_layer", layerFile(t, layer(map[string]string{"a": "b"})), "--new_tag", reg.ref("source:1"))

@@ -18,6 +18,7 @@ import (
 )
 
 func TestDockerPushPullRun(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.build(reg.ref("hello:1"), hello(t))
@@ -53,11 +54,13 @@ func TestDockerPushPullRun(t *testing.T) {
 
 // What the registry has is not sent again: not to the same repository, nor to another one.
 func TestDockerReusesAndMountsLayers(t *testing.T) {
+	t.Parallel()
 	dockerReusesAndMounts(t)
 }
 
 // A daemon that was there before version 29 keeps its images where it had them.
 func TestDockerReusesAndMountsLayersOfItsOldStore(t *testing.T) {
+	t.Parallel()
 	needNewest(t)
 	old := "--storage-driver=overlay2"
 	if got := startDocker(t, old).run("info", "--format", "{{.Driver}}"); got != "overlay2" {
@@ -100,6 +103,7 @@ func dockerReusesAndMounts(t *testing.T, flags ...string) {
 }
 
 func TestDockerManifestList(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.build(reg.ref("multi:amd64"), hello(t))
@@ -143,6 +147,7 @@ func TestDockerManifestList(t *testing.T) {
 // A layer of 200 MB is on its way when the registry is killed. Started again on the same port and data, it
 // takes the image, and still has it after one more restart.
 func TestDockerBigPushSurvivesKill(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.load(reg.ref("big:1"), randomLayer(2, 200<<20))
@@ -172,6 +177,7 @@ func TestDockerBigPushSurvivesKill(t *testing.T) {
 }
 
 func TestDockerEightAtOnce(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	name := func(i int) string { return reg.ref(fmt.Sprintf("crowd/app-%d:1", i)) }
@@ -194,6 +200,7 @@ func TestDockerEightAtOnce(t *testing.T) {
 
 // An empty tar is a layer like any other.
 func TestDockerEmptyLayer(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.load(reg.ref("empty:1"), layer(nil))
@@ -203,6 +210,7 @@ func TestDockerEmptyLayer(t *testing.T) {
 
 // As a daemon's mirror, the registry is asked for Docker Hub's names.
 func TestDockerMirror(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.build(reg.ref("library/hello:1"), hello(t))
@@ -217,6 +225,7 @@ func TestDockerMirror(t *testing.T) {
 
 // The words of the API's own paths are good names too.
 func TestDockerRepositoryNames(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.load("small", layer(map[string]string{"a": "b"}))

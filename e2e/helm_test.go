@@ -9,6 +9,7 @@ import (
 )
 
 func TestHelmChart(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	helm := newClient(t, "helm")
 	helm.run("create", "mychart")

@@ -41,6 +41,7 @@ allow        = ["push", "overwrite", "delete"]
 )
 
 func TestLogin(t *testing.T) {
+	t.Parallel()
 	eachTool(t, func(t *testing.T, open func(*testing.T, reach) *tool) {
 		reg := startBerthWithUsers(t, "--log-level", "debug")
 		tool := open(t, reach{host: reg.addr, plain: true})
@@ -103,6 +104,7 @@ func TestLogin(t *testing.T) {
 
 // Who is not logged in may pull, and is not asked for a password before a push.
 func TestAnonymousPullBesidePush(t *testing.T) {
+	t.Parallel()
 	eachTool(t, func(t *testing.T, open func(*testing.T, reach) *tool) {
 		reg := startBerthWithUsers(t, "--anonymous-pull", "--log-level", "debug")
 		tool := open(t, reach{host: reg.addr, plain: true})
@@ -120,6 +122,7 @@ func TestAnonymousPullBesidePush(t *testing.T) {
 // What a person may pull is mounted, not sent again. What they may not is sent, and nothing tells them
 // that the registry has it.
 func TestDockerMountsWhatOneMayPull(t *testing.T) {
+	t.Parallel()
 	reg := startBerthWithUsers(t)
 	tap := tapInto(t, reg)
 	docker := startDocker(t)
@@ -152,6 +155,7 @@ func TestDockerMountsWhatOneMayPull(t *testing.T) {
 
 // A user who is removed is out at once, logged in or not.
 func TestRemovedUserIsRefused(t *testing.T) {
+	t.Parallel()
 	reg := startBerthWithUsers(t)
 	docker := startDocker(t)
 	docker.load(reg.ref("lib/app:1"), randomLayer(81, 1<<10))
@@ -168,6 +172,7 @@ func TestRemovedUserIsRefused(t *testing.T) {
 
 // A new password holds from the next request on, and the old one does not.
 func TestNewPassword(t *testing.T) {
+	t.Parallel()
 	reg := startBerthWithUsers(t)
 	tool := craneTool(t, reach{host: reg.addr, plain: true})
 	tool.mustLogin("kim", kimsPassword)
@@ -182,6 +187,7 @@ func TestNewPassword(t *testing.T) {
 
 // Docker and crane get a token for their password and then send that alone. The newest Docker first asks without, each time.
 func TestClientsUseTokens(t *testing.T) {
+	t.Parallel()
 	for name, open := range map[string]func(*testing.T, reach) *tool{"docker": dockerTool, "crane": craneTool} {
 		t.Run(name, func(t *testing.T) {
 			reg := startBerthWithUsers(t)

@@ -78,6 +78,7 @@ func needNewest(t *testing.T) {
 }
 
 func TestImageLibrary(t *testing.T) {
+	t.Parallel()
 	needNewest(t)
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
@@ -129,6 +130,7 @@ func TestImageLibrary(t *testing.T) {
 // What one of the libraries attaches each of them finds, by its type too, and so do oras and regctl, which are the
 // newest in any case.
 func TestLibrariesReferrers(t *testing.T) {
+	t.Parallel()
 	needNewest(t)
 	reg := startBerth(t)
 	referring, crane, oras, regctl := newClient(t, "referring"), newClient(t, "crane"), newClient(t, "oras"), newRegctl(t, reg)
@@ -175,6 +177,7 @@ func TestLibrariesReferrers(t *testing.T) {
 
 // Docker 29 asks for what signs the attestations of an image that it pulls, and pulls that too.
 func TestDockerPullsSignatures(t *testing.T) {
+	t.Parallel()
 	needNewest(t)
 	reg := startBerth(t)
 	tap := tapInto(t, reg)

@@ -12,6 +12,7 @@ import (
 )
 
 func TestOrasArtifact(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	oras := newClient(t, "oras")
 	writeFile(t, filepath.Join(oras.dir, "notes.txt"), "some notes\n")
@@ -52,6 +53,7 @@ func TestOrasArtifact(t *testing.T) {
 }
 
 func TestOrasReferrers(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	oras := newClient(t, "oras")
 	writeFile(t, filepath.Join(oras.dir, "sbom.json"), `{"packages":[]}`)
@@ -124,6 +126,7 @@ func TestOrasReferrers(t *testing.T) {
 // A client that does not trust the API keeps the list itself, under a tag. What it attached is found
 // through the API too, and once.
 func TestOrasFallbackTag(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	oras := newClient(t, "oras")
 	dir, subject := ociLayout(t, []string{"amd64"}, layer(hello(t)))
@@ -145,6 +148,7 @@ func TestOrasFallbackTag(t *testing.T) {
 
 // Eight signatures at once: each of them is found.
 func TestOrasAttachAtOnce(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	oras := newClient(t, "oras")
 	dir, _ := ociLayout(t, []string{"amd64"}, layer(hello(t)))

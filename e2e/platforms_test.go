@@ -69,6 +69,7 @@ func startWithIndexes(t *testing.T) *berth {
 }
 
 func TestPlatformsMeetAtATag(t *testing.T) {
+	t.Parallel()
 	eachBuilder(t, func(t *testing.T, reg *berth, b *builder) {
 		// Three machines push the same tag.
 		images, marks := map[string]string{}, map[string]string{}
@@ -102,6 +103,7 @@ func TestPlatformsMeetAtATag(t *testing.T) {
 }
 
 func TestPlatformsBySuffix(t *testing.T) {
+	t.Parallel()
 	eachBuilder(t, func(t *testing.T, reg *berth, b *builder) {
 		images, marks := map[string]string{}, map[string]string{}
 		push := func(suffix, platform, mark string) {
@@ -131,6 +133,7 @@ func TestPlatformsBySuffix(t *testing.T) {
 }
 
 func TestPlatformsLeaveIndexesAlone(t *testing.T) {
+	t.Parallel()
 	eachBuilder(t, func(t *testing.T, reg *berth, b *builder) {
 		ref := reg.ref("same/app:1.0")
 		b.hand(ref)
@@ -147,6 +150,7 @@ func TestPlatformsLeaveIndexesAlone(t *testing.T) {
 // All clients push to one tag at the same time, each for another platform and with its media types. All of
 // them are in the index, and all clients find them there.
 func TestPlatformsOfAllClientsAtOnce(t *testing.T) {
+	t.Parallel()
 	reg := startWithIndexes(t)
 	ref := reg.ref("same/app:1.0")
 	platforms := []string{"linux/amd64", "linux/arm64", "linux/arm/v7", "linux/s390x", "linux/riscv64"}

@@ -13,6 +13,7 @@ import (
 )
 
 func TestBuildahPushPodmanPull(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	here := containers(t, "vfs", reg.addr)
 	here.build(reg.ref("hello:1"), hello(t))
@@ -44,6 +45,7 @@ func TestBuildahPushPodmanPull(t *testing.T) {
 }
 
 func TestPodmanMountsLayers(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
 	c := containers(t, "vfs", tap.addr)
@@ -62,6 +64,7 @@ func TestPodmanMountsLayers(t *testing.T) {
 }
 
 func TestBuildahManifest(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	here := containers(t, "vfs", reg.addr)
 	here.buildah.run("manifest", "create", "multi")
@@ -84,6 +87,7 @@ func TestBuildahManifest(t *testing.T) {
 }
 
 func TestZstdLayers(t *testing.T) {
+	t.Parallel()
 	for _, tool := range []string{"buildah", "skopeo"} {
 		reg := startBerth(t)
 		here := containers(t, "vfs", reg.addr)
@@ -105,6 +109,7 @@ func TestZstdLayers(t *testing.T) {
 
 // Of a zstd:chunked layer podman fetches only the files it lacks, several ranges in one request.
 func TestPodmanPartialPull(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
@@ -141,6 +146,7 @@ func TestPodmanPartialPull(t *testing.T) {
 }
 
 func TestPodmanSearch(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	c := containers(t, "vfs", reg.addr)
 	dir, _ := ociLayout(t, []string{"amd64"}, layer(nil))
@@ -157,6 +163,7 @@ func TestPodmanSearch(t *testing.T) {
 }
 
 func TestSkopeo(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	skopeo := containers(t, "vfs", reg.addr).skopeo
 	dir, digest := ociLayout(t, []string{"amd64", "arm64"}, randomLayer(4, 1<<20), layer(hello(t)))

@@ -49,6 +49,7 @@ var (
 )
 
 func TestPowerCutLosesNothingAcknowledged(t *testing.T) {
+	t.Parallel()
 	seed := *powercutSeed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -79,6 +80,7 @@ const perDisk = 10
 
 // A test that finds nothing wrong on a disk that lies is worth nothing.
 func TestPowerCutFindsWhatALyingDiskLoses(t *testing.T) {
+	t.Parallel()
 	for _, lie := range []lossyfs.Plan{
 		{LieAboutFiles: true},
 		{LieAboutNames: true},

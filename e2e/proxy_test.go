@@ -21,10 +21,10 @@ import (
 	"testing"
 )
 
-func TestNginx(t *testing.T)   { testProxy(t, startNginx) }
-func TestHAProxy(t *testing.T) { testProxy(t, startHAProxy) }
-func TestCaddy(t *testing.T)   { testProxy(t, startCaddy) }
-func TestTraefik(t *testing.T) { testProxy(t, startTraefik) }
+func TestNginx(t *testing.T)   { t.Parallel(); testProxy(t, startNginx) }
+func TestHAProxy(t *testing.T) { t.Parallel(); testProxy(t, startHAProxy) }
+func TestCaddy(t *testing.T)   { t.Parallel(); testProxy(t, startCaddy) }
+func TestTraefik(t *testing.T) { t.Parallel(); testProxy(t, startTraefik) }
 
 // testProxy tests a proxy that start puts before a registry; it returns its address.
 func testProxy(t *testing.T, start func(t *testing.T, ca *ca, backend string) (addr string)) {

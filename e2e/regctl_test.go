@@ -11,6 +11,7 @@ import (
 )
 
 func TestRegctl(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	regctl := newRegctl(t, reg)
 	dir, digest := ociLayout(t, []string{"amd64", "arm64"}, randomLayer(50, 1<<20), layer(hello(t)))
@@ -45,6 +46,7 @@ func TestRegctl(t *testing.T) {
 }
 
 func TestRegctlIndex(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	regctl := newRegctl(t, reg)
 	for _, arch := range []string{"amd64", "arm64"} {
@@ -72,6 +74,7 @@ func TestRegctlIndex(t *testing.T) {
 
 // A blob in chunks of 64 KiB: a PATCH for each, with Content-Range.
 func TestRegctlChunkedUpload(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	tap := tapInto(t, reg)
 	regctl := newRegctl(t, reg)
@@ -99,6 +102,7 @@ func TestRegctlChunkedUpload(t *testing.T) {
 
 // An image with all its digests in sha512 is pushed with its tag and found under it.
 func TestRegctlSHA512(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	regctl := newRegctl(t, reg)
 	dir, _ := ociLayout(t, []string{"amd64", "arm64"}, layer(hello(t)))
@@ -125,6 +129,7 @@ func TestRegctlSHA512(t *testing.T) {
 }
 
 func TestRegctlArtifacts(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	regctl := newRegctl(t, reg)
 	dir, subject := ociLayout(t, []string{"amd64", "arm64"}, layer(hello(t)))

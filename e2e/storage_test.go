@@ -28,6 +28,7 @@ func (b *berth) command(args ...string) (string, error) {
 
 // Every file of an image rots in turn. Docker is told that it is not there, pushes it again, and all is well.
 func TestDockerPushHealsWhatRotted(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.build(reg.ref("hello:1"), hello(t))
@@ -70,6 +71,7 @@ func TestDockerPushHealsWhatRotted(t *testing.T) {
 }
 
 func TestDockerPullsFromABackup(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.build(reg.ref("hello:1"), hello(t))
@@ -102,6 +104,7 @@ func TestDockerPullsFromABackup(t *testing.T) {
 
 // The tag moves on, and the old image is collected at once, but not while a push may still need it.
 func TestDockerImageIsCollected(t *testing.T) {
+	t.Parallel()
 	reg := startBerth(t)
 	docker := startDocker(t)
 	docker.load(reg.ref("app:1"), randomLayer(7, 5<<20))

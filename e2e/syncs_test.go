@@ -17,6 +17,9 @@ import (
 // The metric says how often files and directories are synced: for pushes of every size and in every way, for
 // the files of small blobs that are synced together later, and when something damaged is put aside. What a
 // start takes is not counted, and SQLite syncs by itself.
+//
+// Not beside others: a process that another test starts closes the files that this one has on a disk of its own
+// process, which cannot answer while Go waits for that process to begin.
 func TestMetricsTellHowOftenTheDiskSyncs(t *testing.T) {
 	v := newVictim(t, 1)
 	if err := v.start(v.disk.Arm(lossyfs.Plan{})); err != nil {

@@ -29,6 +29,7 @@ import (
 // The registry has an address of the machine's network: on the loopback network Docker believes anybody,
 // and crane would try plain HTTP.
 func TestTLSAuto(t *testing.T) {
+	t.Parallel()
 	eachTool(t, func(t *testing.T, open func(*testing.T, reach) *tool) {
 		reg := startTLSBerth(t)
 		root := trustingRoot(t, reg)
@@ -67,6 +68,7 @@ func TestTLSAuto(t *testing.T) {
 
 // What the script writes, and that it leaves alone what is there.
 func TestTrustScript(t *testing.T) {
+	t.Parallel()
 	reg := startTLSBerth(t)
 	root := trustingRoot(t, reg)
 	ca := read(t, filepath.Join(reg.data, "tls", "ca.crt"))
@@ -101,6 +103,7 @@ func TestTrustScript(t *testing.T) {
 
 // Who does not trust the registry yet gets the CA from its port over plain HTTP, and nothing else there.
 func TestTrustOverPlainHTTP(t *testing.T) {
+	t.Parallel()
 	reg := startTLSBerth(t)
 	get := func(path string) (status int, location, body string) {
 		t.Helper()
@@ -135,6 +138,7 @@ func TestTrustOverPlainHTTP(t *testing.T) {
 
 // One connection carries many requests at once.
 func TestHTTP2(t *testing.T) {
+	t.Parallel()
 	reg := startTLSBerth(t)
 	resp, err := reg.client.Get("https://" + reg.addr + "/healthz")
 	if err != nil {
@@ -171,6 +175,7 @@ func TestHTTP2(t *testing.T) {
 // connection, one with a new connection each time. The files are replaced by renaming, as certbot does,
 // and by writing them anew, as cp does. Nobody notices.
 func TestCertificateRenewalUnderLoad(t *testing.T) {
+	t.Parallel()
 	ca := newCA(t)
 	dir := tempDir(t)
 	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
