@@ -195,26 +195,58 @@ func (g *gate) announce() {
 	}
 }
 
-// openTo says in words, for the greeting, who may do what.
+// accounts returns how many users and tokens there are.
+func (g *gate) accounts() (users, tokens int) {
+	if v := g.view(); v != nil {
+		users = len(v.users)
+	}
+	return users, len(g.st.robots.list())
+}
+
+// openTo says in words, for the greeting, what may be done without a password.
 func (g *gate) openTo() string {
 	v := g.view()
-	if v == nil {
-		return "everybody there may push, pull and delete, without a password"
+	pullsOnly := g.st.readOnly || g.st.writer == nil
+	switch {
+	case v == nil && pullsOnly:
+		return "open to everybody who reaches it: no password is needed to pull"
+	case v == nil && g.st.noDelete:
+		return "open to everybody who reaches it: no password is needed to push or pull"
+	case v == nil:
+		return "open to everybody who reaches it: no password is needed to push, pull or delete"
+	case v.policy.mayAnywhere(person{}, mayPush) && !pullsOnly:
+		return "WITHOUT A PASSWORD EVERYBODY MAY PUSH to some repositories"
+	case v.policy.mayAnywhere(person{}, mayPull):
+		return "without a password everybody may pull from some repositories"
 	}
-	known := []string{plural(len(v.users), "user")}
-	if n := len(g.st.robots.list()); n > 0 {
-		known = append(known, plural(n, "token"))
+	return "without a password nobody may do anything"
+}
+
+// linesToLogin are the lines to type before a first push, or pull. Where nobody can log in,
+// they make a user.
+func (g *gate) linesToLogin(registry, usersFile string, pull bool) []string {
+	v := g.view()
+	if v == nil || pull && v.policy.mayAnywhere(person{}, mayPull) {
+		return nil
 	}
-	if g.byCertificate {
-		known = append(known, "client certificates")
+	var lines []string
+	name := ""
+	switch {
+	case len(v.users) == 1:
+		for only := range v.users {
+			name = only
+		}
+	case len(v.users) > 0 || len(g.st.robots.list()) > 0:
+	case g.byCertificate:
+		return nil // which a client shows by itself
+	default:
+		name = "NAME"
+		lines = append(lines, "berth user add NAME --htpasswd "+usersFile)
 	}
-	anonymous := "without a password nobody may do anything"
-	if v.policy.mayAnywhere(person{}, mayPush) {
-		anonymous = "WITHOUT A PASSWORD EVERYBODY MAY PUSH to some repositories"
-	} else if v.policy.mayAnywhere(person{}, mayPull) {
-		anonymous = "without a password everybody may pull from some repositories"
+	if name != "" {
+		name = " -u " + name
 	}
-	return strings.Join(known, ", ") + "; " + anonymous
+	return append(lines, "docker login"+name+" "+registry)
 }
 
 // parsePolicy reads the rules. A file from which those about people have gone

@@ -437,19 +437,18 @@ func TestUsersThatVanishDoNotOpenTheRegistry(t *testing.T) {
 				t.Fatal(err)
 			}
 			start := func(args ...string) error {
-				_, err := runOnce(t, append(args, "--data", r.cfg.dir, "--addr", "127.0.0.1:99999")...) // never gets that far
-				return err
+				return refused(t, append(args, "--data", r.cfg.dir, "--addr", "127.0.0.1:0")...)
 			}
 			if err := start(); err == nil || !strings.Contains(err.Error(), "this registry had users") || !strings.Contains(err.Error(), "--open") {
 				t.Fatalf("a start without the file: %v; want a refusal that says what to do", err)
 			}
-			if err := start("--anonymous-pull"); err == nil || strings.Contains(err.Error(), "this registry had users") {
+			if err := start("--anonymous-pull"); err != nil {
 				t.Errorf("a start that is open for pulls: %v", err)
 			}
 			if err := start(); err == nil || !strings.Contains(err.Error(), "this registry had users") {
 				t.Errorf("and one without the flag again: %v", err)
 			}
-			if err := start("--open"); err == nil || strings.Contains(err.Error(), "this registry had users") {
+			if err := start("--open"); err != nil {
 				t.Errorf("a start with --open: %v", err)
 			}
 			r.start() // it was said once

@@ -203,8 +203,11 @@ func (b *backup) separate() error {
 }
 
 // looksFree refuses a destination that is not empty and has nothing of a
-// registry, before anything is written to it.
+// registry, or whose disk is not mounted, before anything is written to it.
 func (b *backup) looksFree() error {
+	if err := b.dest.refuseUnmounted(); err != nil {
+		return err
+	}
 	if begun, err := anyThere(filepath.Join(b.dest.dir, backupMark), filepath.Join(b.dest.dir, "berth.db")); err != nil || begun {
 		return err // if nil, accept looks closer
 	}

@@ -137,6 +137,9 @@ func noRegistry(dir string, err error) error {
 // runCommand runs a command on the store in cfg.dir.
 func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
+		if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
+			return err
+		}
 		return noRegistry(cfg.dir, err)
 	}
 	if cfg.Command == "backup" {

@@ -49,6 +49,8 @@ var serverFlags = []struct {
 			func(c *config, _ *textFlags) any { return &c.addr }},
 		{"data", "DIR", "data", "the directory that holds everything",
 			func(c *config, _ *textFlags) any { return &c.dir }},
+		{"existing", "", "", "serve only a registry that is there, never begin a new one: where a disk may not be mounted",
+			func(c *config, _ *textFlags) any { return &c.existing }},
 	}},
 	{"Who may do what", []flagDef{
 		{"htpasswd", "FILE", "", "users and bcrypt hashes, as written by `htpasswd -B` (default `htpasswd` in the data directory, if it is there)",

@@ -62,6 +62,11 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		if known {
 			return fmt.Errorf("there is a user %s already; `berth user passwd %[1]s` changes the password", names[0])
 		}
+		if file.path == filepath.Join(cfg.dir, usersFile) {
+			if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
+				return err // the registry would not start there
+			}
+		}
 		// A policy is begun only where the server will look for it.
 		starter := cfg.auth.usersFile == "" || cfg.auth.policyFile != "" || cfg.given["data"]
 		if err := file.add(ctx, names[0], starter, stdin, stdout); err != nil {

@@ -54,7 +54,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -216,7 +215,13 @@ func (cfg *config) read(text *textFlags) error {
 		cfg.Args[0] = dest
 	}
 	cfg.stallTimeout = stallTimeout(text.stall)
-	var err error
+	err := checkAddress("addr", cfg.addr)
+	if err == nil && cfg.tls.httpAddr != "" {
+		err = checkAddress("http-addr", cfg.tls.httpAddr)
+	}
+	if err != nil {
+		return err
+	}
 	if cfg.maxBlob, err = parseSize(text.maxBlob); err != nil {
 		return fmt.Errorf("--max-blob-size: %w", err)
 	}
@@ -254,6 +259,7 @@ func (cfg *config) readAccess(text *textFlags) (err error) {
 	if cfg.auth.publicURL, err = parsePublicURL(cfg.auth.publicURL); err != nil {
 		return fmt.Errorf("--public-url: %w", err)
 	}
+	cfg.named = []string{cfg.auth.usersFile, cfg.auth.policyFile, cfg.tls.certFile, cfg.tls.keyFile, cfg.tls.clientCA}
 	cfg.usersFile, cfg.policyFile = cfg.auth.usersPath(cfg.dir), cfg.auth.policyPath(cfg.dir)
 	if cfg.tls.names, err = parseNames(splitList(text.names)); err != nil {
 		return err
@@ -322,27 +328,11 @@ func serveCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Write
 // serve runs the registry until ctx ends.
 func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	cfg.budget.apply()
-	st, err := openStore(cfg.storeConfig)
+	s, listener, err := cfg.start()
 	if err != nil {
 		return err
 	}
-	if err := standAlone(st); err != nil {
-		return errors.Join(err, st.close())
-	}
-	if err := rememberFlags(st); err != nil {
-		return errors.Join(err, st.close())
-	}
-	if cfg.certificates, err = openTLS(cfg.tls); err != nil {
-		return errors.Join(err, st.close())
-	}
-	s, err := newServer(st, cfg.serverConfig)
-	if err != nil {
-		return errors.Join(err, cfg.certificates.close(), st.close())
-	}
-	listener, err := net.Listen("tcp", cfg.addr)
-	if err != nil {
-		return errors.Join(err, cfg.certificates.close(), st.close())
-	}
+	st := s.st
 	if foreign(cfg.dir) {
 		cfg.log.Warn("root serves somebody else's directory, whose owner can use links in it to make root write elsewhere; start berth as that user, or make the directory belong to root", "data", cfg.dir)
 	}
@@ -362,7 +352,13 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	})
 	s.gate.announce()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
-	greet(stdout, cfg, listener.Addr(), s.gate.openTo())
+	if greeting, err := s.greeting(cfg, listener.Addr()); err != nil {
+		cfg.log.Error("the registry serves, and what it has cannot be counted", "error", err)
+	} else if cfg.jsonLog {
+		greeting.log(cfg.log)
+	} else {
+		greeting.write(stdout)
+	}
 
 	err = s.answer(ctx, listener)
 	stopBackground()
@@ -462,42 +458,6 @@ func (s *server) wait(d time.Duration) bool {
 		}
 	}
 	return true
-}
-
-// greet tells a person where the registry is and what to try.
-func greet(w io.Writer, cfg *config, addr net.Addr, openTo string) {
-	reach := "this machine alone"
-	host, port, _ := net.SplitHostPort(addr.String())
-	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
-		host = "localhost"
-		reach = "whoever reaches this machine"
-		if own := slices.DeleteFunc(machineAddresses(), func(a string) bool { return net.ParseIP(a).IsLoopback() }); own != nil {
-			reach += ", by " + strings.Join(own[:min(len(own), 4)], ", ")
-		}
-	} else if !ip.IsLoopback() {
-		reach = "whoever reaches " + host
-	}
-	address := net.JoinHostPort(host, port)
-	dir, err := filepath.Abs(cfg.dir)
-	if err != nil {
-		dir = cfg.dir
-	}
-	scheme := "http"
-	if cfg.certificates != nil {
-		scheme = "https"
-	}
-	if cfg.jsonLog {
-		cfg.log.Info("serving", "version", buildVersion(), "data", dir, "url", scheme+"://"+address, "reach", reach, "open", openTo, "ca", cfg.certificates.fingerprint())
-		return
-	}
-	fmt.Fprintf(w, "Berth %s serves %s on %s://%s\n", buildVersion(), dir, scheme, address)
-	fmt.Fprintf(w, "Open to %s, port %s: %s\n", reach, port, openTo)
-	if !cfg.readOnly {
-		fmt.Fprintf(w, "Try:  docker tag alpine %[1]s/alpine && docker push %[1]s/alpine\n", address)
-	}
-	if print := cfg.certificates.fingerprint(); print != "" {
-		fmt.Fprintf(w, "Other machines trust it by http://HOST:%s/trust, or what `berth trust` says. Its CA is\n  %s\n", port, print)
-	}
 }
 
 // buildVersion is the module's version, or the commit it was built from.

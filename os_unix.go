@@ -143,6 +143,15 @@ func fileLimit() int64 {
 	return int64(r.Cur)
 }
 
+// isAddressTaken reports whether err says that somebody listens there already.
+func isAddressTaken(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+
+// isAddressElsewhere reports whether err says that an address is not this machine's.
+func isAddressElsewhere(err error) bool { return errors.Is(err, syscall.EADDRNOTAVAIL) }
+
+// isAddressForbidden reports whether err says that this process may not listen there.
+func isAddressForbidden(err error) bool { return errors.Is(err, fs.ErrPermission) }
+
 // isDiskFull reports whether err says that a disk or a quota is used up.
 func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)

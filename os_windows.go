@@ -60,6 +60,15 @@ func setMode(root *os.Root, name string, mode fs.FileMode) error { return nil }
 // fileLimit is 0: there is no limit.
 func fileLimit() int64 { return 0 }
 
+// isAddressTaken reports whether err says that somebody listens there already.
+func isAddressTaken(err error) bool { return errors.Is(err, windows.WSAEADDRINUSE) }
+
+// isAddressElsewhere reports whether err says that an address is not this machine's.
+func isAddressElsewhere(err error) bool { return errors.Is(err, windows.WSAEADDRNOTAVAIL) }
+
+// isAddressForbidden reports whether err says that this process may not listen there.
+func isAddressForbidden(err error) bool { return errors.Is(err, windows.WSAEACCES) }
+
 // isDiskFull reports whether err says that a disk or a quota is used up.
 func isDiskFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||

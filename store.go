@@ -136,6 +136,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 			st.dataDir.letGo()
 		}
 	}()
+	if st.found, err = st.survey(); err != nil {
+		return nil, err
+	}
 	if err := st.refuseUnmapped(); err != nil {
 		return nil, err
 	}

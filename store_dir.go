@@ -30,6 +30,7 @@ import (
 // nothing of what the files mean. Its methods may be called from any goroutine.
 type dataDir struct {
 	dirConfig
+	found        premises
 	lock         *os.File // open as long as the directory is this process's
 	readOnlyDisk bool     // found by own: only pulls work
 	arrivals     string   // the directory that has uploads/ and quarantine/
@@ -45,8 +46,10 @@ type dataDir struct {
 
 type dirConfig struct {
 	dir       string
-	minFree   int64 // bytes of the disk that pushes leave; negative for a share of it
-	restoring bool  // open a directory whose restore is not finished
+	existing  bool     // never begin a registry
+	named     []string // files that flags name: they may be in a directory in which a registry begins
+	minFree   int64    // bytes of the disk that pushes leave; negative for a share of it
+	restoring bool     // open a directory whose restore is not finished
 	log       *slog.Logger
 
 	// now is the time since the process opened the directory; tests move it.

@@ -55,6 +55,13 @@ func (st *store) listRepositories(last string, n int, visible func(name string) 
 	return names, false, nil
 }
 
+// countRepositories returns how many there are that listRepositories would list.
+func (st *store) countRepositories() (n int, err error) {
+	err = st.get(`SELECT count(*) FROM repository r WHERE r.deleted IS NULL
+		AND (r.tags > 0 OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL))`, nil, &n)
+	return n, err
+}
+
 // A referrer is an entry of the referrers list: a descriptor.
 type referrer struct {
 	MediaType    string          `json:"mediaType"`

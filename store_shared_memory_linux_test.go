@@ -33,8 +33,12 @@ func TestNoSharedMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	empty := filepath.Join(disk, "empty")
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	before := tree(t, disk)
-	for _, dir := range []string{disk, filepath.Join(disk, "new", "data"), copied} {
+	for _, dir := range []string{empty, filepath.Join(disk, "new", "data"), copied} {
 		cfg := r.cfg.storeConfig
 		cfg.dir = dir
 		st, err := openStore(cfg)

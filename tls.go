@@ -41,10 +41,11 @@ type tlsOptions struct {
 	names                    []string // host names and addresses; in mode acme those to get certificates for
 	clientCA                 string   // file of the CAs that sign clients' certificates; "" for none
 	acmeEmail, acmeDirectory string
-	proxied                  bool   // flags tell of a proxy in front
-	httpAddr                 string // also listen here for plain HTTP; "" for not
-	dir                      string // the data directory
-	hostname                 string // the machine's name unless a test says another
+	proxied                  bool         // flags tell of a proxy in front
+	httpAddr                 string       // also listen here for plain HTTP; "" for not
+	open                     net.Listener // on httpAddr; nil for none, or if openTLS is to listen
+	dir                      string       // the data directory
+	hostname                 string       // the machine's name unless a test says another
 	now                      func() time.Time
 	log                      *slog.Logger
 }
@@ -57,7 +58,6 @@ type certificates struct {
 	acme      *autocert.Manager          // in mode acme
 	clients   *watched[*clientCAs]       // with --client-ca
 	base      *tls.Config
-	open      net.Listener               // on httpAddr; nil for none
 	called    func(*http.Request) string // HOST or HOST:PORT as a flag or a trusted proxy says, or ""; nil for nobody
 }
 
@@ -111,7 +111,7 @@ func openTLS(o tlsOptions) (*certificates, error) {
 	if err == nil && o.clientCA != "" {
 		err = c.openClientCA()
 	}
-	if err == nil && o.httpAddr != "" {
+	if err == nil && o.httpAddr != "" && o.open == nil {
 		if c.open, err = net.Listen("tcp", o.httpAddr); err != nil {
 			err = fmt.Errorf("--http-addr: %w", err)
 		}

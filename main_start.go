@@ -1,0 +1,289 @@
+// How a server starts, and what it says then.
+//
+// It looks at the data directory and takes its addresses before it makes anything: a start that
+// fails because a port is taken leaves no directory behind. From then on connections wait, and are
+// answered when the registry is open.
+//
+// The greeting is for a person who has just typed `berth`: is this a new registry or the one that
+// I meant, where is it, who may use it, and what do I type now. A log in JSON has the same in one
+// record.
+
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// start opens the registry and listens for its clients, who are not answered yet.
+func (cfg *config) start() (s *server, listener net.Listener, err error) {
+	if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
+		return nil, nil, err
+	}
+	if listener, err = cfg.listen("addr", cfg.addr); err != nil {
+		return nil, nil, err
+	}
+	if cfg.tls.httpAddr != "" {
+		cfg.tls.open, err = cfg.listen("http-addr", cfg.tls.httpAddr)
+	}
+	if err == nil {
+		s, err = cfg.open()
+	}
+	if err != nil {
+		listener.Close()
+		if cfg.tls.open != nil {
+			cfg.tls.open.Close()
+		}
+		return nil, nil, err
+	}
+	return s, listener, nil
+}
+
+// open opens the data directory and all that the server needs of it.
+func (cfg *config) open() (*server, error) {
+	st, err := openStore(cfg.storeConfig)
+	if err != nil {
+		return nil, err
+	}
+	if err := standAlone(st); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	if err := rememberFlags(st); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	if cfg.certificates, err = openTLS(cfg.tls); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	s, err := newServer(st, cfg.serverConfig)
+	if err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	return s, nil
+}
+
+// listen listens on the address that a flag has. An error says what to do.
+func (cfg *config) listen(flag, addr string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", addr)
+	if err == nil {
+		return listener, nil
+	}
+	host, port, e := net.SplitHostPort(addr)
+	if e != nil {
+		return nil, checkAddress(flag, addr)
+	}
+	number, _ := net.LookupPort("tcp", port)
+	other := func(port int) string { return "--" + flag + " " + net.JoinHostPort(host, strconv.Itoa(port)) }
+	var unknown *net.DNSError
+	switch {
+	case isAddressTaken(err):
+		if isServed(cfg.dir) {
+			return nil, fmt.Errorf("a Berth that is already running serves %s, and port %s is taken: stop it first, or name another directory and port with --data and --addr", cfg.dir, port)
+		}
+		whose := "another program has it"
+		if number == 5000 {
+			whose += ": registry:2, perhaps"
+			if runtime.GOOS == "darwin" {
+				whose += ", or the AirPlay Receiver (System Settings, General, AirDrop & Handoff)"
+			}
+		}
+		return nil, fmt.Errorf("port %s is taken (%s). Stop that program, or choose another port: %s", port, whose, other(number%65535+1))
+	case isAddressForbidden(err):
+		how := "start Berth as root"
+		if runtime.GOOS == "linux" {
+			how = "give Berth the capability CAP_NET_BIND_SERVICE (docs/deploy.md shows how)"
+		}
+		return nil, fmt.Errorf("this user may not listen on port %s, as a rule because ports below 1024 are for root. Choose a higher port, such as %s, or %s", port, other(5000), how)
+	case isAddressElsewhere(err):
+		return nil, fmt.Errorf("--%s: this machine does not have the address %s; it has %s. --%[1]s :%[4]s listens on all of them",
+			flag, host, sentenceList(machineAddresses()), port)
+	case errors.As(err, &unknown):
+		return nil, fmt.Errorf("--%s: there is no host %s; use an address of this machine, or :%s for all of them", flag, host, port)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	return nil, fmt.Errorf("--%s %s: %w", flag, addr, err)
+}
+
+// isServed reports whether a server has the data directory.
+func isServed(dir string) bool {
+	conn, err := atSocket(dir, func(path string) (net.Conn, error) { return net.Dial("unix", path) })
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// checkAddress returns an error if a flag's value is not an address to listen on: a host or nothing, a colon
+// and a port.
+func checkAddress(flag, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		if _, err := net.LookupPort("tcp", port); err == nil && port != "" {
+			return nil
+		}
+		return fmt.Errorf("--%s: %q has no port that there is: ports are from 1 to 65535, as in %s", flag, addr, net.JoinHostPort(host, "5000"))
+	}
+	example := ":5000 or 127.0.0.1:5000"
+	if _, err := strconv.ParseUint(addr, 10, 16); err == nil {
+		example = ":" + addr
+	} else if bare := strings.Trim(addr, "[]"); net.ParseIP(bare) != nil || hostName(addr) != "" {
+		example = net.JoinHostPort(bare, "5000")
+	}
+	return fmt.Errorf("--%s: %q is not an address with a port; use for example %s", flag, addr, example)
+}
+
+// A greeting is what a server says when it has started.
+type greeting struct {
+	version, data string // the latter is a whole path
+	found         premises
+	repositories  int
+	users, tokens int
+	certificates  bool     // of clients are believed
+	url           string   // how this machine reaches it
+	loopback      bool     // and no other does by itself
+	elsewhere     []string // URLs by which others do
+	open          string   // who may do what without a password
+	try           []string // lines to type
+	ca            string   // fingerprint of the local CA, "" without one
+	plain         bool     // Docker on other machines does not take it as it is
+}
+
+// greeting gathers what is to be said. addr is where the server listens.
+func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
+	g := &greeting{version: buildVersion(), data: cfg.dir, found: s.st.found, certificates: s.gate.byCertificate, open: s.gate.openTo(), ca: s.certificates.fingerprint()}
+	g.users, g.tokens = s.gate.accounts()
+	if dir, err := filepath.Abs(cfg.dir); err == nil {
+		g.data = dir
+	}
+	var err error
+	if g.repositories, err = s.st.countRepositories(); err != nil {
+		return nil, err
+	}
+	scheme := "http"
+	if s.certificates != nil {
+		scheme = "https"
+	}
+	host, port, _ := net.SplitHostPort(addr.String())
+	at := func(host string) string {
+		if scheme == "https" && port == "443" || scheme == "http" && port == "80" {
+			return strings.TrimSuffix(net.JoinHostPort(host, ""), ":")
+		}
+		return net.JoinHostPort(host, port)
+	}
+	ip := net.ParseIP(host)
+	everywhere := ip == nil || ip.IsUnspecified()
+	names := []string{host}
+	if everywhere {
+		host = "localhost"
+		names = slices.DeleteFunc(machineAddresses(), func(a string) bool { return net.ParseIP(a).IsLoopback() })
+		names = names[:min(len(names), 4)]
+	}
+	g.url, g.loopback = scheme+"://"+at(host), !everywhere && ip.IsLoopback()
+	if cfg.tls.mode == "acme" { // its certificate is for no others
+		names, host = nil, cfg.tls.names[0]
+	}
+	if s.certificates != nil {
+		names = append(slices.Clone(cfg.tls.names), names...)
+	}
+	registry := at(host)
+	switch {
+	case cfg.auth.publicURL != "":
+		g.elsewhere = []string{cfg.auth.publicURL}
+		_, registry, _ = strings.Cut(cfg.auth.publicURL, "://")
+	case !g.loopback:
+		for _, name := range names {
+			g.elsewhere = append(g.elsewhere, scheme+"://"+at(name))
+		}
+		g.plain = scheme == "http" && cfg.auth.proxies == nil && g.elsewhere != nil
+	}
+	g.try, err = s.linesToTry(registry, cmp.Or(cfg.auth.usersFile, filepath.Join(g.data, usersFile)))
+	return g, err
+}
+
+// linesToTry are lines for a person to type who wants to see the registry work: as its users and
+// flags are, and none if nothing can be done. usersFile is where users come from.
+func (s *server) linesToTry(registry, usersFile string) ([]string, error) {
+	pullsOnly := s.st.readOnly || s.st.writer == nil
+	lines := s.gate.linesToLogin(registry, usersFile, pullsOnly)
+	if !pullsOnly {
+		return append(lines, fmt.Sprintf("docker tag alpine %[1]s/alpine && docker push %[1]s/alpine", registry)), nil
+	}
+	names, _, err := s.st.listRepositories("", 1, func(string) bool { return true })
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	tags, _, err := s.st.listTags(names[0], "", 1)
+	if err != nil || len(tags) == 0 {
+		return nil, err
+	}
+	return append(lines, fmt.Sprintf("docker pull %s/%s:%s", registry, names[0], tags[0])), nil
+}
+
+// write is the greeting for a person.
+func (g *greeting) write(w io.Writer) {
+	fmt.Fprintf(w, "Berth %s serves %s on %s\n", g.version, g.data, g.url)
+	begun := "Opens the registry there"
+	switch g.found {
+	case noDirectory:
+		begun = "Begins a new registry there, in a directory made for it"
+	case noRegistryYet:
+		begun = "Begins a new registry there"
+	}
+	has := []string{"no repositories", "no users"}
+	if g.repositories > 0 {
+		has[0] = plural(g.repositories, "repository")
+	}
+	if g.users > 0 {
+		has[1] = plural(g.users, "user")
+	}
+	if g.tokens > 0 {
+		has = append(has, plural(g.tokens, "token"))
+	}
+	if g.certificates {
+		has = append(has, "client certificates")
+	}
+	fmt.Fprintf(w, "%s: %s\n", begun, strings.Join(has, ", "))
+	switch {
+	case g.elsewhere != nil:
+		fmt.Fprintf(w, "Other machines reach it at %s\n", strings.Join(g.elsewhere, ", "))
+	case g.loopback:
+		fmt.Fprintln(w, "No other machine reaches it, except through a proxy on this one")
+	}
+	fmt.Fprintf(w, "%s%s\n", strings.ToUpper(g.open[:1]), g.open[1:])
+	for i, line := range g.try {
+		fmt.Fprintf(w, "%-6s%s\n", [...]string{"Try:", ""}[min(i, 1)], line)
+	}
+	if g.ca != "" && g.elsewhere != nil {
+		fmt.Fprintf(w, "Other machines must first trust its CA: %s shows how, and so does `berth trust`. The CA's SHA-256 is\n  %s\n", trustURL(g.elsewhere[0]), g.ca)
+	}
+	if g.plain {
+		fmt.Fprintln(w, "Docker on other machines needs TLS (berth --tls=auto), or this registry among its insecure-registries")
+	}
+}
+
+// trustURL is where a registry at an https URL shows, over plain HTTP on the same port, how to trust it.
+func trustURL(registry string) string {
+	host := strings.TrimPrefix(registry, "https://")
+	if _, _, err := net.SplitHostPort(host); err != nil {
+		host += ":443"
+	}
+	return "http://" + host + "/trust"
+}
+
+// log is the same for a program.
+func (g *greeting) log(log *slog.Logger) {
+	log.Info("serving", "version", g.version, "data", g.data, "new", g.found != aRegistry, "made", g.found == noDirectory,
+		"repositories", g.repositories, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "open", g.open, "try", g.try, "ca", g.ca)
+}
