@@ -66,7 +66,7 @@ func main() {
 	keepToOneself()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr, os.Environ()...)
 	code, tell := exitCode(err)
 	if tell {
 		fmt.Fprintln(os.Stderr, "berth:", err)
@@ -90,9 +90,10 @@ type config struct {
 
 // run is the program. It returns when it has done what args say, or when ctx
 // ends and the server has stopped. Logs go to stderr, everything else to stdout;
-// passwords come from stdin. Its error is in words for people, and exitCode knows what
-// the program ends with.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) error {
+// passwords come from stdin. environ is all of the environment, of which env looks up one:
+// what means nothing in it is refused. Its error is in words for people, and exitCode
+// knows what the program ends with.
+func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer, environ ...string) error {
 	name := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
@@ -114,6 +115,9 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 	cfg, err := parseConfig(name, args, env, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return c.help(stdout)
+	}
+	if err == nil && (c.alone == nil || name == "serve") {
+		err = refuseVariables(environ)
 	}
 	if err == nil {
 		err = c.checkArguments(cfg)
@@ -177,7 +181,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	flags := newFlags(command, cfg, &text)
 	var bad error
 	flags.VisitAll(func(f *flag.Flag) {
-		key := "BERTH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		key := variableOf(f.Name)
 		if value, ok := env(key); ok && value != "" {
 			if err := flags.Set(f.Name, value); err != nil && bad == nil {
 				bad = usageErrorf("%s: %w", key, err)

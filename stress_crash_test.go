@@ -60,6 +60,7 @@ const mainVariable = "BERTH_TEST_MAIN"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mainVariable) != "" {
+		os.Unsetenv(mainVariable) // which is no flag's
 		main()
 		return
 	}

@@ -1,0 +1,86 @@
+//go:build unix
+
+// The environment: variables that mean nothing are refused.
+
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestVariablesThatMeanNothingAreRefused(t *testing.T) {
+	dir := t.TempDir() // somebody else's, so that no server starts there
+	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct{ variable, want string }{
+		{"BERTH_DTAA=/srv/x", "BERTH_DTAA is unknown; is it meant to be BERTH_DATA?"},
+		{"BERTH_HTPASWD=/srv/x", "is it meant to be BERTH_HTPASSWD?"},
+		{"BERTH_LOGLEVEL=debug", "is it meant to be BERTH_LOG_LEVEL?"},
+		{"BERTH_NO_DELETES=true", "is it meant to be BERTH_NO_DELETE?"},
+		{"BERTH_STORAGE=/srv/x", "BERTH_STORAGE is unknown: Berth has none but those of its flags"},
+		{"BERTH_PORT=5001", "BERTH_ADDR=:5001"},
+
+		// Flags of this command and of others.
+		{"BERTH_DATA=/srv/x", ""},
+		{"BERTH_DRY_RUN=true", ""},
+		{"BERTH_STORAGE=", ""}, // not set, as in a compose file
+		{"BERTHDATA=x", ""},
+		// What Kubernetes sets for a Service called berth, with a port that has a name, and for one called berth-ui;
+		// and Docker for a linked container.
+		{"BERTH_SERVICE_HOST=10.43.0.9", ""},
+		{"BERTH_SERVICE_PORT=5000", ""},
+		{"BERTH_SERVICE_PORT_REGISTRY=5000", ""},
+		{"BERTH_PORT=tcp://10.43.0.9:5000", ""},
+		{"BERTH_PORT_5000_TCP=tcp://10.43.0.9:5000", ""},
+		{"BERTH_PORT_5000_TCP_PROTO=tcp", ""},
+		{"BERTH_PORT_5000_TCP_PORT=5000", ""},
+		{"BERTH_PORT_5000_TCP_ADDR=10.43.0.9", ""},
+		{"BERTH_UI_SERVICE_HOST=10.43.0.9", ""},
+		{"BERTH_UI_PORT_80_TCP_ADDR=10.43.0.9", ""},
+		{"BERTH_NAME=/proxy/berth", ""},
+		{"BERTH_ENV_BERTH_DATA=/data", ""},
+	} {
+		for _, args := range [][]string{
+			{"--data", dir, "--addr", "127.0.0.1:0"},
+			{"ls", "--data", dir},
+			{"user", "list", "--data", dir},
+		} {
+			ctx, stop := context.WithCancel(t.Context())
+			err := run(ctx, args, noEnv, strings.NewReader(""), stopper(stop), io.Discard, x.variable)
+			stop()
+			refused := err != nil && strings.Contains(err.Error(), "environment variable")
+			if refused != (x.want != "") || refused && !strings.Contains(err.Error(), x.want) {
+				t.Errorf("%s berth %v: %v, want %q", x.variable, args, err, x.want)
+			}
+		}
+		for _, args := range [][]string{{"version"}, {"help"}, {"gc", "-h"}} {
+			if err := run(t.Context(), args, noEnv, strings.NewReader(""), io.Discard, io.Discard, x.variable); err != nil {
+				t.Errorf("%s berth %v: %v, which works on nothing", x.variable, args, err)
+			}
+		}
+	}
+	var log strings.Builder
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	err := run(ctx, []string{"--data", dir, "--addr", "127.0.0.1:0", "--log-format", "json"}, noEnv, strings.NewReader(""), io.Discard, io.MultiWriter(&log, stopper(stop)), "BERTH_DTAA=x")
+	if !errors.Is(err, errLogged) || !strings.HasPrefix(log.String(), "{") || !strings.Contains(log.String(), "BERTH_DTAA") {
+		t.Errorf("with a log in JSON: %v\n%s", err, &log)
+	}
+}
+
+// The program asks the system for its environment.
+func TestVariablesOfTheProcess(t *testing.T) {
+	cmd := exec.Command(itself(t), "ls", "--data", t.TempDir())
+	cmd.Env = append(os.Environ(), mainVariable+"=1", "BERTH_DTAA=x")
+	if said, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(said), "BERTH_DATA?") {
+		t.Errorf("%v: %s", err, said)
+	}
+}
