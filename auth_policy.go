@@ -159,7 +159,7 @@ func parsePolicy(text []byte) (*policy, error) {
 		if errors.As(err, &at) {
 			return nil, fmt.Errorf("line %d: %s", at.Position.Line, at.Message)
 		}
-		return nil, err
+		return nil, wrongKind(err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return nil, fmt.Errorf("%q means nothing here; there are [groups], [[rule]] with who, repositories and allow, "+
@@ -170,7 +170,7 @@ func parsePolicy(text []byte) (*policy, error) {
 		return nil, err
 	}
 	if !p.people && p.tags.empty() {
-		return nil, errors.New("there is no [[rule]] in it")
+		return nil, errors.New("there is no [[rule]] in it; write one, or remove the file")
 	}
 	if !p.people {
 		p.rules = defaultPolicy().rules
@@ -197,6 +197,28 @@ func parsePolicy(text []byte) (*policy, error) {
 	}
 	return p, nil
 }
+
+// wrongKind says of a value in policy.toml that cannot be what its key wants which is wanted.
+func wrongKind(err error) error {
+	found := wrongKindForm.FindStringSubmatch(err.Error())
+	if found == nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "toml: "))
+	}
+	key, want := found[2], "something else"
+	if found[1] != "" {
+		key = "line " + found[1] + ": " + key
+	}
+	for kind, words := range map[string]string{"slice": `a list, as in ["a", "b"]`, "string": `a text, as in "a"`,
+		"int": "a number", "integer": "a number", "bool": "true or false", "map": "a table"} {
+		if strings.HasSuffix(found[3], " type "+kind) {
+			want = words
+		}
+	}
+	return fmt.Errorf("%s: want %s", key, want)
+}
+
+// wrongKindForm is how package toml begins the errors of values: toml: line 2 (last key "rule.who"): …
+var wrongKindForm = regexp.MustCompile(`^toml: (?:line (\d+) |)\(last key "([^"]+)"\): (.*)$`)
 
 // bind works out whom a rule is for.
 func (r *accessRule) bind(groups map[string][]string) error {

@@ -51,7 +51,7 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return err
 	}
 	if data.readOnlyDisk {
-		return errors.Join(errors.New("the disk is read-only"), data.letGo())
+		return errors.Join(fmt.Errorf("the disk of %s is read-only", data.dir), data.letGo())
 	}
 	damaged, err := data.goBack(ctx, out)
 	if err := errors.Join(err, data.letGo()); err != nil {

@@ -111,7 +111,11 @@ func runOn(ctx context.Context, st *store, o options, out *console) error {
 	case st.noDelete && deletes:
 		return fmt.Errorf("%s: this registry does not delete, by --no-delete", o.Command)
 	}
-	return plainly(c.onStore(ctx, st, o, out))
+	err := c.onStore(ctx, st, o, out)
+	if st.writer == nil && (errors.Is(err, syscall.EROFS) || errors.Is(err, errReadOnlyDisk)) {
+		return plainError{fmt.Sprintf("%s: the disk of %s is read-only", o.Command, st.dir), err}
+	}
+	return plainly(err)
 }
 
 // noRegistry says that none is in a directory, where its database has not been found.
@@ -120,18 +124,30 @@ func noRegistry(dir string, err error) error {
 		dir = whole
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("whether there is a registry in %s only its owner and root can see; run this command as one of them (%w)", dir, err)
+		return err
 	}
-	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+	if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("the registry in %s cannot be looked at: %w", dir, err)
 	}
 	what := "there is no registry in"
-	if info, e := os.Stat(dir); e != nil {
+	if _, e := os.Stat(dir); e != nil {
 		what = "there is no directory"
-	} else if !info.IsDir() {
-		return fmt.Errorf("%s is a file, and no registry; name its directory with --data or BERTH_DATA", dir)
 	}
 	return fmt.Errorf("%s %s; name that of the registry with --data or BERTH_DATA", what, dir)
+}
+
+// refuseNoDirectory refuses for a command a data directory that cannot be one.
+func refuseNoDirectory(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("%s is a file, where a registry's directory is wanted; name that with --data or BERTH_DATA", dir)
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%s cannot be a directory: a file is on the way there; name the registry's with --data or BERTH_DATA", dir)
+	case errors.Is(err, fs.ErrNotExist) && isLink(dir):
+		return fmt.Errorf("%s is a link to what is not there; is a disk not mounted?", dir)
+	}
+	return nil
 }
 
 // runCommand runs a command on the store in cfg.dir.
@@ -206,7 +222,7 @@ func askServer(ctx context.Context, cfg *config, stdout io.Writer) (done bool, e
 		return true, errors.New("interrupted before the running server had answered")
 	}
 	if err != nil {
-		return true, fmt.Errorf("the running server has not answered, or has ended: %w", err)
+		return true, plainError{"the running server has ended, or is no Berth: it has not answered. Try again; if it still runs, restart it", err}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -214,7 +230,7 @@ func askServer(ctx context.Context, cfg *config, stdout io.Writer) (done bool, e
 		return true, fmt.Errorf("the running server refuses: %s", bytes.TrimSpace(text))
 	}
 	if _, err := io.Copy(stdout, resp.Body); err != nil {
-		return true, fmt.Errorf("the server ended before the command did; its log says why (%w)", err)
+		return true, plainError{"the server ended before the command did; its log says why", err}
 	}
 	if text := resp.Trailer.Get(trailerError); text != "" {
 		return true, errors.New(text)

@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 )
@@ -75,6 +77,9 @@ func plainly(err error) error {
 		if said := e.Error(); said != "" {
 			text = strings.ReplaceAll(text, said, withoutCalls(e))
 		}
+		if file, ok := e.(*fs.PathError); ok { // whose name has been put before it, too
+			text = strings.ReplaceAll(text, file.Path+": "+file.Path+": ", file.Path+": ")
+		}
 	})
 	if text == err.Error() {
 		return err
@@ -86,8 +91,8 @@ func plainly(err error) error {
 // does, or err is none.
 func inWords(err error) string {
 	var e *protocolError
-	if !errors.As(err, &e) {
-		return ""
+	if errors.As(err, new(plainError)) || !errors.As(err, &e) {
+		return "" // or it would be said twice
 	}
 	detail, _ := e.detail.(map[string]string)
 	name, ref := detail["name"], detail["reference"]
@@ -142,12 +147,19 @@ func withoutCalls(err error) string {
 		return systemSays(e.Err)
 	case *url.Error:
 		return systemSays(e.Err)
+	case syscall.Errno:
+		return systemSays(e)
+	case interface{ Code() int }: // of SQLite
+		return sqliteCode.ReplaceAllString(err.Error(), "")
 	}
 	if err == context.Canceled {
 		return "interrupted"
 	}
 	return err.Error()
 }
+
+// sqliteCode is the number with which errors of SQLite end.
+var sqliteCode = regexp.MustCompile(` \(\d+\)( \(SQLITE_BUSY\))?$`)
 
 // systemSays is the cause of an error of the system.
 func systemSays(err error) string {
@@ -165,6 +177,20 @@ func systemSays(err error) string {
 		return withoutCalls(err)
 	}
 	return err.Error()
+}
+
+// inOthersName adds to the error of a command that may not use the data directory who may.
+func (cfg *config) inOthersName(err error) error {
+	var file *fs.PathError
+	switch {
+	case !errors.Is(err, fs.ErrPermission):
+		return err
+	case cfg.became != "":
+		return fmt.Errorf("%w (%s)", err, cfg.became)
+	case !isRoot() && errors.As(err, &file) && strings.HasPrefix(file.Path, filepath.Clean(cfg.dir)):
+		return fmt.Errorf("%w; run this as root, or as the user who has %s", err, cfg.dir)
+	}
+	return err
 }
 
 // wrongArguments is the error of a command whose arguments are not right: what is wrong with

@@ -137,8 +137,10 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 // findRobot reads about a robot token in the database.
 func findRobot(dir, name string) (*robot, error) {
 	path := filepath.Join(dir, "berth.db")
-	if _, err := os.Stat(path); err != nil {
+	if info, err := os.Stat(path); err != nil {
 		return nil, noRegistry(dir, err)
+	} else if info.Size() == 0 {
+		return nil, fmt.Errorf("%s is empty; start berth on it, which says what to do", path)
 	}
 	list, err := readRobots(path)
 	if err != nil {

@@ -27,7 +27,7 @@ func statsCommand(ctx context.Context, st *store, o options, out *console) error
 		return err
 	}
 	if name != "" && len(list) == 0 {
-		return errNameUnknown.with(name)
+		return errNameUnknown.with(map[string]string{"name": name})
 	}
 	if o.JSON {
 		if name != "" {

@@ -45,7 +45,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -138,6 +137,9 @@ func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout
 	if c.alone != nil {
 		return c.alone(ctx, cfg, stdin, stdout)
 	}
+	if err := refuseNoDirectory(cfg.dir); err != nil {
+		return err
+	}
 	if err := cfg.becomeOwner(); err != nil {
 		return err
 	}
@@ -146,10 +148,7 @@ func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout
 	} else {
 		err = runCommand(ctx, cfg, stdout)
 	}
-	if cfg.became != "" && errors.Is(err, fs.ErrPermission) {
-		err = fmt.Errorf("%w (%s)", err, cfg.became)
-	}
-	return err
+	return cfg.inOthersName(err)
 }
 
 // versionCommand is `berth version`.

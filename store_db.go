@@ -198,10 +198,10 @@ func (db *database) recognise(conn *sql.DB) (version int, err error) {
 	case id == 0 && version == 0 && tables == 0:
 		return 0, nil
 	case id != applicationID:
-		return 0, fmt.Errorf("%s is not Berth's (its application_id is %#x). What to do: %smove it away, or name another directory with --data",
-			filepath.Join(db.dir, "berth.db"), id, db.restoreHint())
+		return 0, fmt.Errorf("%s is not Berth's, but a database of another program. What to do: %smove it away, or name another directory with --data",
+			filepath.Join(db.dir, "berth.db"), db.restoreHint())
 	}
-	if err := otherVersion("the database", version); err != nil {
+	if err := otherVersion("the database "+filepath.Join(db.dir, "berth.db"), version); err != nil {
 		return 0, err
 	}
 	return version, db.lookForShards(conn)

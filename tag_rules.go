@@ -227,7 +227,7 @@ func parseSpan(key, text string, to *time.Duration) (err error) {
 	if text == "" {
 		return nil
 	}
-	if *to, err = parseLife(text); err == nil && *to == 0 {
+	if *to, err = parseDuration(text); err == nil && *to == 0 {
 		err = fmt.Errorf("%q is not a time span", text)
 	}
 	if err != nil {
