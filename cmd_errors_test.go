@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -44,7 +45,9 @@ func tell(t testing.TB, env []string, stdin string, args ...string) said {
 		return "", false
 	}
 	var out, log strings.Builder
-	err := run(t.Context(), args, lookup, strings.NewReader(stdin), &out, &log)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // for a server that starts and should not
+	defer cancel()
+	err := run(ctx, args, lookup, strings.NewReader(stdin), &out, &log)
 	code, tell := exitCode(err)
 	if tell {
 		fmt.Fprintln(&log, "berth:", err)

@@ -157,7 +157,7 @@ func TestTooOldDatabasesAreRefused(t *testing.T) {
 		inDatabase(t, db, fmt.Sprint("PRAGMA user_version = ", version))
 		before := tree(t, r.cfg.dir)
 		say := fmt.Sprintf("is of version %d, and this berth opens versions %d to %d", version, oldestVersion, latestVersion)
-		openFails(t, r.cfg.storeConfig, "the database "+say)
+		openFails(t, r.cfg.storeConfig, "the database "+db+" "+say)
 		if out, err := r.runOn("restore"); err == nil || !strings.Contains(err.Error(), say) {
 			t.Errorf("restore (%v) says %s", err, out)
 		}
@@ -203,7 +203,7 @@ func TestNextVersion(t *testing.T) {
 		if v := versionOf(t, r.cfg.dir); v != latestVersion+1 {
 			t.Errorf("%s: the database is of version %d, want %d", name, v, latestVersion+1)
 		}
-		openFails(t, r.cfg.storeConfig, fmt.Sprintf("the database is of version %d, and this berth knows versions up to %d: use a newer berth", latestVersion+1, latestVersion))
+		openFails(t, r.cfg.storeConfig, fmt.Sprintf("berth.db is of version %d, and this berth knows versions up to %d: use a newer berth", latestVersion+1, latestVersion))
 		inDatabase(t, filepath.Join(r.cfg.dir, "berth.db"), `ALTER TABLE repository DROP COLUMN colour`, fmt.Sprint("PRAGMA user_version = ", latestVersion))
 		r.start()
 	}
