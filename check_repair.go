@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -97,7 +98,13 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 		return err
 	}
 	a := repairAnswer{Wrong: []repaired{}, LeftOver: []repaired{}, WholeAgain: []string{}, PushAgain: []string{}}
-	failed := a.repair(st, r)
+	keep := st.keepsOrphans() && !o.LeftOver
+	failed := a.repair(st, r, keep)
+	if !keep && failed == 0 {
+		if err := os.Remove(filepath.Join(st.dir, restoredMark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
 	damaged, err := listRows(st, scanOne[string], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
 	if err != nil {
 		return err
@@ -134,9 +141,9 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 	return nil
 }
 
-// repair repairs what a check has found, and removes what it found to be left over. It
-// returns how many of the findings could not be repaired.
-func (a *repairAnswer) repair(st *store, r *report) (failed int) {
+// repair repairs what a check has found, and removes what it found to be left over; if
+// keep, not the files of blobs. It returns how many of the findings could not be repaired.
+func (a *repairAnswer) repair(st *store, r *report, keep bool) (failed int) {
 	for _, f := range r.findings {
 		did, err := "nothing can be done here", error(nil)
 		if f.repair != nil {
@@ -151,6 +158,11 @@ func (a *repairAnswer) repair(st *store, r *report) (failed int) {
 		a.Wrong = append(a.Wrong, repaired{f.problem, did})
 	}
 	for _, path := range r.rubbish {
+		if keep && isBlobFile(path) {
+			a.LeftOver = append(a.LeftOver, repaired{path, "kept since the restore, for an image that may be missed"})
+			a.kept = true
+			continue
+		}
 		removed, err := st.scrubber.removeStranger(path)
 		if dir := filepath.Dir(path); isUUID(filepath.Base(path)) && (dir == "uploads" || dir == filepath.Join("blobs", "uploads")) {
 			err = os.Remove(filepath.Join(st.dir, path))
@@ -168,12 +180,19 @@ func (a *repairAnswer) repair(st *store, r *report) (failed int) {
 	return failed
 }
 
+// isBlobFile reports whether what strangersIn or checkUploads has found is where blobs are.
+func isBlobFile(path string) bool {
+	first, rest, _ := strings.Cut(filepath.ToSlash(path), "/")
+	return first == "blobs" && !strings.HasPrefix(rest, "uploads/")
+}
+
 // A repairAnswer is what repair has done.
 type repairAnswer struct {
 	Wrong      []repaired `json:"wrong"`
 	LeftOver   []repaired `json:"leftOver"`
 	WholeAgain []string   `json:"wholeAgain"`
 	PushAgain  []string   `json:"pushAgain"`
+	kept       bool       // files that were left over
 }
 
 type repaired struct {
@@ -187,6 +206,9 @@ func (a *repairAnswer) print(out *console) {
 	}
 	for _, x := range a.LeftOver {
 		out.printf("left over: %s: %s\n", x.What, x.Did)
+	}
+	if a.kept {
+		out.printf("`berth repair --left-over` removes what is kept, once no image is missed\n")
 	}
 	for _, what := range a.WholeAgain {
 		out.printf("%s: whole again\n", what)

@@ -97,7 +97,9 @@ type options struct {
 	TTY     bool   // a person watches, on a terminal whose lines can be written again
 	Width   int    // of the terminal, in columns; 0 if it is none
 	Zone    zone   // of the person
-	Nearest nearest
+
+	LeftOver bool    // also remove what a restore keeps
+	Nearest  nearest // to the destination of a backup
 }
 
 // runOn does what a command says, unless the flags of whoever has the store forbid it.

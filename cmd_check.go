@@ -40,7 +40,12 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 	}
 	out.printf("%s, %s, %s, %s with %s, %s\n", plural(r.repositories, "repository"), plural(r.manifests, "manifest"),
 		plural(r.tags, "tag"), plural(r.blobs, "blob"), formatSize(r.bytes), plural(r.uploads, "open upload"))
+	kept := st.keepsOrphans()
 	for _, path := range r.rubbish {
+		if kept && isBlobFile(path) {
+			out.printf("kept since the restore, not served: %s\n", path)
+			continue
+		}
 		out.printf("left over, not served, may be removed: %s\n", path)
 	}
 	for _, what := range r.damaged {

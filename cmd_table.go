@@ -169,7 +169,12 @@ func careCommands() []*command {
 			about:   "verify what is stored",
 			more:    "Without `--deep` that is everything except the bytes of the blobs. It changes nothing, and fails when something is wrong.",
 			example: "berth check --deep"},
-		{name: "repair", synopsis: "[--deep]", flags: []flagDef{deepFlag, jsonFlag}, onStore: repairCommand,
+		{name: "repair", synopsis: "[--deep] [--left-over]",
+			flags: []flagDef{
+				deepFlag,
+				{"left-over", "", "", "after a restore, also remove the files that belong to no image", func(c *config, _ *textFlags) any { return &c.LeftOver }},
+				jsonFlag,
+			}, onStore: repairCommand,
 			about:   "put in order what check finds, and say what to push again",
 			example: "berth repair"},
 		{name: "backup", synopsis: "DEST", least: 1, most: 1, flags: []flagDef{jsonFlag}, onStore: backupCommand,
