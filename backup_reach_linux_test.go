@@ -5,7 +5,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,23 @@ import (
 	"syscall"
 	"testing"
 )
+
+// forOthers is the program where all users may run it.
+func forOthers(t testing.TB) (path string) {
+	t.Helper()
+	path = filepath.Join(sharedDir(t), "berth")
+	program, err := os.ReadFile(itself(t))
+	if err == nil {
+		err = os.WriteFile(path, program, 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(path, 0o755) // whatever the umask
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
 // serveAs serves a directory as another user, who sees the disks that script makes, in sh.
 func serveAs(t testing.TB, uid int, data, script string) *process {
@@ -22,30 +38,22 @@ func serveAs(t testing.TB, uid int, data, script string) *process {
 			skip(t, tool+" is not installed: apt-get install util-linux")
 		}
 	}
-	berth := filepath.Join(sharedDir(t), "berth") // which others may run
-	from, err := os.Open(itself(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	to, err := os.OpenFile(berth, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(to, from); err != nil {
-		t.Fatal(err)
-	}
-	if err := to.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(berth, 0o755); err != nil {
-		t.Fatal(err)
-	}
 	cmd := exec.Command("sh", "-c", fmt.Sprintf(`set -e; %s
-exec setpriv --reuid=%d --regid=%[2]d --clear-groups "$0" "$@"`, script, uid), berth)
+exec setpriv --reuid=%d --regid=%[2]d --clear-groups "$0" "$@"`, script, uid), forOthers(t))
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
 	return startProcessBy(t, cmd, "", "--data", data)
+}
+
+// asUser runs a command of berth as a user.
+func asUser(t testing.TB, uid int, args ...string) (said string, err error) {
+	t.Helper()
+	cmd := exec.Command(forOthers(t), args...)
+	cmd.Env = append(os.Environ(), mainVariable+"=1")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 func TestBackupOfRootWhereTheServerCannotWrite(t *testing.T) {

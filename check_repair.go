@@ -2,7 +2,7 @@
 //
 // Repair changes rows and files only in the direction of the invariants (store.go): a count is
 // counted again, a file without a row becomes a blob again if a repository can have it, and is
-// removed otherwise. It never makes up what is lost: a blob that rotted stays out of service
+// removed otherwise, unless a restore keeps it. It never makes up what is lost: a blob that rotted stays out of service
 // until it is pushed again.
 
 package main

@@ -240,6 +240,21 @@ func askServer(ctx context.Context, cfg *config, stdout io.Writer) (done bool, e
 	return true, nil
 }
 
+// whereCommand is no command of people's: it asks for the whereabouts.
+const whereCommand = "where"
+
+// askWhere asks the server that has the directory where clients reach it. It returns the
+// zero value if there is none, or none that can be asked.
+func askWhere(ctx context.Context, cfg *config) (w whereabouts) {
+	ask := *cfg
+	ask.options = options{Command: whereCommand}
+	var answer bytes.Buffer
+	if done, err := askServer(ctx, &ask, &answer); !done || err != nil || json.Unmarshal(answer.Bytes(), &w) != nil {
+		return whereabouts{}
+	}
+	return w
+}
+
 // trailerError tells how a command ended, after all it wrote.
 const trailerError = "Berth-Error"
 
@@ -293,6 +308,10 @@ func answerCommand(w http.ResponseWriter, r *http.Request, st *store) {
 	var o options
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&o); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if o.Command == whereCommand {
+		json.NewEncoder(w).Encode(st.host.whereabouts())
 		return
 	}
 	if c := findCommand(o.Command); c == nil || c.onStore == nil {

@@ -84,13 +84,12 @@ func peopleCommands() []*command {
 			more: "WHO is a user, token:NAME or anonymous. ACTION is one of " +
 				strings.Join(actionNames, ", ") + ". The REPOSITORY `'**'` stands for the registry as a whole.",
 			example: "berth policy check\nberth policy check kim push home/app"},
-		{name: "trust", synopsis: "[HOST[:PORT]] [--script]", most: 1, server: []string{"addr"}, check: checkTrustCommand,
+		{name: "trust", synopsis: "[HOST[:PORT]] [--script]", most: 1, server: []string{"addr", "tls-name"}, check: checkTrustCommand,
 			flags: []flagDef{{"script", "", "", "print a shell script that does it, for `sudo sh`", func(c *config, _ *textFlags) any { return &c.script }}},
-			onFiles: func(_ context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
-				return trustCommand(cfg.dir, cfg.addr, cfg.Args, cfg.script, stdout)
-			},
+			onFiles: runTrust,
 			about:   "how other machines trust the CA of `--tls=auto`",
-			more:    "HOST is what they call this machine.",
+			more: "HOST is what they call this machine. Without HOST and PORT it takes those of the running server; without a server those of " +
+				"`--tls-name` and `--addr`, or this machine's name. In a container, name the machine, and the port by which others reach it.",
 			example: "berth trust pi.local\nssh pi.local 'berth trust pi.local --script --data /srv/berth' | sudo sh"},
 	}
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	_ "embed"
 	"encoding/pem"
@@ -14,6 +15,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 )
 
 // checkTrustCommand refuses what cannot be a registry's name.
@@ -24,11 +28,28 @@ func checkTrustCommand(cfg *config) error {
 	return nil
 }
 
-// trustCommand is berth trust [HOST[:PORT]] [--script]: how to trust the CA in
-// the data directory dir, for clients that call the registry HOST:PORT. It
-// needs no server. What is not given is the machine's name on its network, and
-// the port of addr.
-func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer) error {
+// runTrust is `berth trust [HOST[:PORT]] [--script]`. What is not given it takes from the
+// server that runs, or else from the flags and the machine's name.
+func runTrust(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
+	where := askWhere(ctx, cfg)
+	addr, called := cfg.addr, append(cfg.tls.names, where.Called...)
+	if where.Address != "" && !cfg.given["addr"] {
+		addr = where.Address
+	}
+	if hostname, _ := os.Hostname(); len(cfg.Args)+len(called) == 0 && containerName.MatchString(hostname) {
+		return fmt.Errorf("this machine is called %s, which is a container's name that others do not know. "+
+			"Say what they call it: berth trust HOST:PORT, or --tls-name", hostname)
+	}
+	return trustCommand(cfg.dir, addr, cfg.Args, cfg.script, stdout, called...)
+}
+
+// containerName is what Docker and Podman call a machine.
+var containerName = regexp.MustCompile(`^[0-9a-f]{12}$`)
+
+// trustCommand says how to trust the CA in the data directory dir, for clients that call
+// the registry HOST:PORT. What is not given is the first name of called that the CA may
+// vouch for, else the machine's name on its network; and the port of addr.
+func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer, called ...string) error {
 	file, err := filepath.Abs(filepath.Join(dir, "tls", caCert))
 	if err != nil {
 		return err
@@ -36,6 +57,10 @@ func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no local CA in %s: start berth with --tls=auto first, or name the data directory with --data", filepath.Dir(file))
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%s may not read %s. Run this as root or as the registry's user: ssh HOST 'sudo berth trust …'; "+
+			"or open http://HOST:PORT/trust, which needs no account on this machine", accountName(os.Geteuid()), file)
 	}
 	if err != nil {
 		return err
@@ -58,6 +83,9 @@ func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer
 			given = names[2]
 		}
 	}
+	if i := slices.IndexFunc(called, func(name string) bool { return permits(ca, bareHost(name)) }); i >= 0 {
+		given = called[i]
+	}
 	if len(args) > 0 {
 		given = args[0]
 	}
@@ -77,6 +105,19 @@ func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer
 	return trustText(stdout, t)
 }
 
+// calledByShells is how a shell without a person calls this program: by its path where that
+// is not in a directory that ssh has in PATH everywhere.
+func calledByShells() string {
+	path, err := os.Executable()
+	if err != nil || slices.Contains([]string{"/usr/local/bin", "/usr/bin", "/bin"}, filepath.Dir(path)) {
+		return "berth"
+	}
+	if strings.ContainsFunc(path, func(c rune) bool { return c <= ' ' || strings.ContainsRune("'\"`$\\", c) }) {
+		return "berth" // which a person then puts right
+	}
+	return path
+}
+
 // trustText tells a person how to trust the CA.
 func trustText(w io.Writer, t trusted) error {
 	var b bytes.Buffer
@@ -84,13 +125,13 @@ func trustText(w io.Writer, t trusted) error {
 SHA-256 %s
 
 On a machine that should trust it, in one step:
-  ssh %[4]s 'berth trust %[6]s --script --data "%[5]s"' | sudo sh
+  ssh %[4]s '%[7]s trust %[6]s --script --data "%[5]s"' | sudo sh
 
 Or download ca.crt there, compare the fingerprint, and follow the steps that apply:
   curl -fsSo ca.crt http://%[6]s/trust.crt
   openssl x509 -in ca.crt -noout -fingerprint -sha256
 
-`, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)), t.Full)
+`, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)), t.Full, calledByShells())
 	if err := trustSteps().Execute(&b, t); err != nil {
 		return err
 	}

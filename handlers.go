@@ -42,6 +42,7 @@ type server struct {
 	large    atomic.Int64  // large manifests in memory
 	waiting  *waiting
 	doubted  disbelieved
+	address  string
 	lines    struct{ sessions, bodies, large waitingLine } // that wait to be opened, to arrive, to be read
 }
 
@@ -147,6 +148,13 @@ type serverHost struct {
 func (h serverHost) serves() bool { return true }
 func (h serverHost) busy() bool   { return h.server.inFlight.Load() > 0 }
 func (h serverHost) uploadEnded() { h.server.lines.sessions.freed() }
+func (h serverHost) whereabouts() whereabouts {
+	var called []string
+	if scheme, host, ok := strings.Cut(h.publicURL, "://"); ok {
+		called = append(called, withPort(host, scheme))
+	}
+	return whereabouts{h.server.address, append(called, h.names...)}
+}
 
 // handler is the registry with all that is around it.
 func (s *server) handler() http.Handler {

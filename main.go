@@ -354,6 +354,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		keepRunning(backgroundCtx, cfg.log, "rereader", func(ctx context.Context) { s.rereader(ctx, hangups) })
 	})
 	s.gate.announce()
+	s.address = listener.Addr().String()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
 	if greeting, err := s.greeting(cfg, listener.Addr()); err != nil {
 		cfg.log.Error("the registry serves, and what it has cannot be counted", "error", err)

@@ -18,6 +18,13 @@ type storeHost interface {
 	guards() (map[string][]byte, error)      // the texts of users and rules that hold, by file; nil if the files tell
 	noteGuarded() error                      // has the database say that there are users, if there are
 	uploadEnded()                            // there may be room for another upload
+	whereabouts() whereabouts                // where clients reach this registry
+}
+
+// whereabouts are where clients reach a registry; the zero value if no server runs.
+type whereabouts struct {
+	Address string   `json:"address"` // HOST:PORT that it listens on
+	Called  []string `json:"called"`  // by flags: HOST or HOST:PORT, the best first
 }
 
 // A commandHost is the host of a store that nobody serves: there are no clients, and the rules
@@ -42,6 +49,7 @@ func (h *commandHost) rulesNow() (*tagRules, error)       { return h.rules() }
 func (h *commandHost) guards() (map[string][]byte, error) { return nil, nil }
 func (h *commandHost) noteGuarded() error                 { return nil }
 func (h *commandHost) uploadEnded()                       {}
+func (h *commandHost) whereabouts() whereabouts           { return whereabouts{} }
 
 // attend makes h the host. It is called before any request and any loop.
 func (st *store) attend(h storeHost) { st.host = h }

@@ -156,7 +156,7 @@ func startProcessBy(t testing.TB, cmd *exec.Cmd, at string, args ...string) *pro
 		p.wait()
 	})
 	line, err := bufio.NewReader(stdout).ReadString('\n')
-	m := regexp.MustCompile(` on (http://\S+)\n`).FindStringSubmatch(line)
+	m := regexp.MustCompile(` on (https?://\S+)\n`).FindStringSubmatch(line)
 	if m == nil {
 		p.wait()
 		t.Fatalf("the registry does not start: it says %q (%v)\n%s", line, err, &p.stderr)

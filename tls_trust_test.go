@@ -207,7 +207,7 @@ func TestTrustCommand(t *testing.T) {
 	for args, want := range map[string]string{"pi.lan": "pi.lan:5000", "pi.lan:443": "pi.lan", "PI.lan:8443": "pi.lan:8443", "192.168.1.5": "192.168.1.5:5000", "::1": "[::1]:5000"} {
 		out := ask(false, args)
 		for _, want := range []string{"SHA-256 " + s.c.fingerprint(), "/etc/docker/certs.d/" + want + "/ca.crt", filepath.Join(s.o.dir, "tls", "ca.crt"),
-			"--script --data \"" + s.o.dir + "\"", "http://" + cmp.Or(full[want], want) + "/trust.crt", "berth trust " + cmp.Or(full[want], want) + " --script"} {
+			"--script --data \"" + s.o.dir + "\"", "http://" + cmp.Or(full[want], want) + "/trust.crt", " trust " + cmp.Or(full[want], want) + " --script"} {
 			if !strings.Contains(out, want) {
 				t.Errorf("berth trust %s says nothing of %q:\n%s", args, want, out)
 			}
