@@ -85,7 +85,7 @@ func peopleCommands() []*command {
 				strings.Join(actionNames, ", ") + ". The REPOSITORY `'**'` stands for the registry as a whole.",
 			example: "berth policy check\nberth policy check kim push home/app"},
 		{name: "trust", synopsis: "[HOST[:PORT]] [--script]", most: 1, server: []string{"addr", "tls-name"}, check: checkTrustCommand,
-			flags: []flagDef{{"script", "", "", "print a shell script that does it, for `sudo sh`", func(c *config, _ *textFlags) any { return &c.script }}},
+			flags:   []flagDef{{"script", "", "", "print a shell script that does it, for `sudo sh`", func(c *config, _ *textFlags) any { return &c.script }}},
 			onFiles: runTrust,
 			about:   "how other machines trust the CA of `--tls=auto`",
 			more: "HOST is what they call this machine. Without HOST and PORT it takes those of the running server; without a server those of " +

@@ -9,7 +9,10 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
+
+	"golang.org/x/term"
 )
 
 // maxLogged is how much of what a client has chosen is in a line, in bytes: the
@@ -39,6 +42,36 @@ func newLog(w io.Writer, json bool, level slog.Level) *slog.Logger {
 		return slog.New(logHandler{slog.NewJSONHandler(w, all), slog.NewJSONHandler(w, audit)})
 	}
 	return slog.New(logHandler{slog.NewTextHandler(w, all), slog.NewTextHandler(w, audit)})
+}
+
+// newPersonalLog is newLog for a command at a person's terminal, who wants the answer: it
+// has warnings and errors alone. What the command does to tags and images is in the history.
+func newPersonalLog(w io.Writer, json bool) *slog.Logger {
+	return slog.New(personalHandler{newLog(w, json, slog.LevelWarn).Handler()})
+}
+
+// A personalHandler leaves out what is for the audit.
+type personalHandler struct{ slog.Handler }
+
+func (h personalHandler) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level == levelAudit {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h personalHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return personalHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h personalHandler) WithGroup(name string) slog.Handler {
+	return personalHandler{h.Handler.WithGroup(name)}
+}
+
+// isTerminal reports whether a person reads what is written.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // A logHandler has a handler of its own for the level that has a name of its own:

@@ -203,6 +203,9 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	cfg.budget = budgetFor(memory()).within(fileLimit())
 	cfg.jsonLog = text.format == "json"
 	cfg.log = newLog(stderr, cfg.jsonLog, text.level)
+	if command != "serve" && !cfg.given["log-level"] && isTerminal(stderr) {
+		cfg.log = newPersonalLog(stderr, cfg.jsonLog)
+	}
 	cfg.storeConfig.log, cfg.serverConfig.log, cfg.tls.log = cfg.log, cfg.log, cfg.log
 	return cfg, nil
 }
