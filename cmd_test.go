@@ -288,7 +288,7 @@ func startAndStop(t *testing.T, dir string) (served bool, err error) {
 	return served, <-ended
 }
 
-// testCommand adds a command until the end of the test.
+// testCommand adds a command until the end of the test, which must be alone.
 func testCommand(t *testing.T, name string, run storeCommand) {
 	before := commands
 	commands = append(slices.Clip(commands), &command{name: name, onStore: run})
@@ -297,7 +297,7 @@ func testCommand(t *testing.T, name string, run storeCommand) {
 
 // When nobody listens any more, the work ends.
 func TestCommandEndsWithItsClient(t *testing.T) {
-	t.Parallel()
+	alone(t, "the program has another command meanwhile")
 	began, ended := make(chan struct{}), make(chan struct{})
 	testCommand(t, "wait", func(ctx context.Context, _ *store, _ options, out *console) error {
 		out.printf("begun\n")
@@ -328,7 +328,7 @@ func TestCommandEndsWithItsClient(t *testing.T) {
 
 // A server that stops ends the commands under way, and their clients know.
 func TestCommandEndsWithItsServer(t *testing.T) {
-	t.Parallel()
+	alone(t, "the program has another command meanwhile")
 	began := make(chan struct{})
 	testCommand(t, "wait", func(ctx context.Context, _ *store, _ options, out *console) error {
 		out.printf("begun\n")
@@ -354,7 +354,7 @@ func TestCommandEndsWithItsServer(t *testing.T) {
 }
 
 func TestTwoCommandsAtOnce(t *testing.T) {
-	t.Parallel()
+	alone(t, "the program has another command meanwhile")
 	var both sync.WaitGroup
 	both.Add(2)
 	testCommand(t, "meet", func(_ context.Context, _ *store, o options, out *console) error {
