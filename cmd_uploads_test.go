@@ -160,8 +160,17 @@ func TestUploadsAreListed(t *testing.T) {
 	}
 	release()
 	r.stop()
-	list(func(args ...string) (string, error) {
-		return runOnce(t, append([]string{"uploads", "--data", r.cfg.dir}, args...)...)
-	})
+	// Without a server time passes while the command runs.
+	out, err := runOnce(t, "uploads", "--data", r.cfg.dir, "--json")
+	var got []listedUpload
+	if e := json.Unmarshal([]byte(out), &got); e != nil || err != nil || len(got) != 2 {
+		t.Fatalf("berth uploads --json without a server: %v, %v\n%s", err, e, out)
+	}
+	if g := got[0]; g.Age < 3660 || g.Age-g.Idle != 3600 || g != (listedUpload{filepath.Base(one), "home/app", "ann", 5, g.Age, g.Idle, false}) {
+		t.Errorf("berth uploads --json without a server: %+v", g)
+	}
+	if out, err := runOnce(t, "uploads", "--data", r.cfg.dir); err != nil || !strings.Contains(out, filepath.Base(one)) || !strings.Contains(out, filepath.Base(two)) {
+		t.Errorf("berth uploads without a server: %v\n%s", err, out)
+	}
 	r.start()
 }
