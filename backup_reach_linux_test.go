@@ -57,6 +57,7 @@ func asUser(t testing.TB, uid int, args ...string) (said string, err error) {
 }
 
 func TestBackupOfRootWhereTheServerCannotWrite(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	data, _ := serviceDir(t)
 	place := sharedDir(t)

@@ -13,6 +13,7 @@ import (
 
 // As on a stick that is carried to a site, served there, and brought back to be filled again.
 func TestBackupServedReadOnlyStaysABackup(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	old := r.pushImage("home/app", "1", "{}", "shared", "old")
 	dest := filepath.Join(t.TempDir(), "usb")

@@ -13,6 +13,7 @@ import (
 
 // The command that a person thinks of after a restore, before anything was pushed again.
 func TestRepairKeepsWhatARestoreFound(t *testing.T) {
+	t.Parallel()
 	for _, end := range []string{"a pass", "repair --left-over"} {
 		t.Run(end, func(t *testing.T) {
 			r := startRegistry(t)

@@ -143,7 +143,7 @@ func refuseNoDirectory(dir string) error {
 	info, err := os.Stat(dir)
 	switch {
 	case err == nil && !info.IsDir():
-		return fmt.Errorf("%s is a file, where a registry's directory is wanted; name that with --data or BERTH_DATA", dir)
+		return fmt.Errorf("%s is a file, not a directory; name the registry's with --data or BERTH_DATA", dir)
 	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%s cannot be a directory: a file is on the way there; name the registry's with --data or BERTH_DATA", dir)
 	case errors.Is(err, fs.ErrNotExist) && isLink(dir):

@@ -318,6 +318,7 @@ func TestProgressFitsTheTerminal(t *testing.T) {
 // Times are in the zone of whoever asks, also where the server that answers is in another; and
 // each is in the half of the year that it is of.
 func TestTimesAreInTheZoneOfWhoAsks(t *testing.T) {
+	alone(t, "it sets the time zone")
 	for _, name := range []string{"America/New_York", "Asia/Kolkata"} {
 		if _, err := time.LoadLocation(name); err != nil {
 			skip(t, "there are no time zones here: apt-get install tzdata")

@@ -123,6 +123,7 @@ exit 0
 `
 
 func TestCompletionInBash(t *testing.T) {
+	t.Parallel()
 	lines := append(slices.Clone(typedLines),
 		typedLine{"berth --tls=", []string{"auto", "acme", "off"}, []string{"ls"}},
 		typedLine{"berth --tls=a", []string{"auto", "acme"}, []string{"off"}},
@@ -135,6 +136,7 @@ func TestCompletionInBash(t *testing.T) {
 }
 
 func TestCompletionInFish(t *testing.T) {
+	t.Parallel()
 	inShell(t, "fish", "--no-execute", "completion")
 	lines := append(slices.Clone(typedLines), typedLine{"berth ls ", nil, []string{"ls", "berth.file", "--json"}},
 		typedLine{"berth --tls=a", []string{"--tls=auto", "--tls=acme"}, []string{"--tls=off"}})
@@ -159,6 +161,7 @@ zpty -d shell
 `
 
 func TestCompletionInZsh(t *testing.T) {
+	t.Parallel()
 	if got := inShell(t, "zsh", "-f", "-c", `compdef() { print $@ }; source ./completion`); got != "_berth berth\n" {
 		t.Errorf("zsh completes %q", got)
 	}

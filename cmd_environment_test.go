@@ -16,6 +16,7 @@ import (
 )
 
 func TestVariablesThatMeanNothingAreRefused(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir() // somebody else's, so that no server starts there
 	if err := os.WriteFile(filepath.Join(dir, "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -78,6 +79,7 @@ func TestVariablesThatMeanNothingAreRefused(t *testing.T) {
 
 // The program asks the system for its environment.
 func TestVariablesOfTheProcess(t *testing.T) {
+	t.Parallel()
 	cmd := exec.Command(itself(t), "ls", "--data", t.TempDir())
 	cmd.Env = append(os.Environ(), mainVariable+"=1", "BERTH_DTAA=x")
 	if said, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(said), "BERTH_DATA?") {

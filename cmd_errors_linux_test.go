@@ -16,6 +16,7 @@ import (
 
 // On a disk that is read-only, or full, each command says so, or does its work.
 func TestErrorsOfDisksArePlain(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	for _, x := range []struct {
 		name string
@@ -56,6 +57,7 @@ func TestErrorsOfDisksArePlain(t *testing.T) {
 
 // Who may not look into the directory is told so, with its name, by each command.
 func TestErrorsOfOtherAccountsArePlain(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	data, _ := serviceDir(t)
 	if err := os.Chmod(data, 0o700); err != nil {

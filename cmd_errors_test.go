@@ -79,6 +79,7 @@ func (s said) check(t testing.TB, args []string) {
 // What is mistyped is refused before anything is looked for or opened: here there is no
 // registry at all, and none begins. No argument that can be right is in the list.
 func TestWhatIsMistyped(t *testing.T) {
+	alone(t, "it has another working directory")
 	t.Chdir(t.TempDir())
 	type row struct {
 		typed, want string // with | between arguments; BERTH_NAME=VALUE first is the environment
@@ -131,14 +132,14 @@ func TestWhatIsMistyped(t *testing.T) {
 		{"--tls=auto|--acme-directory|https://x", "are for --tls=acme"},
 		{"--tls=acme", "--tls=acme needs --tls-name"},
 		{"--tls-cert|x", "--tls-cert and --tls-key go together"},
-		{"--tls=auto|--tls-cert|x", "leave --tls-cert and --tls-key away"},
-		{"--tls=off|--tls-cert|x", "--tls=off does not go with"},
+		{"--tls=auto|--tls-cert|x", "leave out --tls-cert and --tls-key"},
+		{"--tls=off|--tls-cert|x", "--tls=off contradicts"},
 		{"--client-ca|x", "--client-ca and --http-addr need TLS"},
 		{"ls|Nope", `"Nope"`},
 		{"ls|a@sha256:abc", `"sha256:abc" is not a digest, which is`},
 		{"ls|a@md5:abc", `of "md5:abc" is not supported; use sha256 or sha512`},
 		{"ls|a@" + sum("x").String(), "ls: say NAME or NAME:TAG"},
-		{"ls|localhost:5000/a", `"localhost:5000/a": say the name without the host`},
+		{"ls|localhost:5000/a", `"localhost:5000/a": give the name without the host`},
 		{"log|a@" + sum("x").String(), "log: say NAME or NAME:TAG"},
 		{"rm|a:1|Bad", `"Bad"`},
 		{"rm|a:1|", "rm: an argument is empty (perhaps by a variable that is not set)"},
@@ -151,7 +152,7 @@ func TestWhatIsMistyped(t *testing.T) {
 		{"stats|a:1", `stats: say NAME alone, not "a:1"`},
 		{"backup|", "backup: an argument is empty"},
 		{"token|creat", `token: say create, list or revoke, not "creat"`},
-		{"token|create", "--repo: "},
+		{"token|create", "--allow: "},
 		{"token|create|--repo|A|--allow|pull", "--repo: "},
 		{"token|create|--repo|a", "--allow: "},
 		{"token|create|--repo|a|--allow|fly", `--allow: "fly" is not an action`},
@@ -175,7 +176,7 @@ func TestWhatIsMistyped(t *testing.T) {
 	}
 	for _, c := range commands {
 		if c.least > 0 {
-			rows = append(rows, row{c.name, c.name + ": an argument is missing\nusage: " + c.line()})
+			rows = append(rows, row{c.name, c.name + ": an argument is missing\nusage: " + c.calls()[0]})
 		}
 		if c.most > 0 && c.most < 10 {
 			rows = append(rows, row{c.name + strings.Repeat("|x", c.most+1), `unexpected "x"`})
@@ -189,8 +190,10 @@ func TestWhatIsMistyped(t *testing.T) {
 				isText = true
 			}
 			if !isText {
-				rows = append(rows, row{c.name + "|--" + f.Name + "=" + bad, "--" + f.Name + ": "},
-					row{"BERTH_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")) + "=" + bad + "|" + c.name, "BERTH_"})
+				rows = append(rows, row{c.name + "|--" + f.Name + "=" + bad, "--" + f.Name + ": "})
+				if c.alone == nil || c.name == "serve" { // the others need no variables
+					rows = append(rows, row{variableOf(f.Name) + "=" + bad + "|" + c.name, "BERTH_"})
+				}
 			}
 			if _, ok := f.Value.(yesNoFlag); !ok {
 				rows = append(rows, row{c.name + "|--" + f.Name, "--" + f.Name + ": its value is missing (see berth help " + c.name + ")"})
@@ -261,14 +264,15 @@ var notThere = []struct {
 	{"policy check anonymous pull a", "", 1},
 	{"user passwd nope", "there is no user nope in ", 1},
 	{"user remove nope", "`berth user list` shows those that there are", 1},
-	{"user add kim", "there is a user kim already; `berth user passwd kim` gives a new password", 1},
-	{"user add ann", "no password: type one, or give it as a line on standard input", 1},
+	{"user add kim", "there is a user kim already; `berth user passwd kim` changes the password", 1},
+	{"user add ann", "no password: type one, or pass it as a line on standard input", 1},
 	{"trust", "there is no local CA in ", 1},
 	{"rm home/alpine --read-only", "rm: this registry is read-only, by --read-only", 1},
 	{"rm home/alpine --no-delete", "rm: this registry does not delete, by --no-delete", 1},
 }
 
 func TestWhatIsNotThere(t *testing.T) {
+	t.Parallel()
 	r := registryOfErrors(t)
 	for _, x := range notThere {
 		args := append(strings.Fields(x.typed), "--data", r.cfg.dir)
@@ -285,8 +289,10 @@ func TestWhatIsNotThere(t *testing.T) {
 // What is wrong with a file at the start is said once, and says nothing of a time before; a
 // line of the users that is of no use comes with what makes a good one.
 func TestFilesThatAreWrongAtTheStart(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{policyFile: "[[rule]\n", usersFile: ""} {
-		r := newRegistry(t)
+		r := startRegistry(t)
+		r.off()
 		path := filepath.Join(r.cfg.dir, name)
 		if text == "" {
 			if err := os.Mkdir(path, 0o700); err != nil {
@@ -310,6 +316,7 @@ func TestFilesThatAreWrongAtTheStart(t *testing.T) {
 
 // The rules stand apart in the log, with all that they allow.
 func TestRulesInTheLog(t *testing.T) {
+	t.Parallel()
 	rule := "[[rule]]\nwho = [\"users\"]\nrepositories = [\"**\"]\nallow = [\"overwrite\", \"delete\"]\n"
 	r := startRegistry(t, guarded(rule+rule, "kim"))
 	r.server.gate.announce()
@@ -321,20 +328,22 @@ func TestRulesInTheLog(t *testing.T) {
 
 // A token that never ends is said to; one with the name of a user comes with a word about it.
 func TestTokensThatNeverEnd(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "kim"))
 	out, err := runOnceOn(t, r.st, "token", "create", "kim", "--repo", "**", "--allow", "pull", "--expires", "never")
-	if err != nil || !strings.Contains(out, "is good until revoked") || !strings.Contains(out, "There is also a user kim") {
+	if err != nil || !strings.Contains(out, "is valid until it is revoked") || !strings.Contains(out, "There is a user kim, too") {
 		t.Errorf("token create kim: %v\n%s", err, out)
 	}
 	if log := r.log.String(); !strings.Contains(log, "expires=never") || strings.Contains(log, "expires=revoked") {
 		t.Errorf("the log has\n%s", log)
 	}
-	if out, err := runOnceOn(t, r.st, "token", "create", "ci", "--repo", "**", "--allow", "pull", "--expires", "1d12h"); err != nil || strings.Contains(out, "There is also") {
+	if out, err := runOnceOn(t, r.st, "token", "create", "ci", "--repo", "**", "--allow", "pull", "--expires", "1d12h"); err != nil || strings.Contains(out, "There is a user") {
 		t.Errorf("token create ci: %v\n%s", err, out)
 	}
 }
 
 func TestDurations(t *testing.T) {
+	t.Parallel()
 	const day = 24 * time.Hour
 	for text, want := range map[string]time.Duration{"0": 0, "0d": 0, "1d": day, "30d": 30 * day, "1d12h": 36 * time.Hour, "90m": 90 * time.Minute,
 		"2d30m": 2*day + 30*time.Minute, "168h": 7 * day, "1.5h": 90 * time.Minute, "36499d": 36499 * day} {

@@ -149,6 +149,7 @@ func (r *registry) answeredBy(answer string) string {
 
 // A server that does the work says the same, word by word, and the program ends with the same code.
 func TestErrorsByAServer(t *testing.T) {
+	t.Parallel()
 	r := registryOfErrors(t)
 	alone := make(map[string]said)
 	ask := func(into map[string]said) {
@@ -182,6 +183,7 @@ func lastLine(text string) string {
 
 // The program itself ends with the codes that exitCode says.
 func TestExitCodes(t *testing.T) {
+	t.Parallel()
 	r := registryOfErrors(t)
 	for args, want := range map[string]struct {
 		code      int
@@ -211,6 +213,7 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestEveryErrorIsPlain(t *testing.T) {
+	t.Parallel()
 	slow(t)
 	hadErrors := make(map[string]bool)
 	for _, x := range matters {

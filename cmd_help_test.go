@@ -16,6 +16,7 @@ var update = flag.Bool("update", false, "write docs/reference.md anew, from the 
 
 // The usage is one screen, has every command, and says where all flags are.
 func TestUsageIsOneScreen(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"-h"}, {"--help"}, {"-help"}, {"help"}, {"help", "--help"}} {
 		want := usage()
 		if len(args) == 2 {
@@ -63,6 +64,7 @@ func measure(t *testing.T, what, text string) {
 
 // Each command's help has its own flags, those of the server that matter to it, and an example.
 func TestHelpOfEveryCommand(t *testing.T) {
+	t.Parallel()
 	for _, c := range commands {
 		help := helpOf(t, c.name)
 		measure(t, "berth help "+c.name, help)
@@ -109,6 +111,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 
 // Help is to be had whatever else is wrong; for what is no command there is none.
 func TestHelpComesFirst(t *testing.T) {
+	t.Parallel()
 	wrong := func(key string) (string, bool) { return "perhaps", key == "BERTH_READ_ONLY" }
 	for _, args := range []string{"help", "-h", "help gc", "gc -h", "token create -h", "user --help", "version", "--version", "-version", "completion bash"} {
 		var out strings.Builder
@@ -133,6 +136,7 @@ func TestHelpComesFirst(t *testing.T) {
 
 // docs/reference.md is made from the tables, from its heading Flags on.
 func TestReferenceIsMadeFromTheTables(t *testing.T) {
+	t.Parallel()
 	const page = "docs/reference.md"
 	text, err := os.ReadFile(page)
 	if err != nil {

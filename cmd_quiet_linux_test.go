@@ -14,6 +14,7 @@ import (
 // As on Raspberry Pi OS and in containers with cgroup v1: the kernel does not tell of
 // pressure, and a library that looks for it when it is imported says so before main.
 func TestNoLineOfALibraryWhereTheKernelHasNoPressure(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	data := t.TempDir()
 	for _, args := range [][]string{{"version"}, {"help"}, {"ls", "--data", data}, {"user", "list", "--data", data}, {"version", "--log-format", "json"}} {
@@ -41,10 +42,11 @@ func TestNoLineOfALibraryWhereTheKernelHasNoPressure(t *testing.T) {
 }
 
 func TestLogOfACommandIsNotForThePersonAtATerminal(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.off()
 	create := []string{"token", "create", "--repo", "**", "--allow", "pull", "--data", r.cfg.dir}
-	if shown, err := atTerminal(t, "", "", append(create, "one")...); err != nil || strings.Contains(shown, "level=") || !strings.Contains(shown, "This is shown once") {
+	if shown, err := atTerminal(t, "", "", append(create, "one")...); err != nil || strings.Contains(shown, "level=") || !strings.Contains(shown, "This is shown only once") {
 		t.Errorf("at a terminal: %v\n%s", err, shown)
 	}
 	// Who asks for the log gets it; and so does a file, or a journal.

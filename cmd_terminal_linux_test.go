@@ -68,6 +68,7 @@ func atTerminal(t testing.TB, prompt, answer string, args ...string) (shown stri
 }
 
 func TestLastAdministratorIsAskedFor(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	guarded("", "kim", "ann")(&config{storeConfig: storeConfig{dirConfig: dirConfig{dir: dir}}})
 	writeRules(dir, fmt.Sprintf(starterPolicy, "kim"))

@@ -8,6 +8,7 @@ import (
 )
 
 func TestTokenCreateSaysWhatTheTokenMayDo(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	for _, x := range []struct {
 		args string

@@ -28,6 +28,7 @@ func serveTLS(t testing.TB, data string, args ...string) (p *process, port strin
 var certsDir = regexp.MustCompile(`/etc/docker/certs\.d/([^/']+)`)
 
 func TestTrustIsAboutTheServerThatRuns(t *testing.T) {
+	t.Parallel()
 	data := t.TempDir()
 	trust := func(want string, args ...string) {
 		t.Helper()
@@ -75,6 +76,7 @@ func ownName(t testing.TB) string {
 }
 
 func TestTrustInAContainer(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	data := t.TempDir()
 	trust := func(args ...string) (string, error) {
@@ -104,6 +106,7 @@ func TestTrustInAContainer(t *testing.T) {
 
 // As by ssh, of somebody who is not the registry's user.
 func TestTrustOfSomebodyElse(t *testing.T) {
+	t.Parallel()
 	data, _ := serviceDir(t)
 	if err := os.MkdirAll(filepath.Join(data, "tls"), 0o700); err != nil {
 		t.Fatal(err)

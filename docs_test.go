@@ -187,6 +187,7 @@ var saysWhere = regexp.MustCompile("`(?:\\w+\\.)?(\\w+)`,? (?:\\(|in )`(\\w+\\.g
 
 // A name that stands before a file's is declared there.
 func TestNamesAreInTheFilesThatAreNamed(t *testing.T) {
+	t.Parallel()
 	in := map[string]map[string]bool{}
 	said := 0
 	for _, page := range documents(t) {

@@ -11,6 +11,7 @@ import (
 )
 
 func TestProbesThatSucceedAreNoLineOfTheLog(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	lines := func(route string) int { return strings.Count(r.log.String(), "route="+route+" ") }
 	for _, path := range []string{"/healthz", "/readyz"} {
@@ -68,6 +69,7 @@ func (r *registry) from(address string, headers ...string) {
 }
 
 func TestProxyThatIsNotTrustedIsLoggedOnceWithTheFlag(t *testing.T) {
+	t.Parallel()
 	const says = "there seems to be a proxy in front"
 	count := func(r *registry, text string) int { return strings.Count(r.log.String(), text) }
 	for _, header := range []string{"X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: https", "X-Forwarded-Host: hub.example", "Forwarded: for=192.0.2.7;proto=https", "X-Real-IP: 192.0.2.7"} {
@@ -94,6 +96,7 @@ func TestProxyThatIsNotTrustedIsLoggedOnceWithTheFlag(t *testing.T) {
 
 // Anybody can send the headers.
 func TestFloodOfProxiesIsNoFloodOfLines(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	for i := range 3 * maxDisbelieved {
 		r.from(fmt.Sprintf("203.0.%d.%d:4711", i/250, i%250), "X-Forwarded-For: 192.0.2.7")

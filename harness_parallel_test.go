@@ -22,7 +22,7 @@ import (
 // what of its own would spoil them.
 func alone(t testing.TB, why string) {
 	t.Helper()
-	t.Setenv("BERTH_TEST_ALONE", why) // panics in a parallel test
+	t.Setenv("TEST_RUNS_ALONE", why) // panics in a parallel test
 }
 
 // runBeside sets how many tests run at once, unless the command line does.

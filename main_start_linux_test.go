@@ -12,6 +12,7 @@ import (
 )
 
 func TestPortThatIsRoots(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err != nil || strings.TrimSpace(string(text)) == "0" {
 		skip(t, "on this machine everybody may listen on every port")

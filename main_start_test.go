@@ -52,6 +52,7 @@ func serveFor(t *testing.T, during func(url string), args ...string) string {
 }
 
 func TestGreetingFitsWhatIsSet(t *testing.T) {
+	t.Parallel()
 	used := filepath.Join(t.TempDir(), "used")
 	r := startRegistry(t, func(cfg *config) { cfg.dir = used })
 	r.pushImage("home/app", "1.0", "{}", "layer")
@@ -122,6 +123,7 @@ func TestGreetingFitsWhatIsSet(t *testing.T) {
 }
 
 func TestGreetingInJSON(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	for _, begins := range []bool{true, false} {
 		ctx, stop := context.WithCancel(t.Context())
@@ -161,6 +163,7 @@ func TestGreetingInJSON(t *testing.T) {
 
 // What README.md shows is what a first start says, but for names and numbers.
 func TestGreetingIsAsTheReadmeShows(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -184,6 +187,7 @@ func TestGreetingIsAsTheReadmeShows(t *testing.T) {
 
 // Neither a port that is taken nor an address that cannot be leaves a directory behind.
 func TestAddressThatCannotBe(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -218,6 +222,7 @@ func TestAddressThatCannotBe(t *testing.T) {
 
 // Who starts Berth twice learns that it is Berth that has the port.
 func TestPortThatBerthHas(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	serveFor(t, func(url string) {
 		awaitSocket(t, dir)

@@ -13,6 +13,7 @@ import (
 // Until its disk is mounted no registry begins in its place, if the operator has said so by
 // --existing or by a file in the mount point; and then the registry of the disk is served.
 func TestDiskThatIsMountedLate(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for _, x := range []struct {
 		name, inside string // where on the disk the registry is
@@ -66,6 +67,7 @@ func TestDiskThatIsMountedLate(t *testing.T) {
 
 // The disk for a backup is not mounted: a backup on the machine's own disk helps nobody.
 func TestBackupToADiskThatIsNotMounted(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	mount := t.TempDir()
 	put(t, mount, notMountedMark)
@@ -79,6 +81,7 @@ func TestBackupToADiskThatIsNotMounted(t *testing.T) {
 
 // Blobs on a disk of their own: its mount point says that it is missing, before the first start, too.
 func TestBlobsOnADiskThatIsNotMounted(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	put(t, dir, "blobs/"+notMountedMark)
 	if err := refused(t, "--addr", "127.0.0.1:0", "--data", dir); err == nil || !strings.Contains(err.Error(), "is not mounted") {

@@ -50,6 +50,7 @@ func namesIn(t *testing.T, dir string) (names []string) {
 // A directory in which somebody else keeps things is refused, by the server and by commands,
 // and stays as it is.
 func TestDirectoriesOfOthersAreRefused(t *testing.T) {
+	t.Parallel()
 	const blob = "blobs/sha256/ab/ab01/data"
 	registry2 := []string{"docker/registry/v2/repositories/app/_layers/", "docker/registry/v2/" + blob}
 	const its = "has the images of registry:2 in it (DIR/docker/registry/v2), which Berth does not read. " +
@@ -96,6 +97,7 @@ func TestDirectoriesOfOthersAreRefused(t *testing.T) {
 // A registry begins beside what systems leave in an empty directory, and what Berth's commands and
 // flags put there.
 func TestRegistryBeginsBesideWhatIsNobodys(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "data")
 	put(t, dir, "lost+found/", ".Trash-1000/x", ".bashrc", ".cache/", "System Volume Information/x", "@eaDir/x", "aquota.user",
 		"blobs/lost+found/", "berth.env", "htpasswd.bak", "certs/registry.pem")
@@ -137,6 +139,7 @@ func TestRegistryBeginsBesideWhatIsNobodys(t *testing.T) {
 
 // What a directory lacks that was a registry is said, whatever else lies there.
 func TestRegistryWithoutItsDatabaseIsNoStrangers(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	r.pushImage("home/app", "1.0", "{}", "layer")
 	r.stop()

@@ -81,6 +81,7 @@ func TestQueriesAreInCommonSQL(t *testing.T) {
 
 // The parameters of what the engine is given are numbered.
 func TestParametersAreNumbered(t *testing.T) {
+	t.Parallel()
 	for query, want := range map[string]string{
 		`SELECT 1`:                    `SELECT 1`,
 		`SELECT a FROM b WHERE c = ?`: `SELECT a FROM b WHERE c = ?1`,
