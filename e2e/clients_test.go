@@ -30,6 +30,7 @@ var goClients = map[string]struct{ pkg, version string }{
 	"regctl":      {"github.com/regclient/regclient/cmd/regctl", "v0.11.7"},
 	"oras":        {"oras.land/oras/cmd/oras", "v1.3.6"},
 	"helm":        {"helm.sh/helm/v3/cmd/helm", "v3.22.0"},
+	"registry":    {"github.com/distribution/distribution/v3/cmd/registry", "v3.1.2"},
 	"conformance": {"github.com/opencontainers/distribution-spec/conformance", "v0.0.0-20260831232431-97274622c111"},
 
 	"pebble":              {"github.com/letsencrypt/pebble/v2/cmd/pebble", "v2.10.1"},
@@ -41,6 +42,8 @@ var debianPackages = map[string]string{
 	"dockerd": "docker.io", "docker": "docker.io", "containerd": "containerd", "ctr": "containerd",
 	"podman": "podman", "buildah": "buildah", "skopeo": "skopeo",
 	"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy",
+	"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "sudo": "sudo", "curl": "curl", "openssl": "openssl",
+	"systemd-analyze": "systemd", "prometheus": "prometheus", "promtool": "prometheus",
 }
 
 // A client runs one program with the arguments that every command of its needs.

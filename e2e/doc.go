@@ -24,13 +24,16 @@
 //	tls_test.go          the local CA, and certificates that are renewed
 //	acme_test.go         certificates from a CA that speaks ACME
 //	proxy_test.go        behind nginx, HAProxy, caddy and Traefik
+//	machines_test.go …   two machines, made of namespaces
+//	examples_test.go     what README and docs show, run as it is written on these machines
+//	pages_test.go        one test for each page
 //
 // bench/ is a program: Berth beside other registries, in a table. notices/ is one that writes
 // THIRD_PARTY_NOTICES.
 //
 // The Go clients are built at pinned versions into Go's build cache; the rest comes from the
 // distribution's packages (.ci/run lists them). A client that is missing skips its tests, unless CI is
-// set in the environment: there it fails them. The daemons need root; they keep their data in
+// set in the environment: there it fails them. The daemons and the machines need root; they keep their data in
 // temporary directories and are gone, with their mounts, when the tests end. BERTH=/path/to/berth
 // tests that binary instead of building one. NEWEST=1 tests the newest clients instead of the
 // distribution's, as far as they can be built from Go's modules; -timeout must be longer the first time.
