@@ -179,7 +179,6 @@ func (g *gate) setGuarded(guarded bool) error {
 func (g *gate) announce() {
 	v := g.view()
 	if v == nil {
-		g.log.Warn("everybody who reaches this registry may push and delete; `berth user add NAME` makes it ask for a password")
 		if lines := g.tagRules().lines(); lines != nil {
 			g.log.Info("rules for tags", "rules", strings.Join(lines, "; "))
 		}

@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -155,6 +156,7 @@ type greeting struct {
 	loopback      bool     // and no other does by itself
 	elsewhere     []string // URLs by which others do
 	open          string   // who may do what without a password
+	unguarded     bool     // there never was a user: that is everything
 	try           []string // lines to type
 	ca            string   // fingerprint of the local CA, "" without one
 	plain         bool     // Docker on other machines does not take it as it is
@@ -162,7 +164,7 @@ type greeting struct {
 
 // greeting gathers what is to be said. addr is where the server listens.
 func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
-	g := &greeting{version: buildVersion(), data: cfg.dir, found: s.st.found, certificates: s.gate.byCertificate, open: s.gate.openTo(), ca: s.certificates.fingerprint()}
+	g := &greeting{version: buildVersion(), data: cfg.dir, found: s.st.found, certificates: s.gate.byCertificate, open: s.gate.openTo(), unguarded: s.gate.view() == nil, ca: s.certificates.fingerprint()}
 	g.users, g.tokens = s.gate.accounts()
 	if dir, err := filepath.Abs(cfg.dir); err == nil {
 		g.data = dir
@@ -187,7 +189,7 @@ func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
 	names := []string{host}
 	if everywhere {
 		host = "localhost"
-		names = slices.DeleteFunc(machineAddresses(), func(a string) bool { return net.ParseIP(a).IsLoopback() })
+		names = outerAddresses()
 		names = names[:min(len(names), 4)]
 	}
 	g.url, g.loopback = scheme+"://"+at(host), !everywhere && ip.IsLoopback()
@@ -262,6 +264,9 @@ func (g *greeting) write(w io.Writer) {
 		fmt.Fprintln(w, "No other machine reaches it, except through a proxy on this one")
 	}
 	fmt.Fprintf(w, "%s%s\n", strings.ToUpper(g.open[:1]), g.open[1:])
+	if g.unguarded {
+		fmt.Fprintln(w, "To make it ask for one:  berth user add NAME")
+	}
 	for i, line := range g.try {
 		fmt.Fprintf(w, "%-6s%s\n", [...]string{"Try:", ""}[min(i, 1)], line)
 	}
@@ -282,8 +287,31 @@ func trustURL(registry string) string {
 	return "http://" + host + "/trust"
 }
 
+// insideOnly are the names of interfaces that lead to containers and virtual machines of this machine.
+var insideOnly = regexp.MustCompile(`^(docker|br-|veth|cni|podman|virbr|lxcbr|lxdbr|flannel|cali|kube)`)
+
+// outerAddresses are those of the machine's addresses by which others may reach it.
+func outerAddresses() (list []string) {
+	interfaces, _ := net.Interfaces() // without them the greeting has no addresses
+	for _, i := range interfaces {
+		if i.Flags&net.FlagLoopback != 0 || insideOnly.MatchString(i.Name) {
+			continue
+		}
+		addresses, _ := i.Addrs()
+		for _, a := range addresses {
+			if n, ok := a.(*net.IPNet); ok && (n.IP.To4() != nil || !n.IP.IsLinkLocalUnicast()) {
+				list = append(list, n.IP.String())
+			}
+		}
+	}
+	return list
+}
+
 // log is the same for a program.
 func (g *greeting) log(log *slog.Logger) {
+	if g.unguarded {
+		log.Warn("everybody who reaches this registry may push and delete; `berth user add NAME` makes it ask for a password")
+	}
 	log.Info("serving", "version", g.version, "data", g.data, "new", g.found != aRegistry, "made", g.found == noDirectory,
 		"repositories", g.repositories, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "open", g.open, "try", g.try, "ca", g.ca)
 }

@@ -84,11 +84,11 @@ func TestGreetingFitsWhatIsSet(t *testing.T) {
 		closed = "Without a password nobody may do anything\n"
 	)
 	for _, x := range []struct{ dir, args, want string }{
-		{empty, "", "Begins a new registry there: no repositories, no users\n" + alone + open + "push, pull or delete\nTry:  " + push},
-		{empty, "--no-delete", "Opens the registry there: no repositories, no users\n" + alone + open + "push or pull\nTry:  " + push},
-		{empty, "--read-only", "Opens the registry there: no repositories, no users\n" + alone + open + "pull\n"},
+		{empty, "", "Begins a new registry there: no repositories, no users\n" + alone + open + "push, pull or delete\nTo make it ask for one:  berth user add NAME\nTry:  " + push},
+		{empty, "--no-delete", "Opens the registry there: no repositories, no users\n" + alone + open + "push or pull\nTo make it ask for one:  berth user add NAME\nTry:  " + push},
+		{empty, "--read-only", "Opens the registry there: no repositories, no users\n" + alone + open + "pull\nTo make it ask for one:  berth user add NAME\n"},
 		{prepared, "", "Begins a new registry there: no repositories, 2 users\n" + alone + closed + "Try:  docker login ADDR\n      " + push},
-		{used, "--read-only", "Opens the registry there: 2 repositories, no users\n" + alone + open + "pull\nTry:  docker pull ADDR/home/app:1.0\n"},
+		{used, "--read-only", "Opens the registry there: 2 repositories, no users\n" + alone + open + "pull\nTo make it ask for one:  berth user add NAME\nTry:  docker pull ADDR/home/app:1.0\n"},
 		{guarded, "", "Opens the registry there: 2 repositories, 1 user, 1 token\n" + alone + closed + "Try:  docker login -u kim ADDR\n      " + push},
 		{guarded, "--read-only", "Opens the registry there: 2 repositories, 1 user, 1 token\n" + alone + closed +
 			"Try:  docker login -u kim ADDR\n      docker pull ADDR/home/app:1.0\n"},
@@ -99,9 +99,9 @@ func TestGreetingFitsWhatIsSet(t *testing.T) {
 			"Try:  docker login -u kim hub.example.org\n      docker tag alpine hub.example.org/alpine && docker push hub.example.org/alpine\n"},
 		{rules, "", "Begins a new registry there: no repositories, no users\n" + alone + "Without a password everybody may pull from some repositories\n" +
 			"Try:  berth user add NAME --htpasswd DIR/htpasswd\n      docker login -u NAME ADDR\n      " + push},
-		{used, "--tls auto", "Opens the registry there: 2 repositories, no users\n" + alone + open + "push, pull or delete\nTry:  " + push},
+		{used, "--tls auto", "Opens the registry there: 2 repositories, no users\n" + alone + open + "push, pull or delete\nTo make it ask for one:  berth user add NAME\nTry:  " + push},
 		{used, "--tls auto --public-url https://hub.example.org", "Opens the registry there: 2 repositories, no users\n" +
-			"Other machines reach it at https://hub.example.org\n" + open + "push, pull or delete\n" +
+			"Other machines reach it at https://hub.example.org\n" + open + "push, pull or delete\nTo make it ask for one:  berth user add NAME\n" +
 			"Try:  docker tag alpine hub.example.org/alpine && docker push hub.example.org/alpine\n" +
 			"Other machines must first trust its CA: http://hub.example.org:443/trust shows how, and so does `berth trust`. The CA's SHA-256 is\n  CA\n"},
 	} {

@@ -63,6 +63,7 @@ func TestServeUntilStopped(t *testing.T) {
 		}
 		for _, want := range []string{begun, "No other machine reaches it, except through a proxy on this one",
 			"Open to everybody who reaches it: no password is needed to push, pull or delete",
+			"To make it ask for one:  berth user add NAME",
 			"Try:  docker tag alpine ADDR/alpine && docker push ADDR/alpine",
 		} {
 			lines.Scan()

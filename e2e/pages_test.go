@@ -188,7 +188,12 @@ func TestStoragePage(t *testing.T) {
 	l.install("pi", berthBinary, "berth")
 	l.docker("pi")
 	l.serve("me@pi", "berth")
-	l.must("root@pi", "install -d -o me /mnt/usb")
+	l.must("root@pi", "mkdir /mnt/usb && echo 'usb /mnt/usb tmpfs defaults 0 0' >>/etc/fstab && mount /mnt/usb")
+	p.run("me@pi", "sudo umount /mnt/usb")
+	if said, err := l.try("root@pi", "umount /mnt/usb && berth backup /mnt/usb/berth --data /home/me/data"); err == nil || !strings.Contains(said, "berth.not-mounted") {
+		t.Errorf("a backup to a disk that is not mounted says\n%s", said)
+	}
+	l.must("root@pi", "mount /mnt/usb && chown me /mnt/usb")
 	l.push("pi", "localhost:5000/home/app:1.0", "amd64", "the first")
 	l.push("pi", "localhost:5000/home/app:1.0", "amd64", "the second")
 	l.push("pi", "localhost:5000/home/other:1.0", "amd64", "the second")
@@ -222,7 +227,7 @@ func TestDeployPage(t *testing.T) {
 	verify()
 	p.run("me@pi", "sudo systemctl daemon-reload", twice...)
 	l.until("root@pi", "curl -s -o /dev/null localhost:5000/readyz")
-	for _, has := range []string{"ReadWritePaths=", "CapabilityBoundingSet="} {
+	for _, has := range []string{"Environment=BERTH_EXISTING=", "ReadWritePaths=", "CapabilityBoundingSet="} {
 		l.must("root@pi", "mkdir -p "+unit+".d /mnt/usb/berth")
 		l.write("root@pi", unit+".d/override.conf", p.block("ini", has).text)
 		verify()
