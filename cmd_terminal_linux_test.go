@@ -94,3 +94,23 @@ func TestLastAdministratorIsAskedFor(t *testing.T) {
 		t.Errorf("one of several: %v\n%s", err, shown)
 	}
 }
+
+// A person who types as soon as the prompt is there is not shown the password, and both
+// lines arrive.
+func TestPasswordIsNotShown(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for i := range 20 {
+		name := fmt.Sprintf("user%d", i)
+		shown, err := atTerminal(t, "Password for "+name+": ", "correct horse\rcorrect horse\r", "user", "add", name, "--data", dir)
+		if err != nil || strings.Contains(shown, "horse") || !strings.Contains(shown, "Again: ") {
+			t.Fatalf("user add shows (%v)\n%s", err, shown)
+		}
+	}
+	if shown, err := atTerminal(t, "Password for kim: ", "correct\x03", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "given up") {
+		t.Errorf("ctrl-C at the password: %v\n%s", err, shown)
+	}
+	if shown, err := atTerminal(t, "Password for kim: ", "correct horse\rcorrect house\r", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "the two passwords differ") {
+		t.Errorf("two passwords: %v\n%s", err, shown)
+	}
+}

@@ -311,20 +311,11 @@ const minPassword = 8
 func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (hash string, err error) {
 	var password string
 	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		ask := func(prompt string) (string, error) {
-			fmt.Fprint(stdout, prompt)
-			typed, err := readPassword(ctx, int(f.Fd()))
-			fmt.Fprintln(stdout)
-			return typed, err
-		}
-		if password, err = ask("Password for " + name + ": "); err != nil {
-			return "", err
-		}
-		again, err := ask("Again: ")
+		typed, err := readPasswords(ctx, f, stdout, "Password for "+name+": ", "Again: ")
 		if err != nil {
 			return "", err
 		}
-		if again != password {
+		if password = typed[0]; typed[1] != password {
 			return "", errors.New("the two passwords differ")
 		}
 	} else {
@@ -364,21 +355,29 @@ func confirm(ctx context.Context, loss, deed string, stdin io.Reader, stdout io.
 	return nil
 }
 
-// readPassword reads a line from a terminal without showing it. When ctx ends, by
-// a ctrl-C as a rule, the terminal is as it was.
-func readPassword(ctx context.Context, fd int) (string, error) {
-	before, err := term.GetState(fd)
+// readPasswords asks for lines at a terminal and shows nothing of them, not even of what is
+// typed as soon as the first prompt is there. When ctx ends, the terminal is as it was.
+func readPasswords(ctx context.Context, f *os.File, stdout io.Writer, prompts ...string) (list []string, err error) {
+	before, err := term.MakeRaw(int(f.Fd()))
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	password, err := typed(ctx, func() (string, error) {
-		text, err := term.ReadPassword(fd)
-		return string(text), err
-	})
-	if ctx.Err() != nil {
-		err = errors.Join(err, term.Restore(fd, before))
+	defer func() { err = errors.Join(err, term.Restore(int(f.Fd()), before)) }()
+	terminal := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{f, stdout}, "")
+	for _, prompt := range prompts {
+		line, err := typed(ctx, func() (string, error) { return terminal.ReadPassword(prompt) })
+		if err == io.EOF { // ctrl-C, which is no signal here, or ctrl-D
+			err = errors.New("given up")
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, line)
 	}
-	return password, err
+	return list, nil
 }
 
 // typed returns what read returns, which waits for a person, or an error when ctx ends.
