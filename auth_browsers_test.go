@@ -132,7 +132,7 @@ func TestReboundPagesWhereThereAreUsers(t *testing.T) {
 // A name that a flag gives is known with and without TLS.
 func TestNamesOfFlagsAreKnownToBrowsers(t *testing.T) {
 	t.Parallel()
-	cfg, err := parseConfig("serve", []string{"--tls-name", "Hub.Example.org,192.168.1.5"}, func(string) (string, bool) { return "", false }, os.Stderr)
+	cfg, err := parseConfig("serve", []string{"--tls-name", "Hub.Example.org,192.168.1.5"}, noEnv, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,12 +54,11 @@ func onTerminal(t *testing.T, width int, fn func(tty *os.File)) string {
 }
 
 // show runs a command on a terminal of that width.
-func (r *registry) show(width int, env map[string]string, args ...string) string {
+func (r *registry) show(width int, env environment, args ...string) string {
 	r.t.Helper()
 	t := r.t.(*testing.T)
 	return onTerminal(t, width, func(tty *os.File) {
-		lookup := func(name string) (string, bool) { value, ok := env[name]; return value, ok }
-		if err := run(t.Context(), append(args, "--data", r.cfg.dir), lookup, strings.NewReader(""), tty, new(bytes.Buffer)); err != nil {
+		if err := run(t.Context(), append(args, "--data", r.cfg.dir), env, strings.NewReader(""), tty, new(bytes.Buffer)); err != nil {
 			t.Errorf("berth %v: %v", args, err)
 		}
 	})
@@ -152,7 +151,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 				}
 			}
 		}
-		if text := r.show(200, map[string]string{"COLUMNS": "80"}, "log"); widest(text) > 80 {
+		if text := r.show(200, environment{"COLUMNS=80"}, "log"); widest(text) > 80 {
 			t.Errorf("berth log with COLUMNS=80:\n%s", text)
 		}
 	}
@@ -214,7 +213,7 @@ func TestTablesInAPipeAreFull(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		env := func(name string) (string, bool) { return "40", name == "COLUMNS" }
+		env := environment{"COLUMNS=40"}
 		for _, args := range [][]string{{"ls"}, {"ls", long}, {"log"}} {
 			if err := run(t.Context(), append(args, "--data", r.cfg.dir), env, strings.NewReader(""), in, new(bytes.Buffer)); err != nil {
 				t.Error(err)
@@ -309,7 +308,7 @@ func TestProgressFitsTheTerminal(t *testing.T) {
 	r := startRegistry(t)
 	r.listen()
 	for kind, want := range map[string]bool{"xterm": true, "dumb": false} {
-		if text := r.show(80, map[string]string{"TERM": kind}, "check", "--deep"); strings.Contains(text, "\x1b") != want || !strings.HasSuffix(text, "all is well\n") {
+		if text := r.show(80, environment{"TERM=" + kind}, "check", "--deep"); strings.Contains(text, "\x1b") != want || !strings.HasSuffix(text, "all is well\n") {
 			t.Errorf("check --deep on a terminal of the kind %s: %q", kind, text)
 		}
 	}

@@ -44,18 +44,18 @@ func (o *options) console(out io.Writer) *console {
 
 // watch works out how stdout is read: on a terminal, and of what width, or not; and in which
 // zone whoever reads it is.
-func (o *options) watch(stdout io.Writer, env func(string) (string, bool)) {
+func (o *options) watch(stdout io.Writer, env environment) {
 	o.Zone = localZone(time.Now())
 	f, ok := stdout.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
 		return
 	}
-	kind, _ := env("TERM")
+	kind, _ := env.lookup("TERM")
 	o.TTY, o.Width = kind != "dumb", usageWidth
 	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
 		o.Width = width
 	}
-	text, _ := env("COLUMNS")
+	text, _ := env.lookup("COLUMNS")
 	if width, err := strconv.Atoi(text); err == nil && width > 0 {
 		o.Width = width
 	}

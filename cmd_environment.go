@@ -15,6 +15,24 @@ import (
 	"strings"
 )
 
+// An environment is the variables of a process, as NAME=VALUE.
+type environment []string
+
+// lookup returns the value of a variable, and whether it is set.
+func (env environment) lookup(name string) (value string, ok bool) {
+	for _, variable := range env {
+		if key, value, _ := strings.Cut(variable, "="); sameVariable(key, name) {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+// sameVariable reports whether two names are of the same variable: on Windows, case does not matter.
+func sameVariable(a, b string) bool {
+	return a == b || runtime.GOOS == "windows" && strings.EqualFold(a, b)
+}
+
 // variableOf is the variable of a flag.
 func variableOf(flag string) string {
 	return "BERTH_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
@@ -26,14 +44,14 @@ var serviceVariable = regexp.MustCompile(`^BERTH_(\w+_)?(` +
 	`SERVICE_HOST=|SERVICE_PORT(_\w+)?=\d+$|` +
 	`PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|NAME=/|ENV_\w+=)`)
 
-// refuseVariables returns an error if one of the variables, as NAME=VALUE, is no flag's,
-// of whichever command.
-func refuseVariables(environ []string) error {
+// refuseUnknown returns an error if a variable begins with BERTH_ and is no flag's, of
+// whichever command.
+func (env environment) refuseUnknown() error {
 	var known []string // without the prefix
 	for _, c := range commands {
 		newFlags(c.name, &config{}, &textFlags{}).VisitAll(func(f *flag.Flag) { known = append(known, strings.TrimPrefix(variableOf(f.Name), "BERTH_")) })
 	}
-	for _, variable := range environ {
+	for _, variable := range env {
 		name, value, _ := strings.Cut(variable, "=")
 		if runtime.GOOS == "windows" { // where case does not matter
 			name = strings.ToUpper(name)

@@ -55,7 +55,7 @@ func TestVariablesThatMeanNothingAreRefused(t *testing.T) {
 			{"user", "list", "--data", dir},
 		} {
 			ctx, stop := context.WithCancel(t.Context())
-			err := run(ctx, args, noEnv, strings.NewReader(""), stopper(stop), io.Discard, x.variable)
+			err := run(ctx, args, environment{x.variable}, strings.NewReader(""), stopper(stop), io.Discard)
 			stop()
 			refused := err != nil && strings.Contains(err.Error(), "environment variable")
 			if refused != (x.want != "") || refused && !strings.Contains(err.Error(), x.want) {
@@ -63,7 +63,7 @@ func TestVariablesThatMeanNothingAreRefused(t *testing.T) {
 			}
 		}
 		for _, args := range [][]string{{"version"}, {"help"}, {"gc", "-h"}} {
-			if err := run(t.Context(), args, noEnv, strings.NewReader(""), io.Discard, io.Discard, x.variable); err != nil {
+			if err := run(t.Context(), args, environment{x.variable}, strings.NewReader(""), io.Discard, io.Discard); err != nil {
 				t.Errorf("%s berth %v: %v, which works on nothing", x.variable, args, err)
 			}
 		}
@@ -71,7 +71,7 @@ func TestVariablesThatMeanNothingAreRefused(t *testing.T) {
 	var log strings.Builder
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	err := run(ctx, []string{"--data", dir, "--addr", "127.0.0.1:0", "--log-format", "json"}, noEnv, strings.NewReader(""), io.Discard, io.MultiWriter(&log, stopper(stop)), "BERTH_DTAA=x")
+	err := run(ctx, []string{"--data", dir, "--addr", "127.0.0.1:0", "--log-format", "json"}, environment{"BERTH_DTAA=x"}, strings.NewReader(""), io.Discard, io.MultiWriter(&log, stopper(stop)))
 	if !errors.Is(err, errLogged) || !strings.HasPrefix(log.String(), "{") || !strings.Contains(log.String(), "BERTH_DTAA") {
 		t.Errorf("with a log in JSON: %v\n%s", err, &log)
 	}

@@ -36,18 +36,10 @@ var oneDash = regexp.MustCompile(`(?:^|\s)-[a-z]`)
 // says must be plain.
 func tell(t testing.TB, env []string, stdin string, args ...string) said {
 	t.Helper()
-	lookup := func(key string) (value string, ok bool) {
-		for _, x := range env {
-			if k, v, _ := strings.Cut(x, "="); k == key {
-				return v, true
-			}
-		}
-		return "", false
-	}
 	var out, log strings.Builder
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // for a server that starts and should not
 	defer cancel()
-	err := run(ctx, args, lookup, strings.NewReader(stdin), &out, &log)
+	err := run(ctx, args, env, strings.NewReader(stdin), &out, &log)
 	code, tell := exitCode(err)
 	if tell {
 		fmt.Fprintln(&log, "berth:", err)
@@ -359,7 +351,7 @@ func TestDurations(t *testing.T) {
 		for _, variable := range []bool{false, true} { // as a flag, and in the environment
 			args, env := []string{"--grace", text}, noEnv
 			if variable {
-				args, env = nil, func(key string) (string, bool) { return text, key == "BERTH_GRACE" }
+				args, env = nil, environment{"BERTH_GRACE=" + text}
 			}
 			if cfg, err := parseConfig("serve", args, env, io.Discard); err != nil || cfg.grace != want {
 				t.Errorf("--grace %s is %v (%v)", text, cfg.grace, err)

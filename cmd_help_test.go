@@ -112,7 +112,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 // Help is to be had whatever else is wrong; for what is no command there is none.
 func TestHelpComesFirst(t *testing.T) {
 	t.Parallel()
-	wrong := func(key string) (string, bool) { return "perhaps", key == "BERTH_READ_ONLY" }
+	wrong := environment{"BERTH_READ_ONLY=perhaps"}
 	for _, args := range []string{"help", "-h", "help gc", "gc -h", "token create -h", "user --help", "version", "--version", "-version", "completion bash"} {
 		var out strings.Builder
 		if err := run(t.Context(), strings.Fields(args), wrong, strings.NewReader(""), &out, io.Discard); err != nil || out.Len() == 0 {

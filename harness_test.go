@@ -51,7 +51,7 @@ func startRegistry(t testing.TB, options ...func(*config)) *registry {
 // newRegistry is startRegistry without the start.
 func newRegistry(t testing.TB, options ...func(*config)) *registry {
 	t.Helper()
-	cfg, err := parseConfig("serve", []string{"--data", t.TempDir()}, func(string) (string, bool) { return "", false }, io.Discard)
+	cfg, err := parseConfig("serve", []string{"--data", t.TempDir()}, noEnv, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func main() {
 	keepToOneself()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	err := run(ctx, os.Args[1:], os.LookupEnv, os.Stdin, os.Stdout, os.Stderr, os.Environ()...)
+	err := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
 	code, tell := exitCode(err)
 	if tell {
 		fmt.Fprintln(os.Stderr, "berth:", err)
@@ -89,10 +89,9 @@ type config struct {
 
 // run is the program. It returns when it has done what args say, or when ctx
 // ends and the server has stopped. Logs go to stderr, everything else to stdout;
-// passwords come from stdin. environ is all of the environment, of which env looks up one:
-// what means nothing in it is refused. Its error is in words for people, and exitCode
-// knows what the program ends with.
-func run(ctx context.Context, args []string, env func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer, environ ...string) error {
+// passwords come from stdin. Its error is in words for people, and exitCode knows what
+// the program ends with.
+func run(ctx context.Context, args []string, env environment, stdin io.Reader, stdout, stderr io.Writer) error {
 	name := "serve"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
@@ -109,14 +108,14 @@ func run(ctx context.Context, args []string, env func(string) (string, bool), st
 		return c.help(stdout)
 	}
 	if c.alone != nil && name != "serve" {
-		env = func(string) (string, bool) { return "", false } // whatever is wrong there, help is to be had
+		env = nil // whatever is wrong there, help is to be had
 	}
 	cfg, err := parseConfig(name, args, env, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return c.help(stdout)
 	}
-	if err == nil && (c.alone == nil || name == "serve") {
-		err = refuseVariables(environ)
+	if err == nil {
+		err = env.refuseUnknown()
 	}
 	if err == nil {
 		err = c.checkArguments(cfg)
@@ -159,8 +158,8 @@ func versionCommand(_ context.Context, _ *config, _ io.Reader, stdout io.Writer)
 
 // wantsJSON reports whether a server's log is to be JSON, also where the flags as a
 // whole cannot be read: who reads the log wants no other line in it.
-func wantsJSON(args []string, env func(string) (string, bool)) bool {
-	format, _ := env("BERTH_LOG_FORMAT")
+func wantsJSON(args []string, env environment) bool {
+	format, _ := env.lookup("BERTH_LOG_FORMAT")
 	for i, arg := range args {
 		if name, value, ok := strings.Cut(strings.TrimLeft(arg, "-"), "="); name == "log-format" && ok {
 			format = value
@@ -173,7 +172,7 @@ func wantsJSON(args []string, env func(string) (string, bool)) bool {
 
 // parseConfig reads the flags of a command, which there is, and the environment for
 // those not given. Flags and arguments may come in any order.
-func parseConfig(command string, args []string, env func(string) (string, bool), stderr io.Writer) (*config, error) {
+func parseConfig(command string, args []string, env environment, stderr io.Writer) (*config, error) {
 	cfg := &config{}
 	cfg.Command = command
 	var text textFlags
@@ -181,7 +180,7 @@ func parseConfig(command string, args []string, env func(string) (string, bool),
 	var bad error
 	flags.VisitAll(func(f *flag.Flag) {
 		key := variableOf(f.Name)
-		if value, ok := env(key); ok && value != "" {
+		if value, ok := env.lookup(key); ok && value != "" {
 			if err := flags.Set(f.Name, value); err != nil && bad == nil {
 				bad = usageErrorf("%s: %w", key, err)
 			}

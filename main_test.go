@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-func noEnv(string) (string, bool) { return "", false }
+var noEnv environment
 
 // runOnce runs a command to its end.
 func runOnce(t *testing.T, args ...string) (stdout string, err error) {
@@ -115,7 +115,7 @@ func TestLogInJSON(t *testing.T) {
 		var all logBuffer
 		ended := make(chan error, 1)
 		args := append([]string{"--data", filepath.Join(t.TempDir(), "data")}, strings.Fields(x.args)...)
-		env := func(key string) (string, bool) { return x.env, key == "BERTH_LOG_FORMAT" }
+		env := environment{"BERTH_LOG_FORMAT=" + x.env}
 		out, in := io.Pipe()
 		go func() {
 			ended <- run(ctx, args, env, strings.NewReader(""), in, in)
@@ -174,9 +174,8 @@ func TestCheckCommandFindsDamage(t *testing.T) {
 
 func TestConfiguration(t *testing.T) {
 	t.Parallel()
-	env := map[string]string{"BERTH_ADDR": "127.0.0.1:1", "BERTH_NO_DELETE": "true", "BERTH_GRACE": "90m", "BERTH_MAX_BLOB_SIZE": "10GiB"}
-	lookup := func(key string) (string, bool) { v, ok := env[key]; return v, ok }
-	cfg, err := parseConfig("serve", []string{"--addr", ":7", "--log-format", "json"}, lookup, io.Discard)
+	env := environment{"BERTH_ADDR=127.0.0.1:1", "BERTH_NO_DELETE=true", "BERTH_GRACE=90m", "BERTH_MAX_BLOB_SIZE=10GiB"}
+	cfg, err := parseConfig("serve", []string{"--addr", ":7", "--log-format", "json"}, env, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,9 +192,7 @@ func TestConfiguration(t *testing.T) {
 		{"push", "", `unknown command "push"`},
 		{"--data x y", "", `unexpected "y"`},
 	} {
-		key, value, _ := strings.Cut(x.env, "=")
-		lookup := func(k string) (string, bool) { return value, k == key }
-		err := run(t.Context(), strings.Fields(x.args), lookup, strings.NewReader(""), io.Discard, io.Discard)
+		err := run(t.Context(), strings.Fields(x.args), environment{x.env}, strings.NewReader(""), io.Discard, io.Discard)
 		if err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("berth %s (%s): error %v, want one about %s", x.args, x.env, err, x.want)
 		}

@@ -437,7 +437,7 @@ func openDirectory(t testing.TB, dir string) *store {
 // directoryConfig is the configuration of `berth --data dir`.
 func directoryConfig(t testing.TB, dir string) storeConfig {
 	t.Helper()
-	cfg, err := parseConfig("serve", []string{"--data", dir}, func(string) (string, bool) { return "", false }, io.Discard)
+	cfg, err := parseConfig("serve", []string{"--data", dir}, noEnv, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}

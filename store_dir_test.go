@@ -41,7 +41,7 @@ func TestDirectoryHasOneOwner(t *testing.T) {
 
 	for _, args := range [][]string{{"check", "--data", r.cfg.dir}, {"--data", r.cfg.dir, "--addr", "127.0.0.1:0"}} {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		err := run(ctx, args, func(string) (string, bool) { return "", false }, strings.NewReader(""), io.Discard, io.Discard)
+		err := run(ctx, args, noEnv, strings.NewReader(""), io.Discard, io.Discard)
 		cancel()
 		refused(fmt.Sprint("berth ", args[0]), err, fmt.Sprint(err))
 	}

@@ -96,7 +96,7 @@ func itself(t testing.TB) string {
 func serveUntil(at string, args []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	cfg, err := parseConfig("serve", args, os.LookupEnv, os.Stderr)
+	cfg, err := parseConfig("serve", args, os.Environ(), os.Stderr)
 	if err != nil {
 		return err
 	}
