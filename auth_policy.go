@@ -311,8 +311,9 @@ func (p *policy) groupsOf(user string) (in []string) {
 }
 
 // starterPolicy is the file that comes with the first user.
-const starterPolicy = `# Who may do what to which repositories. Changes take effect immediately. If there
-# is a mistake in this file, the old rules stay in force, and the log says so.
+const starterPolicy = `# Who may do what to which repositories. Changes take effect at the next
+# request. If there is a mistake in this file, the old rules stay in force, and
+# the log says so.
 # To test an edit:
 #
 #   berth policy check                       prints the rules

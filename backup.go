@@ -152,7 +152,7 @@ func (b *backup) tell(asJSON bool) error {
 	}
 	b.out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", plural(b.cloned, "blob"), plural(b.linked, "blob"),
 		plural(b.copied, "blob"), formatSize(b.bytes), plural(b.kept, "blob"), plural(b.removed, "file"))
-	b.out.printf("restore it with: berth --data %s\n", dest)
+	b.out.printf("to go back to it: berth --data %[1]s; only to look into it: berth --data %[1]s --read-only\n", dest)
 	if b.cloned+b.linked > 0 {
 		b.out.printf("it is on the same file system as the registry, and shares disk space with it: it is no help when the disk fails\n")
 	}
@@ -245,7 +245,7 @@ func (b *backup) accept(ctx context.Context) error {
 	case !begun:
 		return b.looksFree() // also a backup that was cut short
 	case !marked:
-		return fmt.Errorf("%s is a registry of its own, not a backup, or was served since without --read-only; name another directory", dest)
+		return fmt.Errorf("%s is a registry of its own, not a backup, or was served since without --read-only; name another directory, or remove this one", dest)
 	}
 	// A command may have been at work on it; its log goes with its database.
 	logged, err := isThere(db + "-wal")

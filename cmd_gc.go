@@ -44,7 +44,7 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	table.end("")
 	out.printf("%s %s, %s with %s, %s with %s\n", verb, plural(c.Manifests, "manifest"), plural(c.Blobs, "blob"), formatSize(c.Bytes), plural(c.Uploads, "upload"), formatSize(c.Uploaded))
 	if c.Promised > 0 {
-		out.printf("kept %s that a client was told of in the last 15 to 30 minutes, or may have been before the start: a push may need it\n", plural(c.Promised, "thing"))
+		out.printf("kept %s that clients have asked for in the last 15 to 30 minutes, or before the start: a push may need them\n", plural(c.Promised, "item"))
 	}
 	if !o.Now {
 		f, err := st.stats.figures(ctx)

@@ -174,7 +174,7 @@ func careCommands() []*command {
 				{"left-over", "", "", "after a restore, also remove the files that belong to no image", func(c *config, _ *textFlags) any { return &c.LeftOver }},
 				jsonFlag,
 			}, onStore: repairCommand,
-			about:   "put in order what check finds, and say what to push again",
+			about:   "fix what check finds, and say what to push again",
 			example: "berth repair"},
 		{name: "backup", synopsis: "DEST", least: 1, most: 1, flags: []flagDef{jsonFlag}, onStore: backupCommand,
 			server:  []string{"htpasswd", "policy"},

@@ -491,7 +491,7 @@ func (s *server) deleteBlob(w http.ResponseWriter, r *http.Request) error {
 func (s *server) getTrust(w http.ResponseWriter, r *http.Request) error {
 	trust := s.certificates.trust()
 	if trust == nil {
-		return errNoSuchEndpoint
+		return errNoSuchEndpoint.saying("this registry has no certificate authority of its own to trust; berth --tls=auto makes one")
 	}
 	trust.ServeHTTP(w, r)
 	return nil

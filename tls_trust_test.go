@@ -258,3 +258,12 @@ func TestOpenSSLTakesTheLocalCA(t *testing.T) {
 		}
 	}
 }
+
+// Without a CA there is nothing to trust, and whoever looks for it learns what makes one.
+func TestNothingToTrust(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	if re := r.want(404, "GET", "/trust", nil).code("UNSUPPORTED"); !strings.Contains(string(re.body), "berth --tls=auto makes one") {
+		t.Errorf("/trust says %s", re.body)
+	}
+}

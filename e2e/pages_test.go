@@ -225,7 +225,7 @@ func TestDeployPage(t *testing.T) {
 	}
 	l.write("root@pi", unit, p.block("ini", "ExecStart=").text)
 	verify()
-	p.run("me@pi", "sudo systemctl daemon-reload", twice...)
+	p.run("me@pi", "sudo install -d -o berth", twice...)
 	l.until("root@pi", "curl -s -o /dev/null localhost:5000/readyz")
 	for _, has := range []string{"Environment=BERTH_EXISTING=", "ReadWritePaths=", "CapabilityBoundingSet="} {
 		l.must("root@pi", "mkdir -p "+unit+".d /mnt/usb/berth")
