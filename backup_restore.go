@@ -36,17 +36,6 @@ import (
 // the damaged database, if there is one.
 const restoringMark = "berth.restoring"
 
-// restoredMark is the file that says that a restore has found files of blobs that belong to
-// no image it knows. They may be all that is left of one, so repair leaves them; when
-// everything has been read again (check_scrub.go) they and the mark are removed.
-const restoredMark = "berth.restored"
-
-// keepsOrphans reports whether there is restoredMark. What cannot be looked at is there.
-func (data *dataDir) keepsOrphans() bool {
-	there, err := isThere(filepath.Join(data.dir, restoredMark))
-	return there || err != nil
-}
-
 // restore is `berth restore`: it makes the data directory one that starts.
 func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	out := cfg.console(stdout)
@@ -721,15 +710,12 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 		out.printf("PUSH AGAIN: %s\n", what)
 	}
 	if orphans > 0 {
-		if err := writeSynced(filepath.Join(st.dir, restoredMark), strings.NewReader("Files that a restore found belong to no image that is known.\n")); err != nil {
-			return err
-		}
 		until := "for good"
 		if st.scrubEvery > 0 {
 			until = "until everything has been read again, in " + formatDuration(st.scrubEvery.Round(time.Hour))
 		}
 		out.printf("%s on the disk without an image that is known. If you miss an image, push it again.\n"+
-			"They are kept %s. `berth repair` leaves them alone;\n`berth repair --left-over` removes them: not before nothing is missed.\n", plural(orphans, "file"), until)
+			"They are kept %s. `berth repair` leaves them alone;\n`berth repair --left-over` removes them; run it only when no image is missed.\n", plural(orphans, "file"), until)
 	}
 	f, err := st.stats.figures(ctx)
 	if err != nil {

@@ -2,8 +2,9 @@
 //
 // Repair changes rows and files only in the direction of the invariants (store.go): a count is
 // counted again, a file without a row becomes a blob again if a repository can have it, and is
-// removed otherwise, unless a restore keeps it. It never makes up what is lost: a blob that rotted stays out of service
-// until it is pushed again.
+// otherwise kept until it is said that no image is missed: the database may be older than the file,
+// from a backup or a snapshot. It never makes up what is lost: a blob that rotted stays out of
+// service until it is pushed again.
 
 package main
 
@@ -11,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -98,13 +98,7 @@ func repairCommand(ctx context.Context, st *store, o options, out *console) erro
 		return err
 	}
 	a := repairAnswer{Wrong: []repaired{}, LeftOver: []repaired{}, WholeAgain: []string{}, PushAgain: []string{}}
-	keep := st.keepsOrphans() && !o.LeftOver
-	failed := a.repair(st, r, keep)
-	if !keep && failed == 0 {
-		if err := os.Remove(filepath.Join(st.dir, restoredMark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
+	failed := a.repair(st, r, !o.LeftOver)
 	damaged, err := listRows(st, scanOne[string], `SELECT digest FROM blob WHERE damaged IS NOT NULL`)
 	if err != nil {
 		return err
@@ -159,7 +153,7 @@ func (a *repairAnswer) repair(st *store, r *report, keep bool) (failed int) {
 	}
 	for _, path := range r.rubbish {
 		if keep && isBlobFile(path) {
-			a.LeftOver = append(a.LeftOver, repaired{path, "kept since the restore, for an image that may be missed"})
+			a.LeftOver = append(a.LeftOver, repaired{path, "kept, for an image that may be missed"})
 			a.kept = true
 			continue
 		}
@@ -192,7 +186,7 @@ type repairAnswer struct {
 	LeftOver   []repaired `json:"leftOver"`
 	WholeAgain []string   `json:"wholeAgain"`
 	PushAgain  []string   `json:"pushAgain"`
-	kept       bool       // files that were left over
+	kept       bool       // files that were left over stay
 }
 
 type repaired struct {

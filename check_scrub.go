@@ -162,9 +162,6 @@ func (sc *scrubber) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(sc.dir, restoredMark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
 	err = sc.updateLazy(func(t *tx) error {
 		t.committed = append(t.committed, func() {
 			sc.verified.passed.Store(t.clock)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // A checkAnswer is a report for programs.
@@ -40,13 +41,11 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 	}
 	out.printf("%s, %s, %s, %s with %s, %s\n", plural(r.repositories, "repository"), plural(r.manifests, "manifest"),
 		plural(r.tags, "tag"), plural(r.blobs, "blob"), formatSize(r.bytes), plural(r.uploads, "open upload"))
-	kept := st.keepsOrphans()
 	for _, path := range r.rubbish {
-		if kept && isBlobFile(path) {
-			out.printf("kept since the restore, not served: %s\n", path)
-			continue
-		}
-		out.printf("left over, not served, may be removed: %s\n", path)
+		out.printf("left over, not served: %s\n", path)
+	}
+	if slices.ContainsFunc(r.rubbish, isBlobFile) {
+		out.printf("If an image is missed, push it again. `berth repair --left-over` removes what is left over\n")
 	}
 	for _, what := range r.damaged {
 		out.printf("DAMAGED: %s\n", what)
@@ -56,7 +55,7 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 	}
 	switch n := len(r.findings); {
 	case n > 0:
-		return fmt.Errorf("%s found wrong; `berth repair` puts in order what can be, and says what to push again", plural(n, "thing"))
+		return fmt.Errorf("%s found wrong; `berth repair` fixes what can be fixed, and says what to push again", plural(n, "thing"))
 	case len(r.damaged) > 0:
 		return fmt.Errorf("%s out of service; push the images again, or delete them", plural(len(r.damaged), "thing"))
 	case o.Deep:

@@ -171,7 +171,7 @@ func careCommands() []*command {
 		{name: "repair", synopsis: "[--deep] [--left-over]",
 			flags: []flagDef{
 				deepFlag,
-				{"left-over", "", "", "after a restore, also remove the files that belong to no image", func(c *config, _ *textFlags) any { return &c.LeftOver }},
+				{"left-over", "", "", "also remove the files of blobs that belong to no image; run it only when no image is missed", func(c *config, _ *textFlags) any { return &c.LeftOver }},
 				jsonFlag,
 			}, onStore: repairCommand,
 			about:   "fix what check finds, and say what to push again",
