@@ -618,7 +618,7 @@ func (s *server) challenge(w *response, e *protocolError, need access, name stri
 	if err != nil {
 		return err
 	}
-	value := fmt.Sprintf(`Bearer realm="%s/token",service="%s"`, base, s.gate.signer.audience)
+	value := fmt.Sprintf(`Bearer realm="%s/v2/token",service="%s"`, base, s.gate.signer.audience)
 	switch {
 	case need == catalog:
 		value += `,scope="registry:catalog:*"`

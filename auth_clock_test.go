@@ -82,7 +82,7 @@ func TestTokensWhenTheClockJumps(t *testing.T) {
 	stale(first)
 	stale(byLimited)
 	get(401, limited)
-	r.want(401, "GET", "/token?scope="+pull, nil, limited)
+	r.want(401, "GET", "/v2/token?scope="+pull, nil, limited)
 	last, _ := come()
 	lastUse()
 	now = now.Add(tokenLife - time.Second)

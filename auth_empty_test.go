@@ -31,9 +31,9 @@ func TestEmptyCredentialsAreAnonymous(t *testing.T) {
 		}
 	}
 	for _, re := range []*reply{
-		r.want(200, "GET", "/token?scope=repository:a:pull,push", nil, empty),
-		r.want(200, "POST", "/token", "grant_type=password&username=&password=&scope=repository:a:pull,push", form),
-		r.want(200, "GET", "/token?scope=repository:a:pull,push", nil),
+		r.want(200, "GET", "/v2/token?scope=repository:a:pull,push", nil, empty),
+		r.want(200, "POST", "/v2/token", "grant_type=password&username=&password=&scope=repository:a:pull,push", form),
+		r.want(200, "GET", "/v2/token?scope=repository:a:pull,push", nil),
 	} {
 		var answer struct{ Token string }
 		if err := json.Unmarshal(re.body, &answer); err != nil {
@@ -48,8 +48,8 @@ func TestEmptyCredentialsAreAnonymous(t *testing.T) {
 	// Half of them is a wrong password.
 	r.want(401, "GET", "/v2/a/manifests/x", nil, basic("ann", ""))
 	r.want(401, "GET", "/v2/a/manifests/x", nil, basic("", "secret"))
-	r.want(401, "GET", "/token", nil, basic("ann", ""))
-	r.want(401, "POST", "/token", "grant_type=password&username=ann&password=", form)
+	r.want(401, "GET", "/v2/token", nil, basic("ann", ""))
+	r.want(401, "POST", "/v2/token", "grant_type=password&username=ann&password=", form)
 	if n := strings.Count(r.log.String(), "login failed"); n != 4 {
 		t.Errorf("%d failed logins are logged, want 4", n)
 	}

@@ -107,7 +107,7 @@ func TestMachinesAreNotGuessers(t *testing.T) {
 	var clients sync.WaitGroup
 	for range 3 * freeByUser {
 		clients.Go(func() {
-			if re, err := r.try("GET", "/token", nil, as("ann")); err != nil || re.status != 200 {
+			if re, err := r.try("GET", "/v2/token", nil, as("ann")); err != nil || re.status != 200 {
 				t.Errorf("one of many first logins: %v %v", re, err)
 			}
 		})
@@ -207,8 +207,8 @@ func TestSecretsAreNotLogged(t *testing.T) {
 		r.want(401, "GET", "/v2/", nil, basic("ann", "hunter3"))
 		r.want(401, "GET", "/v2/", nil, "Authorization: Bearer hunter4")
 		r.want(401, "GET", "/v2/", nil, "Authorization: hunter5 hunter5")
-		r.want(401, "POST", "/token", "grant_type=password&username=hunter6&password=hunter7", "Content-Type: application/x-www-form-urlencoded")
-		r.want(200, "GET", "/token?account=ann&password=hunter8", nil, basic("x", secret))
+		r.want(401, "POST", "/v2/token", "grant_type=password&username=hunter6&password=hunter7", "Content-Type: application/x-www-form-urlencoded")
+		r.want(200, "GET", "/v2/token?account=ann&password=hunter8", nil, basic("x", secret))
 		r.want(200, "GET", "/v2/", nil, basic("x", secret))
 		r.want(200, "GET", "/v2/", nil, token)
 		r.pushAs(as("ann"), "a", "x", "{}")
@@ -293,8 +293,8 @@ func TestForwardedHeaders(t *testing.T) {
 			r := startRegistry(t, append(x.options, guarded("", "ann"))...)
 			want := strings.Replace(x.realm, "HOST", strings.TrimPrefix(r.http.URL, "http://"), 1)
 			re := r.want(401, "GET", "/v2/", nil, x.headers...)
-			if got := re.header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer realm="`+want+`/token",`) {
-				t.Errorf("the challenge is %s, want %s/token", got, want)
+			if got := re.header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer realm="`+want+`/v2/token",`) {
+				t.Errorf("the challenge is %s, want %s/v2/token", got, want)
 			}
 			// A path is right behind any of them.
 			if loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, append(x.headers, as("ann"))...).location(); !strings.HasPrefix(loc, "/v2/a/blobs/uploads/") {
@@ -329,7 +329,7 @@ func TestHostsInChallenges(t *testing.T) {
 	}
 	for _, host := range []string{"pi", "pi.lan:5000", "192.168.1.7", "[::1]:5000", "under_score.lan"} {
 		re := r.want(401, "GET", "/v2/", nil, "X-Forwarded-Host: "+host)
-		if !strings.HasPrefix(re.header.Get("WWW-Authenticate"), `Bearer realm="http://`+host+`/token"`) {
+		if !strings.HasPrefix(re.header.Get("WWW-Authenticate"), `Bearer realm="http://`+host+`/v2/token"`) {
 			t.Errorf("%s: %s", host, re.header.Get("WWW-Authenticate"))
 		}
 	}

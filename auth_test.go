@@ -68,7 +68,7 @@ func (r *registry) bearer(by string, scopes ...string) string {
 	if by != "" {
 		headers = append(headers, by)
 	}
-	re := r.want(200, "GET", "/token?"+url.Values{"scope": scopes}.Encode(), nil, headers...)
+	re := r.want(200, "GET", "/v2/token?"+url.Values{"scope": scopes}.Encode(), nil, headers...)
 	var answer struct{ Token string }
 	if err := json.Unmarshal(re.body, &answer); err != nil || answer.Token == "" {
 		r.t.Fatalf("no token: %s", re.body)
@@ -221,8 +221,8 @@ func (m *matrix) rows() []matrixRow {
 		{"GET /trust.sh", toAnybody, 404, get("/trust.sh")},
 		{"GET /trust.crt", toAnybody, 404, get("/trust.crt")},
 		{"/", toAnybody, 404, get("/v2/ci/app/nothing")},
-		{"GET /token", toAnybody, 0, nil}, // below
-		{"POST /token", toAnybody, 0, nil},
+		{"GET /v2/token", toAnybody, 0, nil}, // below
+		{"POST /v2/token", toAnybody, 0, nil},
 	}
 }
 
@@ -430,14 +430,14 @@ func TestTokenFlow(t *testing.T) {
 	r := startRegistry(t, guarded(matrixRules, "reader", "pusher", "admin"))
 	re := r.want(401, "GET", "/v2/", nil)
 	host := strings.TrimPrefix(r.http.URL, "http://")
-	base := fmt.Sprintf(`Bearer realm="http://%s/token",service="%s"`, host, r.server.gate.signer.audience)
+	base := fmt.Sprintf(`Bearer realm="http://%s/v2/token",service="%s"`, host, r.server.gate.signer.audience)
 	re.has("WWW-Authenticate", base).has("Docker-Distribution-API-Version", "registry/2.0")
 	r.want(401, "GET", "/v2/ci/app/tags/list", nil).has("WWW-Authenticate", base+`,scope="repository:ci/app:pull"`)
 	r.want(401, "POST", "/v2/ci/app/blobs/uploads/", nil).has("WWW-Authenticate", base+`,scope="repository:ci/app:pull,push"`)
 	r.want(401, "DELETE", "/v2/ci/app/manifests/x", nil).has("WWW-Authenticate", base+`,scope="repository:ci/app:delete"`)
 	r.want(401, "GET", "/v2/_catalog", nil).has("WWW-Authenticate", base+`,scope="registry:catalog:*"`)
 	r.want(401, "GET", "/v2/", nil, "Authorization: Bearer x.y.z").has("WWW-Authenticate", base+`,error="invalid_token"`)
-	r.want(401, "GET", "/token", nil, basic("reader", "x")).has("WWW-Authenticate", `Basic realm="Berth", charset="UTF-8"`)
+	r.want(401, "GET", "/v2/token", nil, basic("reader", "x")).has("WWW-Authenticate", `Basic realm="Berth", charset="UTF-8"`)
 	r.want(401, "GET", "/metrics", nil).has("WWW-Authenticate", `Basic realm="Berth", charset="UTF-8"`)
 
 	// Each gets what it may of what it asks for.
@@ -461,24 +461,24 @@ func TestTokenFlow(t *testing.T) {
 		re.has("Cache-Control", "no-store")
 	}
 	const scopes = "scope=repository:ci/app:pull,push,delete&scope=repository:other/app:pull+registry:catalog:*"
-	granted("[{repository ci/app [pull]} {registry catalog [*]}]", r.want(200, "GET", "/token?service="+r.server.gate.signer.audience+"&account=reader&offline_token=true&"+scopes, nil, as("reader")))
-	granted("[{repository ci/app [pull push]} {registry catalog [*]}]", r.want(200, "GET", "/token?"+scopes, nil, as("pusher")))
-	granted("[{repository ci/app [pull push delete]} {repository other/app [pull]} {registry catalog [*]}]", r.want(200, "GET", "/token?"+scopes, nil, as("admin")))
-	granted("[{repository ci/app [pull push delete]}]", r.want(200, "GET", "/token?scope=repository:ci/app:*", nil, as("admin")))
-	granted("[]", r.want(200, "GET", "/token?"+scopes, nil))
-	granted("[{repository ci/app [pull]}]", r.want(200, "GET", "/token?scope=repository(plugin):ci/app:pull&scope=wonder:ci/app:pull&scope=repository:UPPER:pull", nil, as("reader")))
+	granted("[{repository ci/app [pull]} {registry catalog [*]}]", r.want(200, "GET", "/v2/token?service="+r.server.gate.signer.audience+"&account=reader&offline_token=true&"+scopes, nil, as("reader")))
+	granted("[{repository ci/app [pull push]} {registry catalog [*]}]", r.want(200, "GET", "/v2/token?"+scopes, nil, as("pusher")))
+	granted("[{repository ci/app [pull push delete]} {repository other/app [pull]} {registry catalog [*]}]", r.want(200, "GET", "/v2/token?"+scopes, nil, as("admin")))
+	granted("[{repository ci/app [pull push delete]}]", r.want(200, "GET", "/v2/token?scope=repository:ci/app:*", nil, as("admin")))
+	granted("[]", r.want(200, "GET", "/v2/token?"+scopes, nil))
+	granted("[{repository ci/app [pull]}]", r.want(200, "GET", "/v2/token?scope=repository(plugin):ci/app:pull&scope=wonder:ci/app:pull&scope=repository:UPPER:pull", nil, as("reader")))
 	form := "Content-Type: application/x-www-form-urlencoded"
-	granted("[{repository ci/app [pull push]}]", r.want(200, "POST", "/token", "grant_type=password&username=pusher&password=pusher-secret&scope=repository:ci/app:pull,push", form))
+	granted("[{repository ci/app [pull push]}]", r.want(200, "POST", "/v2/token", "grant_type=password&username=pusher&password=pusher-secret&scope=repository:ci/app:pull,push", form))
 	secret := r.newRobot("ci", "ci/*", "pull")
-	granted("[{repository ci/app [pull]}]", r.want(200, "POST", "/token", "grant_type=refresh_token&scope=repository:ci/app:pull,push&refresh_token="+secret, form))
-	r.want(401, "POST", "/token", "grant_type=password&username=pusher&password=x", form)
-	r.want(401, "POST", "/token", "grant_type=refresh_token&refresh_token=x", form)
-	r.want(400, "POST", "/token", "grant_type=magic", form)
-	r.want(400, "GET", "/token?scope=nonsense", nil)
-	r.want(400, "GET", "/token?service=elsewhere", nil)
-	r.want(400, "GET", "/token?"+strings.Repeat("scope=repository:a:pull&", maxScopes+1), nil)
-	r.want(400, "POST", "/token", "grant_type="+strings.Repeat("x", maxToken), form)
-	r.want(401, "GET", "/token", nil, r.bearer(as("admin"))) // a token does not beget tokens
+	granted("[{repository ci/app [pull]}]", r.want(200, "POST", "/v2/token", "grant_type=refresh_token&scope=repository:ci/app:pull,push&refresh_token="+secret, form))
+	r.want(401, "POST", "/v2/token", "grant_type=password&username=pusher&password=x", form)
+	r.want(401, "POST", "/v2/token", "grant_type=refresh_token&refresh_token=x", form)
+	r.want(400, "POST", "/v2/token", "grant_type=magic", form)
+	r.want(400, "GET", "/v2/token?scope=nonsense", nil)
+	r.want(400, "GET", "/v2/token?service=elsewhere", nil)
+	r.want(400, "GET", "/v2/token?"+strings.Repeat("scope=repository:a:pull&", maxScopes+1), nil)
+	r.want(400, "POST", "/v2/token", "grant_type="+strings.Repeat("x", maxToken), form)
+	r.want(401, "GET", "/v2/token", nil, r.bearer(as("admin"))) // a token does not beget tokens
 
 	// Who only may list sees only that.
 	r.want(401, "GET", "/v2/_catalog", nil, r.bearer(as("reader"), "repository:ci/app:pull")).has("WWW-Authenticate", base+`,scope="registry:catalog:*",error="insufficient_scope"`)

@@ -104,8 +104,8 @@ func (s *server) routes() []route {
 		{"GET /healthz", openToAll, s.getHealth},
 		{"GET /readyz", openToAll, s.getReady},
 		{"GET /metrics", observe, s.getMetrics},
-		{"GET /token", login, s.getToken}, // Docker's token authentication
-		{"POST /token", login, s.getToken},
+		{"GET /v2/token", login, s.getToken}, // Docker's token authentication
+		{"POST /v2/token", login, s.getToken},
 		{"GET /trust", openToAll, s.getTrust},
 		{"GET /trust.sh", openToAll, s.getTrust},
 		{"GET /trust.crt", openToAll, s.getTrust},

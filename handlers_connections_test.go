@@ -74,7 +74,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	t.Parallel()
 	for name, says := range map[string]string{"silent": "", "with half a header": "GET /v2/ HTTP/1.1\r\nX-Long: " + strings.Repeat("x", 30000), "kept alive": wholeGet,
 		"with a body that nobody wants":   "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nsome",
-		"with a login that does not come": "POST /token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ngrant_type="} {
+		"with a login that does not come": "POST /v2/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ngrant_type="} {
 		t.Run(name, func(t *testing.T) {
 			r := startRegistry(t, guarded("", "ann"))
 			address := r.answering(4)
@@ -86,10 +86,10 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 				}
 				held = append(held, conn)
 			}
-			for strings.HasPrefix(says, "POST /token") && r.server.inFlight.Load() < int64(len(held)) {
+			for strings.HasPrefix(says, "POST /v2/token") && r.server.inFlight.Load() < int64(len(held)) {
 				time.Sleep(time.Millisecond) // until they are asked for it
 			}
-			for strings.HasPrefix(says, "POST /v2") && strings.Count(r.log.String(), "method=POST") < len(held) {
+			for strings.HasPrefix(says, "POST /v2/a") && strings.Count(r.log.String(), "method=POST") < len(held) {
 				time.Sleep(time.Millisecond) // until they are answered, but for their bodies
 			}
 			for range 3 {
@@ -178,7 +178,7 @@ func TestIdleConnectionsMakeRoomOverTLS(t *testing.T) {
 		body, form := io.Pipe()
 		t.Cleanup(func() { form.Close() })
 		go func() {
-			if resp, err := tlsClient(true).Post("https://"+address+"/token", "application/x-www-form-urlencoded", body); err == nil {
+			if resp, err := tlsClient(true).Post("https://"+address+"/v2/token", "application/x-www-form-urlencoded", body); err == nil {
 				resp.Body.Close()
 			}
 		}()

@@ -38,7 +38,7 @@ func TestRequestsWithoutHost(t *testing.T) {
 		t.Errorf("with a password = %d, want 200", re.StatusCode)
 	}
 	r.restart(func(c *config) { c.auth.publicURL = "https://hub.example.org" })
-	check(r, 401, `Bearer realm="https://hub.example.org/token",`)
+	check(r, 401, `Bearer realm="https://hub.example.org/v2/token",`)
 	// A host that is none is an error still, of whoever sent it.
 	if re := r.raw("GET /v2/ HTTP/1.0\r\nHost: x~y\r\n\r\n"); re.StatusCode != 401 {
 		t.Errorf("a host that is none, where a flag says the name = %d, want 401", re.StatusCode)
@@ -82,8 +82,8 @@ func TestHostsAndPortsOfProxies(t *testing.T) {
 		t.Run(x.name, func(t *testing.T) {
 			r := startRegistry(t, trustLoopback, guarded("", "ann"))
 			want := strings.Replace(x.realm, "HOST", strings.TrimPrefix(r.http.URL, "http://"), 1)
-			if got := r.want(401, "GET", "/v2/", nil, x.headers...).header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer realm="`+want+`/token",`) {
-				t.Errorf("the challenge is %s, want %s/token", got, want)
+			if got := r.want(401, "GET", "/v2/", nil, x.headers...).header.Get("WWW-Authenticate"); !strings.HasPrefix(got, `Bearer realm="`+want+`/v2/token",`) {
+				t.Errorf("the challenge is %s, want %s/v2/token", got, want)
 			}
 			r.want(401, "GET", "/v2/", nil, append(x.headers, basic("ann", "x"))...)
 			if !strings.Contains(r.log.String(), `event="login failed" user=ann client=`+x.client) {

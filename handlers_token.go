@@ -46,8 +46,8 @@ func (s *signer) issue(c *caller, access []grant) string {
 		Issued: now.Unix(), NotBefore: now.Add(-clockStep).Unix(), Expires: now.Add(tokenLife).Unix()})
 }
 
-// getToken gives a token: GET /token with the parameters service and scope
-// (Docker's token authentication), POST /token with a form (OAuth 2). Without a
+// getToken gives a token: GET /v2/token with the parameters service and scope
+// (Docker's token authentication), POST /v2/token with a form (OAuth 2). Without a
 // password it is for what anonymous may.
 func (s *server) getToken(w http.ResponseWriter, r *http.Request) error {
 	resp := w.(*response)

@@ -200,7 +200,7 @@ func TestClientsUseTokens(t *testing.T) {
 			asked, carried := 0, 0
 			for _, e := range tap.since() {
 				switch {
-				case e.path == "/token":
+				case e.path == "/v2/token":
 					asked++
 					if e.scheme == "Bearer" || e.status != 200 {
 						t.Errorf("%v, want the password and 200", e)
@@ -279,7 +279,7 @@ func (b *berth) createToken(name string, args ...string) string {
 func (b *berth) wantNoSecrets(secrets ...string) {
 	b.t.Helper()
 	log := b.log.String()
-	if !strings.Contains(log, "path=/token") {
+	if !strings.Contains(log, "path=/v2/token") {
 		b.t.Error("the log has no line of a login")
 	}
 	for _, secret := range secrets {

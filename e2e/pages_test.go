@@ -234,7 +234,7 @@ func TestDeployPage(t *testing.T) {
 	}
 	l.must("root@pi", "rm -r "+unit+".d")
 	deployInContainer(l, p)
-	p.run("me@pi", "berth --trusted-proxies")
+	p.run("me@pi", "berth --addr 127.0.0.1:5000 --trusted-proxies")
 	l.interrupt("pi:5000")
 	deployBehindProxies(l, p)
 

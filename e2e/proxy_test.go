@@ -34,7 +34,7 @@ func testProxy(t *testing.T, start func(t *testing.T, ca *ca, backend string) (a
 
 	// What it says of itself, to a client at another address of this machine.
 	const from = "127.0.0.5"
-	if realm, want := realmThrough(t, ca, from, addr), "https://"+addr+"/token"; realm != want {
+	if realm, want := realmThrough(t, ca, from, addr), "https://"+addr+"/v2/token"; realm != want {
 		t.Errorf("the realm behind a trusted proxy is %q, want %q", realm, want)
 	}
 	if got := lastClient(reg); got != from {
@@ -85,8 +85,8 @@ func testProxy(t *testing.T, start func(t *testing.T, ca *ca, backend string) (a
 	// Whom the registry was not told of may say what it likes.
 	wary := startBerthWithUsers(t)
 	addr = start(t, ca, wary.addr)
-	if realm := realmThrough(t, ca, from, addr); !strings.HasPrefix(realm, "http://") || !strings.HasSuffix(realm, "/token") {
-		t.Errorf("the realm behind a proxy that is not trusted is %q, want http://…/token", realm)
+	if realm := realmThrough(t, ca, from, addr); !strings.HasPrefix(realm, "http://") || !strings.HasSuffix(realm, "/v2/token") {
+		t.Errorf("the realm behind a proxy that is not trusted is %q, want http://…/v2/token", realm)
 	}
 	if got := lastClient(wary); !strings.HasPrefix(got, "127.0.0.1:") {
 		t.Errorf("behind a proxy that is not trusted the log says client=%s, want that of the proxy, 127.0.0.1", got)
