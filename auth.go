@@ -185,6 +185,9 @@ func (g *gate) announce() {
 		return
 	}
 	g.log.Info("who may do what", "users", len(v.users), "rules", strings.Join(v.policy.lines(), "; "))
+	if !v.policy.hasAdministrator() {
+		g.log.Warn(errNoAdministrator.Error(), "file", g.policy.files[0])
+	}
 	if g.open && g.hasPeople() && g.usersFile == "" { // with --htpasswd there is no start without the file
 		g.log.Warn("--open (or BERTH_OPEN) is still set: if the files with users and rules are missing at a start, for example because a disk is not mounted, everybody may do everything; remove it",
 			"users", g.users.files[0], "rules", g.policy.files[0])
@@ -290,7 +293,7 @@ func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	}
 	if cheap != nil {
 		slices.Sort(cheap)
-		g.log.Warn("password hashes are weak: whoever gets hold of them can guess the passwords; `berth user passwd` makes stronger ones", "users", cheap, "least cost", minCost)
+		g.log.Warn("password hashes are weak: whoever gets hold of them can guess the passwords; `berth user passwd` makes stronger ones", "users", cheap, "cost below", minCost)
 	}
 	return list, nil
 }
@@ -333,6 +336,9 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 	case g.started:
 		g.st.collector.forgetOwners()
 		g.st.audit("rules changed", "file", g.policy.files[0], "rules", strings.Join((*new).lines(), "; "))
+		if p := *new; p.people && !p.hasAdministrator() {
+			g.log.Warn(errNoAdministrator.Error(), "file", g.policy.files[0])
+		}
 	}
 	notify(g.st.retainer.rulesChanged)
 }

@@ -140,6 +140,14 @@ func (p *policy) lines() (lines []string) {
 	return append(lines, p.tags.lines()...)
 }
 
+// hasAdministrator reports whether somebody may do everything.
+func (p *policy) hasAdministrator() bool {
+	return slices.ContainsFunc(p.rules, func(r *accessRule) bool { return r.allow == allRights })
+}
+
+// errNoAdministrator is what people are told of rules without one.
+var errNoAdministrator = errors.New("no rule allows admin, so nobody is an administrator: see the example in docs/access.md, or what `berth user add` writes for a first user")
+
 // parsePolicy reads policy.toml. A file without any rule is an error: an editor
 // that is just writing it must not change who may do what. One with rules about
 // tags alone says nothing about people.

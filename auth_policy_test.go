@@ -519,3 +519,21 @@ func FuzzTokens(f *testing.F) {
 		}
 	})
 }
+
+// Rules that leave nobody who may do everything are pointed out, wherever they are read.
+func TestRulesWithoutAnAdministrator(t *testing.T) {
+	t.Parallel()
+	const rule = "[[rule]]\nwho = [\"anonymous\"]\nrepositories = [\"public/**\"]\nallow = [\"pull\"]\n"
+	const admins = "[[rule]]\nwho = [\"kim\"]\nrepositories = [\"**\"]\nallow = [\"admin\"]\n"
+	for text, want := range map[string]bool{rule: true, rule + admins: false, "": false} {
+		r := startRegistry(t, guarded(text, "kim"))
+		r.server.gate.announce()
+		if got := strings.Contains(r.log.String(), "nobody is an administrator"); got != want {
+			t.Errorf("the log tells of no administrator: %v, want %v\n%s", got, want, text)
+		}
+		out, err := runOnce(t, "policy", "check", "--data", r.cfg.dir)
+		if text != "" && (err != nil || strings.Contains(out, "nobody is an administrator") != want) {
+			t.Errorf("policy check of\n%s%v\n%s", text, err, out)
+		}
+	}
+}

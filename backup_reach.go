@@ -54,14 +54,19 @@ func (o *options) findDestination() (err error) {
 		return err
 	}
 	near := o.Nearest.Dir
-	all := ""
+	all, own := "", false // whether it can be given away: it is for backups, and nothing else
 	if there, _ := isThere(filepath.Join(dest, backupMark)); there {
-		all = "-R "
+		all, own = "-R ", true
+	} else if entries, err := os.ReadDir(dest); err == nil && len(entries) == 0 {
+		own = true
 	}
 	err = mayMakeIn(near)
 	switch {
 	case errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%s is on a read-only disk; name another place for the backup", near)
+	case errors.Is(err, fs.ErrPermission) && near == dest && !own:
+		return fmt.Errorf("%s, who writes the backup, may not write in %s%s. Make a directory in it for the backup: sudo install -d -o %[1]s -m 700 %[4]s",
+			who, dest, ownedBy(dest), filepath.Join(dest, "berth"))
 	case errors.Is(err, fs.ErrPermission) && near == dest:
 		return fmt.Errorf("%s, who writes the backup, may not write in %s%s. Give it the directory: sudo chown %[4]s%[1]s %[2]s", who, dest, ownedBy(dest), all)
 	case errors.Is(err, fs.ErrPermission):

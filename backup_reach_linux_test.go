@@ -77,6 +77,10 @@ func TestBackupOfRootWhereTheServerCannotWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	os.Chmod(anybodys, 0o775)
+	others := filepath.Join(place, "others") // has things of somebody else
+	if err := os.MkdirAll(filepath.Join(others, "things"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 
 	// As systemd's ProtectSystem=strict and PrivateTmp= do it.
 	serve := func() *process {
@@ -88,6 +92,7 @@ func TestBackupOfRootWhereTheServerCannotWrite(t *testing.T) {
 		readOnly:                            "the running server, which writes the backup, sees " + readOnly + " on a read-only disk, by systemd's ProtectSystem= or a mount. Add it to the server's unit (sudo systemctl edit berth: [Service] ReadWritePaths=" + readOnly + ")",
 		filepath.Join(private, "copy"):      "the running server, which writes the backup, has another " + private + "/copy than this command: it is in a container",
 		roots:                               "47110, who writes the backup, may not write in " + roots + " (it belongs to root). Give it the directory: sudo chown 47110 " + roots,
+		others:                              "may not write in " + others + " (it belongs to root). Make a directory in it for the backup: sudo install -d -o 47110 -m 700 " + others + "/berth",
 		filepath.Join(anybodys, "x"):        "47110, who writes the backup, may not make " + anybodys + "/x: " + anybodys + " is closed to it (it belongs to root). Make the directory for it: sudo install -d -o 47110 -m 700 " + anybodys + "/x",
 		filepath.Join(closed, "a", "b"):     "cannot be reached by 47110, who writes the backup",
 		filepath.Join(data, "berth.db", ""): "is a file, not a directory",

@@ -80,6 +80,9 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 	}
 	if len(cfg.Args) == 1 {
 		cfg.console(stdout).lines("", p.lines()...)
+		if !p.hasAdministrator() {
+			cfg.console(stdout).lines("", errNoAdministrator.Error())
+		}
 		return nil
 	}
 	return p.tell(cfg, cfg.Args[1], cfg.Args[2], cfg.Args[3], stdout)
