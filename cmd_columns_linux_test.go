@@ -257,7 +257,7 @@ rene`+"\u0301"+`       team
 		{"log", "CHANGE WHEN WHO FROM BY WHAT\n1 *:*:* * 漢字 127.0.0.1 push\n" + long + ":1.0 is " + shortDigest(im.digest.String()) + "\n"},
 		{"stats " + long, "REPOSITORY TAGS MANIFESTS UNTAGGED BLOBS SIZE SHARED UNUSED\n" + long + "\n1 1 0 1 2B 0B 0B\n"},
 		{"token list", "NAME ALLOW REPOSITORIES EXPIRES LAST USED\n" + name + "\n pull ci/* in 89d never\n" +
-			"short overwrite,delete ci/*, in 89d never\n" + long + "\n"},
+			"short pull,push,overwrite, ci/*, in 89d never\ndelete " + long + "\n"},
 	} {
 		if got := r.show(80, nil, strings.Fields(x.args)...); !looksLike(got, x.want) {
 			t.Errorf("berth %s:\n%s\nwant\n%s", x.args, got, x.want)

@@ -135,7 +135,7 @@ func (b *robot) expiry() string {
 
 // mayDo says what a token may do, for people.
 func (b *robot) mayDo() string {
-	words := slices.DeleteFunc(b.allow.words(), func(word string) bool { return word == "metrics" })
+	words := slices.DeleteFunc(b.allow.allWords(), func(word string) bool { return word == "metrics" })
 	in := " in " + strings.Join(b.repositories.text, ", ")
 	if b.repositories.all {
 		in = " in all repositories"
@@ -191,15 +191,15 @@ func (b *robot) entry() robotEntry {
 }
 
 func (x *robots) tell(asJSON bool, out *console) error {
-	list := []robotEntry{}
-	for _, b := range x.list() {
+	robots, list := x.list(), []robotEntry{}
+	for _, b := range robots {
 		list = append(list, b.entry())
 	}
 	if asJSON {
 		return out.json(list)
 	}
 	table := out.table("NAME", "ALLOW", "REPOSITORIES", "EXPIRES", "LAST USED").breaking(1, 2)
-	for _, e := range list {
+	for i, e := range list {
 		expires, used := any("never"), any("never")
 		if e.Expires != nil {
 			expires = timeCellOf(e.Expires)
@@ -210,7 +210,7 @@ func (x *robots) tell(asJSON bool, out *console) error {
 		if e.LastUsed != nil {
 			used = timeCellOf(e.LastUsed)
 		}
-		table.row(e.Name, strings.Join(e.Allow, ","), strings.Join(e.Repositories, ","), expires, used)
+		table.row(e.Name, strings.Join(robots[i].allow.allWords(), ","), strings.Join(e.Repositories, ","), expires, used)
 	}
 	table.end("There are no tokens.\n")
 	return nil

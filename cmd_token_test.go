@@ -14,12 +14,12 @@ func TestTokenCreateSaysWhatTheTokenMayDo(t *testing.T) {
 		args string
 		want string // "error: …" for an error with it
 	}{
-		{"ci --repo ci/*,x --allow push,overwrite", "It may overwrite in ci/*, x, and is valid until 20"},
+		{"ci --repo ci/*,x --allow push,overwrite", "It may pull, push, overwrite in ci/*, x, and is valid until 20"},
 		{"all --repo ** --allow pull", "It may pull in all repositories, and is valid until 20"},
 		{"root --repo ** --allow admin --expires never", "It may do everything in all repositories, and is valid until it is revoked."},
 		{"prometheus --allow metrics", "It may read the metrics, and is valid until 20"},
 		{"prometheus2 --repo ** --allow metrics", "curl -u prometheus2 http://HOST:PORT/metrics"},
-		{"both --repo ** --allow push,metrics", "It may push in all repositories, and read the metrics, and is valid"},
+		{"both --repo ** --allow push,metrics", "It may pull, push in all repositories, and read the metrics, and is valid"},
 		{"less --repo ci/* --allow metrics", "error: so this needs --repo '**'"},
 		{"none --allow pull", "error: no repositories"},
 		{"ann --repo ** --allow pull", "There is a user ann, too. Rules and logs call the token token:ann;"},
@@ -39,6 +39,9 @@ func TestTokenCreateSaysWhatTheTokenMayDo(t *testing.T) {
 			}
 		}
 		check(runOnceOn(t, r.st, "token", append([]string{"create"}, args...)...))
+		if out, err := runOnceOn(t, r.st, "token", "list"); args[0] == "ci" && (err != nil || !looksLike(out, "NAME ALLOW REPOSITORIES EXPIRES LAST USED\nci pull,push,overwrite ci/*,x *\n")) {
+			t.Errorf("token list: %v\n%s", err, out)
+		}
 		if !strings.HasPrefix(x.want, "error") {
 			if _, err := runOnceOn(t, r.st, "token", "revoke", args[0]); err != nil {
 				t.Fatal(err)
