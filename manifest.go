@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -333,11 +334,16 @@ func unique(list []digest.Digest) []digest.Digest {
 // file name.
 func parseDigest(s string) (digest.Digest, error) {
 	algorithm, hex, _ := strings.Cut(s, ":")
+	digits := 2 * digest.Algorithm(algorithm).Size()
 	switch d := digest.Digest(s); {
 	case algorithm != "sha256" && algorithm != "sha512" && hex != "" && len(s) < maxDigest:
 		return "", errDigestInvalid.withf("digest algorithm of %.80q is not supported; use sha256 or sha512", s)
-	case len(s) > maxDigest || d.Validate() != nil:
-		return "", errDigestInvalid.withf("%.80q is not a digest, which is sha256: or sha512: and hexadecimal digits", s)
+	case algorithm != "sha256" && algorithm != "sha512":
+		return "", errDigestInvalid.withf("%.80q is not a digest, which is sha256: and 64 hexadecimal digits, or sha512: and 128", s)
+	case len(hex) != digits:
+		return "", errDigestInvalid.withf("%.80q is not a digest: %s: has %d digits, and this has %d", s, algorithm, digits, utf8.RuneCountInString(hex))
+	case d.Validate() != nil:
+		return "", errDigestInvalid.withf("%.80q is not a digest: its digits are 0 to 9 and a to f", s)
 	default:
 		return d, nil
 	}
