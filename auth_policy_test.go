@@ -238,7 +238,7 @@ func TestUserCommand(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o640 {
 		t.Errorf("the users' file: %v, %v", info.Mode(), err)
 	}
-	fails("ann is the only user", "", "remove", "ann")
+	fails("ann is the only user, and without ann nobody can log in. To remove ann anyway, add --force", "", "remove", "ann")
 	says("Now nobody can log in", "", "remove", "ann", "--force")
 	// The administrator is written down once: rules that are there are the owner's.
 	if err := os.Remove(path); err != nil {
@@ -330,7 +330,7 @@ allow = ["admin"]
 		{"--anonymous-pull anonymous pull home/x", "yes: anonymous may pull home/x\n  by --anonymous-pull: anonymous may pull in **\n"},
 		{"token:ci push ci/x", "yes: token:ci may push ci/x\n  by token ci: it may push in ci/*\n"},
 		{"token:ci push x", "no: token:ci may not push x; no rule allows it\n"},
-		{"token:none push x", "error: there is no token none; `berth token list` shows those that there are"},
+		{"token:none push x", "error: there is no token none; `berth token list` lists them"},
 		{"eve pull x", fmt.Sprintf("error: there is no user eve in %s/htpasswd; `berth user add eve` makes one", r.cfg.dir)},
 		{"ann fly x", `error: "fly" is not an action; use pull, push, overwrite, delete, metrics, admin`},
 		{"ann pull X", `error: "X" is not a repository's name ("**" is the registry as a whole)`},

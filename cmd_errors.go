@@ -99,15 +99,15 @@ func inWords(err error) string {
 	said := ""
 	switch {
 	case errors.Is(e, errImmutable):
-		said = e.Error() + "; --force does it all the same"
+		said = e.Error() + "; --force does it anyway"
 	case errors.Is(e, errNameUnknown) && name != "":
-		said = fmt.Sprintf("there is no repository %s; `berth ls` shows those that there are", name)
+		said = fmt.Sprintf("there is no repository %s; `berth ls` lists them", name)
 	case errors.Is(e, errDigestInvalid):
 		said = fmt.Sprint(e.detail)
 	case errors.Is(e, errManifestUnknown) && name != "" && strings.Contains(ref, ":"):
 		said = fmt.Sprintf("%s has no image %s; `berth ls %[1]s` shows its tags", name, ref)
 	case errors.Is(e, errManifestUnknown) && name != "" && ref != "":
-		said = fmt.Sprintf("%s has no tag %s; `berth ls %[1]s` shows those that there are", name, ref)
+		said = fmt.Sprintf("%s has no tag %s; `berth ls %[1]s` lists them", name, ref)
 	default:
 		return ""
 	}

@@ -150,7 +150,7 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 		}
 		done = append(done, removal{arg, change})
 		if !o.JSON {
-			out.printf("%s removed; it can be restored while the registry runs for another %s: berth undo %d\n", arg, formatDuration(st.restoreGrace()), change)
+			out.printf("%s removed; to bring it back, within %s of running: berth undo %d\n", arg, formatDuration(st.restoreGrace()), change)
 		}
 	}
 	if o.JSON {

@@ -78,7 +78,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		return nil
 	case "passwd", "remove":
 		if !known {
-			return fmt.Errorf("there is no user %s in %s; `berth user list` shows those that there are", names[0], file.path)
+			return fmt.Errorf("there is no user %s in %s; `berth user list` lists them", names[0], file.path)
 		}
 		if verb == "passwd" {
 			return file.change(ctx, names[0], stdin, stdout)
@@ -241,12 +241,12 @@ func (f *userFile) remove(ctx context.Context, name string, force bool, stdin io
 	if !force {
 		admins, err := f.administrators()
 		if err != nil {
-			return fmt.Errorf("whether %s is the last administrator cannot be seen; --force removes the user all the same: %w", name, err)
+			return fmt.Errorf("whether %s is the last administrator cannot be seen; --force removes the user anyway: %w", name, err)
 		}
 		loss := ""
 		switch {
 		case len(f.users) == 1:
-			loss = name + " is the only user: then nobody can log in"
+			loss = fmt.Sprintf("%s is the only user, and without %[1]s nobody can log in", name)
 		case slices.Equal(admins, []string{name}):
 			loss = fmt.Sprintf("%s is the only administrator. To make another first, add a name in %s to the group whose rule allows admin", name, f.policy)
 		}
@@ -342,9 +342,9 @@ func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Wr
 func confirm(ctx context.Context, loss, deed string, stdin io.Reader, stdout io.Writer) error {
 	f, ok := stdin.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return fmt.Errorf("%s; to %s all the same: --force", loss, deed)
+		return fmt.Errorf("%s. To %s anyway, add --force", loss, deed)
 	}
-	fmt.Fprintf(stdout, "%s.\n%s%s all the same? [y/N] ", loss, strings.ToUpper(deed[:1]), deed[1:])
+	fmt.Fprintf(stdout, "%s.\n%s%s anyway? [y/N] ", loss, strings.ToUpper(deed[:1]), deed[1:])
 	answer, err := typed(ctx, func() (string, error) { return bufio.NewReader(f).ReadString('\n') })
 	if err != nil && err != io.EOF {
 		return err
