@@ -32,7 +32,7 @@ func BenchmarkDeleteRepository(b *testing.B) {
 			manyTags(b, r, "a", n)
 			b.ResetTimer()
 			for range b.N {
-				number, err := r.st.deleteRepository("a", author{})
+				number, err := r.st.removeOne(named{repository: "a"}, author{})
 				if err != nil {
 					b.Fatal(err)
 				}

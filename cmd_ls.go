@@ -131,52 +131,68 @@ func listAll(ctx context.Context, st *store, o options, out *console) error {
 	return nil
 }
 
-// removeCommand is `berth rm NAME[:TAG|@DIGEST]...`.
+// checkRemoval refuses what checkReferences does, and says so if it is a tag with a space
+// for its colon.
+func checkRemoval(cfg *config) error {
+	for i, arg := range cfg.Args {
+		if _, _, err := parseArgument(arg); err != nil {
+			if _, e := parseTag(arg); e == nil && i > 0 {
+				before, _, _ := parseArgument(cfg.Args[i-1])
+				return fmt.Errorf("%w; did you mean %s:%s?", err, before, arg)
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// removeCommand is `berth rm NAME[:TAG|@DIGEST]...`: all of them, or none.
 func removeCommand(ctx context.Context, st *store, o options, out *console) error {
 	type removal struct {
 		Removed string `json:"removed"`
 		Change  int64  `json:"change"`
 	}
 	done := []removal{}
-	var failed error
-	for _, arg := range o.Args {
-		change, err := removeNamed(st, arg, o)
-		if err != nil {
-			failed = err
-			if len(o.Args) > 1 {
-				failed = fmt.Errorf("%s: %w", arg, err)
-			}
-			break
+	list := make([]named, len(o.Args))
+	for i, arg := range o.Args {
+		var err error
+		if list[i].repository, list[i].reference, err = parseArgument(arg); err != nil {
+			return err
 		}
-		done = append(done, removal{arg, change})
+	}
+	numbers, err := st.remove(list, o.author())
+	if err != nil {
+		if n := len(numbers); len(list) > 1 && n < len(list) {
+			err = notRemoved(ctx, st, list[:n+1], o.Args[n], err)
+		}
+		if o.JSON {
+			return errors.Join(out.json(done), err)
+		}
+		return err
+	}
+	for i, it := range list {
+		st.audit("delete", "user", o.Who, "repository", it.repository, "reference", it.reference)
+		done = append(done, removal{o.Args[i], numbers[i]})
 		if !o.JSON {
-			out.printf("%s removed; to bring it back, within %s of running: berth undo %d\n", arg, formatDuration(st.restoreGrace()), change)
+			out.printf("%s removed; to bring it back, within %s of running: berth undo %d\n", o.Args[i], formatDuration(st.restoreGrace()), numbers[i])
 		}
 	}
 	if o.JSON {
-		return errors.Join(out.json(done), failed)
+		return out.json(done)
 	}
-	return failed
+	return nil
 }
 
-// removeNamed removes what an argument names, and returns the change.
-func removeNamed(st *store, arg string, o options) (change int64, err error) {
-	name, ref, err := parseArgument(arg)
-	if err != nil {
-		return 0, err
+// notRemoved says which of several arguments is wrong: the last of list, written arg. It may
+// be a tag of what is before it, with a space for its colon.
+func notRemoved(ctx context.Context, st *store, list []named, arg string, err error) error {
+	n := len(list) - 1
+	if errors.Is(err, errNameUnknown) && n > 0 && list[n].reference == (reference{}) {
+		if tags, _, e := st.listTagsOf(ctx, list[n-1].repository, arg); e == nil && len(tags) > 0 {
+			return plainError{fmt.Sprintf("there is no repository %s: did you mean %s:%[1]s? Nothing was removed", arg, list[n-1].repository), err}
+		}
 	}
-	switch {
-	case ref.tag != "":
-		change, err = st.deleteTag(name, ref.tag, o.author())
-	case ref.digest != "":
-		change, err = st.deleteManifest(name, ref.digest, o.author())
-	default:
-		change, err = st.deleteRepository(name, o.author())
-	}
-	if err == nil {
-		st.audit("delete", "user", o.Who, "repository", name, "reference", ref)
-	}
-	return change, err
+	return fmt.Errorf("%s: %w. Nothing was removed", arg, err)
 }
 
 // tagArguments reads NAME:OLD NEW, or NAME@DIGEST NEW.

@@ -106,7 +106,7 @@ func imageCommands() []*command {
 			about:   "give an image another tag",
 			more:    "The image is NAME:TAG or NAME@DIGEST.",
 			example: "berth tag home/app:1.4 stable"},
-		{name: "rm", least: 1, most: 100, flags: []flagDef{forceFlag, jsonFlag}, check: checkReferences, onStore: removeCommand, deletes: always,
+		{name: "rm", least: 1, most: 100, flags: []flagDef{forceFlag, jsonFlag}, check: checkRemoval, onStore: removeCommand, deletes: always,
 			server: []string{"policy"},
 			forms: []form{
 				{"NAME:TAG... [--force]", "remove a tag"},
@@ -114,7 +114,7 @@ func imageCommands() []*command {
 				{"NAME... [--force]", "remove a whole repository"},
 			},
 			about:   "remove a tag, an image with its tags, or a whole repository",
-			more:    "`berth log` shows what was removed, and `berth undo` brings it back as long as `--untagged-grace` lasts.",
+			more:    "If one of several cannot be removed, none is. `berth log` shows what was removed, and `berth undo` brings it back as long as `--untagged-grace` lasts.",
 			example: "berth rm home/app:1.3\nberth rm home/app"},
 		{name: "log", synopsis: "[NAME[:TAG]] [--limit N]", most: 1, check: checkNameOrTag,
 			flags: []flagDef{

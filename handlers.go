@@ -456,12 +456,7 @@ func (s *server) deleteManifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if ref.tag != "" {
-		_, err = s.st.deleteTag(name, ref.tag, w.(*response).author(name))
-	} else {
-		_, err = s.st.deleteManifest(name, ref.digest, w.(*response).author(name))
-	}
-	if err != nil {
+	if _, err := s.st.removeOne(named{name, ref}, w.(*response).author(name)); err != nil {
 		return err
 	}
 	s.audit(w, "delete", "repository", name, "reference", ref)

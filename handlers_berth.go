@@ -30,7 +30,7 @@ func (s *server) deleteRepository(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	if _, err := s.st.deleteRepository(name, w.(*response).author(name)); err != nil {
+	if _, err := s.st.removeOne(named{repository: name}, w.(*response).author(name)); err != nil {
 		return err
 	}
 	s.audit(w, "delete", "repository", name)

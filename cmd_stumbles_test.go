@@ -1,0 +1,70 @@
+//go:build unix
+
+// What newcomers stumble over: a space for a colon, a tag that moves unseen, a way back that
+// is not where they look for it.
+
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// refuses insists that a command of a running server's fails, and says what is wanted.
+func (r *registry) refuses(want, command string) {
+	r.t.Helper()
+	args := strings.Fields(command)
+	if out, err := runOnceOn(r.t, r.st, args[0], args[1:]...); err == nil || err.Error() != want || out != "" {
+		r.t.Errorf("berth %s: %v\n%s\nwant %s", command, err, out, want)
+	}
+}
+
+// says insists on what a command of a running server's says.
+func (r *registry) says(want, command string) {
+	r.t.Helper()
+	args := strings.Fields(command)
+	if got := r.command(args[0], args[1:]...); got != want {
+		r.t.Errorf("berth %s says\n%swant\n%s", command, got, want)
+	}
+}
+
+// One wrong argument, wherever it stands, and nothing is removed.
+func TestRemoveLooksAtAllFirst(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, ruled("[[immutable]]\nrepositories = [\"release/*\"]\ntags = [\"*\"]\n"))
+	for _, tag := range []string{"1.0", "1.1", "RC"} {
+		r.pushImage("home/app", tag, "{}", tag)
+	}
+	kept := r.pushImage("release/app", "1.0", "{}", "layer")
+	member := r.pushImage("home/index", "part", "{}", "part")
+	index, _ := ociIndex(member.manifest)
+	r.want(201, "PUT", "/v2/home/index/manifests/all", index, "Content-Type: "+typeOCIIndex)
+
+	r.refuses("there is no repository 1.0: did you mean home/app:1.0? Nothing was removed", "rm home/app 1.0")
+	r.refuses("there is no repository 1.1: did you mean home/app:1.1? Nothing was removed", "rm home/app:1.0 1.1")
+	r.refuses("1.2: there is no repository 1.2; `berth ls` lists them. Nothing was removed", "rm home/app 1.2")
+	r.refuses("home/app:2: home/app has no tag 2; `berth ls home/app` lists them. Nothing was removed", "rm home/app:1.0 home/app:2 home/app:1.1")
+	r.refuses("release/app: release/app:1.0 is immutable, by the rule immutable 1 (* in release/*); --force does it anyway. Nothing was removed", "rm home/app:1.0 release/app")
+	r.refuses("home/app:1.0: there is no repository home/app; `berth ls` lists them. Nothing was removed", "rm home/app home/app:1.0")
+	if out, err := runOnceOn(t, r.st, "rm", "home/app:1.0", "home/index@"+member.digest.String()); err == nil || !strings.Contains(err.Error(), "delete that first. Nothing was removed") {
+		t.Errorf("a member of an index: %v\n%s", err, out)
+	}
+	if out, err := runOnceOn(t, r.st, "rm", "home/app:1.0", "nope", "--json"); err == nil || out != "[]\n" {
+		t.Errorf("rm --json: %v\n%s, want no removals", err, out)
+	}
+	r.wantTags("home/app", "1.0", "1.1", "RC")
+	r.wantImage("release/app", "1.0", kept)
+	if n := len(r.history("home/app", "")); n != 3 {
+		t.Errorf("the history of home/app has %d steps, want the pushes", n)
+	}
+	// No name at all is known by its form.
+	got := tell(t, nil, "", "rm", "home/app", "RC", "--data", r.cfg.dir)
+	if got.code != 2 || !strings.Contains(got.err, "did you mean home/app:RC?") {
+		t.Errorf("berth rm home/app RC ends with %d, and says\n%s", got.code, got.err)
+	}
+	// All that is right is removed, each by a change of its own.
+	r.says("home/app:1.0 removed; to bring it back, within 7d of running: berth undo 7\n"+
+		"home/app removed; to bring it back, within 7d of running: berth undo 8\n", "rm home/app:1.0 home/app")
+	r.says("home/app restored\nto take this back: berth undo 9\n", "undo 8")
+	r.wantTags("home/app", "1.1", "RC")
+}
