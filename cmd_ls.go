@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/opencontainers/go-digest"
 )
 
 // author is who gave a command.
@@ -220,23 +218,37 @@ func tagCommand(ctx context.Context, st *store, o options, out *console) error {
 	if err != nil {
 		return err
 	}
-	d, err := tagManifest(st, name, ref, tag, o.author())
+	did, change, err := tagManifest(st, name, ref, tag, o.author())
 	if err != nil {
 		return err
 	}
-	st.audit("tag", "user", o.Who, "repository", name, "tags", []string{tag}, "digest", d)
+	st.audit("tag", "user", o.Who, "repository", name, "tags", []string{tag}, "digest", did.new)
 	if o.JSON {
-		return out.json(map[string]any{"repository": name, "tag": tag, "digest": d})
+		return out.json(struct {
+			Repository string `json:"repository"`
+			Tag        string `json:"tag"`
+			Digest     string `json:"digest"`
+			Was        string `json:"was,omitempty"`
+			Change     int64  `json:"change,omitempty"`
+		}{name, tag, did.new, did.old, change})
 	}
-	out.printf("%s:%s is %s\n", name, tag, d)
+	if did.old == did.new {
+		out.printf("%s:%s is %s already\n", name, tag, shortDigest(did.new))
+	} else {
+		out.printf("%s\n", did.describe(shortDigest))
+	}
+	if change != 0 {
+		out.printf("to take this back: berth undo %d\n", change)
+	}
 	return nil
 }
 
-// tagManifest gives what a reference names another tag.
-func tagManifest(st *store, name string, ref reference, tag string, by author) (d digest.Digest, err error) {
+// tagManifest gives what a reference names another tag. The number is the change's; 0 if
+// the tag was there already.
+func tagManifest(st *store, name string, ref reference, tag string, by author) (did step, number int64, err error) {
 	rules, err := st.host.rulesNow()
 	if err != nil {
-		return "", err
+		return did, 0, err
 	}
 	err = st.platforms.updateKnowing(func(t *tx) error {
 		p := &pushing{tx: t, rules: rules, c: by.change("tag", "as "+shortDigest(ref.String()))}
@@ -258,7 +270,6 @@ func tagManifest(st *store, name string, ref reference, tag string, by author) (
 			return err
 		}
 		to.made = false // whoever says so wants this one
-		d = to.digest
 		was, err := t.findTag(p.repo.id, tag)
 		if err != nil {
 			return err
@@ -266,11 +277,14 @@ func tagManifest(st *store, name string, ref reference, tag string, by author) (
 		if err := p.move(tag, was, to, false); err != nil {
 			return err
 		}
-		return p.rebase(tag, was, to)
+		err = p.rebase(tag, was, to)
+		did = step{kind: ofTag, repository: name, tag: tag, old: was.digest.String(), new: to.digest.String()}
+		number = p.c.number
+		return err
 	})
 	st.collector.wakeUp()
 	if err == nil {
 		notify(st.retainer.tagged)
 	}
-	return d, err
+	return did, number, err
 }

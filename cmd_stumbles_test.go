@@ -6,6 +6,7 @@
 package main
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -67,4 +68,30 @@ func TestRemoveLooksAtAllFirst(t *testing.T) {
 		"home/app removed; to bring it back, within 7d of running: berth undo 8\n", "rm home/app:1.0 home/app")
 	r.says("home/app restored\nto take this back: berth undo 9\n", "undo 8")
 	r.wantTags("home/app", "1.1", "RC")
+}
+
+// Who moves a tag reads where it was, and how to take that back.
+func TestTagSaysWhatMoved(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	one := r.pushImage("home/app", "1.0", "{}", "one")
+	two := r.pushImage("home/app", "1.1", "{}", "two")
+	first, second := shortDigest(one.digest.String()), shortDigest(two.digest.String())
+	r.says("home/app:1.1 is "+first+", was "+second+"\nto take this back: berth undo 3\n", "tag home/app:1.0 1.1")
+	r.says("home/app:1.1 is "+first+" already\n", "tag home/app:1.0 1.1")
+	r.says("home/app:new is "+first+"\nto take this back: berth undo 4\n", "tag home/app:1.0 new")
+	r.says("home/app:1.1 is "+second+", was "+first+"\nto take this back: berth undo 5\n", "undo 3")
+	for _, x := range []struct {
+		tag, was string
+		change   float64
+	}{{"newer", "", 6}, {"1.1", two.digest.String(), 7}} {
+		var got map[string]any
+		if err := json.Unmarshal([]byte(r.command("tag", "home/app:1.0", x.tag, "--json")), &got); err != nil {
+			t.Fatal(err)
+		}
+		was, _ := got["was"].(string)
+		if got["repository"] != "home/app" || got["tag"] != x.tag || got["digest"] != one.digest.String() || was != x.was || got["change"] != x.change {
+			t.Errorf("berth tag --json says %v, want was %q and change %v", got, x.was, x.change)
+		}
+	}
 }
