@@ -102,6 +102,8 @@ func inWords(err error) string {
 		said = e.Error() + "; --force does it anyway"
 	case errors.Is(e, errNameUnknown) && name != "":
 		said = fmt.Sprintf("there is no repository %s; `berth ls` lists them", name)
+	case errors.Is(e, errCannotUndo) && detail["deletedBy"] != "":
+		said = fmt.Sprintf("%s was deleted by change %s; to bring it back: berth undo %[2]s", name, detail["deletedBy"])
 	case errors.Is(e, errDigestInvalid):
 		said = fmt.Sprint(e.detail)
 	case errors.Is(e, errManifestUnknown) && name != "" && strings.Contains(ref, ":"):

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,7 +85,7 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 		if err != nil {
 			return err
 		}
-		if number, err = st.lastToUndo(name, ref); err != nil {
+		if number, err = st.lastToUndo(ctx, name, ref); err != nil {
 			return err
 		}
 	}
@@ -106,13 +107,25 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 // lastToUndo returns the last change of something, to be undone. If that was an undo
 // itself, people who try again, to be sure, would lose by the second what the first has
 // brought back; so it is an error then, which has both ways to go on.
-func (st *store) lastToUndo(name string, ref reference) (number int64, err error) {
+func (st *store) lastToUndo(ctx context.Context, name string, ref reference) (number int64, err error) {
 	what := ref.of(name)
+	// No tag is called -: then only the repository is looked for.
+	_, _, missing := st.listTagsOf(ctx, name, cmp.Or(ref.tag, "-"))
+	gone := errors.Is(missing, errNameUnknown)
+	if gone && ref != (reference{}) {
+		if err := refuseDeleted(st, name); err != nil {
+			return 0, err
+		}
+	}
 	last, undo, err := st.lastChangeOf(name, ref)
 	switch {
 	case undo != 0 && errors.Is(err, errChangeUnknown):
 		return 0, fmt.Errorf("%s: the last change was an undo, and there is nothing further back. "+
 			"To take it back: berth undo %d. `berth log %[1]s` shows what was done", what, undo)
+	case errors.Is(err, errChangeUnknown) && gone && ref == (reference{}):
+		return 0, plainError{fmt.Sprintf("%s is neither a change number nor a repository that is known; `berth log` shows what was done", name), err}
+	case errors.Is(err, errChangeUnknown) && (gone || ref.tag != "") && missing != nil:
+		return 0, missing
 	case err != nil:
 		return 0, err
 	case undo != 0:

@@ -95,3 +95,34 @@ func TestTagSaysWhatMoved(t *testing.T) {
 		}
 	}
 }
+
+// What is in a deleted repository comes back with it, and not by itself.
+func TestUndoInADeletedRepository(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	r.pushImage("home/app", "1.0", "{}", "one")        // 1
+	r.pushImage("home/app", "1.1", "{}", "one")        // 2
+	two := r.pushImage("home/app", "1.1", "{}", "two") // 3
+	r.command("rm", "home/app")                        // 4
+	refuses := func(by string) {
+		t.Helper()
+		for _, what := range []string{"home/app:1.0", "home/app:1.1", "home/app:1.O", "home/app@" + two.digest.String(), "1", "2", "3"} {
+			r.refuses("home/app was deleted by change "+by+"; to bring it back: berth undo "+by, "undo "+what)
+		}
+	}
+	refuses("4")
+	r.undo(409, "home/app", 3, "home/app was deleted by change 4: undo that first")
+	r.command("undo", "4") // 5
+	r.command("undo", "5") // 6: deleted again, and change 4 is no way back
+	refuses("6")
+	r.command("undo", "6") // 7
+	r.wantImage("home/app", "1.1", two)
+	r.refuses("home/app has no tag 1.O; `berth ls home/app` lists them", "undo home/app:1.O")
+	r.refuses("abc is neither a change number nor a repository that is known; `berth log` shows what was done", "undo abc")
+	// Another of its name is in the way of none of this.
+	r.command("rm", "home/app") // 8
+	r.pushImage("home/app", "2.0", "{}", "new")
+	r.refuses("home/app was deleted by change 8, and there is another home/app now; to restore the old one beside it, undo 8 with --as and another name", "undo home/app:1.1")
+	r.says("home/old restored\nto take this back: berth undo 10\n", "undo 8 --as home/old")
+	r.wantImage("home/old", "1.1", two)
+}

@@ -268,7 +268,7 @@ func TestUndoOfADeletedRepository(t *testing.T) {
 	}
 	gone()
 	r.check()
-	r.undo(409, "a/b", inside, "no longer exists")
+	r.undo(409, "a/b", inside, "a/b was deleted by change ")
 	r.pass(6 * 24 * time.Hour)
 	r.restart()
 	r.freeze()

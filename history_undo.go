@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -81,10 +82,13 @@ func (u *undoing) step(s step) error {
 		return errCannotUndo.saying("only a whole repository can be restored under another name")
 	}
 	repo, err := u.findRepository(s.repository)
-	if errors.Is(err, errNameUnknown) && s.old == "" {
-		return nil // what was added has gone
-	}
 	if errors.Is(err, errNameUnknown) {
+		if err := refuseDeleted(u, s.repository); err != nil {
+			return err
+		}
+		if s.old == "" {
+			return nil // what was added has gone
+		}
 		return errCannotUndo.saying("%s no longer exists: it was deleted, or the grace period of its contents is over", s.repository)
 	}
 	if err != nil {
@@ -113,6 +117,11 @@ func (u *undoing) tag(repo storedRepository, s step) error {
 		last, err := u.lastChange(s.repository, s.tag)
 		if err != nil {
 			return err
+		}
+		if deleted, err := deletionOf(u, s.repository); err != nil {
+			return err
+		} else if last <= u.number && deleted > u.number {
+			return errCannotUndo.saying("%s was deleted by change %d, and there is another %[1]s now; to restore the old one beside it, undo %d with --as and another name", s.repository, deleted, deleted)
 		}
 		return errCannotUndo.saying("%s has moved since, by change %d: undo that first", name, last)
 	}
@@ -261,6 +270,25 @@ func (u *undoing) repository(s step) error {
 	back := step{kind: ofRepository, repository: name, old: s.new, new: name}
 	u.did = append(u.did, back)
 	return u.record(u.c, back)
+}
+
+// deletionOf returns the last change that has deleted a repository, and can still be undone;
+// 0 if there is none.
+func deletionOf(q queryer, name string) (number int64, err error) {
+	err = getRow(q, `SELECT coalesce(max(h.change), 0) FROM history h JOIN repository r ON r.name = h.new AND r.emptying = 0
+		WHERE h.repository = ?1 AND h.tag IS NULL AND h.kind = 'repository' AND h.new <> ?1`, []any{name}, &number)
+	return number, err
+}
+
+// refuseDeleted is an error that says how a repository that is not there comes back; nil if it
+// cannot.
+func refuseDeleted(q queryer, name string) error {
+	number, err := deletionOf(q, name)
+	if err != nil || number == 0 {
+		return err
+	}
+	return errCannotUndo.saying("%s was deleted by change %d: undo that first", name, number).
+		with(map[string]string{"name": name, "deletedBy": strconv.FormatInt(number, 10)})
 }
 
 // makeFree reports whether a name can be given to a repository. One that has only

@@ -60,7 +60,7 @@ func TestUndoAgainSaysHowToGoOn(t *testing.T) {
 	refuses([]string{"undo", "home/app:1.0"}, "there is nothing further back", "berth undo 9", "berth log home/app:1.0")
 	r.command("undo", "9")
 	r.wantImage("home/app", "1.0", one)
-	refuses([]string{"undo", "home/app:3.0"}, "nothing is remembered that was done to home/app:3.0 and is not undone", "berth log")
+	refuses([]string{"undo", "home/app:3.0"}, "home/app has no tag 3.0; `berth ls home/app` lists them")
 	r.command("undo", "3")
 	r.wantTags("home/app", "1.0")
 }
