@@ -213,6 +213,7 @@ var allowedSteps = []allowedStep{
 	{"report.checkUploads", "", whole},
 	{"verifyDatabase", "", whole},
 	{"store.sayRestored", "", once},
+	{"store.countRepositories", "", once},
 	{"restorer.dropGone", "", once},
 	{"database.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
 	{"listRobots", "SCAN token", once + "; as many rows as a person has made tokens"},
