@@ -89,20 +89,11 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		limiter: limiter{perSecond: cfg.perSecond, now: st.uptime, of: make(map[string]*rate.Limiter)},
 	}
 	g.standard, _ = g.complete(defaultPolicy(), nil)
-	g.users = watched[users]{files: []string{cfg.usersPath(st.dir)}, parse: g.parseUsers, changed: g.usersChanged, glance: cfg.glance}
-	g.policy = watched[*policy]{files: []string{cfg.policyPath(st.dir)}, changed: g.policyChanged, glance: cfg.glance,
-		parse: func(texts [][]byte) (*policy, error) { return g.complete(g.parsePolicy(texts[0])) }}
-	if err := errors.Join(g.users.problem(), g.policy.problem()); err != nil {
+	err := g.readFiles(st.dir, g.usersChanged, g.policyChanged)
+	if err != nil {
 		return nil, err
 	}
 	g.started = true
-	if cfg.usersFile != "" && g.users.get() == nil {
-		return nil, fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s --data %[2]s` creates it", cfg.usersFile, st.dir)
-	}
-	if cfg.policyFile != "" && g.policy.get() == nil {
-		return nil, fmt.Errorf("--policy: there is no file %s", cfg.policyFile)
-	}
-	var err error
 	if g.signer, err = openSigner(st); err != nil {
 		return nil, err
 	}
@@ -111,6 +102,30 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 	}
 	st.collector.doubtOwners() // somebody may have been removed while nobody looked
 	return g, nil
+}
+
+// readFiles reads the users and the rules for the first time; dir is the data directory. Files
+// that flags name must be there.
+func (g *gate) readFiles(dir string, usersChanged func(old, new *users, err error), policyChanged func(old, new **policy, err error)) error {
+	g.users = watched[users]{files: []string{g.usersPath(dir)}, parse: g.parseUsers, changed: usersChanged, glance: g.glance}
+	g.policy = watched[*policy]{files: []string{g.policyPath(dir)}, changed: policyChanged, glance: g.glance,
+		parse: func(texts [][]byte) (*policy, error) { return g.complete(g.parsePolicy(texts[0])) }}
+	switch err := errors.Join(g.users.problem(), g.policy.problem()); {
+	case err != nil:
+		return err
+	case g.usersFile != "" && g.users.get() == nil:
+		return fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s --data %[2]s` creates it", g.usersFile, dir)
+	case g.policyFile != "" && g.policy.get() == nil:
+		return fmt.Errorf("--policy: there is no file %s", g.policyFile)
+	}
+	return nil
+}
+
+// refuseFiles returns the error that openGate would have because of the files of users and rules. It
+// changes nothing, and needs no data directory.
+func (a authConfig) refuseFiles(dir string) error {
+	g := &gate{authConfig: a, log: slog.New(slog.DiscardHandler)} // openGate logs what is to be said of them
+	return g.readFiles(dir, func(_, _ *users, _ error) {}, func(_, _ **policy, _ error) {})
 }
 
 // everybodyMay reports whether the registry is open.

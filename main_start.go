@@ -1,7 +1,7 @@
 // How a server starts, and what it says then.
 //
-// It looks at the data directory and takes its addresses before it makes anything: a start that
-// fails because a port is taken leaves no directory behind. From then on connections wait, and are
+// It looks at the data directory, reads the files that flags name, and takes its addresses before it
+// makes anything: a start that fails because a file is missing or a port is taken leaves no directory behind. From then on connections wait, and are
 // answered when the registry is open.
 //
 // The greeting is for a person who has just typed `berth`: is this a new registry or the one that
@@ -30,6 +30,9 @@ func (cfg *config) start() (s *server, listener net.Listener, err error) {
 	if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
 		return nil, nil, err
 	}
+	if err := cfg.refuseFiles(); err != nil {
+		return nil, nil, err
+	}
 	if listener, err = cfg.listen("addr", cfg.addr); err != nil {
 		return nil, nil, err
 	}
@@ -47,6 +50,15 @@ func (cfg *config) start() (s *server, listener net.Listener, err error) {
 		return nil, nil, err
 	}
 	return s, listener, nil
+}
+
+// refuseFiles returns an error if a file that the server needs from its start on is missing or wrong.
+// Opening the registry reads them again.
+func (cfg *config) refuseFiles() error {
+	if err := cfg.tls.refuseFiles(); err != nil {
+		return err
+	}
+	return cfg.auth.refuseFiles(cfg.dir)
 }
 
 // open opens the data directory and all that the server needs of it.

@@ -76,6 +76,12 @@ func (o *tlsOptions) refuseIdle() error {
 		return errors.New("--tls-cert and --tls-key go together: give both")
 	case o.mode == "acme" && len(o.names) == 0:
 		return errors.New("--tls=acme needs --tls-name: the host name to get a certificate for, as registry.example.com")
+	case o.mode == "acme":
+		for _, name := range o.names {
+			if net.ParseIP(name) != nil || !strings.Contains(name, ".") {
+				return fmt.Errorf("--tls-name: ACME gives no certificate for %s, only for public host names such as registry.example.com", name)
+			}
+		}
 	}
 	return nil
 }
@@ -120,6 +126,23 @@ func openTLS(o tlsOptions) (*certificates, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// refuseFiles returns the error that openTLS would have because of the files of certificates that flags name. It
+// makes nothing.
+func (o tlsOptions) refuseFiles() (err error) {
+	if o.now == nil {
+		o.now = time.Now
+	}
+	o.log = slog.New(slog.DiscardHandler) // openTLS logs what is to be said of them
+	c := &certificates{tlsOptions: o, base: &tls.Config{}}
+	if o.mode == "files" {
+		err = c.openFiles()
+	}
+	if err == nil && o.clientCA != "" {
+		err = c.openClientCA()
+	}
+	return err
 }
 
 // close gives up what openTLS holds, where serve is not called: it does that too.
@@ -194,11 +217,6 @@ func (c *certificates) openFiles() error {
 // openACME has autocert fetch and renew certificates. Whoever turns it on
 // accepts the terms of the CA.
 func (c *certificates) openACME() error {
-	for _, name := range c.names {
-		if net.ParseIP(name) != nil || !strings.Contains(name, ".") {
-			return fmt.Errorf("--tls-name: ACME gives no certificate for %s, only for public host names such as registry.example.com", name)
-		}
-	}
 	dir := filepath.Join(c.dir, "tls", "acme")
 	if err := makeAll(dir); err != nil {
 		return err
