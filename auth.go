@@ -236,7 +236,7 @@ func (g *gate) openTo() string {
 	case v.policy.mayAnywhere(person{}, mayPull):
 		return "without a password everybody may pull from some repositories"
 	}
-	return "without a password nobody may do anything"
+	return "a password is needed for everything"
 }
 
 // linesToLogin are the lines to type before a first push, or pull. Where nobody can log in,
