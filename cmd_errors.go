@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -204,6 +205,8 @@ func (c *command) wrongArguments(what string) error {
 // checkArguments refuses arguments that cannot be right, before anything is opened.
 func (c *command) checkArguments(cfg *config) error {
 	switch n := len(cfg.Args); {
+	case n > 0 && c.name == "serve" && findCommand(cfg.Args[0]) != nil:
+		return usageErrorf("unexpected %q; write the command first: berth %s", cfg.Args[0], strings.Join(cfg.argumentsFirst(), " "))
 	case n > c.most && c.most == 0:
 		return usageErrorf("unexpected %q: berth %s takes only flags (see berth help %[2]s)", cfg.Args[0], c.name)
 	case n > c.most:
@@ -219,7 +222,38 @@ func (c *command) checkArguments(cfg *config) error {
 	if c.check == nil {
 		return nil
 	}
-	return asUsage(plainly(c.check(cfg)))
+	return asUsage(cfg.asGiven(plainly(c.check(cfg))))
+}
+
+// flagName matches a flag in an error.
+var flagName = regexp.MustCompile(`--[a-z][a-z-]*`)
+
+// asGiven has an error about flags name the variables of those that only a variable has set. nil stays nil.
+func (cfg *config) asGiven(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := flagName.ReplaceAllStringFunc(err.Error(), func(flag string) string {
+		if name := strings.TrimPrefix(flag, "--"); cfg.byEnv[name] {
+			return variableOf(name)
+		}
+		return flag
+	})
+	if text == err.Error() {
+		return err
+	}
+	return plainError{text, err}
+}
+
+// argumentsFirst is what was typed, the arguments before the flags.
+func (cfg *config) argumentsFirst() []string {
+	flags, left := slices.Clone(cfg.typed), len(cfg.Args)
+	for i := len(flags) - 1; i >= 0 && left > 0; i-- {
+		if flags[i] == cfg.Args[left-1] {
+			flags, left = slices.Delete(flags, i, i+1), left-1
+		}
+	}
+	return append(slices.Clone(cfg.Args), flags...)
 }
 
 // otherNames has the commands that go by another name in other programs.

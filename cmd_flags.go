@@ -228,9 +228,9 @@ func parseLevel(text string) (level slog.Level, err error) {
 }
 
 // parseArguments sets the flags that are among the arguments of a command, and returns the
-// others. Flags may stand anywhere, with one dash or two, and end at "--". The error is
-// flag.ErrHelp for who asks for help, else a usageError.
-func parseArguments(command string, flags *flag.FlagSet, args []string) (others []string, err error) {
+// others. Flags may stand anywhere, with one dash or two, and end at "--". It calls set with the name
+// of each that it sets. The error is flag.ErrHelp for who asks for help, else a usageError.
+func parseArguments(command string, flags *flag.FlagSet, args []string, set func(name string)) (others []string, err error) {
 	for len(args) > 0 {
 		arg := args[0]
 		args = args[1:]
@@ -247,7 +247,11 @@ func parseArguments(command string, flags *flag.FlagSet, args []string) (others 
 			return nil, flag.ErrHelp
 		}
 		if f == nil {
-			return nil, unknownFlag(command, name, flags)
+			typed, _, _ := strings.Cut(arg, "=")
+			if !given && len(args) > 0 {
+				value = args[0]
+			}
+			return nil, unknownFlag(command, typed, value, flags)
 		}
 		if _, ok := f.Value.(yesNoFlag); ok && !given {
 			value, given = "true", true
@@ -261,16 +265,25 @@ func parseArguments(command string, flags *flag.FlagSet, args []string) (others 
 		if err := flags.Set(name, value); err != nil {
 			return nil, usageErrorf("--%s: %w", name, err)
 		}
+		set(name)
 	}
 	return others, nil
 }
 
-// unknownFlag is the error for a flag that the command has not got.
-func unknownFlag(command, name string, flags *flag.FlagSet) error {
+// unknownFlag is the error for a flag that the command has not got. It is named as it was typed;
+// value is what may be its value.
+func unknownFlag(command, typed, value string, flags *flag.FlagSet) error {
+	name := strings.TrimLeft(typed, "-")
+	if name == "port" || name == "p" {
+		if _, err := strconv.ParseUint(value, 10, 16); err != nil {
+			value = "5000"
+		}
+		return usageErrorf("unknown flag %s: the port is part of the address, as in --addr :%s (see berth help %s)", typed, value, command)
+	}
 	var names []string
 	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 	if near := similar(name, names); near != "" {
-		return usageErrorf("unknown flag --%s: did you mean --%s? (see berth help %s)", name, near, command)
+		return usageErrorf("unknown flag %s: did you mean --%s? (see berth help %s)", typed, near, command)
 	}
 	var others []string
 	for _, c := range commands {
@@ -279,7 +292,7 @@ func unknownFlag(command, name string, flags *flag.FlagSet) error {
 		}
 	}
 	if others != nil {
-		return usageErrorf("berth %s has no --%s, unlike %s (see berth help %[1]s)", command, name, strings.Join(others[:min(len(others), 3)], ", "))
+		return usageErrorf("berth %s has no %s, unlike %s (see berth help %[1]s)", command, typed, strings.Join(others[:min(len(others), 3)], ", "))
 	}
-	return usageErrorf("unknown flag --%s (see berth help %s)", name, command)
+	return usageErrorf("unknown flag %s (see berth help %s)", typed, command)
 }

@@ -82,7 +82,9 @@ type config struct {
 	log     *slog.Logger
 	jsonLog bool            // and nothing else is written, by a server
 	given   map[string]bool // flags that were set, by name
+	byEnv   map[string]bool // those of them that only a variable has set
 	script  bool            // trust prints a script
+	typed   []string        // all that followed the command's name
 	became  string          // what root did to work on the directory; "" for nothing
 	options
 }
@@ -97,7 +99,7 @@ func run(ctx context.Context, args []string, env environment, stdin io.Reader, s
 		name, args = args[0], args[1:]
 	} else if len(args) > 0 && wantsHelp(args[:1]) {
 		name, args = "help", args[1:]
-	} else if len(args) > 0 && strings.TrimLeft(args[0], "-") == "version" {
+	} else if len(args) > 0 && (args[0] == "-v" || strings.TrimLeft(args[0], "-") == "version") {
 		name, args = "version", args[1:]
 	}
 	c := findCommand(name)
@@ -173,10 +175,11 @@ func wantsJSON(args []string, env environment) bool {
 // parseConfig reads the flags of a command, which there is, and the environment for
 // those not given. Flags and arguments may come in any order.
 func parseConfig(command string, args []string, env environment, stderr io.Writer) (*config, error) {
-	cfg := &config{}
+	cfg := &config{typed: args}
 	cfg.Command = command
 	var text textFlags
 	flags := newFlags(command, cfg, &text)
+	cfg.given, cfg.byEnv = make(map[string]bool), make(map[string]bool)
 	var bad error
 	flags.VisitAll(func(f *flag.Flag) {
 		key := variableOf(f.Name)
@@ -184,19 +187,19 @@ func parseConfig(command string, args []string, env environment, stderr io.Write
 			if err := flags.Set(f.Name, value); err != nil && bad == nil {
 				bad = usageErrorf("%s: %w", key, err)
 			}
+			cfg.byEnv[f.Name] = true
 		}
 	})
 	if bad != nil {
 		return nil, bad
 	}
 	var err error
-	if cfg.Args, err = parseArguments(command, flags, args); err != nil {
+	if cfg.Args, err = parseArguments(command, flags, args, func(name string) { delete(cfg.byEnv, name) }); err != nil {
 		return nil, err
 	}
-	cfg.given = make(map[string]bool)
 	flags.Visit(func(f *flag.Flag) { cfg.given[f.Name] = true })
 	if err := cfg.read(&text); err != nil {
-		return nil, asUsage(err)
+		return nil, asUsage(cfg.asGiven(err))
 	}
 	cfg.auth.glance = defaultGlance
 	cfg.budget = budgetFor(memory()).within(fileLimit())
@@ -218,6 +221,9 @@ func (cfg *config) read(text *textFlags) error {
 			return err
 		}
 		cfg.Args[0] = dest
+	}
+	if cfg.dir == "" {
+		return errors.New("--data is empty (perhaps by a variable that is not set): name a directory")
 	}
 	cfg.stallTimeout = stallTimeout(text.stall)
 	err := checkAddress("addr", cfg.addr)

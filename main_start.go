@@ -56,9 +56,9 @@ func (cfg *config) start() (s *server, listener net.Listener, err error) {
 // Opening the registry reads them again.
 func (cfg *config) refuseFiles() error {
 	if err := cfg.tls.refuseFiles(); err != nil {
-		return err
+		return cfg.asGiven(err)
 	}
-	return cfg.auth.refuseFiles(cfg.dir)
+	return cfg.asGiven(cfg.auth.refuseFiles(cfg.dir))
 }
 
 // open opens the data directory and all that the server needs of it.
@@ -91,10 +91,14 @@ func (cfg *config) listen(flag, addr string) (net.Listener, error) {
 	}
 	host, port, e := net.SplitHostPort(addr)
 	if e != nil {
-		return nil, checkAddress(flag, addr)
+		return nil, cfg.asGiven(checkAddress(flag, addr))
 	}
 	number, _ := net.LookupPort("tcp", port)
-	other := func(port int) string { return "--" + flag + " " + net.JoinHostPort(host, strconv.Itoa(port)) }
+	named, other := "--"+flag, "--"+flag+" "
+	if cfg.byEnv[flag] {
+		named, other = variableOf(flag), variableOf(flag)+"="
+	}
+	at := func(port int) string { return other + net.JoinHostPort(host, strconv.Itoa(port)) }
 	var unknown *net.DNSError
 	switch {
 	case isAddressTaken(err):
@@ -108,24 +112,24 @@ func (cfg *config) listen(flag, addr string) (net.Listener, error) {
 				whose += ", or the AirPlay Receiver (System Settings, General, AirDrop & Handoff)"
 			}
 		}
-		return nil, fmt.Errorf("port %s is taken (%s). Stop that program, or choose another port: %s", port, whose, other(number%65535+1))
+		return nil, fmt.Errorf("port %s is taken (%s). Stop that program, or choose another port: %s", port, whose, at(number%65535+1))
 	case isAddressForbidden(err):
 		how := "start Berth as root"
 		if runtime.GOOS == "linux" {
 			how = "give Berth the capability CAP_NET_BIND_SERVICE (docs/deploy.md shows how)"
 		}
-		return nil, fmt.Errorf("this user may not listen on port %s, as a rule because ports below 1024 are for root. Choose a higher port, such as %s, or %s", port, other(5000), how)
+		return nil, fmt.Errorf("this user may not listen on port %s, as a rule because ports below 1024 are for root. Choose a higher port, such as %s, or %s", port, at(5000), how)
 	case isAddressElsewhere(err):
-		return nil, fmt.Errorf("--%s: this machine does not have the address %s; it has %s. --%[1]s :%[4]s listens on all of them",
-			flag, host, sentenceList(machineAddresses()), port)
+		return nil, fmt.Errorf("%s: this machine does not have the address %s; it has %s. %s:%s listens on all of them",
+			named, host, sentenceList(machineAddresses()), other, port)
 	case errors.As(err, &unknown):
-		return nil, fmt.Errorf("--%s: there is no host %s; use an address of this machine, or :%s for all of them", flag, host, port)
+		return nil, fmt.Errorf("%s: there is no host %s; use an address of this machine, or :%s for all of them", named, host, port)
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err
 	}
-	return nil, fmt.Errorf("--%s %s: %w", flag, addr, err)
+	return nil, fmt.Errorf("%s%s: %w", other, addr, err)
 }
 
 // isServed reports whether a server has the data directory.
@@ -146,7 +150,10 @@ func checkAddress(flag, addr string) error {
 		if _, err := net.LookupPort("tcp", port); err == nil && port != "" {
 			return nil
 		}
-		return fmt.Errorf("--%s: %q has no port that there is: ports are from 1 to 65535, as in %s", flag, addr, net.JoinHostPort(host, "5000"))
+		if port == "" {
+			return fmt.Errorf("--%s: %q has no port; use for example %s", flag, addr, net.JoinHostPort(host, "5000"))
+		}
+		return fmt.Errorf("--%s: %s is not a port; ports go from 1 to 65535", flag, port)
 	}
 	example := ":5000 or 127.0.0.1:5000"
 	if _, err := strconv.ParseUint(addr, 10, 16); err == nil {

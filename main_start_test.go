@@ -81,7 +81,7 @@ func TestGreetingFitsWhatIsSet(t *testing.T) {
 		push   = "docker tag alpine ADDR/alpine && docker push ADDR/alpine\n"
 		alone  = "No other machine reaches it, except through a proxy on this one\n"
 		open   = "Open to everybody who reaches it: no password is needed to "
-		closed = "Without a password nobody may do anything\n"
+		closed = "A password is needed for everything\n"
 	)
 	for _, x := range []struct{ dir, args, want string }{
 		{empty, "", "Begins a new registry there: no repositories, no users\n" + alone + open + "push, pull or delete\nTo make it ask for one:  berth user add NAME\nTry:  " + push},
@@ -205,8 +205,8 @@ func TestAddressThatCannotBe(t *testing.T) {
 		{"--addr 192.168.1.5", "use for example 192.168.1.5:5000"},
 		{"--addr ::1", "use for example [::1]:5000"},
 		{"--addr http://localhost:5000", "use for example :5000 or 127.0.0.1:5000"},
-		{"--addr :70000", "ports are from 1 to 65535"},
-		{"--addr 127.0.0.1:", "ports are from 1 to 65535, as in 127.0.0.1:5000"},
+		{"--addr :70000", "--addr: 70000 is not a port; ports go from 1 to 65535"},
+		{"--addr 127.0.0.1:", `--addr: "127.0.0.1:" has no port; use for example 127.0.0.1:5000`},
 		{"--addr= ", "use for example :5000 or 127.0.0.1:5000"},
 		{"--tls auto --http-addr 80", `--http-addr: "80" is not an address with a port; use for example :80`},
 	} {

@@ -66,14 +66,20 @@ type certificates struct {
 func (o *tlsOptions) refuseIdle() error {
 	const how = "add --tls=auto, --tls=acme, or --tls-cert and --tls-key"
 	switch {
-	case o.mode == "" && (o.clientCA != "" || o.httpAddr != ""):
-		return errors.New("--client-ca and --http-addr need TLS: " + how)
+	case o.mode == "" && o.clientCA != "":
+		return errors.New("--client-ca needs TLS: " + how)
+	case o.mode == "" && o.httpAddr != "":
+		return errors.New("--http-addr needs TLS: " + how)
 	case o.mode == "" && len(o.names) > 0 && !o.proxied:
 		return errors.New("--tls-name needs TLS: " + how + "; or name the proxy that does TLS with --trusted-proxies")
-	case o.mode != "acme" && (o.acmeEmail != "" || o.acmeDirectory != ""):
-		return errors.New("--acme-email and --acme-directory are for --tls=acme: add that, or leave them out")
-	case o.mode == "files" && (o.certFile == "" || o.keyFile == ""):
-		return errors.New("--tls-cert and --tls-key go together: give both")
+	case o.mode != "acme" && o.acmeEmail != "":
+		return errors.New("--acme-email is for --tls=acme: add that, or leave it out")
+	case o.mode != "acme" && o.acmeDirectory != "":
+		return errors.New("--acme-directory is for --tls=acme: add that, or leave it out")
+	case o.mode == "files" && o.keyFile == "":
+		return errors.New("--tls-cert needs --tls-key, too: the file with the key of the certificate")
+	case o.mode == "files" && o.certFile == "":
+		return errors.New("--tls-key needs --tls-cert, too: the file with the certificate of the key")
 	case o.mode == "acme" && len(o.names) == 0:
 		return errors.New("--tls=acme needs --tls-name: the host name to get a certificate for, as registry.example.com")
 	case o.mode == "acme":

@@ -876,16 +876,18 @@ func TestTLSOptionsThatCannotWork(t *testing.T) {
 	t.Parallel()
 	none := filepath.Join(t.TempDir(), "none")
 	for want, o := range map[string]tlsOptions{
-		"say auto, acme or off":         {mode: "on"},
-		"go together":                   {mode: "files", certFile: none},
-		"no such file":                  {mode: "files", certFile: none, keyFile: none},
-		"--client-ca: ":                 {mode: "auto", clientCA: none},
-		"need TLS":                      {clientCA: none},
-		"--tls-name needs TLS":          {names: []string{"pi.lan"}},
-		"are for --tls=acme":            {mode: "auto", acmeEmail: "ann@example.org"},
-		"--tls=acme needs --tls-name":   {mode: "acme"},
-		"ACME gives no certificate for": {mode: "acme", names: []string{"192.0.2.1"}},
-		"neither a host name":           {mode: "auto", names: []string{"*.lan"}},
+		"say auto, acme or off":          {mode: "on"},
+		"--tls-cert needs --tls-key":     {mode: "files", certFile: none},
+		"--tls-key needs --tls-cert":     {mode: "files", keyFile: none},
+		"no such file":                   {mode: "files", certFile: none, keyFile: none},
+		"--client-ca: ":                  {mode: "auto", clientCA: none},
+		"--client-ca needs TLS":          {clientCA: none},
+		"--http-addr needs TLS":          {httpAddr: ":0"},
+		"--tls-name needs TLS":           {names: []string{"pi.lan"}},
+		"--acme-email is for --tls=acme": {mode: "auto", acmeEmail: "ann@example.org"},
+		"--tls=acme needs --tls-name":    {mode: "acme"},
+		"ACME gives no certificate for":  {mode: "acme", names: []string{"192.0.2.1"}},
+		"neither a host name":            {mode: "auto", names: []string{"*.lan"}},
 	} {
 		newSecure(t, o).refuses(want)
 	}
