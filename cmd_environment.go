@@ -3,12 +3,13 @@
 // Who mistypes BERTH_DATA starts another registry than the one that was meant, so a variable
 // that begins with BERTH_ and is no flag's is refused, as a flag would be. Kubernetes and Docker
 // make variables of their own for a service or container that is called berth; these are told by
-// their form.
+// their form. Variables of registry:2, which Berth does not read, are left over from a move: a server warns of them.
 
 package main
 
 import (
 	"flag"
+	"fmt"
 	"regexp"
 	"runtime"
 	"slices"
@@ -43,6 +44,27 @@ func variableOf(flag string) string {
 var serviceVariable = regexp.MustCompile(`^BERTH_(\w+_)?(` +
 	`SERVICE_HOST=|SERVICE_PORT(_\w+)?=\d+$|` +
 	`PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|NAME=/|ENV_\w+=)`)
+
+// distributionVariable has the form of what registry:2 (distribution) reads. Others have variables that
+// begin with REGISTRY_, too: REGISTRY_AUTH_FILE is of Podman and skopeo.
+var distributionVariable = regexp.MustCompile(`^REGISTRY_(AUTH|AUTH_(HTPASSWD|TOKEN|SILLY)_\w+|STORAGE|LOGLEVEL|` +
+	`(CATALOG|COMPATIBILITY|HEALTH|HTTP|LOG|MIDDLEWARE|NOTIFICATIONS|POLICY|PROXY|REDIS|REPORTING|STORAGE|VALIDATION)_\w+)$`)
+
+// ofDistribution returns the names of the variables that are for registry:2; after the first five, how many more.
+func (env environment) ofDistribution() (names []string) {
+	for _, variable := range env {
+		name, value, _ := strings.Cut(variable, "=")
+		if value != "" && distributionVariable.MatchString(name) && !serviceVariable.MatchString("BERTH_"+variable) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	const most = 5
+	if more := len(names) - most; more > 0 {
+		names = append(names[:most], fmt.Sprintf("and %d more", more))
+	}
+	return names
+}
 
 // refuseUnknown returns an error if a variable begins with BERTH_ and is no flag's, of
 // whichever command.

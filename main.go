@@ -82,6 +82,7 @@ type config struct {
 	log     *slog.Logger
 	jsonLog bool            // and nothing else is written, by a server
 	given   map[string]bool // flags that were set, by name
+	ignored []string        // variables that are for registry:2
 	byEnv   map[string]bool // those of them that only a variable has set
 	script  bool            // trust prints a script
 	typed   []string        // all that followed the command's name
@@ -175,7 +176,7 @@ func wantsJSON(args []string, env environment) bool {
 // parseConfig reads the flags of a command, which there is, and the environment for
 // those not given. Flags and arguments may come in any order.
 func parseConfig(command string, args []string, env environment, stderr io.Writer) (*config, error) {
-	cfg := &config{typed: args}
+	cfg := &config{typed: args, ignored: env.ofDistribution()}
 	cfg.Command = command
 	var text textFlags
 	flags := newFlags(command, cfg, &text)
@@ -346,6 +347,9 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	st := s.st
 	if foreign(cfg.dir) {
 		cfg.log.Warn("root serves somebody else's directory, whose owner can use links in it to make root write elsewhere; start berth as that user, or make the directory belong to root", "data", cfg.dir)
+	}
+	if cfg.ignored != nil {
+		cfg.log.Warn("Berth does not read the variables of registry:2; docs/migrate.md has what to use instead", "variables", strings.Join(cfg.ignored, ", "))
 	}
 	if st.writer == nil {
 		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)
