@@ -199,7 +199,7 @@ func (x *robots) add(b *robot) error {
 }
 
 func noToken(name string) error {
-	return fmt.Errorf("there is no token %s; `berth token list` lists them", name)
+	return absentErrorf("there is no token %s; `berth token list` lists them", name)
 }
 
 // remove makes the one with a name or id worth nothing, and returns its name.

@@ -150,6 +150,7 @@ func (b *backup) tell(asJSON bool) error {
 		return b.out.json(map[string]any{"destination": dest, "cloned": b.cloned, "linked": b.linked, "copied": b.copied, "bytes": b.bytes,
 			"kept": b.kept, "removed": b.removed, "damaged": b.damaged})
 	}
+	b.out.printf("copied the registry %s to %s\n", b.st.whole(), dest)
 	b.out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", plural(b.cloned, "blob"), plural(b.linked, "blob"),
 		plural(b.copied, "blob"), formatSize(b.bytes), plural(b.kept, "blob"), plural(b.removed, "file"))
 	b.out.printf("to go back to it: berth --data %[1]s; only to look into it: berth --data %[1]s --read-only\n", dest)

@@ -36,6 +36,14 @@ import (
 // the damaged database, if there is one.
 const restoringMark = "berth.restoring"
 
+// checkRestoreCommand refuses a backup to be restored: that needs no command.
+func checkRestoreCommand(cfg *config) error {
+	if len(cfg.Args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("berth restore takes no directory: it mends a damaged berth.db. To go back to a backup, start berth --data %s, or copy that directory", cfg.Args[0])
+}
+
 // restore is `berth restore`: it makes the data directory one that starts.
 func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	out := cfg.console(stdout)
@@ -47,7 +55,7 @@ func restore(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if !begun && len(data.listSnapshots()) == 0 {
 		return fmt.Errorf("there is no registry in %s, neither a database nor a snapshot of one; name its directory with --data or BERTH_DATA", data.dir)
 	}
-	if err := data.own(); err != nil {
+	if err := data.ownNamed(); err != nil {
 		return err
 	}
 	if data.readOnlyDisk {

@@ -97,6 +97,7 @@ type options struct {
 	TTY     bool   // a person watches, on a terminal whose lines can be written again
 	Width   int    // of the terminal, in columns; 0 if it is none
 	Zone    zone   // of the person
+	Usual   string // the data directory as a whole path, if neither a flag nor a variable names it; else ""
 
 	LeftOver bool    // also remove what a restore keeps
 	Nearest  nearest // to the destination of a backup
@@ -117,7 +118,7 @@ func runOn(ctx context.Context, st *store, o options, out *console) error {
 	if st.writer == nil && (errors.Is(err, syscall.EROFS) || errors.Is(err, errReadOnlyDisk)) {
 		return plainError{fmt.Sprintf("%s: the disk of %s is read-only", o.Command, st.dir), err}
 	}
-	return plainly(err)
+	return o.withPlace(plainly(err))
 }
 
 // noRegistry says that none is in a directory, where its database has not been found.

@@ -182,6 +182,24 @@ func systemSays(err error) string {
 	return err.Error()
 }
 
+// An absentError says that something is not in the registry, such as a user.
+type absentError struct{ error }
+
+func (e absentError) Unwrap() error { return e.error }
+
+func absentErrorf(format string, args ...any) error { return absentError{fmt.Errorf(format, args...)} }
+
+// withPlace adds to an error about what is not there in which registry it was looked for, where
+// nobody has said which: it may be another than the one that was meant. nil stays nil.
+func (o options) withPlace(err error) error {
+	absent := errors.Is(err, errNameUnknown) || errors.Is(err, errManifestUnknown) || errors.Is(err, errChangeUnknown) || errors.As(err, new(absentError))
+	if !absent || o.Usual == "" || o.JSON {
+		return err
+	}
+	err = plainly(err)
+	return plainError{fmt.Sprintf("%v (in the registry %s; --data or BERTH_DATA names another)", err, o.Usual), err}
+}
+
 // inOthersName adds to the error of a command that may not use the data directory who may.
 func (cfg *config) inOthersName(err error) error {
 	var file *fs.PathError

@@ -33,7 +33,7 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 	more := len(list) > limit
 	list = list[:min(len(list), limit)]
 	if len(list) == 0 && name != "" {
-		return fmt.Errorf("nothing is remembered that was done to %s; `berth ls` shows what there is, and `berth log` all that was done", o.Args[0])
+		return absentErrorf("nothing is remembered that was done to %s; `berth ls` shows what there is, and `berth log` all that was done", o.Args[0])
 	}
 	if o.JSON {
 		entries := make([]historyEntry, len(list))

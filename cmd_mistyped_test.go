@@ -1,8 +1,13 @@
+//go:build unix
+
 // What newcomers type, and what they are told.
 
 package main
 
 import (
+	"context"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,6 +36,13 @@ func TestWhatNewcomersType(t *testing.T) {
 		{"--data|d3|lss", `unexpected "lss": berth serve takes only flags`},
 		{"--data=|ls", "--data is empty (perhaps by a variable that is not set): name a directory"},
 		{"ls|--data=", "--data is empty (perhaps by a variable that is not set): name a directory"},
+
+		// Arguments that nearly are right.
+		{"restore|/mnt/usb/berth", "berth restore takes no directory: it mends a damaged berth.db. To go back to a backup, start berth --data /mnt/usb/berth, or copy that directory"},
+		{"trust|https://pi.local:5000", `"https://pi.local:5000": give the name without https://, as in berth trust pi.local:5000`},
+		{"trust|https://a b/", `"https://a b/" is not a registry's HOST or HOST:PORT`},
+		{"policy|check|ann|push|pi.local:5000/home/app", `"pi.local:5000/home/app": give the name without the host`},
+		{"policy|check|ann|push|home/app:1", `"home/app:1" is not a repository's name`},
 
 		// An error names a variable where it comes from one, and no flag that was not given.
 		{"BERTH_HTTP_ADDR=:5001|serve", "berth: BERTH_HTTP_ADDR needs TLS: add --tls=auto"},
@@ -73,5 +85,79 @@ func TestStartNamesVariables(t *testing.T) {
 		if got := tell(t, []string{variable}, "", args...); got.code != 1 || !strings.Contains(got.err, want) {
 			t.Errorf("%s berth ends with %d, and says\n%swant\n%s", variable, got.code, got.err, want)
 		}
+	}
+}
+
+// What is not in the registry may be in another: who has not said which one is told where it was looked for.
+func TestWhatIsMissingNamesItsPlace(t *testing.T) {
+	t.Parallel()
+	for _, served := range []bool{true, false} {
+		home := t.TempDir()
+		data := filepath.Join(home, "data")
+		r := startRegistry(t, func(cfg *config) { cfg.dir = data })
+		r.pushImage("home/app", "1", "{}", "layer")
+		guarded("", "kim")(&r.cfg)
+		if served {
+			ctx, stop := context.WithCancel(t.Context())
+			wait := serveCommands(ctx, r.st, &r.server.inFlight)
+			t.Cleanup(func() { stop(); wait() })
+		} else {
+			r.stop()
+		}
+		where := "(in the registry " + data + "; --data or BERTH_DATA names another)\n"
+		for args, want := range map[string]string{
+			"ls nope":                        "there is no repository nope; `berth ls` shows those that there are " + where,
+			"rm home/app:2":                  "home/app has no tag 2; `berth ls home/app` shows those that there are " + where,
+			"log nope":                       where,
+			"undo 999":                       "there is no change 999 " + where,
+			"undo nope":                      where,
+			"stats nope":                     where,
+			"token revoke nope":              where,
+			"user remove nope":               where,
+			"policy check nope pull a":       where,
+			"policy check token:nope pull a": where,
+			"stats nope --json":              "",
+			"ls nope --data data":            "",
+			"ls Nope":                        "",
+		} {
+			cmd := exec.Command(itself(t), strings.Fields(args)...)
+			cmd.Dir, cmd.Env = home, append(os.Environ(), mainVariable+"=1")
+			said, err := cmd.CombinedOutput()
+			if names := strings.Contains(string(said), "(in the registry"); err == nil || names != (want != "") || !strings.HasSuffix(string(said), want) {
+				t.Errorf("berth %s (served: %t) ends with %v, and says\n%swant\n%s", args, served, err, said, want)
+			}
+		}
+	}
+}
+
+func TestBackupNamesWhatItCopies(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	r.stop()
+	dest := filepath.Join(t.TempDir(), "copy")
+	if got := tell(t, nil, "", "backup", dest, "--data", r.cfg.dir); got.code != 0 || !strings.HasPrefix(got.out, "copied the registry "+r.cfg.dir+" to "+dest+"\n") {
+		t.Errorf("backup ends with %d, and says\n%s%s", got.code, got.out, got.err)
+	}
+	if got := tell(t, nil, "", "backup", dest, "--data", r.cfg.dir, "--json"); got.code != 0 || !strings.HasPrefix(got.out, "{") {
+		t.Errorf("backup --json ends with %d, and says\n%s%s", got.code, got.out, got.err)
+	}
+}
+
+func TestDirectoryInUseIsNamed(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	if got := tell(t, nil, "", "ls", "--data", r.cfg.dir); got.code != 1 || !strings.Contains(got.err, r.cfg.dir+" is in use by another berth process; stop that first, or name another with --data\n") {
+		t.Errorf("ls ends with %d, and says\n%s", got.code, got.err)
+	}
+	at, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	relative, err := filepath.Rel(at, r.cfg.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tell(t, nil, "", "ls", "--data", relative); !strings.HasPrefix(got.err, "berth: "+r.cfg.dir+" is in use") {
+		t.Errorf("ls with a relative --data says\n%s", got.err)
 	}
 }

@@ -37,6 +37,9 @@ func checkPolicyCommand(cfg *config) error {
 		return nil
 	}
 	if _, err := parseName(repository); err != nil {
+		if first, _, more := strings.Cut(repository, "/"); more && strings.Contains(first, ":") {
+			return fmt.Errorf("%q: give the name without the host", repository)
+		}
 		return fmt.Errorf("%q is not a repository's name (\"**\" is the registry as a whole)", repository)
 	}
 	return nil
@@ -120,7 +123,7 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 			return fmt.Errorf("reading the users: %w", err)
 		}
 		if list, _ := parseUsers(text); err == nil && list[who] == "" {
-			return fmt.Errorf("there is no user %s in %s; `berth user add %[1]s` makes one", who, cfg.auth.usersPath(cfg.dir))
+			return absentErrorf("there is no user %s in %s; `berth user add %[1]s` makes one", who, cfg.auth.usersPath(cfg.dir))
 		}
 	}
 	for _, r := range p.explain(subject, what, name) {

@@ -36,7 +36,7 @@ func programCommands() []*command {
 			example: "source <(berth completion bash)"},
 		{name: "version", alone: versionCommand,
 			about:   "print the version",
-			more:    "`berth --version` does the same.",
+			more:    "`berth --version` and `berth -v` do the same.",
 			example: "berth version"},
 	}
 }
@@ -177,11 +177,12 @@ func careCommands() []*command {
 			about:   "fix what check finds, and say what to push again",
 			example: "berth repair"},
 		{name: "backup", synopsis: "DEST", least: 1, most: 1, flags: []flagDef{jsonFlag}, onStore: backupCommand,
-			server:  []string{"htpasswd", "policy"},
-			about:   "copy everything to the directory DEST, which is then a registry",
-			more:    "The second time, only what is new is copied. A running server makes the copy, as its own user.",
+			server: []string{"htpasswd", "policy"},
+			about:  "copy everything to the directory DEST",
+			more: "A backup is a registry: to go back to it, start `berth --data DEST`, or copy it. " +
+				"The second time, only what is new is copied. A running server makes the copy, as its own user.",
 			example: "berth backup /mnt/usb/berth"},
-		{name: "restore",
+		{name: "restore", most: 1, check: checkRestoreCommand,
 			onFiles: func(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
 				return restore(ctx, cfg, stdout)
 			},

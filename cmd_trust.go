@@ -22,7 +22,13 @@ import (
 
 // checkTrustCommand refuses what cannot be a registry's name.
 func checkTrustCommand(cfg *config) error {
-	if len(cfg.Args) > 0 && registryHost(cfg.Args[0], "") == "" {
+	if len(cfg.Args) == 0 {
+		return nil
+	}
+	if scheme, host, ok := strings.Cut(cfg.Args[0], "://"); ok && registryHost(strings.TrimSuffix(host, "/"), "") != "" {
+		return fmt.Errorf("%q: give the name without %s://, as in berth trust %s", cfg.Args[0], scheme, strings.TrimSuffix(host, "/"))
+	}
+	if registryHost(cfg.Args[0], "") == "" {
 		return fmt.Errorf("%q is not a registry's HOST or HOST:PORT", cfg.Args[0])
 	}
 	return nil

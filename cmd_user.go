@@ -78,7 +78,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		return nil
 	case "passwd", "remove":
 		if !known {
-			return fmt.Errorf("there is no user %s in %s; `berth user list` lists them", names[0], file.path)
+			return absentErrorf("there is no user %s in %s; `berth user list` lists them", names[0], file.path)
 		}
 		if verb == "passwd" {
 			return file.change(ctx, names[0], stdin, stdout)

@@ -145,8 +145,11 @@ func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout
 	if err := cfg.becomeOwner(); err != nil {
 		return err
 	}
+	if !cfg.given["data"] {
+		cfg.Usual = newDataDir(cfg.dirConfig).whole()
+	}
 	if c.onFiles != nil {
-		err = c.onFiles(ctx, cfg, stdin, stdout)
+		err = cfg.withPlace(c.onFiles(ctx, cfg, stdin, stdout))
 	} else {
 		err = runCommand(ctx, cfg, stdout)
 	}

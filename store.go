@@ -142,7 +142,7 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 	if err := st.refuseUnmapped(); err != nil {
 		return nil, err
 	}
-	if err := st.own(); err != nil {
+	if err := st.ownNamed(); err != nil {
 		return nil, err
 	}
 	if err := st.refuseLink(); err != nil {

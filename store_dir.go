@@ -86,12 +86,21 @@ func (data *dataDir) own() (err error) {
 		return fmt.Errorf("opening the data directory's lock: %w", err)
 	}
 	if err := lockFile(data.lock); errors.Is(err, errLocked) {
-		return fmt.Errorf("%s is %w; stop that first", data.dir, err)
+		return fmt.Errorf("%s is %w; stop that first", data.whole(), err)
 	} else if err != nil {
 		return fmt.Errorf("%s cannot be locked: %w", data.dir, err)
 	}
 	data.readOnlyDisk = data.readOnlyDisk || onReadOnlyDisk(filepath.Join(data.dir, "blobs"))
 	return nil
+}
+
+// ownNamed is own for the directory that --data names.
+func (data *dataDir) ownNamed() error {
+	err := data.own()
+	if errors.Is(err, errLocked) {
+		err = fmt.Errorf("%w, or name another with --data", err)
+	}
+	return err
 }
 
 // lookForBlobs refuses a directory in which metadata and blobs do not belong
