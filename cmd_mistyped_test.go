@@ -106,8 +106,8 @@ func TestWhatIsMissingNamesItsPlace(t *testing.T) {
 		}
 		where := "(in the registry " + data + "; --data or BERTH_DATA names another)\n"
 		for args, want := range map[string]string{
-			"ls nope":                        "there is no repository nope; `berth ls` shows those that there are " + where,
-			"rm home/app:2":                  "home/app has no tag 2; `berth ls home/app` shows those that there are " + where,
+			"ls nope":                        "there is no repository nope; `berth ls` lists them " + where,
+			"rm home/app:2":                  "home/app has no tag 2; `berth ls home/app` lists them " + where,
 			"log nope":                       where,
 			"undo 999":                       "there is no change 999 " + where,
 			"undo nope":                      where,
