@@ -389,7 +389,7 @@ func (c *certificates) plainHandler(port string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c.log.Info("plain HTTP", "method", shorten(r.Method), "path", shorten(r.URL.EscapedPath()), "client", r.RemoteAddr)
 		path := r.URL.Path
-		if isUnder(path, "/v2") || isUnder(path, "/token") {
+		if isUnder(path, "/v2") {
 			writeError(w, errSpeakTLS) // a client that is redirected would send its password twice
 			return
 		}
