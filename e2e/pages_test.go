@@ -335,6 +335,9 @@ done`, "HOST", "localhost:"+port))
 	if got := list("5001"); strings.Count(got, "home/app:") != 2 || strings.Count(got, "\n") != 2 {
 		t.Errorf("after skopeo\n%s\nwant home/app:1.0 and home/app:1.1", got)
 	}
+	if said := p.script("me@pi", "for r in $(crane catalog"); !strings.Contains(said, "home/web:1") || !strings.Contains(said, "alpine:3.22") || strings.Contains(said, "home/app:1") {
+		t.Errorf("the comparison says, when only home/app was copied\n%s", said)
+	}
 }
 
 func TestAirgapPage(t *testing.T) {
