@@ -417,11 +417,12 @@ func TestRepair(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err = runOnceOn(t, r.st, "repair", "--deep")
-	if err == nil || !strings.Contains(out, "PUSH AGAIN: blob "+sum("layer").String()) || !strings.Contains(out, "removed") {
-		t.Errorf("repair --deep: %v\n%s", err, out)
+	if err == nil || !strings.Contains(out, "PUSH AGAIN: blob "+sum("layer").String()) || strings.Contains(out, "removed") || !exists(orphan) {
+		t.Errorf("repair --deep, which leaves alone what nothing needs: %v\n%s", err, out)
 	}
-	if _, err := os.Stat(orphan); err == nil {
-		t.Error("the orphan is still there")
+	out, err = runOnceOn(t, r.st, "repair", "--left-over")
+	if err == nil || !strings.Contains(out, "PUSH AGAIN: blob "+sum("layer").String()) || !strings.Contains(out, ": removed") || exists(orphan) {
+		t.Errorf("repair --left-over: %v\n%s", err, out)
 	}
 	r.want(404, "GET", "/v2/a/blobs/"+im.layers[0].String(), nil)
 	// It was a loose cable: what is aside is good after all.

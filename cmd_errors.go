@@ -209,7 +209,7 @@ func (cfg *config) inOthersName(err error) error {
 	case cfg.became != "":
 		return fmt.Errorf("%w (%s)", err, cfg.became)
 	case !isRoot() && errors.As(err, &file) && strings.HasPrefix(file.Path, filepath.Clean(cfg.dir)):
-		return fmt.Errorf("%w; run this as root, or as the user who has %s", err, cfg.dir)
+		return fmt.Errorf("%w; run this as root, or as the user who owns %s", err, cfg.dir)
 	}
 	return err
 }

@@ -19,7 +19,7 @@ import (
 
 // everyCommand is each command as it is called rightly, once for each thing that it does.
 var everyCommand = []string{
-	"user add ann", "user passwd kim", "user remove kim", "user list", "user list --json",
+	"user add ann", "user passwd kim", "user remove kim --force", "user list", "user list --json",
 	"token create ci --repo ci/* --allow push", "token list", "token revoke ci",
 	"policy check", "policy check kim push home/alpine", "policy check token:ci pull home/alpine",
 	"trust", "trust pi.lan --script",
