@@ -107,6 +107,9 @@ func TestPasswordIsNotShown(t *testing.T) {
 			t.Fatalf("user add shows (%v)\n%s", err, shown)
 		}
 	}
+	if shown, err := atTerminal(t, "Password for kim: ", "übergrö\rübergrö\r", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "at least 8 characters") {
+		t.Errorf("a short password: %v\n%s", err, shown)
+	}
 	if shown, err := atTerminal(t, "Password for kim: ", "correct\x03", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "given up") {
 		t.Errorf("ctrl-C at the password: %v\n%s", err, shown)
 	}

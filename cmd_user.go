@@ -302,8 +302,8 @@ func (f *userFile) list(out *console, asJSON bool) error {
 	return nil
 }
 
-// minPassword is how many characters a new password has at least (NIST SP 800-63B). Those in
-// files that others have written are taken as they are.
+// minPassword is how many characters a password that a person types has at least (NIST SP
+// 800-63B). Those that programs pass, and those in files, are taken as they are.
 const minPassword = 8
 
 // askPassword gets a new password, from a terminal without showing it, and twice,
@@ -315,7 +315,10 @@ func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Wr
 		if err != nil {
 			return "", err
 		}
-		if password = typed[0]; typed[1] != password {
+		if password = typed[0]; password != "" && utf8.RuneCountInString(password) < minPassword {
+			return "", fmt.Errorf("a password needs at least %d characters: guesses are slowed down, but not stopped", minPassword)
+		}
+		if typed[1] != password {
 			return "", errors.New("the two passwords differ")
 		}
 	} else {
@@ -330,8 +333,6 @@ func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Wr
 		return "", errors.New("no password: type one, or pass it as a line on standard input")
 	case len(password) > 72:
 		return "", errors.New("a password may have at most 72 bytes: bcrypt ignores the rest")
-	case utf8.RuneCountInString(password) < minPassword:
-		return "", fmt.Errorf("a password needs at least %d characters: guesses are slowed down, but not stopped", minPassword)
 	}
 	b, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.DefaultCost)
 	return string(b), err
