@@ -7,6 +7,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -204,6 +205,13 @@ func TestSkopeo(t *testing.T) {
 	if !reg.has("app", "amd64-only") || !reg.has("team/app", "v2") {
 		t.Error("skopeo deleted app:v1, and more than that is gone")
 	}
+
+	// It is one change, and so is its undoing.
+	if out, err := exec.Command(berthBinary, "undo", "app:v1", "--data", reg.data).CombinedOutput(); err != nil {
+		t.Errorf("berth undo app:v1: %v\n%s", err, out)
+	}
+	reg.wantDigest("app", "v1", digest)
+	reg.wantDigest("app", "also", digest)
 }
 
 // containersTools are podman, buildah and skopeo on one store.

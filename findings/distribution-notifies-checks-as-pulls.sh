@@ -15,7 +15,7 @@
 #   DELETE delete size=0 tag=1 digest=none mediaType=none
 set -euo pipefail
 tmp=$(mktemp -d)
-pids=()
+pids=(); : >"$tmp/log"
 trap '[ ${#pids[@]} = 0 ] || kill "${pids[@]}"; rm -rf "$tmp"' EXIT
 export GOFLAGS=-mod=mod
 GOBIN=$tmp CGO_ENABLED=0 go install github.com/distribution/distribution/v3/cmd/registry@v3.1.2
