@@ -23,9 +23,9 @@ var everyCommand = []string{
 	"token create ci --repo ci/* --allow push", "token list", "token revoke ci",
 	"policy check", "policy check kim push home/alpine", "policy check token:ci pull home/alpine",
 	"trust", "trust pi.lan --script",
-	"ls", "ls home/alpine", "ls home/alpine:1 --json", "tag home/alpine:1 2", "log", "log home/alpine", "undo home/alpine", "undo 1",
+	"ls", "ls home/alpine", "ls home/alpine:1 --json", "tag home/alpine:1 2", "log", "log home/alpine", "rm home/alpine:1", "undo home/alpine", "undo 1",
 	"retain", "retain home/alpine --explain", "stats", "stats home/alpine --json", "uploads",
-	"gc", "gc --now", "gc --dry-run --json", "check", "check --deep", "repair", "backup DEST", "rm home/alpine:1", "rm home/alpine", "restore",
+	"gc", "gc --now", "gc --dry-run --json", "check", "check --deep", "repair", "backup DEST", "rm release/app:v1.2 --force", "rm home/alpine", "restore",
 }
 
 // rulers are the commands that read rules or users.

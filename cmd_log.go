@@ -22,16 +22,10 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		}
 		tag = ref.tag
 	}
-	limit := o.Limit
-	if limit <= 0 || limit > 1<<31-2 {
-		limit = 1<<31 - 2
-	}
-	list, err := st.history(name, tag, lastOfAll, limit+1)
+	list, more, err := st.lastChanges(name, tag, o.Limit)
 	if err != nil {
 		return err
 	}
-	more := len(list) > limit
-	list = list[:min(len(list), limit)]
 	if len(list) == 0 && name != "" {
 		return absentErrorf("nothing is remembered that was done to %s; `berth ls` shows what there is, and `berth log` all that was done", o.Args[0])
 	}
@@ -63,6 +57,32 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		out.printf("… and more before that; --limit 0 shows all\n")
 	}
 	return nil
+}
+
+// lastChanges returns the steps of the last changes of a repository ("" for all) and a tag
+// ("" for all), the last first: of at most limit changes, each whole, or of all if limit is 0.
+// more reports whether there are others before them.
+func (st *store) lastChanges(name, tag string, limit int) (list []record, more bool, err error) {
+	const page = 1000
+	changes := 0
+	for after := lastOfAll; ; {
+		steps, err := st.history(name, tag, after, page)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, r := range steps {
+			if r.change != after.change {
+				changes++
+			}
+			if limit > 0 && changes > limit {
+				return list, true, nil
+			}
+			list, after = append(list, r), cursor{r.change, r.n}
+		}
+		if len(steps) < page {
+			return list, false, nil
+		}
+	}
 }
 
 func checkUndoCommand(cfg *config) error {
@@ -131,6 +151,13 @@ func (st *store) lastToUndo(ctx context.Context, name string, ref reference) (nu
 	case undo != 0:
 		return 0, fmt.Errorf("%s: the last change was an undo already. To take it back: berth undo %d. "+
 			"To go further back, and undo %q as well: berth undo %d", what, undo, last.describe(shortDigest), last.change)
+	}
+	if last.kind == ofTag && last.old == "" {
+		// Who asks for what was before would lose what is there.
+		if _, _, err := st.listTagsOf(ctx, name, last.tag); err == nil {
+			return 0, fmt.Errorf("%s: the last change was that the tag %s was made; there is nothing before it to restore. "+
+				"To remove the tag: berth rm %s:%[2]s, or berth undo %[4]d", what, last.tag, name, last.change)
+		}
 	}
 	return last.change, nil
 }

@@ -167,9 +167,22 @@ func TestPagesOfTheHistory(t *testing.T) {
 	for _, last := range []string{"x", "1", "1.", "-1.0", "1.0.0", " 1.0"} {
 		r.want(400, "GET", "/v2/a/_berth/history?last="+url.QueryEscape(last), nil)
 	}
-	out, err := runOnceOn(t, r.st, "log", "a", "--limit", "3")
-	if err != nil || strings.Count(out, "\n") != 5 || !strings.Contains(out, "and more") {
-		t.Errorf("%v\n%s", err, out)
+	// A limit counts changes, and shows each whole.
+	for limit, want := range []int{0: 15, 1: 2, 2: 9, 3: 10, 7: 14, 8: 15, 100: 15} {
+		if limit != 0 && want == 0 {
+			continue
+		}
+		lines := want + 1
+		if want < len(all) {
+			lines++
+		}
+		out, err := runOnceOn(t, r.st, "log", "a", "--limit", fmt.Sprint(limit))
+		if err != nil || strings.Count(out, "\n") != lines || strings.Contains(out, "and more") != (want < len(all)) {
+			t.Errorf("a limit of %d: %v\n%swant %d lines", limit, err, out, lines)
+		}
+		if got := r.command("log", "a", "--json", "--limit", fmt.Sprint(limit)); strings.Count(got, `"change":`) != want {
+			t.Errorf("a limit of %d, as JSON, shows\n%s\nwant %d steps", limit, got, want)
+		}
 	}
 }
 
@@ -215,4 +228,30 @@ func TestReadOnlyHoldsForRulesAndCommands(t *testing.T) {
 	if tags := r.retained("a"); tags != "v4" {
 		t.Errorf("then the tags are %s", tags)
 	}
+}
+
+// Undo brings back. Who names a tag that was not there before loses nothing by it, and reads how
+// it is removed; the number of the change says that this is meant.
+func TestUndoOfANewTag(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	first := r.pushImage("home/app", "1.0", "{}", "one") // 1
+	r.says("home/app:2.0 is "+shortDigest(first.digest.String())+"\nto take this back: berth undo 2\n", "tag home/app:1.0 2.0")
+	for what, made := range map[string]string{"home/app:1.0": "1.0 1", "home/app:2.0": "2.0 2", "home/app": "2.0 2"} {
+		tag, change, _ := strings.Cut(made, " ")
+		r.refuses(what+": the last change was that the tag "+tag+" was made; there is nothing before it to restore. "+
+			"To remove the tag: berth rm home/app:"+tag+", or berth undo "+change, "undo "+what)
+	}
+	r.wantTags("home/app", "1.0", "2.0")
+	r.command("undo", "2")
+	r.wantTags("home/app", "1.0")
+	// One that was removed and pushed again had nothing before it either.
+	r.command("rm", "home/app:1.0")                       // 4
+	second := r.pushImage("home/app", "1.0", "{}", "two") // 5
+	r.refuses("home/app:1.0: the last change was that the tag 1.0 was made; there is nothing before it to restore. "+
+		"To remove the tag: berth rm home/app:1.0, or berth undo 5", "undo home/app:1.0")
+	r.wantImage("home/app", "1.0", second)
+	// Without the tag there is something to restore.
+	r.command("rm", "home/app:1.0") // 6
+	r.says("home/app:1.0 is "+shortDigest(second.digest.String())+"\nto take this back: berth undo 7\n", "undo home/app:1.0")
 }
