@@ -26,6 +26,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 )
@@ -165,13 +166,13 @@ func parsePolicy(text []byte) (*policy, error) {
 	if err != nil {
 		var at toml.ParseError
 		if errors.As(err, &at) {
-			return nil, fmt.Errorf("line %d: %s", at.Position.Line, at.Message)
+			return nil, malformed(text, at)
 		}
 		return nil, wrongKind(err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
-		return nil, fmt.Errorf("%q means nothing here; there are [groups], [[rule]] with who, repositories and allow, "+
-			"and [[immutable]], [[index]] and [[retain]] with repositories and tags", unknown[0])
+		return nil, fmt.Errorf("%s%q means nothing here; there are [groups], [[rule]] with who, repositories and allow, "+
+			"and [[immutable]], [[index]] and [[retain]] with repositories and tags", lineOf(text, unknown[0]), unknown[0])
 	}
 	p := &policy{groups: file.Groups, people: len(file.Rule) > 0}
 	if p.tags, err = file.tagTables.parse(); err != nil {
@@ -204,6 +205,54 @@ func parsePolicy(text []byte) (*policy, error) {
 		p.rules = append(p.rules, r)
 	}
 	return p, nil
+}
+
+// malformed says in plain words where a file is not TOML, and what is wanted there.
+func malformed(text []byte, at toml.ParseError) error {
+	before := text[:min(max(at.Position.Start, 0), len(text))] // its line is the next, where a line ends too early
+	begin := bytes.LastIndexByte(before, '\n') + 1
+	line, _, _ := bytes.Cut(text[begin:], []byte("\n"))
+	want := "this is not understood"
+	for _, x := range malformations {
+		if strings.Contains(at.Message, x.said) {
+			want = x.want
+			break
+		}
+	}
+	return fmt.Errorf("line %d, column %d: %s: %.80s", 1+bytes.Count(before, []byte("\n")), 1+utf8.RuneCount(before[begin:]), want, bytes.TrimSpace(line))
+}
+
+// malformations are what package toml says of a file, and what a person is told in its place.
+var malformations = []struct{ said, want string }{
+	{"table array name delimiter", "a heading such as [[rule]] ends with ]]"},
+	{"to end table name", "a heading such as [groups] ends with ]"},
+	{"table names cannot be empty", "a heading needs a name, as in [[rule]]"},
+	{"expected '.' or '='", "after the name of a setting comes =, as in newest = 10"},
+	{"key name appears blank", "before = comes the name of a setting, as in newest = 10"},
+	{"array terminator", "a comma is missing between the items of a list, or the ] that ends it"},
+	{"expected value", `after = comes a value: a text in quotes ("), a list of them in [ ], a number, true or false`},
+	{"strings cannot contain newlines", "a quote is missing: a text ends with the quote that it begins with, on the same line"},
+	{`expected '"'`, "a quote is missing at the end of a text"},
+	{`expected "'"`, "a quote is missing at the end of a text"},
+	{"has already been defined", "this is in the file twice; leave out one of the two"},
+	{"was already created", "this is in the file already, as something else: write [[rule]], [[immutable]], [[index]] and [[retain]] with two brackets, [groups] with one"},
+	{"end with a newline", "there is more on this line than one setting; begin a new line, or a comment with #"},
+	{"invalid escape", `a backslash in "quotes" must be doubled, or the text be in 'single quotes'`},
+	{"UTF-", "a character is not valid; save the file as UTF-8"},
+	{"ontrol characters", "a character cannot be shown; remove it"},
+	{"leading zeroes", "a number does not begin with 0"},
+}
+
+// lineOf says in which line of a file a key is, "" if that is not found.
+func lineOf(text []byte, key toml.Key) string {
+	n := 0
+	form := regexp.MustCompile(`^\s*["']?` + regexp.QuoteMeta(key[len(key)-1]) + `["']?\s*=|^\s*\[.*` + regexp.QuoteMeta(key[len(key)-1]))
+	for line := range bytes.Lines(text) {
+		if n++; form.Match(line) {
+			return fmt.Sprintf("line %d: ", n)
+		}
+	}
+	return ""
 }
 
 // wrongKind says of a value in policy.toml that cannot be what its key wants which is wanted.

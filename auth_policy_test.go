@@ -97,10 +97,10 @@ func TestBrokenPolicies(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                 "no [[rule]]",
 		"[groups]\nx = [\"ann\"]\n":        "no [[rule]]",
-		good + "[[rule]\n":                 "line 6",
+		good + "[[rule]\n":                 "line 5, column 7: a heading such as [[rule]] ends with ]]: [[rule]",
 		good + "allow = [\"push\"]\n":      "line 5",
-		good + "repo = 1\n":                `"rule.repo"`,
-		good + "[settings]\n":              `"settings"`,
+		good + "repo = 1\n":                `line 5: "rule.repo" means nothing here`,
+		good + "[settings]\n":              `line 5: "settings" means nothing here`,
 		good + "[[rule]]\nwho = \"ann\"\n": "who",
 		good + "[[rule]]\nrepositories = [\"a\"]\n":  "rule 2: it is for nobody",
 		strings.Replace(good, "ann", "group:x", 1):   `rule 1: there is no group "x"`,
@@ -178,8 +178,8 @@ func TestUserCommand(t *testing.T) {
 			t.Errorf("user %v: %v\n%s\nwant an error about %q", args, err, out, want)
 		}
 	}
-	says("There are no users", "", "list")
-	fails("there is no user", "", "remove", "kim")
+	fails("there is no directory "+dir, "", "list")
+	fails("there is no directory "+dir, "", "remove", "kim")
 	fails("no password", "\n", "add", "kim")
 	fails("no password", "", "add", "kim")
 	fails("72 bytes", strings.Repeat("x", 73), "add", "kim")
@@ -329,9 +329,9 @@ allow = ["admin"]
 		{"token:ci push ci/x", "yes: token:ci may push ci/x\n  by token ci: it may push in ci/*\n"},
 		{"token:ci push x", "no: token:ci may not push x; no rule allows it\n"},
 		{"token:none push x", "error: there is no token none; `berth token list` lists them"},
-		{"eve pull x", fmt.Sprintf("error: there is no user eve in %s/htpasswd; `berth user add eve` makes one", r.cfg.dir)},
+		{"eve pull x", fmt.Sprintf("error: there is no user eve in %s/htpasswd, nor a group or a token of that name; `berth user add eve` makes a user", r.cfg.dir)},
 		{"ann fly x", `error: "fly" is not an action; use pull, push, overwrite, delete, metrics, admin`},
-		{"ann pull X", `error: "X" is not a repository's name ("**" is the registry as a whole)`},
+		{"ann pull X", `error: "X": the names of repositories are in lower case: x`},
 		{"ann pull", "error: policy: say check, or check WHO ACTION REPOSITORY, as in berth policy check kim push home/app"},
 	} {
 		args := strings.Fields(x.args)
@@ -532,6 +532,44 @@ func TestRulesWithoutAnAdministrator(t *testing.T) {
 		out, err := runOnce(t, "policy", "check", "--data", r.cfg.dir)
 		if text != "" && (err != nil || strings.Contains(out, "nobody is an administrator") != want) {
 			t.Errorf("policy check of\n%s%v\n%s", text, err, out)
+		}
+	}
+}
+
+// A file that is not TOML is told of with the place and what is wanted there, in no words of
+// the library that reads it.
+func TestMalformedPolicies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for text, want := range map[string]string{
+		"[[rule]\nwho = [\"a\"]\n":                   "line 1, column 7: a heading such as [[rule]] ends with ]]: [[rule]",
+		"# x\n[groups\na = [\"x\"]\n":                "line 2, column 8: a heading such as [groups] ends with ]: [groups",
+		"[]\n":                                       "line 1, column 2: a heading needs a name, as in [[rule]]: []",
+		"[[rule]]\nwho [\"a\"]\n":                    "line 2, column 5: after the name of a setting comes =, as in newest = 10: who [\"a\"]",
+		"[[rule]]\nwho : [\"a\"]\n":                  "line 2, column 5: after the name of a setting comes =",
+		"hello\n":                                    "line 1, column 6: after the name of a setting comes =, as in newest = 10: hello",
+		"= 3\n":                                      "line 1, column 1: before = comes the name of a setting",
+		"[[rule]]\nwho = [\"a\" \"b\"]\n":            "line 2, column 12: a comma is missing between the items of a list, or the ] that ends it: who = [\"a\" \"b\"]",
+		"[[rule]]\nwho = [\"ä\" \"b\"]\n":            "line 2, column 12: a comma is missing",
+		"[[rule]]\nwho = [\"a\"\nallow = [\"pull\"]": "a comma is missing between the items of a list, or the ] that ends it: ",
+		"[[rule]]\nwho = [\"a\"\n":                   "line 2, column 11: a comma is missing",
+		"[[rule]]\nwho = ann\n":                      "line 2, column 7: after = comes a value: a text in quotes (\")",
+		"[[rule]]\nwho = [“a”]\n":                    "line 2, column 8: after = comes a value: a text in quotes (\")",
+		"[[rule]]\nwho =\nallow = [\"pull\"]\n":      "line 2, column 6: after = comes a value",
+		"[[rule]]\nwho = [\"a]\nallow = 3\n":         "line 2, column 11: a quote is missing: a text ends with the quote that it begins with, on the same line: who = [\"a]",
+		"[[rule]]\nwho = 'a":                         "a quote is missing",
+		"[[rule]]\nwho = [\"a\"]\nwho = [\"b\"]\n":   ": this is in the file twice; leave out one of the two: who = [\"b\"]",
+		"[groups]\na = [\"x\"]\n[groups]\n":          "line 3, column 2: this is in the file twice",
+		"[rule]\nwho = [\"a\"]\n[[rule]]\n":          "line 3, column 3: this is in the file already, as something else: write [[rule]]",
+		"[[retain]]\nmatching = \"v\\d+\"\n":         "line 2, column 13: a backslash in \"quotes\" must be doubled, or the text be in 'single quotes': matching = \"v\\d+\"",
+		"[[retain]]\nnewest = 010\n":                 "line 2, column 10: a number does not begin with 0: newest = 010",
+		"[[retain]]\nnewest = 10x\n":                 "line 2, column 12: there is more on this line than one setting",
+		"[[rule]]\nwho = [\"a\xff\"]\n":              "line 2, column 9: a character is not valid; save the file as UTF-8",
+	} {
+		writeRules(dir, text)
+		got := tell(t, nil, "", "policy", "check", "--data", dir)
+		if got.code != 1 || !strings.HasPrefix(got.err, "berth: "+filepath.Join(dir, policyFile)+": line ") || !strings.Contains(got.err, want) {
+			t.Errorf("of the rules\n%s\nit is said\n%swant\n%s", text, got.err, want)
 		}
 	}
 }

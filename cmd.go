@@ -136,7 +136,25 @@ func noRegistry(dir string, err error) error {
 	if _, e := os.Stat(dir); e != nil {
 		what = "there is no directory"
 	}
-	return fmt.Errorf("%s %s; name that of the registry with --data or BERTH_DATA", what, dir)
+	return fmt.Errorf("%s %s; name the registry's directory with --data or BERTH_DATA", what, dir)
+}
+
+// refuseNowhere refuses a data directory without a registry in it, unless one of files is
+// there: who prepares a registry writes those first.
+func (cfg *config) refuseNowhere(files ...string) error {
+	for _, file := range files {
+		if there, err := isThere(file); err != nil || there {
+			return nil // reading it tells more
+		}
+	}
+	_, err := os.Stat(filepath.Join(cfg.dir, "berth.db"))
+	if err == nil {
+		return nil
+	}
+	if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
+		return err
+	}
+	return noRegistry(cfg.dir, err)
 }
 
 // refuseNoDirectory refuses for a command a data directory that cannot be one.
@@ -155,11 +173,8 @@ func refuseNoDirectory(dir string) error {
 
 // runCommand runs a command on the store in cfg.dir.
 func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
-	if _, err := os.Stat(filepath.Join(cfg.dir, "berth.db")); err != nil {
-		if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
-			return err
-		}
-		return noRegistry(cfg.dir, err)
+	if err := cfg.refuseNowhere(); err != nil {
+		return err
 	}
 	if cfg.Command == "backup" {
 		if err := cfg.findDestination(); err != nil {

@@ -103,6 +103,9 @@ func inWords(err error) string {
 		said = e.Error() + "; --force does it anyway"
 	case errors.Is(e, errNameUnknown) && name != "":
 		said = fmt.Sprintf("there is no repository %s; `berth ls` lists them", name)
+		if host, rest, more := strings.Cut(name, "/"); more && (host == "localhost" || strings.Contains(host, ".")) {
+			said += fmt.Sprintf(". If %s is the host, leave it out: %s", host, rest)
+		}
 	case errors.Is(e, errCannotUndo) && detail["deletedBy"] != "":
 		said = fmt.Sprintf("%s was deleted by change %s; to bring it back: berth undo %[2]s", name, detail["deletedBy"])
 	case errors.Is(e, errDigestInvalid):

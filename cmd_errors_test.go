@@ -115,6 +115,8 @@ func TestWhatIsMistyped(t *testing.T) {
 		{"--trusted-proxies|a/99", "--trusted-proxies: "},
 		{"--cors-origins|x y", "--cors-origins: "},
 		{"--public-url|ftp:", "--public-url: "},
+		{"--public-url|hub.example.org", `--public-url: "hub.example.org" is not a URL; begin it with https:// or http://, as in https://hub.example.org`},
+		{"--public-url|https://hub.example.org/x", "--public-url: use for example https://registry.example.org; clients want the registry at the root of a host"},
 		{"--tls|on", `--tls: say auto, acme or off, not "on"`},
 		{"--tls-name|*.lan|--tls|auto", `--tls-name: "*.lan" is neither a host name`},
 		{"--tls-name|pi.lan", "--tls-name needs TLS: add --tls=auto"},
@@ -126,8 +128,12 @@ func TestWhatIsMistyped(t *testing.T) {
 		{"--tls=auto|--tls-cert|x", "leave out --tls-cert and --tls-key"},
 		{"--tls=off|--tls-cert|x", "--tls=off contradicts"},
 		{"--client-ca|x", "--client-ca needs TLS"},
-		{"ls|Nope", `"Nope"`},
+		{"ls|Nope", `"Nope": names are in lower case: nope`},
+		{"rm|Home/App:1.0", `"Home/App": names are in lower case: home/app`},
+		{"ls|Nope!", `"Nope!": want lower-case letters`},
 		{"ls|a@sha256:abc", `"sha256:abc" is not a digest: sha256: has 64 digits, and this has 3`},
+		{"rm|home/app@sha256:abc", "; `berth ls home/app --json` has the digests of its tags in full"},
+		{"rm|home/app@abc", "; `berth ls home/app --json` has the digests of its tags in full"},
 		{"rm|a@sha512:1234", `"sha512:1234" is not a digest: sha512: has 128 digits, and this has 4`},
 		{"rm|a@sha256:" + strings.Repeat("F", 64), "is not a digest: its digits are 0 to 9 and a to f"},
 		{"rm|a@1234", `"1234" is not a digest, which is sha256: and 64 hexadecimal digits, or sha512: and 128`},
@@ -140,6 +146,8 @@ func TestWhatIsMistyped(t *testing.T) {
 		{"tag|a", "tag: an argument is missing\nusage: berth tag"},
 		{"tag|a|b", "tag: say which image of a: NAME:TAG, or NAME@DIGEST"},
 		{"tag|a:1|ü", `"ü"`},
+		{"tag|a:1|b:1", "tag: the new tag is one of a, too, and its name alone is enough: berth tag a:1 1. For another repository, pull"},
+		{"tag|a:1|b/c", "its name alone is enough: berth tag a:1 NEW."},
 		{"undo|Bad", `"Bad"`},
 		{"undo|1|--as|Bad", `--as: `},
 		{"retain|a:1", `retain: say NAME alone, not "a:1"`},
@@ -165,7 +173,9 @@ func TestWhatIsMistyped(t *testing.T) {
 		{"policy|chck", "policy: say check"},
 		{"policy|check|x", "policy: say check"},
 		{"policy|check|a|fly|c", `"fly" is not an action`},
-		{"policy|check|a|pull|C", `"C" is not a repository's name`},
+		{"policy|check|a|pull|C", `"C": the names of repositories are in lower case: c`},
+		{"policy|check|a|pull|home/app:1", `"home/app:1": rules are about repositories; give the name alone: home/app`},
+		{"policy|check|a|pull|a b", `"a b" is not a repository's name`},
 		{"trust|a b", `"a b" is not a registry's HOST or HOST:PORT`},
 	}
 	for _, c := range commands {
@@ -215,8 +225,9 @@ func registryOfErrors(t testing.TB, options ...func(*config)) *registry {
 	r := startRegistry(t, options...)
 	r.pushImage("home/alpine", "1", "{}", "layer")
 	r.pushImage("release/app", "v1.2", "{}", "layer")
+	r.command("token", "create", "robot", "--repo", "**", "--allow", "pull")
 	r.stop()
-	guarded("[[immutable]]\nrepositories = [\"release/**\"]\ntags = [\"*\"]\n", "kim")(&r.cfg)
+	guarded("[groups]\nfamily = [\"ann\", \"bob\"]\n[[immutable]]\nrepositories = [\"release/**\"]\ntags = [\"*\"]\n", "kim")(&r.cfg)
 	return r
 }
 
@@ -228,6 +239,7 @@ var notThere = []struct {
 }{
 	{"ls nope", "there is no repository nope; `berth ls` lists them", 1},
 	{"ls nope:1", "there is no repository nope;", 1},
+	{"ls pi.local/home/alpine", "there is no repository pi.local/home/alpine; `berth ls` lists them. If pi.local is the host, leave it out: home/alpine", 1},
 	{"ls home/alpine:nope", "home/alpine has no tag nope; `berth ls home/alpine` lists them", 1},
 	{"rm nope", "there is no repository nope;", 1},
 	{"rm nope:1", "there is no repository nope;", 1},
@@ -256,6 +268,11 @@ var notThere = []struct {
 	{"token revoke nope", "there is no token nope; `berth token list` lists them", 1},
 	{"policy check token:nope pull a", "there is no token nope;", 1},
 	{"policy check nope pull a", "there is no user nope in ", 1},
+	{"policy check nope pull a", ", nor a group or a token of that name; `berth user add nope` makes a user", 1},
+	{"policy check robot pull a", "there is no user robot, but a token: berth policy check token:robot pull a", 1},
+	{"policy check family pull a", "family is a group (ann, bob): name one of its users", 1},
+	{"policy check group:family pull a", "group:family is a group (ann, bob): name one of its users", 1},
+	{"policy check group:nope pull a", "there is no user, group or token group:nope", 1},
 	{"policy check kim pull a", "", 0},
 	{"policy check anonymous pull a", "", 1},
 	{"user passwd nope", "there is no user nope in ", 1},

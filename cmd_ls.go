@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -24,6 +25,9 @@ func parseArgument(text string) (name string, ref reference, err error) {
 	name, d, byDigest := strings.Cut(text, "@")
 	if byDigest {
 		if ref.digest, err = parseDigest(d); err != nil {
+			if _, e := parseName(name); e == nil && !strings.Contains(err.Error(), "not supported") {
+				err = plainError{fmt.Sprintf("%v; `berth ls %s --json` has the digests of its tags in full", plainly(err), name), err}
+			}
 			return "", ref, err
 		}
 	} else if i := strings.LastIndexByte(text, ':'); i > strings.LastIndexByte(text, '/') {
@@ -201,8 +205,13 @@ func tagArguments(args []string) (name string, ref reference, tag string, err er
 	if name, ref, err = parseArgument(args[0]); err == nil && ref == (reference{}) {
 		err = fmt.Errorf("tag: say which image of %s: NAME:TAG, or NAME@DIGEST", name)
 	}
-	if err == nil {
-		tag, err = parseTag(strings.TrimPrefix(args[1], name+":"))
+	if err != nil {
+		return name, ref, "", err
+	}
+	tag, err = parseTag(strings.TrimPrefix(args[1], name+":"))
+	if other, to, e := parseArgument(args[1]); err != nil && e == nil && other != name {
+		err = fmt.Errorf("tag: the new tag is one of %s, too, and its name alone is enough: berth tag %s %s. "+
+			"For another repository, pull the image and push it under its name there", name, args[0], cmp.Or(to.tag, "NEW"))
 	}
 	return name, ref, tag, err
 }

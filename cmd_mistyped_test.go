@@ -42,7 +42,7 @@ func TestWhatNewcomersType(t *testing.T) {
 		{"trust|https://pi.local:5000", `"https://pi.local:5000": give the name without https://, as in berth trust pi.local:5000`},
 		{"trust|https://a b/", `"https://a b/" is not a registry's HOST or HOST:PORT`},
 		{"policy|check|ann|push|pi.local:5000/home/app", `"pi.local:5000/home/app": give the name without the host`},
-		{"policy|check|ann|push|home/app:1", `"home/app:1" is not a repository's name`},
+		{"policy|check|ann|push|home/app:1", `"home/app:1": rules are about repositories; give the name alone: home/app`},
 
 		// An error names a variable where it comes from one, and no flag that was not given.
 		{"BERTH_HTTP_ADDR=:5001|serve", "berth: BERTH_HTTP_ADDR needs TLS: add --tls=auto"},
@@ -159,5 +159,32 @@ func TestDirectoryInUseIsNamed(t *testing.T) {
 	}
 	if got := tell(t, nil, "", "ls", "--data", relative); !strings.HasPrefix(got.err, "berth: "+r.cfg.dir+" is in use") {
 		t.Errorf("ls with a relative --data says\n%s", got.err)
+	}
+}
+
+// Where there is no registry, each command that looks for one says so, and none tells of a
+// registry that is open. Files that are written before the first start are read.
+func TestWhereNoRegistryIs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, command := range []string{"user list", "user list --json", "user passwd kim", "user remove kim", "policy check", "policy check kim pull a",
+		"policy check --anonymous-pull", "token list", "token revoke ci", "ls", "log", "stats", "uploads", "gc", "check", "retain"} {
+		for place, want := range map[string]string{dir: "there is no registry in " + dir, filepath.Join(dir, "none"): "there is no directory " + filepath.Join(dir, "none")} {
+			got := tell(t, nil, "", append(strings.Fields(command), "--data", place)...)
+			if got.code != 1 || got.out != "" || !strings.HasPrefix(got.err, "berth: "+want+"; name the registry's directory with --data or BERTH_DATA") {
+				t.Errorf("berth %s ends with %d, and says\n%s%swant\n%s", command, got.code, got.out, got.err, want)
+			}
+		}
+	}
+	r := startRegistry(t)
+	r.off()
+	if got := tell(t, nil, "", "user", "list", "--data", r.cfg.dir); got.code != 0 || !strings.HasPrefix(got.out, "There are no users: everybody") {
+		t.Errorf("berth user list without users ends with %d, and says\n%s%s", got.code, got.out, got.err)
+	}
+	guarded("[[rule]]\nwho = [\"kim\"]\nrepositories = [\"**\"]\nallow = [\"pull\"]\n", "kim")(&config{storeConfig: storeConfig{dirConfig: dirConfig{dir: dir}}})
+	for command, want := range map[string]string{"user list": "NAME", "policy check": "rule 1: ", "policy check kim pull a": "yes: "} {
+		if got := tell(t, nil, "", append(strings.Fields(command), "--data", dir)...); got.code != 0 || !strings.HasPrefix(got.out, want) {
+			t.Errorf("berth %s before the first start ends with %d, and says\n%s%s", command, got.code, got.out, got.err)
+		}
 	}
 }

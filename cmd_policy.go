@@ -40,6 +40,12 @@ func checkPolicyCommand(cfg *config) error {
 		if first, _, more := strings.Cut(repository, "/"); more && strings.Contains(first, ":") {
 			return fmt.Errorf("%q: give the name without the host", repository)
 		}
+		if name, ref, err := parseArgument(repository); err == nil && ref != (reference{}) {
+			return fmt.Errorf("%q: rules are about repositories; give the name alone: %s", repository, name)
+		}
+		if lower := lowerName(repository); lower != "" {
+			return fmt.Errorf("%q: the names of repositories are in lower case: %s", repository, lower)
+		}
 		return fmt.Errorf("%q is not a repository's name (\"**\" is the registry as a whole)", repository)
 	}
 	return nil
@@ -53,6 +59,9 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		return err
 	}
 	path := cfg.auth.policyPath(cfg.dir)
+	if err := cfg.refuseNowhere(path, cfg.auth.usersPath(cfg.dir)); err != nil {
+		return err
+	}
 	p := defaultPolicy()
 	text, _, err := readFile(path)
 	switch {
@@ -123,7 +132,7 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 			return fmt.Errorf("reading the users: %w", err)
 		}
 		if list, _ := parseUsers(text); err == nil && list[who] == "" {
-			return absentErrorf("there is no user %s in %s; `berth user add %[1]s` makes one", who, cfg.auth.usersPath(cfg.dir))
+			return p.nobody(cfg, who)
 		}
 	}
 	for _, r := range p.explain(subject, what, name) {
@@ -138,6 +147,21 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 		fmt.Fprintln(stdout, "  by", why)
 	}
 	return nil
+}
+
+// nobody is the error for who is not a user: a token or a group may have been meant.
+func (p *policy) nobody(cfg *config, who string) error {
+	args := strings.Join(cfg.Args[2:], " ")
+	if members, ok := p.groups[strings.TrimPrefix(who, "group:")]; ok {
+		return fmt.Errorf("%s is a group (%s): name one of its users", who, strings.Join(members, ", "))
+	}
+	if b, err := findRobot(cfg.dir, who); err == nil {
+		return fmt.Errorf("there is no user %s, but a token: berth policy check token:%s %s", who, b.name, args)
+	}
+	if checkUserName(who) != nil {
+		return absentErrorf("there is no user, group or token %s", who)
+	}
+	return absentErrorf("there is no user %s in %s, nor a group or a token of that name; `berth user add %[1]s` makes a user", who, cfg.auth.usersPath(cfg.dir))
 }
 
 // findRobot reads about a robot token in the database.

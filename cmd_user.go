@@ -51,6 +51,11 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		return err
 	}
 	file := &userFile{path: auth.usersPath(cfg.dir), policy: auth.policyPath(cfg.dir)}
+	if verb != "add" {
+		if err := cfg.refuseNowhere(file.path, file.policy); err != nil {
+			return err
+		}
+	}
 	if err := file.read(); err != nil {
 		return err
 	}

@@ -245,6 +245,9 @@ func (o origin) url() (string, error) {
 func parsePublicURL(text string) (string, error) {
 	text = strings.TrimSuffix(text, "/")
 	scheme, host, ok := strings.Cut(text, "://")
+	if !ok && hostForm.MatchString(text) {
+		return "", fmt.Errorf("%q is not a URL; begin it with https:// or http://, as in https://%[1]s", text)
+	}
 	if text != "" && (!ok || scheme != "http" && scheme != "https" || !hostForm.MatchString(host)) {
 		return "", errors.New("use for example https://registry.example.org; clients want the registry at the root of a host")
 	}

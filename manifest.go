@@ -365,10 +365,23 @@ func parseName(s string) (string, error) {
 	if len(s) > maxName {
 		return "", errNameInvalid.withf("longer than %d characters", maxName)
 	}
+	if lower := lowerName(s); lower != "" {
+		return "", errNameInvalid.withf("%q: names are in lower case: %s", s, lower)
+	}
 	if !nameGrammar.MatchString(s) {
 		return "", errNameInvalid.withf("%q: want lower-case letters and digits, with single . _ - between them, and / between components", s)
 	}
 	return s, nil
+}
+
+// lowerName returns the name that s would be in lower case; "" if it is one as it is, or is
+// none then either.
+func lowerName(s string) string {
+	lower := strings.ToLower(s)
+	if lower == s || !nameGrammar.MatchString(lower) {
+		return ""
+	}
+	return lower
 }
 
 // parseTag checks a tag by the specification's grammar.
