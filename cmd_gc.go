@@ -42,7 +42,18 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 		table.row(d.Kind, sizeCell(d.Bytes), d.name, d.Why)
 	}
 	table.end("")
-	out.printf("%s %s, %s with %s, %s with %s\n", verb, plural(c.Manifests, "manifest"), plural(c.Blobs, "blob"), formatSize(c.Bytes), plural(c.Uploads, "upload"), formatSize(c.Uploaded))
+	if c.Manifests+c.Blobs+c.Uploads == 0 {
+		out.printf("nothing to remove\n")
+	} else {
+		out.printf("%s %s, %s with %s, %s with %s\n", verb, plural(c.Manifests, "manifest"), plural(c.Blobs, "blob"), formatSize(c.Bytes), plural(c.Uploads, "upload"), formatSize(c.Uploaded))
+	}
+	switch {
+	case !o.Now || c.Manifests == 0:
+	case o.DryRun:
+		out.printf("`berth undo` could then no longer restore what was overwritten or deleted until now\n")
+	default:
+		out.printf("`berth undo` can no longer restore what was overwritten or deleted until now\n")
+	}
 	if c.Promised > 0 {
 		out.printf("kept %s that clients have asked for in the last 15 to 30 minutes, or before the start: a push may need them\n", plural(c.Promised, "item"))
 	}
@@ -52,7 +63,7 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 			return err
 		}
 		if f.InGrace.Bytes > 0 {
-			out.printf("another %s will be removed when its grace period is over, or with --now\n", formatSize(f.InGrace.Bytes))
+			out.printf("another %s is kept until its grace period is over; --now removes it at once, and ends `berth undo` for what was overwritten or deleted\n", formatSize(f.InGrace.Bytes))
 		}
 	}
 	return nil

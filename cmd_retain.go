@@ -43,6 +43,8 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 		}
 	}
 	switch {
+	case len(list) > 0 && drops == 0 && dropped == 0:
+		out.printf("no tag is to be removed\n")
 	case len(list) == 0:
 		out.printf("there are no retention rules; add them as [[retain]] in policy.toml\n")
 	case o.Explain:

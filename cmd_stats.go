@@ -61,22 +61,22 @@ func (c *console) figures(f figures) {
 	line("manifests", f.Manifests, fmt.Sprintf("%d without a tag, index or subject, or deleted", f.Untagged))
 	line("blobs", f.Blobs, "")
 	line("  shared", f.Shared, "in several repositories, which saves "+formatSize(f.Saved))
-	line("  reclaimable", f.Reclaimable, "being removed")
-	line("  in grace", f.InGrace, "removed later, unless something uses it again")
+	line("  reclaimable", f.Reclaimable, "no longer needed; being removed")
+	line("  in grace", f.InGrace, "removed when the grace period is over, unless used again")
 	line("uploads", f.Uploads, "open")
-	line("quarantined", f.Quarantined, "damaged; to be pushed again")
+	line("quarantined", f.Quarantined, "damaged; push the images again")
 	t.row("database", "", sizeCell(f.Database), "")
 	disk := func(name string, d diskFigures) {
-		t.row(name, "", sizeCell(d.Free), fmt.Sprintf("free of %s; pushes leave %s", formatSize(int64(d.Total)), formatSize(int64(d.Floor))))
+		t.row(name, "", sizeCell(d.Free), fmt.Sprintf("free of %s; pushes are refused if less than %s would be left", formatSize(int64(d.Total)), formatSize(int64(d.Floor))))
 	}
 	disk("disk", diskFigures{f.DiskFree, f.DiskTotal, f.DiskFloor})
 	if f.DatabaseDisk != nil {
 		disk("  of database", *f.DatabaseDisk)
 	}
-	scrubbed := "not yet"
+	scrubbed := "never"
 	if f.Scrubbed > 0 {
 		scrubbed = formatDuration(time.Duration(f.Uptime-f.Scrubbed)*time.Second) + " ago"
 	}
-	t.row("scrub", "", "", "all bytes read and compared: "+scrubbed)
+	t.row("scrub", "", "", "everything stored was last read and compared: "+scrubbed)
 	t.end("")
 }

@@ -21,7 +21,7 @@ func uploadsCommand(ctx context.Context, st *store, o options, out *console) err
 	for _, u := range uploads {
 		idle := formatDuration(time.Duration(u.Idle) * time.Second)
 		if u.AtWork {
-			idle = "at work"
+			idle = "in use"
 		}
 		id := func(b brevity) string {
 			if b == inFull {

@@ -82,14 +82,14 @@ func TestDryRunChangesNothing(t *testing.T) {
 		"a@" + old.layers[1].String() + "  only used by what is removed",
 		gone.String() + "  its file is about to be removed",
 		upload + "  nobody has continued it for ",
-		"\nwould remove 1 manifest, 3 blobs with 16 B, 1 upload with 0 B\n",
+		"\nwould remove 1 manifest, 3 blobs with 16 B, 1 upload with 0 B\n`berth undo` could then no longer restore what was overwritten or deleted until now\n",
 	} {
 		if strings.Count(regexp.MustCompile(`  +`).ReplaceAllString(text, "  "), want) != 1 {
 			t.Errorf("%q is not there, or more than once, in\n%s", want, text)
 		}
 	}
-	if n := strings.Count(text, "\n"); n != 9 { // two more blobs are elsewhere too
-		t.Errorf("%d lines, want 9:\n%s", n, text)
+	if n := strings.Count(text, "\n"); n != 10 { // two more blobs are elsewhere too
+		t.Errorf("%d lines, want 10:\n%s", n, text)
 	}
 	text, err = runOnceOn(t, r.st, "gc", "--dry-run", "--now", "--json")
 	if err != nil {
@@ -127,7 +127,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	}
 	// Then for real, with the same words.
 	text, err = runOnceOn(t, r.st, "gc", "--now")
-	if err != nil || !strings.HasPrefix(text, "removed 1 manifest, 2 blobs with 9 B, 1 upload with 0 B\n") {
+	if err != nil || !strings.HasPrefix(text, "removed 1 manifest, 2 blobs with 9 B, 1 upload with 0 B\n`berth undo` can no longer restore what was overwritten or deleted until now\n") {
 		t.Errorf("gc --now: %v\n%s", err, text)
 	}
 }
