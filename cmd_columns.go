@@ -115,11 +115,11 @@ func (t *consoleTable) end(none string) {
 		return
 	}
 	if t.c.width == 0 {
-		t.c.printf("%s", t.write(inFull, t.widths(inFull)))
+		t.c.print(t.write(inFull, t.widths(inFull)))
 		return
 	}
 	t.dropEmpty()
-	t.c.printf("%s", t.fitted(t.c.width))
+	t.c.print(t.fitted(t.c.width))
 }
 
 // dropEmpty leaves out the columns in which no row says anything.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,28 +47,73 @@ func (o *options) console(out io.Writer) *console {
 // zone whoever reads it is.
 func (o *options) watch(stdout io.Writer, env environment) {
 	o.Zone = localZone(time.Now())
-	f, ok := stdout.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
+	if o.Width = terminalWidth(stdout, env); o.Width == 0 {
 		return
 	}
 	kind, _ := env.lookup("TERM")
-	o.TTY, o.Width = kind != "dumb", usageWidth
+	o.TTY = kind != "dumb"
+}
+
+// terminalWidth is how many columns what is written has; 0 if it is no terminal.
+func terminalWidth(w io.Writer, env environment) (columns int) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0
+	}
+	columns = usageWidth
 	if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
-		o.Width = width
+		columns = width
 	}
 	text, _ := env.lookup("COLUMNS")
 	if width, err := strconv.Atoi(text); err == nil && width > 0 {
-		o.Width = width
+		columns = width
 	}
+	return columns
 }
 
-// printf prints lines. What would control a terminal is replaced.
+// printf prints sentences. What would control a terminal is replaced.
 func (c *console) printf(format string, args ...any) {
-	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
+	c.print(sentences(fmt.Sprintf(format, args...), c.width))
+}
+
+// print prints lines as they are, but for what would control a terminal.
+func (c *console) print(text string) {
+	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		lines[i] = printable(line)
 	}
 	c.write(strings.Join(lines, "\n"))
+}
+
+// Write is printf for a text, and never fails: the console remembers.
+func (c *console) Write(text []byte) (int, error) {
+	c.printf("%s", text)
+	return len(text), nil
+}
+
+// sentences breaks the lines of a text that are wider than a terminal; 0 is none. Lines that are
+// indented stay, and so does a command in a sentence, from berth to the next mark: people copy both.
+func sentences(text string, width int) string {
+	if width == 0 {
+		return text
+	}
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if textWidth(line) <= width || strings.HasPrefix(line, " ") {
+			continue
+		}
+		whole := commandInSentence.ReplaceAllStringFunc(line, func(s string) string { return strings.NewReplacer(" ", "\x00", ",", "\x01").Replace(s) })
+		lines[i] = strings.NewReplacer("\x00", " ", "\x01", ",").Replace(strings.Join(breakText(whole, width), "\n"))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// commandInSentence is what a person may copy.
+var commandInSentence = regexp.MustCompile("`[^`]+`|\\b(?:berth|docker)(?: [^ ]*[^ ;,.)?])*(?: [^ ]+)?")
+
+// tellPerson writes why the program has failed, for a person.
+func tellPerson(w io.Writer, env environment, err error) {
+	fmt.Fprintln(w, sentences(fmt.Sprint("berth: ", err), terminalWidth(w, env)))
 }
 
 func (c *console) write(text string) {
@@ -85,7 +131,7 @@ func (c *console) lines(indent string, lines ...string) {
 		if c.width > 0 {
 			parts = breakText(printable(line), max(20, c.width-len(indent)-4))
 		}
-		c.printf("%s%s\n", indent, strings.Join(parts, "\n"+indent+"    "))
+		c.print(indent + strings.Join(parts, "\n"+indent+"    ") + "\n")
 	}
 }
 

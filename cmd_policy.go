@@ -84,7 +84,7 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		p = p.withAnonymousPull()
 	}
 	if !guarded {
-		fmt.Fprintln(stdout, "This registry is open: there are no users and no rules for them, and everybody may do everything.")
+		cfg.console(stdout).printf("This registry is open: there are no users and no rules for them, and everybody may do everything.\n")
 		if len(cfg.Args) == 1 {
 			cfg.console(stdout).lines("", p.tags.lines()...)
 		}

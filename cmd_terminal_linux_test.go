@@ -67,6 +67,12 @@ func atTerminal(t testing.TB, prompt, answer string, args ...string) (shown stri
 	return strings.ReplaceAll(screen.String(), "\r\n", "\n"), err
 }
 
+// readScreen returns all that a terminal shows until nobody has it any more.
+func readScreen(person *os.File) string {
+	text, _ := io.ReadAll(person) // ends with EIO
+	return strings.ReplaceAll(string(text), "\r\n", "\n")
+}
+
 func TestLastAdministratorIsAskedFor(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

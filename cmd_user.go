@@ -50,7 +50,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 	if err != nil {
 		return err
 	}
-	file := &userFile{path: auth.usersPath(cfg.dir), policy: auth.policyPath(cfg.dir)}
+	file := &userFile{path: auth.usersPath(cfg.dir), policy: auth.policyPath(cfg.dir), out: cfg.console(stdout)}
 	if verb != "add" {
 		if err := cfg.refuseNowhere(file.path, file.policy); err != nil {
 			return err
@@ -78,7 +78,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 			return err
 		}
 		if there, err := isThere(filepath.Join(cfg.dir, "berth.db")); err == nil && !there {
-			fmt.Fprintf(stdout, "There is no registry in %s yet. Start one with: berth --data %[1]s\n", cfg.dir)
+			file.out.printf("There is no registry in %s yet. Start one with: berth --data %[1]s\n", cfg.dir)
 		}
 		return nil
 	case "passwd", "remove":
@@ -88,7 +88,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		if verb == "passwd" {
 			return file.change(ctx, names[0], stdin, stdout)
 		}
-		return file.remove(ctx, names[0], cfg.Force, stdin, stdout)
+		return file.remove(ctx, names[0], cfg.Force, stdin)
 	}
 	return nil
 }
@@ -97,6 +97,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 // comments and what others wrote stay.
 type userFile struct {
 	path, policy string
+	out          *console
 	exists       bool
 	lines        []string
 	users        users
@@ -104,7 +105,7 @@ type userFile struct {
 }
 
 func (f *userFile) read() error {
-	*f = userFile{path: f.path, policy: f.policy}
+	*f = userFile{path: f.path, policy: f.policy, out: f.out}
 	text, info, err := readFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -171,16 +172,16 @@ func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.
 		if err := replaceFile(f.policy, fmt.Appendf(nil, starterPolicy, name)); err != nil {
 			return err
 		}
-		fmt.Fprintf(stdout, "%s is the administrator. Other users may push, overwrite and delete everywhere until you change %s.\n", name, f.policy)
+		f.out.printf("%s is the administrator. Other users may push, overwrite and delete everywhere until you change %s.\n", name, f.policy)
 	}
 	if err := f.set(name, hash); err != nil {
 		return err
 	}
 	if first {
-		fmt.Fprintf(stdout, "From now on this registry asks for a password: docker login -u %s HOST:PORT\n", name)
+		f.out.printf("From now on this registry asks for a password: docker login -u %s HOST:PORT\n", name)
 	}
-	fmt.Fprintf(stdout, "user %s added\n", name)
-	return f.findAdministrator(stdout)
+	f.out.printf("user %s added\n", name)
+	return f.findAdministrator()
 }
 
 // administrators are the users who may do everything.
@@ -198,10 +199,10 @@ func (f *userFile) administrators() (names []string, err error) {
 }
 
 // findAdministrator tells if nobody is one.
-func (f *userFile) findAdministrator(stdout io.Writer) error {
+func (f *userFile) findAdministrator() error {
 	admins, err := f.administrators()
 	if err == nil && admins == nil {
-		fmt.Fprintf(stdout, "None of the users is an administrator. To make one, add the name in %s to the group whose rule allows admin.\n", f.policy)
+		f.out.printf("None of the users is an administrator. To make one, add the name in %s to the group whose rule allows admin.\n", f.policy)
 	}
 	return err
 }
@@ -236,13 +237,13 @@ func (f *userFile) change(ctx context.Context, name string, stdin io.Reader, std
 	if err := f.set(name, hash); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "user %s has a new password; sessions that used the old one have ended\n", name)
+	f.out.printf("user %s has a new password; sessions that used the old one have ended\n", name)
 	return nil
 }
 
 // remove takes a user away. The last user, or the last administrator, it takes only if
 // force is set or a person at the terminal says yes.
-func (f *userFile) remove(ctx context.Context, name string, force bool, stdin io.Reader, stdout io.Writer) error {
+func (f *userFile) remove(ctx context.Context, name string, force bool, stdin io.Reader) error {
 	if !force {
 		admins, err := f.administrators()
 		if err != nil {
@@ -256,7 +257,7 @@ func (f *userFile) remove(ctx context.Context, name string, force bool, stdin io
 			loss = fmt.Sprintf("%s is the only administrator. To make another first, add a name in %s to the group whose rule allows admin", name, f.policy)
 		}
 		if loss != "" {
-			if err := confirm(ctx, loss, "remove "+name, stdin, stdout); err != nil {
+			if err := confirm(ctx, loss, "remove "+name, stdin, f.out); err != nil {
 				return err
 			}
 		}
@@ -264,12 +265,12 @@ func (f *userFile) remove(ctx context.Context, name string, force bool, stdin io
 	if err := f.set(name, ""); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "user %s removed\n", name)
+	f.out.printf("user %s removed\n", name)
 	if len(f.users) == 0 {
-		fmt.Fprintf(stdout, "Now nobody can log in. (To have a registry that is open to everybody, remove %s and %s, and restart with --open.)\n", f.path, f.policy)
+		f.out.printf("Now nobody can log in. (To have a registry that is open to everybody, remove %s and %s, and restart with --open.)\n", f.path, f.policy)
 		return nil
 	}
-	return f.findAdministrator(stdout)
+	return f.findAdministrator()
 }
 
 func (f *userFile) list(out *console, asJSON bool) error {

@@ -68,7 +68,7 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
 	code, tell := exitCode(err)
 	if tell {
-		fmt.Fprintln(os.Stderr, "berth:", err)
+		tellPerson(os.Stderr, os.Environ(), err)
 	}
 	os.Exit(code)
 }
