@@ -50,9 +50,9 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	switch {
 	case !o.Now || c.Manifests == 0:
 	case o.DryRun:
-		out.printf("`berth undo` could then no longer restore what was overwritten or deleted until now\n")
+		out.printf("`berth undo` could then no longer restore what was overwritten or deleted\n")
 	default:
-		out.printf("`berth undo` can no longer restore what was overwritten or deleted until now\n")
+		out.printf("`berth undo` can no longer restore what was overwritten or deleted before this\n")
 	}
 	if c.Promised > 0 {
 		out.printf("kept %s that clients have asked for in the last 15 to 30 minutes, or before the start: a push may need them\n", plural(c.Promised, "item"))

@@ -210,8 +210,8 @@ func tagArguments(args []string) (name string, ref reference, tag string, err er
 	}
 	tag, err = parseTag(strings.TrimPrefix(args[1], name+":"))
 	if other, to, e := parseArgument(args[1]); err != nil && e == nil && other != name {
-		err = fmt.Errorf("tag: the new tag is one of %s, too, and its name alone is enough: berth tag %s %s. "+
-			"For another repository, pull the image and push it under its name there", name, args[0], cmp.Or(to.tag, "NEW"))
+		err = fmt.Errorf("tag: the new tag is in %s, too, so give the tag alone: berth tag %s %s. "+
+			"To copy the image to another repository, pull it and push it under the new name", name, args[0], cmp.Or(to.tag, "NEW"))
 	}
 	return name, ref, tag, err
 }

@@ -62,12 +62,12 @@ func (c *console) figures(f figures) {
 	line("blobs", f.Blobs, "")
 	line("  shared", f.Shared, "in several repositories, which saves "+formatSize(f.Saved))
 	line("  reclaimable", f.Reclaimable, "no longer needed; being removed")
-	line("  in grace", f.InGrace, "removed when the grace period is over, unless used again")
+	line("  in grace", f.InGrace, "removed after the grace period, unless used again")
 	line("uploads", f.Uploads, "open")
 	line("quarantined", f.Quarantined, "damaged; push the images again")
 	t.row("database", "", sizeCell(f.Database), "")
 	disk := func(name string, d diskFigures) {
-		t.row(name, "", sizeCell(d.Free), fmt.Sprintf("free of %s; pushes are refused if less than %s would be left", formatSize(int64(d.Total)), formatSize(int64(d.Floor))))
+		t.row(name, "", sizeCell(d.Free), fmt.Sprintf("free of %s; pushes must leave %s", formatSize(int64(d.Total)), formatSize(int64(d.Floor))))
 	}
 	disk("disk", diskFigures{f.DiskFree, f.DiskTotal, f.DiskFloor})
 	if f.DatabaseDisk != nil {
@@ -77,6 +77,6 @@ func (c *console) figures(f figures) {
 	if f.Scrubbed > 0 {
 		scrubbed = formatDuration(time.Duration(f.Uptime-f.Scrubbed)*time.Second) + " ago"
 	}
-	t.row("scrub", "", "", "everything stored was last read and compared: "+scrubbed)
+	t.row("scrub", "", "", "last time that everything stored was read: "+scrubbed)
 	t.end("")
 }

@@ -158,7 +158,7 @@ func careCommands() []*command {
 			example: "berth uploads"},
 		{name: "gc", synopsis: "[--now] [--dry-run]", server: []string{"grace", "untagged-grace", "upload-expiry"},
 			flags: []flagDef{
-				{"now", "", "", "also remove what is still in its grace period: what was overwritten or deleted until now can then no longer be restored. Uploads that no request has continued for 10 s end, too", func(c *config, _ *textFlags) any { return &c.Now }},
+				{"now", "", "", "also remove what is still in its grace period, which `berth undo` can then no longer restore; and uploads that no request has continued for 10 s", func(c *config, _ *textFlags) any { return &c.Now }},
 				{"dry-run", "", "", "remove nothing; only say what would be removed, and why", func(c *config, _ *textFlags) any { return &c.DryRun }},
 				jsonFlag,
 			}, onStore: gcCommand, changes: func(o options) bool { return !o.DryRun },

@@ -62,7 +62,7 @@ func trustCommand(dir, addr string, args []string, script bool, stdout io.Writer
 	}
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no local CA in %s: start berth with --tls=auto first, or name the data directory with --data", filepath.Dir(file))
+		return fmt.Errorf("there is no local CA in %s: start the server with --tls=auto first, or name the data directory with --data", filepath.Dir(file))
 	}
 	if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%s may not read %s. Run this as root or as the registry's user: ssh HOST 'sudo berth trust …'; "+

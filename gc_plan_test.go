@@ -82,7 +82,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 		"a@" + old.layers[1].String() + "  only used by what is removed",
 		gone.String() + "  its file is about to be removed",
 		upload + "  nobody has continued it for ",
-		"\nwould remove 1 manifest, 3 blobs with 16 B, 1 upload with 0 B\n`berth undo` could then no longer restore what was overwritten or deleted until now\n",
+		"\nwould remove 1 manifest, 3 blobs with 16 B, 1 upload with 0 B\n`berth undo` could then no longer restore what was overwritten or deleted\n",
 	} {
 		if strings.Count(regexp.MustCompile(`  +`).ReplaceAllString(text, "  "), want) != 1 {
 			t.Errorf("%q is not there, or more than once, in\n%s", want, text)
@@ -127,7 +127,7 @@ func TestDryRunChangesNothing(t *testing.T) {
 	}
 	// Then for real, with the same words.
 	text, err = runOnceOn(t, r.st, "gc", "--now")
-	if err != nil || !strings.HasPrefix(text, "removed 1 manifest, 2 blobs with 9 B, 1 upload with 0 B\n`berth undo` can no longer restore what was overwritten or deleted until now\n") {
+	if err != nil || !strings.HasPrefix(text, "removed 1 manifest, 2 blobs with 9 B, 1 upload with 0 B\n`berth undo` can no longer restore what was overwritten or deleted before this\n") {
 		t.Errorf("gc --now: %v\n%s", err, text)
 	}
 }
