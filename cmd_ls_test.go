@@ -89,7 +89,7 @@ func TestNamesOnTheCommandLine(t *testing.T) {
 		{"home/app:", "", "invalid tag"},
 		{"home/app:a/b", "", "without the host"},
 		{"Home/app", "", "invalid repository name"},
-		{"home/app@sha256:1", "", "digest invalid"},
+		{"home/app@sha256:1", "", "is not a digest"},
 		{"", "", "invalid repository name"},
 	} {
 		name, ref, err := parseArgument(x.text)
