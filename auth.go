@@ -358,6 +358,9 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 	notify(g.st.retainer.rulesChanged)
 }
 
+// reread looks at both files now, instead of at the next request.
+func (g *gate) reread() error { return errors.Join(g.users.problem(), g.policy.problem()) }
+
 // mayUpload reports whether there is still somebody with an id, as of caller.id. Of a
 // user who is not in the file it is sure only when nobody has touched that for a while:
 // others than `berth user` empty it first, and then write it.

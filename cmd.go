@@ -26,6 +26,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // A command is one row of the table: all that Berth knows of `berth NAME`.
@@ -271,6 +272,22 @@ func askWhere(ctx context.Context, cfg *config) (w whereabouts) {
 	return w
 }
 
+// rereadCommand is no command of people's: it has the server look at the files of users and rules.
+const rereadCommand = "reread"
+
+// rereadWait is how long a command that has edited those files waits for the server to look.
+const rereadWait = 5 * time.Second
+
+// askReread has the server that has the directory, if there is one, look at the users and rules
+// that were just edited, so that its log tells of them now. They are in force without it.
+func askReread(ctx context.Context, cfg *config) {
+	ctx, cancel := context.WithTimeout(ctx, rereadWait)
+	defer cancel()
+	ask := *cfg
+	ask.options = options{Command: rereadCommand}
+	askServer(ctx, &ask, io.Discard)
+}
+
 // trailerError tells how a command ended, after all it wrote.
 const trailerError = "Berth-Error"
 
@@ -328,6 +345,10 @@ func answerCommand(w http.ResponseWriter, r *http.Request, st *store) {
 	}
 	if o.Command == whereCommand {
 		json.NewEncoder(w).Encode(st.host.whereabouts())
+		return
+	}
+	if o.Command == rereadCommand {
+		st.host.reread() // which logs what is wrong
 		return
 	}
 	if c := findCommand(o.Command); c == nil || c.onStore == nil {

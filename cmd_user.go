@@ -1,6 +1,7 @@
 // `berth user`: the htpasswd file, edited (auth_users.go).
 //
-// The command edits the file itself, with or without a server; a server that runs reads it again.
+// The command edits the file itself, with or without a server, and then has a server that runs look
+// at it.
 // What it does not understand in the file stays as it is.
 
 package main
@@ -58,6 +59,9 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 	}
 	if err := file.read(); err != nil {
 		return err
+	}
+	if verb != "list" {
+		defer askReread(ctx, cfg)
 	}
 	known := len(names) > 0 && file.users[names[0]] != ""
 	switch verb {

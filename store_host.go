@@ -19,6 +19,7 @@ type storeHost interface {
 	noteGuarded() error                      // has the database say that there are users, if there are
 	uploadEnded()                            // there may be room for another upload
 	whereabouts() whereabouts                // where clients reach this registry
+	reread() error                           // looks at the files of users and rules now; the error says what is wrong with them
 }
 
 // whereabouts are where clients reach a registry; the zero value if no server runs.
@@ -50,6 +51,7 @@ func (h *commandHost) guards() (map[string][]byte, error) { return nil, nil }
 func (h *commandHost) noteGuarded() error                 { return nil }
 func (h *commandHost) uploadEnded()                       {}
 func (h *commandHost) whereabouts() whereabouts           { return whereabouts{} }
+func (h *commandHost) reread() error                      { return nil }
 
 // attend makes h the host. It is called before any request and any loop.
 func (st *store) attend(h storeHost) { st.host = h }
