@@ -427,6 +427,9 @@ func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 		if b := s.st.robots.findBySecret(token, s.gate.now()); b != nil {
 			return s.robotCaller(v, b), nil
 		}
+		if robotForm.MatchString(token) {
+			return nil, s.failLogin(w, v, "", token)
+		}
 		return s.tokenCaller(r, v, token)
 	}
 	if !basic {
@@ -500,15 +503,31 @@ func (s *server) logIn(w *response, r *http.Request, v *view, user, password str
 		return nil, err
 	}
 	if !right {
-		// What is no user's name may be a password in the wrong place.
-		who := "unknown"
-		if _, ok := v.users[user]; ok {
-			who = user
-		}
-		g.st.audit("login failed", "user", who, "client", w.origin.client)
-		return nil, errUnauthorized.saying("wrong user or password")
+		return nil, s.failLogin(w, v, user, password)
 	}
 	return c, nil
+}
+
+// failLogin logs that a password, or a robot token, was not good, and returns the error for that. A
+// token that has expired proves whose it was. Of one that was revoked only the id tells, which the
+// log has from when it was made, and the name that came with it. What else is no user's name may be
+// a password in the wrong place, and is not logged.
+func (s *server) failLogin(w *response, v *view, user, password string) error {
+	who, known := "unknown", v.users[user] != ""
+	if known {
+		who = user
+	}
+	var more []any
+	if b := s.st.robots.findExpired(password, s.gate.now()); b != nil {
+		who, more = "token:"+b.name, []any{"reason", "expired"}
+	} else if m := robotForm.FindStringSubmatch(password); m != nil {
+		more = []any{"tokenID", m[1]}
+		if !known && checkNewName(user) == nil && !strings.Contains(user, "berth_") {
+			more = append(more, "claimed", user)
+		}
+	}
+	s.st.audit("login failed", slices.Concat([]any{"user", who}, more, []any{"client", w.origin.client})...)
+	return errUnauthorized.saying("wrong user or password")
 }
 
 // clientName is the subject of the client certificate, verified by TLS.

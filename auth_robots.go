@@ -123,11 +123,29 @@ func (b *robot) expired(now time.Time) bool { return !b.expires.IsZero() && !now
 
 // findBySecret returns the robot that a secret is of, or nil.
 func (x *robots) findBySecret(secret string, now time.Time) *robot {
+	if b := x.owner(secret); b != nil && !b.expired(now) {
+		return b
+	}
+	return nil
+}
+
+// findExpired returns the robot that a secret was of, if it has expired, else nil.
+func (x *robots) findExpired(secret string, now time.Time) *robot {
+	if b := x.owner(secret); b != nil && b.expired(now) {
+		return b
+	}
+	return nil
+}
+
+// owner returns the robot that has a secret, expired or not, or nil.
+func (x *robots) owner(secret string) *robot {
 	m := robotForm.FindStringSubmatch(secret)
 	if m == nil {
 		return nil
 	}
-	b := x.find(m[1], now)
+	x.mu.RLock()
+	b := x.byID[m[1]]
+	x.mu.RUnlock()
 	sum := sha256.Sum256([]byte(m[2]))
 	if b == nil || subtle.ConstantTimeCompare(sum[:], b.secret) != 1 {
 		return nil
@@ -202,9 +220,8 @@ func noToken(name string) error {
 	return absentErrorf("there is no token %s; `berth token list` lists them", name)
 }
 
-// remove makes the one with a name or id worth nothing, and returns its name.
-func (x *robots) remove(nameOrID string) (name string, err error) {
-	var id string
+// remove makes the one with a name or id worth nothing, and returns both.
+func (x *robots) remove(nameOrID string) (name, id string, err error) {
 	err = x.update(func(t *tx) error {
 		err := t.get(`DELETE FROM token WHERE name = ?1 OR id = ?1 RETURNING id, name`, []any{nameOrID}, &id, &name)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -213,11 +230,11 @@ func (x *robots) remove(nameOrID string) (name string, err error) {
 		return err
 	})
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	x.mu.Lock()
 	delete(x.byID, id)
 	x.mu.Unlock()
 	x.collector.forgetOwners()
-	return name, nil
+	return name, id, nil
 }

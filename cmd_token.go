@@ -98,7 +98,7 @@ func (x *robots) create(o options, out *console) error {
 	if err := x.add(b); err != nil {
 		return err
 	}
-	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", cmp.Or(b.expiry(), "never"))
+	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", cmp.Or(b.expiry(), "never"), "tokenID", b.id)
 	secretText := "berth_" + b.id + "_" + text
 	if o.JSON {
 		return out.json(struct {
@@ -217,11 +217,11 @@ func (x *robots) tell(asJSON bool, out *console) error {
 }
 
 func (x *robots) revoke(name string, out *console) error {
-	name, err := x.remove(name)
+	name, id, err := x.remove(name)
 	if err != nil {
 		return err
 	}
-	x.audit("token revoked", "token", name)
+	x.audit("token revoked", "token", name, "tokenID", id)
 	out.printf("token %s revoked; it no longer works\n", name)
 	return nil
 }
