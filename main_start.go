@@ -1,7 +1,7 @@
 // How a server starts, and what it says then.
 //
-// It looks at the data directory, reads the files that flags name, and takes its addresses before it
-// makes anything: a start that fails because a file is missing or a port is taken leaves no directory behind. From then on connections wait, and are
+// It looks at the data directory, reads the files that flags name and the local CA, and takes its addresses
+// before it makes anything: a start that fails because a file is missing or a port is taken leaves no directory behind. From then on connections wait, and are
 // answered when the registry is open.
 //
 // The greeting is for a person who has just typed `berth`: is this a new registry or the one that

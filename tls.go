@@ -134,16 +134,19 @@ func openTLS(o tlsOptions) (*certificates, error) {
 	return c, nil
 }
 
-// refuseFiles returns the error that openTLS would have because of the files of certificates that flags name. It
-// makes nothing.
+// refuseFiles returns the error that openTLS would have because of the files of certificates that flags name,
+// or of the local CA. It makes nothing.
 func (o tlsOptions) refuseFiles() (err error) {
 	if o.now == nil {
 		o.now = time.Now
 	}
 	o.log = slog.New(slog.DiscardHandler) // openTLS logs what is to be said of them
 	c := &certificates{tlsOptions: o, base: &tls.Config{}}
-	if o.mode == "files" {
+	switch o.mode {
+	case "files":
 		err = c.openFiles()
+	case "auto":
+		err = c.refuseCA()
 	}
 	if err == nil && o.clientCA != "" {
 		err = c.openClientCA()

@@ -67,27 +67,18 @@ func (c *certificates) openAuthority() error {
 	if err := finishCA(dir); err != nil {
 		return err
 	}
-	certPEM, certErr := os.ReadFile(filepath.Join(dir, caCert))
-	keyPEM, keyErr := os.ReadFile(filepath.Join(dir, caKey))
-	if errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
+	pair, there, err := readCA(dir)
+	if err == nil && !there {
 		if err := c.makeCA(dir); err != nil {
 			return fmt.Errorf("making the local CA: %w", err)
 		}
-		certPEM, certErr = os.ReadFile(filepath.Join(dir, caCert))
-		keyPEM, keyErr = os.ReadFile(filepath.Join(dir, caKey))
+		pair, _, err = readCA(dir)
 	}
-	err := errors.Join(certErr, keyErr)
-	var pair tls.Certificate
 	if err == nil {
-		pair, err = tls.X509KeyPair(certPEM, keyPEM)
-	}
-	if err == nil && !pair.Leaf.IsCA {
-		err = errors.New("the certificate is not that of a CA")
+		err = c.refuseNames(dir, pair.Leaf)
 	}
 	if err != nil {
-		return fmt.Errorf("the local CA in %s cannot be used: %w. Clients trust the one that was there: "+
-			"put %s and %s back from a backup; or remove %[1]s, and a new CA is made, which every client has to trust again (berth trust)",
-			dir, err, caCert, caKey)
+		return err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -95,12 +86,6 @@ func (c *certificates) openAuthority() error {
 	}
 	a := &authority{c: c, cert: pair.Leaf, key: pair.PrivateKey.(crypto.Signer), leafKey: key,
 		leaves: make(map[string]*tls.Certificate)}
-	for _, name := range c.names {
-		if !permits(a.cert, name) {
-			return fmt.Errorf("--tls-name %s: the local CA was made without this name and cannot vouch for it. "+
-				"Remove %s to make a new CA, and trust it again on every client (berth trust)", name, dir)
-		}
-	}
 	if !permits(a.cert, c.hostname) {
 		c.log.Warn("the local CA cannot vouch for this machine's name; use another of its names or an address, or remove the directory to make a new CA, and trust it again on every client",
 			"name", c.hostname, "directory", dir)
@@ -112,6 +97,60 @@ func (c *certificates) openAuthority() error {
 	c.base.GetCertificate = a.certificate
 	_, err = a.leaf("")
 	return err
+}
+
+// readCA reads the local CA in a directory, also one that finishCA has still to give its files; there
+// is false if there never was one.
+func readCA(dir string) (pair tls.Certificate, there bool, err error) {
+	pending := filepath.Join(dir, caBoth)
+	if both, err := os.ReadFile(pending); !errors.Is(err, fs.ErrNotExist) {
+		if err == nil {
+			pair, err = tls.X509KeyPair(both, both)
+		}
+		if err != nil {
+			err = fmt.Errorf("%s is damaged; remove it (%w)", pending, err)
+		}
+		return pair, true, err
+	}
+	certPEM, certErr := os.ReadFile(filepath.Join(dir, caCert))
+	keyPEM, keyErr := os.ReadFile(filepath.Join(dir, caKey))
+	if errors.Is(certErr, fs.ErrNotExist) && errors.Is(keyErr, fs.ErrNotExist) {
+		return pair, false, nil
+	}
+	if err = errors.Join(certErr, keyErr); err == nil {
+		pair, err = tls.X509KeyPair(certPEM, keyPEM)
+	}
+	if err == nil && !pair.Leaf.IsCA {
+		err = errors.New("the certificate is not that of a CA")
+	}
+	if err != nil {
+		err = fmt.Errorf("the local CA in %s cannot be used: %w. Clients trust the one that was there: "+
+			"put %s and %s back from a backup; or remove %[1]s, and a new CA is made, which every client has to trust again (berth trust)",
+			dir, err, caCert, caKey)
+	}
+	return pair, true, err
+}
+
+// refuseNames returns an error if the CA in dir cannot vouch for a name that a flag gives.
+func (c *certificates) refuseNames(dir string, ca *x509.Certificate) error {
+	for _, name := range c.names {
+		if !permits(ca, name) {
+			return fmt.Errorf("--tls-name %s: the local CA was made without this name and cannot vouch for it. "+
+				"Remove %s to make a new CA, and trust it again on every client (berth trust)", name, dir)
+		}
+	}
+	return nil
+}
+
+// refuseCA returns the error that openAuthority would have because of the CA that is there. It makes
+// nothing.
+func (c *certificates) refuseCA() error {
+	dir := filepath.Join(c.dir, "tls")
+	pair, there, err := readCA(dir)
+	if err != nil || !there {
+		return err
+	}
+	return c.refuseNames(dir, pair.Leaf)
 }
 
 // localDomains are not, and will not be, on the public internet.
