@@ -32,6 +32,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -51,6 +52,7 @@ type backup struct {
 	had  map[string]bool // the digests of a shard of which an earlier backup that was finished has the blobs
 
 	accepted bool // the destination is ours
+	begun    bool // and has something of this one
 	earlier  bool // and has an earlier backup
 	done     bool // and has this one
 	noClones bool // its file system does not share blocks with the source's
@@ -75,10 +77,22 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := errors.Join(b.looksFree(), b.refuseOthers()); err != nil {
 		return err
 	}
+	absent, err := b.absent()
+	if err != nil {
+		return err
+	}
 	if err := b.dest.own(); err != nil {
+		if !errors.Is(err, errLocked) { // else somebody else may have made them
+			removeMade(absent)
+		}
 		return err
 	}
 	defer b.dest.lock.Close()
+	defer func() {
+		if err != nil && !b.begun { // while the lock is held
+			removeMade(absent)
+		}
+	}()
 	if err := b.accept(ctx); err != nil {
 		return err
 	}
@@ -99,6 +113,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.openCopy(ctx, temp); err != nil {
 		return err
 	}
+	b.begun = true
 	defer b.db.Close()
 	if err := b.files(ctx); err != nil {
 		return err
@@ -168,14 +183,45 @@ func (b *backup) explain(err error) error {
 	case isNoSpace(err):
 		err = fmt.Errorf("the disk of %s is full: %w", b.dest.dir, err)
 	}
-	if b.accepted && !b.done {
-		if b.earlier {
-			err = fmt.Errorf("%w; the earlier backup in %s is as it was", err, b.dest.dir)
-		} else {
-			err = fmt.Errorf("%w; there is no backup in %s yet, and the next run continues from here", err, b.dest.dir)
-		}
+	switch {
+	case !b.accepted || b.done:
+	case b.earlier:
+		err = fmt.Errorf("%w; the earlier backup in %s is as it was", err, b.dest.dir)
+	case b.begun:
+		err = fmt.Errorf("%w; there is no backup in %s yet, and the next run continues from here", err, b.dest.dir)
+	default:
+		err = fmt.Errorf("%w; there is no backup in %s yet", err, b.dest.dir)
 	}
 	return err
+}
+
+// absent returns what a backup makes before it copies anything, and is not there yet: outer directories
+// first.
+func (b *backup) absent() (paths []string, err error) {
+	dir := b.dest.dir
+	for above := filepath.Dir(dir); above != filepath.Dir(above); above = filepath.Dir(above) {
+		paths = append(paths, above)
+	}
+	slices.Reverse(paths)
+	paths = append(paths, dir, filepath.Join(dir, "berth.lock"), filepath.Join(dir, backupMark), filepath.Join(dir, "uploads"), filepath.Join(dir, "blobs"))
+	for _, algorithm := range algorithms {
+		paths = append(paths, b.dest.blobsDir(algorithm))
+	}
+	return slices.DeleteFunc(paths, func(path string) bool {
+		_, e := os.Lstat(path) // a link that leads nowhere is there
+		if !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+			return true
+		}
+		return false
+	}), err
+}
+
+// removeMade removes what a backup has made, paths as of absent, if there is nothing else in it.
+func removeMade(paths []string) {
+	for _, path := range slices.Backward(paths) {
+		os.Remove(path) // of what is left its owner decides
+	}
 }
 
 // separate refuses a destination inside the data directory, or around it, wherever

@@ -782,6 +782,26 @@ func TestRefusedBackupLeavesNothing(t *testing.T) {
 	if entries, err := os.ReadDir(full); err != nil || len(entries) != 1 {
 		t.Errorf("it has %v now, %v", entries, err)
 	}
+	// Nor does one that is stopped before it has copied anything.
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	linked := t.TempDir()
+	if err := os.Symlink("nowhere", filepath.Join(linked, "blobs")); err != nil {
+		t.Fatal(err)
+	}
+	parent := t.TempDir()
+	for _, dest := range []string{filepath.Join(parent, "a", "b"), parent, linked} {
+		err := runOn(ctx, r.st, options{Command: "backup", Args: []string{dest}}, newConsole(new(strings.Builder), false))
+		if err == nil || strings.Contains(err.Error(), "continues from here") {
+			t.Errorf("backup to %s: %v", dest, err)
+		}
+	}
+	if entries, err := os.ReadDir(parent); err != nil || len(entries) != 0 {
+		t.Errorf("stopped backups have left %v, %v", entries, err)
+	}
+	if entries, err := os.ReadDir(linked); err != nil || len(entries) != 1 {
+		t.Errorf("there is %v now, %v", entries, err)
+	}
 	// A new disk has a directory of its own.
 	disk := t.TempDir()
 	if err := os.Mkdir(filepath.Join(disk, "lost+found"), 0o700); err != nil {

@@ -96,7 +96,7 @@ func (cfg *config) becomeOwner() error {
 	if !ok || uid == 0 {
 		return nil
 	}
-	if cfg.Command == "backup" {
+	if there, err := isThere(filepath.Join(cfg.dir, "berth.db")); cfg.Command == "backup" && err == nil && there {
 		makeBackupFor(cfg.Args[0], uid, gid)
 	}
 	if err := become(uid, gid); err != nil {
