@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 )
 
 // createDatabase makes an empty file for a database: SQLite would make one that
@@ -71,6 +72,41 @@ func (data *dataDir) closeToOthers() {
 	if path := filepath.Join(data.dir, usersFile); openToOthers(path, 0o007) {
 		data.log.Warn("every user of this machine can read the password hashes; chmod 600 changes that", "file", path)
 	}
+}
+
+// othersFiles says which files of the database, in a directory of this process's user, are somebody
+// else's and closed to it (a copy that root has made, say), and what to do; "" if none is.
+func (data *dataDir) othersFiles() string {
+	me := os.Geteuid()
+	if uid, _, ok := dirOwner(data.dir); !ok || uid != me {
+		return ""
+	}
+	var files []string
+	whose := -1
+	for _, name := range []string{"berth.db", "berth.db-wal", "berth.db-shm", "berth.lock"} {
+		path := filepath.Join(data.whole(), name)
+		uid, _, ok := fileOwner(path, 0)
+		if !ok || uid == me {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|noFollow, 0)
+		if err == nil {
+			f.Close()
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			files, whose = append(files, path), uid
+		}
+	}
+	if files == nil {
+		return ""
+	}
+	verb := "belongs"
+	if len(files) > 1 {
+		verb = "belong"
+	}
+	who := accountName(me)
+	return fmt.Sprintf("%s %s to %s, and Berth runs as %s, who may not open it for writing. To change that: sudo chown -h %[4]s: %s",
+		sentenceList(files), verb, accountName(whose), who, strings.Join(files, " "))
 }
 
 // openToOthers reports whether a file, which is no link, has one of the bits.

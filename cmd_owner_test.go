@@ -267,6 +267,32 @@ func TestBackupsOfRootAreForNobodyElse(t *testing.T) {
 	allAre(t, dest, 0)
 }
 
+// A database that root has copied into somebody's directory is refused with the file, whose it is,
+// who runs Berth, and a line that helps.
+func TestFilesOfTheDatabaseThatAreRoots(t *testing.T) {
+	slow(t)
+	t.Parallel()
+	data, _ := serviceDir(t)
+	for _, name := range []string{"berth.db", "berth.lock"} {
+		path := filepath.Join(data, name)
+		if err := os.Lchown(path, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		want := path + " belongs to root, and Berth runs as 47110, who may not open it for writing. To change that: sudo chown -h 47110: " + path + "\n"
+		for _, args := range [][]string{{"--addr", "127.0.0.1:0", "--data", data}, {"gc", "--data", data}} {
+			if said, err := asUser(t, serviceUser, args...); err == nil || !strings.HasSuffix(said, want) {
+				t.Errorf("berth %v: %v\n%swant %s", args, err, said, want)
+			}
+		}
+		if err := os.Lchown(path, serviceUser, serviceUser); err != nil {
+			t.Fatal(err)
+		}
+		if said, err := asUser(t, serviceUser, "gc", "--data", data); err != nil {
+			t.Errorf("after that: %v\n%s", err, said)
+		}
+	}
+}
+
 // A file that a flag names may be where only root writes; one that the registry
 // names may not.
 func TestRootEditsTheUsersThatAFlagNames(t *testing.T) {

@@ -82,6 +82,9 @@ func (data *dataDir) own() (err error) {
 			return fmt.Errorf("the data directory %s is on a read-only disk and was never served", data.dir)
 		}
 	}
+	if whose := data.othersFiles(); errors.Is(err, fs.ErrPermission) && whose != "" {
+		return errors.New(whose)
+	}
 	if err != nil {
 		return fmt.Errorf("opening the data directory's lock: %w", err)
 	}

@@ -241,6 +241,9 @@ func (data *dataDir) damaged(err error) error {
 				"start once with the disk writable, which puts it in order (%w)", db, err)
 		}
 	}
+	if whose := data.othersFiles(); whose != "" {
+		return errors.New(whose)
+	}
 	if !isDamage(err) {
 		return fmt.Errorf("the database %s cannot be opened: %w; who may write in %s?", db, err, data.dir)
 	}
