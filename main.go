@@ -78,15 +78,16 @@ type config struct {
 	addr string
 	storeConfig
 	serverConfig
-	tls     tlsOptions
-	log     *slog.Logger
-	jsonLog bool            // and nothing else is written, by a server
-	given   map[string]bool // flags that were set, by name
-	ignored []string        // variables that are for registry:2
-	byEnv   map[string]bool // those of them that only a variable has set
-	script  bool            // trust prints a script
-	typed   []string        // all that followed the command's name
-	became  string          // what root did to work on the directory; "" for nothing
+	tls       tlsOptions
+	log       *slog.Logger
+	jsonLog   bool            // and nothing else is written, by a server
+	given     map[string]bool // flags that were set, by name
+	ignored   []string        // variables that are for registry:2
+	byEnv     map[string]bool // those of them that only a variable has set
+	script    bool            // trust prints a script
+	typed     []string        // all that followed the command's name
+	container bool            // this is one, with a network of its own
+	became    string          // what root did to work on the directory; "" for nothing
 	options
 }
 
@@ -179,7 +180,7 @@ func wantsJSON(args []string, env environment) bool {
 // parseConfig reads the flags of a command, which there is, and the environment for
 // those not given. Flags and arguments may come in any order.
 func parseConfig(command string, args []string, env environment, stderr io.Writer) (*config, error) {
-	cfg := &config{typed: args, ignored: env.ofDistribution()}
+	cfg := &config{typed: args, ignored: env.ofDistribution(), container: command == "serve" && inContainer(env, os.DirFS("/"))}
 	cfg.Command = command
 	var text textFlags
 	flags := newFlags(command, cfg, &text)

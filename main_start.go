@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -174,6 +175,7 @@ type greeting struct {
 	url           string   // how this machine reaches it
 	loopback      bool     // and no other does by itself
 	elsewhere     []string // URLs by which others do
+	container     string   // in a container, the port that others reach by one of the machine's; else ""
 	open          string   // who may do what without a password
 	unguarded     bool     // there never was a user: that is everything
 	try           []string // lines to type
@@ -224,10 +226,16 @@ func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
 		g.elsewhere = []string{cfg.auth.publicURL}
 		_, registry, _ = strings.Cut(cfg.auth.publicURL, "://")
 	case !g.loopback:
+		if cfg.container && cfg.tls.mode != "acme" { // the addresses here are nobody's outside
+			g.container, names = port, cfg.tls.names
+		}
 		for _, name := range names {
 			g.elsewhere = append(g.elsewhere, scheme+"://"+at(name))
 		}
-		g.plain = scheme == "http" && cfg.auth.proxies == nil && g.elsewhere != nil
+		if g.elsewhere != nil {
+			g.container = ""
+		}
+		g.plain = scheme == "http" && cfg.auth.proxies == nil && (g.elsewhere != nil || g.container != "")
 	}
 	g.try, err = s.linesToTry(registry, cmp.Or(cfg.auth.usersFile, filepath.Join(g.data, usersFile)))
 	return g, err
@@ -279,6 +287,8 @@ func (g *greeting) write(w io.Writer) {
 	switch {
 	case g.elsewhere != nil:
 		fmt.Fprintf(w, "Other machines reach it at %s\n", strings.Join(g.elsewhere, ", "))
+	case g.container != "":
+		fmt.Fprintf(w, "This is a container: others reach it at the machine's address and the port published for %s\n", g.container)
 	case g.loopback:
 		fmt.Fprintln(w, "No other machine reaches it, except through a proxy on this one")
 	}
@@ -288,6 +298,9 @@ func (g *greeting) write(w io.Writer) {
 	}
 	for i, line := range g.try {
 		fmt.Fprintf(w, "%-6s%s\n", [...]string{"Try:", ""}[min(i, 1)], line)
+	}
+	if g.ca != "" && g.container != "" {
+		fmt.Fprintf(w, "Other machines must first trust its CA: `berth trust HOST:PORT` in the container shows how. The CA's SHA-256 is\n  %s\n", g.ca)
 	}
 	if g.ca != "" && g.elsewhere != nil {
 		fmt.Fprintf(w, "Other machines must first trust its CA: %s shows how, and so does `berth trust`. The CA's SHA-256 is\n  %s\n", trustURL(g.elsewhere[0]), g.ca)
@@ -326,11 +339,32 @@ func outerAddresses() (list []string) {
 	return list
 }
 
+// inContainer reports whether this process is in a container with a network of its own; root is the
+// file system. A container that uses the machine's network has its devices, and so its addresses.
+func inContainer(env environment, root fs.FS) bool {
+	if host, _ := env.lookup("KUBERNETES_SERVICE_HOST"); host != "" {
+		return true
+	}
+	if devices, _ := fs.Glob(root, "sys/class/net/*/device"); devices != nil {
+		return false
+	}
+	for _, mark := range []string{".dockerenv", "run/.containerenv"} {
+		if _, err := fs.Stat(root, mark); err == nil {
+			return true
+		}
+	}
+	groups, _ := fs.ReadFile(root, "proc/self/cgroup") // tells only where they are of version 1
+	return containerGroup.Match(groups)
+}
+
+// containerGroup matches the control group of a container in a line of /proc/self/cgroup.
+var containerGroup = regexp.MustCompile(`(?m)/(docker[-/]|kubepods|libpod|cri-containerd)`)
+
 // log is the same for a program.
 func (g *greeting) log(log *slog.Logger) {
 	if g.unguarded {
 		log.Warn("everybody who reaches this registry may push and delete; `berth user add NAME` makes it ask for a password")
 	}
 	log.Info("serving", "version", g.version, "data", g.data, "new", g.found != aRegistry, "made", g.found == noDirectory,
-		"repositories", g.repositories, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "open", g.open, "try", g.try, "ca", g.ca)
+		"repositories", g.repositories, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "container", g.container != "", "open", g.open, "try", g.try, "ca", g.ca)
 }

@@ -23,13 +23,19 @@ import (
 // returns its greeting.
 func serveFor(t *testing.T, during func(url string), args ...string) string {
 	t.Helper()
+	return serveIn(t, noEnv, during, args...)
+}
+
+// serveIn is serveFor with these variables.
+func serveIn(t *testing.T, env environment, during func(url string), args ...string) string {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	out, in := io.Pipe()
 	var log logBuffer
 	ended := make(chan error, 1)
 	go func() {
-		ended <- run(ctx, append([]string{"--addr", "127.0.0.1:0"}, args...), noEnv, strings.NewReader(""), in, &log)
+		ended <- run(ctx, append([]string{"--addr", "127.0.0.1:0"}, args...), env, strings.NewReader(""), in, &log)
 		in.Close()
 	}()
 	var said logBuffer
