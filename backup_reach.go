@@ -84,7 +84,7 @@ func (o options) seeDestination() error {
 			return nil
 		}
 		return fmt.Errorf("the running server, which writes the backup, sees %s on a read-only disk, by systemd's ProtectSystem= or a mount. "+
-			"Add it to the server's unit (sudo systemctl edit berth: [Service] ReadWritePaths=%[1]s) and restart that; or stop the server while you back up", o.Nearest.Dir)
+			"Add it to the server's unit (sudo systemctl edit berth: [Service] ReadWritePaths=-%[1]s) and restart that; or stop the server while you back up", o.Nearest.Dir)
 	}
 	return fmt.Errorf("the running server, which writes the backup, has another %s than this command: it is in a container, or has directories of its own "+
 		"(systemd's PrivateTmp=, ProtectHome=). Run the command where the server runs, name a directory that both have, or stop the server while you back up", o.Nearest.Dir)

@@ -89,7 +89,7 @@ func TestBackupOfRootWhereTheServerCannotWrite(t *testing.T) {
 	p := serve()
 	before := tree(t, place)
 	for dest, want := range map[string]string{
-		readOnly:                            "the running server, which writes the backup, sees " + readOnly + " on a read-only disk, by systemd's ProtectSystem= or a mount. Add it to the server's unit (sudo systemctl edit berth: [Service] ReadWritePaths=" + readOnly + ")",
+		readOnly:                            "the running server, which writes the backup, sees " + readOnly + " on a read-only disk, by systemd's ProtectSystem= or a mount. Add it to the server's unit (sudo systemctl edit berth: [Service] ReadWritePaths=-" + readOnly + ")",
 		filepath.Join(private, "copy"):      "the running server, which writes the backup, has another " + private + "/copy than this command: it is in a container",
 		roots:                               "47110, who writes the backup, may not write in " + roots + " (it belongs to root). Give it the directory: sudo chown 47110 " + roots,
 		others:                              "may not write in " + others + " (it belongs to root). Make a directory in it for the backup: sudo install -d -o 47110 -m 700 " + others + "/berth",
