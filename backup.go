@@ -51,6 +51,8 @@ type backup struct {
 	dirs map[string]bool // that have changed, and are to be synced
 	had  map[string]bool // the digests of a shard of which an earlier backup that was finished has the blobs
 
+	absent []string // what is made before anything is copied, and was not there: as of findAbsent
+
 	accepted bool // the destination is ours
 	begun    bool // and has something of this one
 	earlier  bool // and has an earlier backup
@@ -68,29 +70,13 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	b := &backup{st: st, out: out, dirs: make(map[string]bool),
 		dest: newDataDir(dirConfig{dir: dest, log: st.log})}
 	defer func() { err = b.explain(err) }()
-	if err := o.seeDestination(); err != nil {
-		return err
-	}
-	if err := b.separate(); err != nil {
-		return err
-	}
-	if err := errors.Join(b.looksFree(), b.refuseOthers()); err != nil {
-		return err
-	}
-	absent, err := b.absent()
-	if err != nil {
-		return err
-	}
-	if err := b.dest.own(); err != nil {
-		if !errors.Is(err, errLocked) { // else somebody else may have made them
-			removeMade(absent)
-		}
+	if err := b.take(o); err != nil {
 		return err
 	}
 	defer b.dest.lock.Close()
 	defer func() {
 		if err != nil && !b.begun { // while the lock is held
-			removeMade(absent)
+			removeMade(b.absent)
 		}
 	}()
 	if err := b.accept(ctx); err != nil {
@@ -139,6 +125,28 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 		return fmt.Errorf("%s damaged, here and in the backup; push the images again, then back up again", plural(b.damaged, "blob"))
 	}
 	return nil
+}
+
+// take makes the destination and takes its lock, if what can be seen of it before allows that. With an
+// error it leaves nothing that it made.
+func (b *backup) take(o options) (err error) {
+	if err := o.seeDestination(); err != nil {
+		return err
+	}
+	if err := b.separate(); err != nil {
+		return err
+	}
+	if err := errors.Join(b.looksFree(), b.refuseOthers()); err != nil {
+		return err
+	}
+	if b.absent, err = b.findAbsent(); err != nil {
+		return err
+	}
+	err = b.dest.own()
+	if err != nil && !errors.Is(err, errLocked) { // else somebody else may have made them
+		removeMade(b.absent)
+	}
+	return err
 }
 
 // openCopy copies the database to a file, and opens that as b.db, which the caller closes.
@@ -195,9 +203,9 @@ func (b *backup) explain(err error) error {
 	return err
 }
 
-// absent returns what a backup makes before it copies anything, and is not there yet: outer directories
+// findAbsent returns what a backup makes before it copies anything, and is not there yet: outer directories
 // first.
-func (b *backup) absent() (paths []string, err error) {
+func (b *backup) findAbsent() (paths []string, err error) {
 	dir := b.dest.dir
 	for above := filepath.Dir(dir); above != filepath.Dir(above); above = filepath.Dir(above) {
 		paths = append(paths, above)
@@ -217,7 +225,7 @@ func (b *backup) absent() (paths []string, err error) {
 	}), err
 }
 
-// removeMade removes what a backup has made, paths as of absent, if there is nothing else in it.
+// removeMade removes what a backup has made, paths as of findAbsent, if there is nothing else in it.
 func removeMade(paths []string) {
 	for _, path := range slices.Backward(paths) {
 		os.Remove(path) // of what is left its owner decides
