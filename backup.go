@@ -73,7 +73,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.take(o); err != nil {
 		return err
 	}
-	defer b.dest.lock.Close()
+	defer b.dest.letGo()
 	defer func() {
 		if err != nil && !b.begun { // while the lock is held
 			removeMade(b.absent)
