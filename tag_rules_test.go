@@ -395,7 +395,7 @@ func TestImmutableTagsAndCommands(t *testing.T) {
 		{removeCommand, "release/app@" + first.digest.String()},
 		{removeCommand, "release/app"},
 		{tagCommand, "release/app:v2 v1"},
-		{undoCommand, "release/app:v1"},
+		{undoCommand, "1"}, // by which v1 was made
 	} {
 		_, err := do(x.run, false, strings.Fields(x.args)...)
 		if !errors.Is(err, errDenied) || !strings.Contains(err.Error(), "release/app:v1 is immutable, by the rule immutable 1") {

@@ -224,7 +224,7 @@ func TestTrustCommand(t *testing.T) {
 			t.Errorf("berth trust %s: %v, want an error about %q", host, err, want)
 		}
 	}
-	if err := trustCommand(t.TempDir(), ":5000", nil, true, new(strings.Builder)); err == nil || !strings.Contains(err.Error(), "start berth with --tls=auto first") {
+	if err := trustCommand(t.TempDir(), ":5000", nil, true, new(strings.Builder)); err == nil || !strings.Contains(err.Error(), "start the server with --tls=auto first") {
 		t.Errorf("without a CA: %v", err)
 	}
 	writeFile(t, filepath.Join(s.o.dir, "tls", "ca.crt"), []byte("nonsense"))
