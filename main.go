@@ -23,6 +23,7 @@
 //	auth auth_*                     who is asking, and may they
 //	tls tls_*                       certificates, and how clients trust them
 //	handlers handlers_* metrics     the table of routes, and everything that speaks HTTP
+//	client client_*                 other registries, asked over HTTP
 //	cmd cmd_*                       commands, with a server or without
 //	main                            usage, configuration, the server's start and end
 //
