@@ -484,7 +484,9 @@ func connectionProblem(host string, err error) error {
 	case errors.As(err, &dns):
 		said = fmt.Sprintf("there is no host %s, as far as this machine can find out", dns.Name)
 	case errors.As(err, &asked):
-		said = fmt.Sprintf("%s: %v", host, plainly(asked.Err))
+		if said = plainly(asked.Err).Error(); !strings.Contains(said, host) {
+			said = host + ": " + said
+		}
 	default:
 		return err
 	}

@@ -118,7 +118,7 @@ func (c *client) delete(ctx context.Context, doing, path, name string) error {
 
 func (c *client) manifestRequest(method, name string, ref reference) *clientRequest {
 	return &clientRequest{
-		doing:  "getting the manifest " + ref.of(name),
+		doing:  map[string]string{http.MethodHead: "looking for", http.MethodGet: "getting"}[method] + " the manifest " + ref.of(name),
 		method: method, path: "/v2/" + name + "/manifests/" + ref.String(),
 		scopes: []string{scopeOf(name, "pull")},
 		header: http.Header{"Accept": acceptManifests},
@@ -141,7 +141,9 @@ func errWrongBytes(doing, host string, got, want digest.Digest) error {
 
 // headBlob asks for a blob, and returns its size, or -1 if the registry does not tell.
 func (c *client) headBlob(ctx context.Context, name string, d digest.Digest) (int64, error) {
-	resp, err := c.do(ctx, c.blobRequest(http.MethodHead, name, d))
+	r := c.blobRequest(http.MethodHead, name, d)
+	r.doing = fmt.Sprintf("looking for the blob %s in %s", d, name)
+	resp, err := c.do(ctx, r)
 	if err != nil {
 		return 0, err
 	}

@@ -46,7 +46,7 @@ type command struct {
 
 	// What it does is one of three. onStore works on an open store, in the server if
 	// one runs. onFiles works on files of the data directory, as their owner. alone
-	// needs no such owner.
+	// needs no such owner; if there is onStore, too, alone decides whether that does it.
 	onStore        storeCommand
 	onFiles, alone func(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error
 
@@ -98,6 +98,7 @@ type options struct {
 	TTY     bool   // a person watches, on a terminal whose lines can be written again
 	Width   int    // of the terminal, in columns; 0 if it is none
 	Zone    zone   // of the person
+	Created int64  // seconds since 1970: when an image was made, if that is said; else 0
 	Usual   string // the data directory as a whole path, if neither a flag nor a variable names it; else ""
 
 	LeftOver bool    // also remove what a restore keeps

@@ -34,6 +34,17 @@ func programCommands() []*command {
 			},
 			about:   "print a script that completes commands and flags in a shell",
 			example: "source <(berth completion bash)"},
+		{name: "image", least: 1, most: 20, check: checkImageCommand, alone: imageCommand, onStore: imageHere, changes: always,
+			forms: []form{
+				{"FILE.tar [BINARY...]", "write Berth's own image to a file, for `docker load` and others; - is standard output"},
+				{"HOST[:PORT]/NAME:TAG [BINARY...] [--user NAME] [--ca FILE] [--plain-http]", "push it to another registry"},
+				{"NAME:TAG [BINARY...] [--force]", "put it into this registry"},
+			},
+			flags: append(slices.Clone(remoteFlags), forceFlag, jsonFlag),
+			about: "make a container image of Berth, without Docker",
+			more: "A BINARY is Berth for Linux; each is for another platform, and without any it is the program that runs. " +
+				"The image is FROM scratch and does not run as root. The same binaries make the same image.",
+			example: "berth image berth.tar\nberth image hub.example.org/tools/berth:1.0 berth-amd64 berth-arm64"},
 		{name: "version", alone: versionCommand,
 			about:   "print the version",
 			more:    "`berth --version` and `berth -v` do the same.",
@@ -169,6 +180,10 @@ func careCommands() []*command {
 			about:   "verify what is stored",
 			more:    "Without `--deep` that is everything except the bytes of the blobs. It changes nothing, and fails when something is wrong.",
 			example: "berth check --deep"},
+		{name: "ready", onFiles: readyCommand,
+			about:   "ask the running server whether it can serve",
+			more:    "It fails when the server does not answer, or its database does not. Containers use it as their health check.",
+			example: "berth ready"},
 		{name: "repair", synopsis: "[--deep] [--left-over]",
 			flags: []flagDef{
 				deepFlag,

@@ -24,6 +24,7 @@
 //	tls tls_*                       certificates, and how clients trust them
 //	handlers handlers_* metrics     the table of routes, and everything that speaks HTTP
 //	client client_*                 other registries, asked over HTTP
+//	image                           Berth's own image, of its binaries
 //	cmd cmd_*                       commands, with a server or without
 //	main                            usage, configuration, the server's start and end
 //
@@ -89,6 +90,8 @@ type config struct {
 	typed     []string        // all that followed the command's name
 	container bool            // this is one, with a network of its own
 	became    string          // what root did to work on the directory; "" for nothing
+	remote    remoteOptions
+	env       environment
 	options
 }
 
@@ -112,7 +115,7 @@ func run(ctx context.Context, args []string, env environment, stdin io.Reader, s
 	if wantsHelp(args) {
 		return c.help(stdout)
 	}
-	if c.alone != nil && name != "serve" {
+	if c.alone != nil && name != "serve" && c.onStore == nil {
 		env = nil // whatever is wrong there, help is to be had
 	}
 	cfg, err := parseConfig(name, args, env, stderr)
@@ -181,7 +184,7 @@ func wantsJSON(args []string, env environment) bool {
 // parseConfig reads the flags of a command, which there is, and the environment for
 // those not given. Flags and arguments may come in any order.
 func parseConfig(command string, args []string, env environment, stderr io.Writer) (*config, error) {
-	cfg := &config{typed: args, ignored: env.ofDistribution(), container: command == "serve" && inContainer(env, os.DirFS("/"))}
+	cfg := &config{typed: args, env: env, ignored: env.ofDistribution(), container: command == "serve" && inContainer(env, os.DirFS("/"))}
 	cfg.Command = command
 	var text textFlags
 	flags := newFlags(command, cfg, &text)

@@ -25,6 +25,7 @@ type storeHost interface {
 // whereabouts are where clients reach a registry; the zero value if no server runs.
 type whereabouts struct {
 	Address string   `json:"address"` // HOST:PORT that it listens on
+	TLS     bool     `json:"tls"`     // there
 	Called  []string `json:"called"`  // by flags: HOST or HOST:PORT, the best first
 }
 
