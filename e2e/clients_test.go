@@ -39,7 +39,7 @@ var goClients = map[string]struct{ pkg, version string }{
 
 // debianPackages says where the clients that are not built come from.
 var debianPackages = map[string]string{
-	"dockerd": "docker.io", "docker": "docker.io", "containerd": "containerd", "ctr": "containerd",
+	"dockerd": "docker.io", "docker": "docker.io", "docker-compose": "docker-compose", "containerd": "containerd", "ctr": "containerd",
 	"podman": "podman", "buildah": "buildah", "skopeo": "skopeo",
 	"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy",
 	"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "sudo": "sudo", "curl": "curl", "openssl": "openssl",

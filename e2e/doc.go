@@ -24,6 +24,8 @@
 //	tls_test.go          the local CA, and certificates that are renewed
 //	acme_test.go         certificates from a CA that speaks ACME
 //	proxy_test.go        behind nginx, HAProxy, caddy and Traefik
+//	image_test.go        Berth's own image, and the examples that run it
+//	kubernetes/          a program that checks manifests as Kubernetes would
 //	machines_test.go …   two machines, made of namespaces
 //	examples_test.go     what README and docs show, run as it is written on these machines
 //	pages_test.go        one test for each page
