@@ -160,7 +160,25 @@ func imageCommands() []*command {
 // careCommands are about size, health and copies.
 func careCommands() []*command {
 	return []*command{
-		{name: "stats", heading: "Size, health, copies", synopsis: "[NAME]", most: 1, flags: []flagDef{jsonFlag}, check: checkNames, onStore: statsCommand,
+		{name: "doctor", heading: "Size, health, copies", most: 1, check: checkDoctorCommand, onFiles: doctorCommand, onStore: doctorOnStore,
+			server: []string{"min-free", "htpasswd", "policy"},
+			forms: []form{
+				{"[--strict] [--json]", "on the server: examine the machine, the registry, and who may do what"},
+				{"HOST[:PORT][/REPOSITORY] [--user NAME] [--no-push] [--size SIZE]", "on any machine: find out why pushes to a registry, or pulls from it, do not work"},
+			},
+			flags: []flagDef{
+				{"user", "NAME", "", "log in as this user; the password is asked for, or read from the first line of standard input", func(c *config, _ *textFlags) any { return &c.doctor.user }},
+				{"no-push", "", "", "do not push a test image", func(c *config, _ *textFlags) any { return &c.doctor.noPush }},
+				{"size", "SIZE", "16MiB", "the size of the largest blob to push, to find limits of proxies", func(c *config, _ *textFlags) any { return &c.doctor.size }},
+				{"strict", "", "", "fail for warnings, too", func(c *config, _ *textFlags) any { return &c.doctor.strict }},
+				jsonFlag,
+			},
+			about: "find out what is wrong, and what to do",
+			more: "With HOST it examines the name, the port, TLS, the certificate, what docker, podman, containerd, k3s and BuildKit on this machine are configured to trust, " +
+				"proxies, the login, and pushes and pulls a small image in REPOSITORY, or in one of its own, which it deletes afterwards. It works with any registry. " +
+				"Without HOST it examines the registry in `--data` and the machine. It ends with 1 if there is a problem; a warning is none, unless `--strict` is given.",
+			example: "berth doctor pi.local:5000\nberth doctor pi.local:5000/home/app --user kim\nsudo berth doctor --data /srv/berth"},
+		{name: "stats", synopsis: "[NAME]", most: 1, flags: []flagDef{jsonFlag}, check: checkNames, onStore: statsCommand,
 			about:   "how much is stored, and how much of it is garbage",
 			more:    "With NAME, of that repository.",
 			example: "berth stats"},

@@ -91,7 +91,8 @@ type config struct {
 	container bool            // this is one, with a network of its own
 	became    string          // what root did to work on the directory; "" for nothing
 	remote    remoteOptions
-	env       environment
+	env       environment // of this process
+	doctor    doctorFlags
 	options
 }
 
@@ -143,6 +144,9 @@ func run(ctx context.Context, args []string, env environment, stdin io.Reader, s
 func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
 	if c.alone != nil {
 		return c.alone(ctx, cfg, stdin, stdout)
+	}
+	if cfg.elsewhere() {
+		return c.onFiles(ctx, cfg, stdin, stdout)
 	}
 	if err := refuseNoDirectory(cfg.dir); err != nil {
 		return err

@@ -1,0 +1,124 @@
+// `berth doctor`: why it does not work (doctor.go).
+//
+// With a host it is about another machine's registry, seen from here, and touches no data
+// directory. Without one it is about the registry on this machine: what a command can see by
+// itself, and what the server says that has it.
+
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// doctorFlags are those of the command alone.
+type doctorFlags struct {
+	user   string // who logs in; "" for nobody
+	noPush bool
+	strict bool   // warnings count as problems
+	size   string // of the largest blob to push
+}
+
+// checkDoctorCommand refuses what cannot be examined.
+func checkDoctorCommand(cfg *config) error {
+	if len(cfg.Args) == 0 {
+		if cfg.doctor.user != "" || cfg.doctor.noPush || cfg.given["size"] {
+			return errors.New("doctor: --user, --no-push and --size are about a registry that is named: berth doctor HOST")
+		}
+		return nil
+	}
+	size, err := parseSize(cfg.doctor.size)
+	if err != nil {
+		return fmt.Errorf("--size: %w", err)
+	}
+	if size > maxAnswer {
+		return fmt.Errorf("--size: %s is too much to keep in memory; at most %s", cfg.doctor.size, formatSize(maxAnswer))
+	}
+	if strings.Contains(cfg.doctor.user, ":") {
+		return errors.New("--user: give the name alone; the password is asked for, or read from standard input")
+	}
+	return new(doctor).read(cfg.Args[0])
+}
+
+// elsewhere reports whether a command is about a registry on another machine.
+func (cfg *config) elsewhere() bool { return cfg.Command == "doctor" && len(cfg.Args) > 0 }
+
+// doctorCommand is `berth doctor [HOST[:PORT][/REPOSITORY]]`.
+func doctorCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error {
+	out := cfg.console(stdout)
+	if !cfg.elsewhere() {
+		return cfg.tellOf(out, serverDoctor(ctx, cfg, out))
+	}
+	d := newDoctor(cfg.env)
+	if err := d.read(cfg.Args[0]); err != nil {
+		return err
+	}
+	d.user, d.noPush = cfg.doctor.user, cfg.doctor.noPush
+	d.largest, _ = parseSize(cfg.doctor.size)
+	name := make([]byte, 4)
+	rand.Read(name)
+	d.random = hex.EncodeToString(name)
+	if d.user != "" {
+		var err error
+		if d.password, err = knownPassword(ctx, d.user, stdin, stdout); err != nil {
+			return err
+		}
+	}
+	if !cfg.JSON {
+		d.tell = func(x *diagnosis) { x.write(out) }
+	}
+	d.examine(ctx)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return cfg.tellOf(out, &d.diagnoses)
+}
+
+// tellOf ends an examination: what to do, or all of it in JSON. The error is errNo if something is wrong.
+func (cfg *config) tellOf(out *console, x *diagnoses) error {
+	wrong := x.faults(isProblem) != nil || cfg.doctor.strict && x.faults(isWarning) != nil
+	if cfg.JSON {
+		answer := struct {
+			Well     bool         `json:"well"`
+			Findings []*diagnosis `json:"findings"`
+		}{!wrong, append([]*diagnosis{}, x.list...)}
+		if err := out.json(answer); err != nil {
+			return err
+		}
+	} else {
+		x.writeRemedies(out)
+		out.printf("\n%s\n", x.verdict())
+	}
+	if wrong {
+		return errNo
+	}
+	return nil
+}
+
+// knownPassword asks for a password that exists, or reads it from standard input.
+func knownPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (string, error) {
+	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		typed, err := readPasswords(ctx, f, stdout, "Password for "+name+": ")
+		if err != nil {
+			return "", err
+		}
+		return typed[0], nil
+	}
+	line, err := io.ReadAll(io.LimitReader(stdin, 64<<10))
+	if err != nil {
+		return "", fmt.Errorf("reading the password: %w", err)
+	}
+	password, _, _ := strings.Cut(string(line), "\n")
+	if password = strings.TrimRight(password, "\r"); password == "" {
+		return "", errors.New("no password: type one, or pass it as a line on standard input")
+	}
+	return password, nil
+}

@@ -1,0 +1,587 @@
+// What a registry answers to a doctor: is it one, through which proxy, and who may log in.
+//
+// Each request stands alone: no redirect is followed, nothing is unpacked, no proxy of the
+// environment is used, so that each answer is seen as it came. A password goes only to a server that some
+// program of this machine would trust as it is (d.trusted), and only over connections that show the
+// certificate that was examined.
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+)
+
+// A doctorAnswer is a response read to its end, or why there is none.
+type doctorAnswer struct {
+	status int
+	header http.Header
+	body   []byte // no more than maxAnswer of it
+	url    *url.URL
+	err    error
+}
+
+// maxAnswer bounds what is read of one answer: no more than the doctor has pushed, and some.
+const maxAnswer = 1 << 30
+
+// base is the registry's URL.
+func (d *doctor) base() string {
+	if d.plain {
+		return "http://" + d.written()
+	}
+	return "https://" + d.written()
+}
+
+// dialTo connects to the address that was found good for the registry, and to others by their names.
+func (d *doctor) dialTo(ctx context.Context, network, address string) (net.Conn, error) {
+	if host, _, err := net.SplitHostPort(address); err == nil && strings.EqualFold(host, d.host) {
+		_, port, _ := net.SplitHostPort(address)
+		at, usual, _ := net.SplitHostPort(d.address)
+		if port == usual {
+			return d.dial(ctx, network, d.address)
+		}
+		return d.dial(ctx, network, net.JoinHostPort(at, port))
+	}
+	return d.dial(ctx, network, address)
+}
+
+// sameCertificate has a connection to the registry show the certificate that was examined.
+func (d *doctor) sameCertificate(state tls.ConnectionState) error {
+	if d.chain == nil || len(state.PeerCertificates) == 0 || !bytes.Equal(state.PeerCertificates[0].Raw, d.chain[0].Raw) {
+		return errors.New("it shows another certificate than a moment ago")
+	}
+	return nil
+}
+
+// client makes one request per connection to the registry, or to others with this system's trust.
+func (d *doctor) client(registry bool) *http.Client {
+	config := &tls.Config{ServerName: d.host, InsecureSkipVerify: true, VerifyConnection: d.sameCertificate}
+	if !registry {
+		config = &tls.Config{RootCAs: d.systemPool()}
+	}
+	return &http.Client{
+		Transport:     &http.Transport{DialContext: d.dialTo, TLSClientConfig: config, DisableCompression: true, DisableKeepAlives: true, TLSHandshakeTimeout: d.patience},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// A doctorRequest is one that the doctor makes.
+type doctorRequest struct {
+	method, url string
+	body        io.Reader
+	length      int64 // of the body; -1 has it sent in chunks
+	header      map[string]string
+	patience    time.Duration // beyond the doctor's own
+	foreign     bool          // it is not for the registry itself
+}
+
+func (d *doctor) send(ctx context.Context, r doctorRequest) *doctorAnswer {
+	ctx, cancel := context.WithTimeout(ctx, d.patience+r.patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, r.method, r.url, r.body)
+	if err != nil {
+		return &doctorAnswer{err: err}
+	}
+	if r.body != nil {
+		req.ContentLength = r.length
+	}
+	for key, value := range r.header {
+		req.Header.Set(key, value)
+	}
+	resp, err := d.client(!r.foreign).Do(req)
+	if err != nil {
+		return &doctorAnswer{err: err, url: req.URL}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return &doctorAnswer{resp.StatusCode, resp.Header, body, req.URL, err}
+}
+
+// get is send without a body.
+func (d *doctor) get(ctx context.Context, path string, header map[string]string) *doctorAnswer {
+	return d.send(ctx, doctorRequest{method: http.MethodGet, url: d.base() + path, header: header})
+}
+
+// message is what the registry says of an error in the form of the specification; "" if it was
+// not the registry that answered.
+func (a *doctorAnswer) message() string {
+	var e struct {
+		Errors []struct {
+			Code, Message string
+			Detail        any
+		}
+	}
+	if json.Unmarshal(a.body, &e) != nil || len(e.Errors) == 0 {
+		return ""
+	}
+	said := strings.TrimSpace(e.Errors[0].Code + ": " + e.Errors[0].Message)
+	if detail, ok := e.Errors[0].Detail.(string); ok {
+		said += " (" + detail + ")"
+	}
+	return said
+}
+
+// by names who answered, if that can be seen.
+func (a *doctorAnswer) by() string {
+	if server := a.header.Get("Server"); server != "" {
+		return " (Server: " + server + ")"
+	}
+	if a.header.Get("Via") != "" {
+		return " (Via: " + a.header.Get("Via") + ")"
+	}
+	return ""
+}
+
+// in is a status for people.
+func (a *doctorAnswer) in() string {
+	if a.err != nil {
+		var timeout net.Error
+		if errors.As(a.err, &timeout) && timeout.Timeout() {
+			return "no answer in time"
+		}
+		return plainly(a.err).Error()
+	}
+	return strings.TrimSpace(fmt.Sprintf("%d %s", a.status, http.StatusText(a.status)))
+}
+
+// nginxLines are what a good nginx has for a registry, as docs/deploy.md shows.
+var nginxLines = []string{
+	"location / {",
+	"    proxy_pass http://127.0.0.1:5000;",
+	"    proxy_http_version 1.1;",
+	"    proxy_set_header Host $http_host;",
+	"    proxy_set_header X-Forwarded-Proto $scheme;",
+	"    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;",
+	"    client_max_body_size 0;",
+	"    proxy_request_buffering off;",
+	"}"}
+
+// proxyRemedy is what to do to the proxy, and for nginx what it needs.
+func (d *doctor) proxyRemedy(do string) remedy {
+	if strings.Contains(d.server, "nginx") || d.server == "" {
+		return remedy{do + " With nginx the registry's location needs all of this, and afterwards: sudo nginx -s reload", nginxLines}
+	}
+	return advise(do)
+}
+
+// fetchCA asks for the CA of a Berth that has one, over plain HTTP; it is believed only if it has signed
+// the certificate.
+func (d *doctor) fetchCA(ctx context.Context) {
+	a := d.send(ctx, doctorRequest{method: http.MethodGet, url: "http://" + net.JoinHostPort(d.host, d.addressPort()) + "/trust.crt"})
+	if a.err != nil || a.status != http.StatusOK {
+		return
+	}
+	block, _ := pem.Decode(a.body)
+	if block == nil {
+		return
+	}
+	ca, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || d.chain[0].CheckSignatureFrom(ca) != nil {
+		return
+	}
+	d.ca, d.berth = ca, true
+}
+
+func (d *doctor) addressPort() string {
+	_, port, _ := net.SplitHostPort(d.address)
+	return port
+}
+
+// examineAPI finds out whether it is a registry that answers.
+func (d *doctor) examineAPI(ctx context.Context) bool {
+	a := d.get(ctx, "/v2/", nil)
+	if a.err != nil {
+		var alert tls.AlertError
+		if errors.As(a.err, &alert) || strings.Contains(a.err.Error(), "certificate required") {
+			d.fail("registry", "client-certificate", advise("Give each program a certificate and key for it; for docker client.cert and client.key in", "/etc/docker/certs.d/"+d.written()+"/"), "it wants a client certificate")
+			return false
+		}
+		d.fail("registry", "no-answer", advise("See the log of the registry, and of a proxy before it."), "it takes connections and does not answer GET /v2/: %s", a.in())
+		return false
+	}
+	d.server = a.header.Get("Server")
+	isRegistry := a.header.Get("Docker-Distribution-Api-Version") != "" || a.message() != "" || a.status == 401 && a.header.Get("WWW-Authenticate") != ""
+	switch {
+	case a.status == 403 && strings.HasPrefix(d.server, "AirTunes"):
+		d.fail("registry", "airplay", advise("Turn it off (System Settings, General, AirDrop & Handoff, AirPlay Receiver), or give the registry another port.", "berth --addr :5001"), "it is the AirPlay Receiver of macOS that answers on this port")
+		return false
+	case a.status/100 == 3:
+		to, err := url.Parse(a.header.Get("Location"))
+		if err == nil && d.plain && to.Scheme == "https" {
+			called := doctor{host: d.host, port: to.Port()}
+			d.fail("registry", "redirects-to-https", advise("Name the port of https in the names of images.", "berth doctor "+called.written()), "plain HTTP is only for a redirect here, to %s", to)
+			return false
+		}
+		d.fail("registry", "redirects", advise("Clients do not follow that. Have the proxy serve the registry at the root of its host."), "GET /v2/ is redirected to %s%s", a.header.Get("Location"), a.by())
+		return false
+	case a.status >= 502 && a.status <= 504:
+		d.fail("registry", "gateway-fails", advise("See whether the registry runs behind the proxy, and whether the proxy has its right address and scheme."), "the proxy does not reach the registry: %s%s", a.in(), a.by())
+		return false
+	case !isRegistry && a.status == 400 && bytes.Contains(bytes.ToLower(a.body), []byte("https")):
+		d.fail("registry", "wants-https", advise("Use https: it is docker's way unless insecure-registries says otherwise."), "the port is one for TLS: %s", a.in())
+		return false
+	case !isRegistry && a.status == 401:
+		d.fail("registry", "challenge-missing", d.proxyRemedy("Let the proxy pass the header WWW-Authenticate on."), "it answers 401 without saying how to log in: WWW-Authenticate is missing%s", a.by())
+		return false
+	case !isRegistry && a.status == 403:
+		d.fail("registry", "proxy-refuses", advise("See the rules of the firewall or proxy."), "something before the registry refuses: %s%s", a.in(), a.by())
+		return false
+	case !isRegistry:
+		d.fail("registry", "not-a-registry", advise("Name the host and port of the registry itself. A proxy must serve /v2/ at the root of its host; a path prefix does not work."), "what answers is not a registry: GET /v2/ is %s%s", a.in(), a.by())
+		return false
+	}
+	d.well("registry", "%s answers%s", d.kind(a), a.by())
+	d.examineClock(a)
+	return true
+}
+
+// serviceOfBerth is how Berth calls itself in a challenge.
+var serviceOfBerth = regexp.MustCompile(`realm="[^"]*/v2/token",service="[0-9a-f]{32}"`)
+
+// kind says which registry it is, if that can be seen.
+func (d *doctor) kind(a *doctorAnswer) string {
+	challenge := a.header.Get("WWW-Authenticate")
+	switch {
+	case d.berth || serviceOfBerth.MatchString(challenge):
+		d.berth = true
+		return "Berth"
+	case strings.Contains(challenge, "harbor-registry"):
+		return "Harbor"
+	case strings.Contains(challenge, "/jwt/auth"):
+		return "GitLab's registry"
+	case strings.Contains(challenge, "Gitea"), strings.Contains(challenge, "Forgejo"):
+		return "the registry of Gitea or Forgejo"
+	case strings.Contains(challenge, `service="ghcr.io"`):
+		return "GitHub's registry"
+	case strings.Contains(challenge, "zot"):
+		return "zot"
+	}
+	return "a registry"
+}
+
+// examineClock compares the clocks.
+func (d *doctor) examineClock(a *doctorAnswer) {
+	date, err := http.ParseTime(a.header.Get("Date"))
+	if err != nil {
+		return
+	}
+	off := d.now().Sub(date)
+	if off > -5*time.Minute && off < 5*time.Minute {
+		d.well("clock", "the clocks agree")
+		return
+	}
+	where := "ahead of"
+	if off < 0 {
+		where, off = "behind", -off
+	}
+	d.warn("clock", "clocks-differ", advise("Tokens and certificates depend on it. Set the one that is wrong.", "timedatectl      # on both machines", "sudo timedatectl set-ntp true"),
+		"the clock of this machine is %s %s that of the registry", formatDuration(off), where)
+}
+
+// A doctorSession is somebody who may do something in the repository.
+type doctorSession struct {
+	*doctor
+	name          string // the repository
+	authorization string // the header; "" for none
+}
+
+// target is the repository that is pushed to.
+func (d *doctor) target() string {
+	if d.repository != "" {
+		return d.repository
+	}
+	return "berth-doctor/" + d.random
+}
+
+// challengeForm is one of a challenge's parameters.
+var challengeForm = regexp.MustCompile(`(\w+)="([^"]*)"`)
+
+// logIn goes through the login. It returns nil where there is no use in going on.
+func (d *doctor) logIn(ctx context.Context) *doctorSession {
+	s := &doctorSession{doctor: d, name: d.target()}
+	a := d.get(ctx, "/v2/", nil)
+	challenge := a.header.Get("WWW-Authenticate")
+	scheme, _, _ := strings.Cut(challenge, " ")
+	if a.status == http.StatusOK && challenge == "" {
+		d.well("login", "it asks for no password")
+		if d.user == "" {
+			return s
+		}
+	}
+	if d.user != "" && !d.trusted {
+		d.fail("login", "password-not-sent", advise("Settle the trust first, then run this again."), "the password was not sent: no program here would use this server as it is")
+		return nil
+	}
+	if d.user != "" && d.plain && !d.onThisMachine() {
+		d.warn("login", "password-in-clear", advise("Let the registry speak TLS.", "berth --tls=auto"), "over plain HTTP, whoever is in the network can read the password")
+	}
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(d.user+":"+d.password))
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+		return d.logInByToken(ctx, s, challenge, basic)
+	case d.user == "" && a.status == http.StatusOK:
+		return s
+	case d.user == "":
+		d.askUser()
+		return nil
+	}
+	s.authorization = basic
+	if a := d.get(ctx, "/v2/", map[string]string{"Authorization": basic}); a.status != http.StatusOK {
+		d.fail("login", "login-refused", d.proxyRemedy("Check the name and the password. If they are right, a proxy takes the header Authorization away."), "%s cannot log in: %s%s", d.user, a.in(), a.by())
+		return nil
+	}
+	d.well("login", "%s logs in, by Basic", d.user)
+	return s
+}
+
+func (d *doctor) askUser() {
+	again := "berth doctor --user NAME " + d.written()
+	stored := ""
+	if at, ok := d.storedLogin(); ok {
+		stored = ". This machine has a login for " + at
+	}
+	d.warn("login", "login-needed", advise("To examine login, push and pull, give a user; the password is asked for.", again), "it asks for a user and a password%s", stored)
+}
+
+// storedLogin looks whether docker or podman has a login for the registry.
+func (d *doctor) storedLogin() (at string, ok bool) {
+	for _, file := range []string{".docker/config.json", ".config/containers/auth.json"} {
+		text, err := os.ReadFile(filepath.Join(d.root, d.home, file))
+		var config struct{ Auths map[string]any }
+		if err != nil || json.Unmarshal(text, &config) != nil {
+			continue
+		}
+		for name := range config.Auths {
+			bare := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://"), "/")
+			if bare == d.written() {
+				return name + " in ~/" + file, true
+			}
+			if bareHost(bare) == d.host {
+				at, ok = name+" in ~/"+file+", which is another port", true
+			}
+		}
+	}
+	return at, ok
+}
+
+// logInByToken is logIn by Docker's token flow.
+func (d *doctor) logInByToken(ctx context.Context, s *doctorSession, challenge, basic string) *doctorSession {
+	params := map[string]string{}
+	for _, m := range challengeForm.FindAllStringSubmatch(challenge, -1) {
+		params[m[1]] = m[2]
+	}
+	realm, err := url.Parse(params["realm"])
+	if err != nil || realm.Host == "" {
+		d.fail("login", "realm-wrong", advise("See the settings of the registry for its token server."), "the address for tokens is not a URL: %q", params["realm"])
+		return nil
+	}
+	own := strings.EqualFold(realm.Host, d.written()) || strings.EqualFold(realm.Hostname(), d.host) && realm.Port() == ""
+	scheme, _, _ := strings.Cut(d.base(), "://")
+	toProxy := d.proxyRemedy("The registry does not know how clients call it. Let the proxy pass Host and X-Forwarded-Proto on, and let the registry believe them (Berth: --trusted-proxies 127.0.0.1, or --public-url " + d.base() + ").")
+	switch {
+	case scheme == "https" && realm.Scheme == "http":
+		d.fail("login", "realm-http", toProxy, "the registry sends clients for tokens to %s: http, though it is reached by https", realm)
+		if !strings.EqualFold(realm.Hostname(), d.host) {
+			return nil
+		}
+		realm.Scheme, realm.Host = scheme, d.written()
+		own = true
+	case !own && strings.HasSuffix(realm.Path, "/v2/token"):
+		d.fail("login", "realm-inner", toProxy, "the registry sends clients for tokens to %s, which is not how it is called here", realm)
+		realm.Scheme, realm.Host = scheme, d.written()
+		own = true
+	}
+	query := realm.Query()
+	query.Set("service", params["service"])
+	query.Add("scope", "repository:"+s.name+":pull,push,delete")
+	realm.RawQuery = query.Encode()
+	header := map[string]string{}
+	if d.user != "" {
+		header["Authorization"] = basic
+		if !own && realm.Scheme != "https" {
+			d.fail("login", "realm-in-clear", advise("Let the token server speak TLS."), "the password would go in the clear to %s; it was not sent", realm.Host)
+			return nil
+		}
+	}
+	a := d.send(ctx, doctorRequest{method: http.MethodGet, url: realm.String(), header: header, foreign: !own})
+	var got struct {
+		Token  string
+		Access string `json:"access_token"`
+	}
+	switch {
+	case a.err != nil:
+		d.fail("login", "realm-unreachable", advise("See whether this machine reaches it, and trusts its certificate.", "curl -v "+realm.Scheme+"://"+realm.Host), "the server for tokens, %s, is not reached: %s", realm.Host, a.in())
+		return nil
+	case a.status == http.StatusUnauthorized && d.user == "":
+		d.askUser()
+		return nil
+	case a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
+		d.fail("login", "password-wrong", advise("Check the name and the password; on the server of a Berth:", "berth user list", "berth user passwd "+d.user), "%s cannot log in: %s%s", d.user, a.in(), saying(a))
+		return nil
+	case a.status == http.StatusTooManyRequests:
+		d.fail("login", "too-many-logins", advise("Wait a minute, and see which machine tries a wrong password again and again."), "too many wrong passwords came from here: %s%s", a.in(), saying(a))
+		return nil
+	case a.status != http.StatusOK || json.Unmarshal(a.body, &got) != nil || got.Token+got.Access == "":
+		d.fail("login", "token-not-given", d.proxyRemedy("See the log of the registry; a proxy must pass "+realm.Path+" on, with its query."), "no token comes from %s: %s%s%s", realm.Host+realm.Path, a.in(), a.by(), saying(a))
+		return nil
+	}
+	token := got.Token
+	if token == "" {
+		token = got.Access
+	}
+	if subject, ok := subjectOf(token); ok && subject == "" && d.user != "" {
+		d.fail("login", "authorization-dropped", d.proxyRemedy("Let the proxy pass the header Authorization on: remove a line such as proxy_set_header Authorization \"\", or auth_basic."), "the registry does not get the password: it gave a token for nobody")
+		return nil
+	}
+	s.authorization = "Bearer " + token
+	if a := d.get(ctx, "/v2/", map[string]string{"Authorization": s.authorization}); a.status == http.StatusUnauthorized && d.user != "" {
+		d.fail("login", "authorization-dropped", d.proxyRemedy("Let the proxy pass the header Authorization on, as it comes."), "the registry gives a token and does not get it back with the next request%s", a.by())
+		return nil
+	}
+	switch {
+	case d.user != "":
+		d.well("login", "%s logs in, by a token", d.user)
+	case !strings.Contains(string(grantsOf(token)), `"push"`):
+		d.askUser()
+		return nil
+	default:
+		d.well("login", "everybody may push there, by a token")
+	}
+	return s
+}
+
+// saying is the registry's message, in brackets.
+func saying(a *doctorAnswer) string {
+	if text := a.message(); text != "" {
+		return ": " + text
+	}
+	return ""
+}
+
+// grantsOf is what a JWT says, in JSON; nil if it is none.
+func grantsOf(token string) []byte {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return nil
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// subjectOf is for whom a JWT is.
+func subjectOf(token string) (subject string, ok bool) {
+	var claims struct {
+		Subject *string `json:"sub"`
+	}
+	if json.Unmarshal(grantsOf(token), &claims) != nil || claims.Subject == nil {
+		return "", false
+	}
+	return *claims.Subject, true
+}
+
+// examineProxies looks for HTTP proxies that would catch requests to the registry, and tries them.
+func (d *doctor) examineProxies(ctx context.Context) {
+	type setting struct {
+		where  string
+		config *httpproxy.Config
+		how    []string
+	}
+	get := func(names ...string) string {
+		for _, name := range names {
+			if value, ok := d.env.lookup(name); ok && value != "" {
+				return value
+			}
+		}
+		return ""
+	}
+	settings := []setting{{"the environment", &httpproxy.Config{HTTPProxy: get("HTTP_PROXY", "http_proxy"), HTTPSProxy: get("HTTPS_PROXY", "https_proxy"), NoProxy: get("NO_PROXY", "no_proxy")},
+		[]string{"export NO_PROXY=" + strings.TrimPrefix(get("NO_PROXY", "no_proxy")+","+d.host, ",")}}}
+	for _, unit := range d.dockerUnits() {
+		config := &httpproxy.Config{}
+		for _, m := range proxyVariable.FindAllSubmatch(d.readBelow(unit), -1) {
+			value := string(m[2])
+			switch strings.ToUpper(string(m[1])) {
+			case "HTTP_PROXY":
+				config.HTTPProxy = value
+			case "HTTPS_PROXY":
+				config.HTTPSProxy = value
+			case "NO_PROXY":
+				config.NoProxy = value
+			}
+		}
+		settings = append(settings, setting{unit, config, []string{"[Service]", `Environment="NO_PROXY=` + strings.TrimPrefix(config.NoProxy+","+d.host, ",") + `"`, "", "sudo systemctl daemon-reload && sudo systemctl restart docker"}})
+	}
+	var daemon struct {
+		Proxies struct {
+			HTTP  string `json:"http-proxy"`
+			HTTPS string `json:"https-proxy"`
+			No    string `json:"no-proxy"`
+		}
+	}
+	if json.Unmarshal(d.readBelow("/etc/docker/daemon.json"), &daemon) == nil {
+		p := daemon.Proxies
+		settings = append(settings, setting{"/etc/docker/daemon.json", &httpproxy.Config{HTTPProxy: p.HTTP, HTTPSProxy: p.HTTPS, NoProxy: p.No},
+			[]string{`"proxies": { ..., "no-proxy": "` + strings.TrimPrefix(p.No+","+d.host, ",") + `" }`, "", "sudo systemctl restart docker"}})
+	}
+	target, err := url.Parse(d.base() + "/v2/")
+	if err != nil {
+		return
+	}
+	for _, s := range settings {
+		through, err := s.config.ProxyFunc()(target)
+		if err != nil || through == nil {
+			continue
+		}
+		if why := d.failsThrough(ctx, through); why != "" {
+			d.fail("proxy", "proxy-catches", advise("Have the registry reached without it: name it in NO_PROXY.", s.how...), "by %s, requests go through the proxy %s, which does not reach the registry: %s", s.where, through.Redacted(), why)
+		} else {
+			d.well("proxy", "by %s, requests go through the proxy %s, which reaches the registry", s.where, through.Redacted())
+		}
+	}
+}
+
+// proxyVariable is a variable in a unit or a file of defaults.
+var proxyVariable = regexp.MustCompile(`(?i)\b(https?_proxy|no_proxy)=["']?([^\s"']+)`)
+
+// failsThrough says why GET /v2/ does not work through a proxy; "" if it does.
+func (d *doctor) failsThrough(ctx context.Context, proxy *url.URL) string {
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
+	client := d.client(true)
+	client.Transport.(*http.Transport).DialContext = d.dial
+	client.Transport.(*http.Transport).Proxy = http.ProxyURL(proxy)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.base()+"/v2/", nil)
+	if err != nil {
+		return err.Error()
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return plainly(err).Error()
+	}
+	resp.Body.Close()
+	if resp.Header.Get("Docker-Distribution-Api-Version") == "" && resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusOK {
+		return (&doctorAnswer{status: resp.StatusCode}).in()
+	}
+	return ""
+}
