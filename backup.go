@@ -25,6 +25,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -118,6 +120,9 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.removeRest(ctx); err != nil {
 		return fmt.Errorf("the backup is complete, but files that it no longer needs could not be removed: %w", err)
 	}
+	if err := b.note(); err != nil {
+		return fmt.Errorf("the backup is complete, but that it was made cannot be noted: %w", err)
+	}
 	if err := b.tell(o.JSON); err != nil {
 		return err
 	}
@@ -147,6 +152,39 @@ func (b *backup) take(o options) (err error) {
 		removeMade(b.absent)
 	}
 	return err
+}
+
+// lastBackupFile says when a backup was last finished, and where. It is no part of a backup.
+const lastBackupFile = "last-backup"
+
+// A lastBackup is what it says; the zero value if there was none.
+type lastBackup struct {
+	Time time.Time `json:"time"`
+	To   string    `json:"to"` // the whole path
+}
+
+// note writes down that the backup is finished, unless nothing may be written.
+func (b *backup) note() error {
+	if b.st.writer == nil {
+		return nil
+	}
+	text, err := json.Marshal(lastBackup{time.Now().UTC().Truncate(time.Second), b.dest.whole()})
+	if err != nil {
+		return err
+	}
+	return writeSynced(filepath.Join(b.st.dir, lastBackupFile), bytes.NewReader(text))
+}
+
+// readLastBackup reads the note; one that cannot be understood counts as none.
+func readLastBackup(dir string) (last lastBackup, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, lastBackupFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return last, nil
+	}
+	if err == nil && json.Unmarshal(text, &last) != nil {
+		last = lastBackup{}
+	}
+	return last, err
 }
 
 // openCopy copies the database to a file, and opens that as b.db, which the caller closes.

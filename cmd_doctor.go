@@ -25,6 +25,7 @@ type doctorFlags struct {
 	noPush bool
 	strict bool   // warnings count as problems
 	size   string // of the largest blob to push
+	root   string // below which the system's files are, for tests; "" for this machine's
 }
 
 // checkDoctorCommand refuses what cannot be examined.

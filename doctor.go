@@ -111,7 +111,7 @@ func (x *diagnoses) writeRemedies(out *console) {
 			}
 			out.printf("%2d. %s\n", n, wrap(printable(d.Check+": "+d.Do), 4, 4))
 			for _, line := range d.Lines {
-				out.printf("      %s\n", line)
+				out.printf("%s\n", strings.TrimRight("      "+line, " "))
 			}
 		}
 	}

@@ -290,7 +290,7 @@ func (d *doctor) explainUnreachable(ctx context.Context, addresses []string, bad
 		return
 	}
 	stale := ""
-	if _, n := d.inHosts(); n > 0 {
+	if _, n := d.inHosts(); n > 0 && d.host != "localhost" {
 		stale = fmt.Sprintf(" The address is from line %d of /etc/hosts: is it still the machine's?", n)
 	}
 	for _, address := range addresses {

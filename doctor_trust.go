@@ -86,14 +86,11 @@ func (d *doctor) onThisMachine() bool {
 func (d *doctor) judge(p *puller, system *x509.CertPool, bySystem bool) {
 	by := "by " + p.by
 	if p.by == "" {
-		by = "by the system's certificates"
+		by = "since it is on this machine"
 	}
 	if d.plain {
 		if p.plain {
 			d.trusted = true
-			if p.by == "" {
-				by = "since it is on this machine"
-			}
 			d.well(p.name, "it uses plain HTTP, %s", by)
 			return
 		}
@@ -157,9 +154,9 @@ func (d *doctor) trustSteps(section string) remedy {
 	t := trustIn(d.written(), top.Raw)
 	r := advise("Get the CA's certificate as ca.crt from whoever runs the registry, and put it where this program looks:")
 	if d.ca != nil {
-		r = advise("Trust the registry's own CA. Compare the fingerprint with what `berth trust` prints on the server. For all programs at once:",
-			"curl -fsS http://"+t.Full+"/trust.sh | sudo sh -s -- '"+t.Fingerprint+"'", "", "or for this one:",
-			"curl -fsSo ca.crt http://"+t.Full+"/trust.crt")
+		r = advise("Trust the registry's own CA. For all programs at once, if you have an account there, by the first line; or else compare the fingerprint with what berth trust prints on the server, and do the rest:",
+			"ssh "+bareHost(t.Host)+" 'sudo berth trust "+t.Full+" --script' | sudo sh", "",
+			"curl -fsSo ca.crt http://"+t.Full+"/trust.crt", "openssl x509 -in ca.crt -noout -fingerprint -sha256")
 	} else if top.CheckSignatureFrom(top) == nil && len(d.chain) == 1 {
 		r = advise("It is signed by itself: that certificate is what to trust. Compare it with the one on the server, then:",
 			"openssl s_client -connect "+t.Full+" </dev/null 2>/dev/null | openssl x509 >ca.crt", "openssl x509 -in ca.crt -noout -fingerprint -sha256")

@@ -153,7 +153,7 @@ func (h serverHost) whereabouts() whereabouts {
 	if scheme, host, ok := strings.Cut(h.publicURL, "://"); ok {
 		called = append(called, withPort(host, scheme))
 	}
-	return whereabouts{h.server.address, h.server.certificates != nil, append(called, h.names...)}
+	return whereabouts{h.server.address, h.server.certificates != nil, append(called, h.names...), h.byCertificate}
 }
 
 // handler is the registry with all that is around it.

@@ -159,3 +159,12 @@ func memory() int64 {
 	}
 	return total
 }
+
+// clockSynced reports whether a time server keeps the clock right, and whether that is known.
+func clockSynced() (synced, known bool) {
+	var x unix.Timex
+	if _, err := unix.Adjtimex(&x); err != nil {
+		return false, false
+	}
+	return x.Status&unix.STA_UNSYNC == 0, true
+}

@@ -44,3 +44,6 @@ func processFigures() []processFigure { return nil }
 
 // memory would be how many bytes this process may have; there is no portable call.
 func memory() int64 { return 0 }
+
+// clockSynced would report whether a time server keeps the clock right; there is no portable call.
+func clockSynced() (synced, known bool) { return false, false }

@@ -27,6 +27,8 @@ type whereabouts struct {
 	Address string   `json:"address"` // HOST:PORT that it listens on
 	TLS     bool     `json:"tls"`     // there
 	Called  []string `json:"called"`  // by flags: HOST or HOST:PORT, the best first
+
+	Certificates bool `json:"certificates,omitempty"` // of clients are believed
 }
 
 // A commandHost is the host of a store that nobody serves: there are no clients, and the rules
