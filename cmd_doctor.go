@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 )
@@ -25,7 +26,11 @@ type doctorFlags struct {
 	noPush bool
 	strict bool   // warnings count as problems
 	size   string // of the largest blob to push
-	root   string // below which the system's files are, for tests; "" for this machine's
+
+	// What tests move; the zero values are this machine.
+	root   string // below which the system's files are
+	now    func() time.Time
+	synced func() (synced, known bool) // whether a time server keeps the clock right
 }
 
 // checkDoctorCommand refuses what cannot be examined.

@@ -30,11 +30,19 @@ type serverExamination struct {
 	cfg  *config
 	root string // below which the files of the system are; "" for this machine's
 	now  func() time.Time
+
+	synced func() (synced, known bool) // whether a time server keeps the clock right
 }
 
 // serverDoctor examines the registry in the data directory, and this machine.
 func serverDoctor(ctx context.Context, cfg *config, out *console) *diagnoses {
-	x := &serverExamination{cfg: cfg, root: cfg.doctor.root, now: time.Now}
+	x := &serverExamination{cfg: cfg, root: cfg.doctor.root, now: time.Now, synced: clockSynced}
+	if cfg.doctor.now != nil {
+		x.now = cfg.doctor.now
+	}
+	if cfg.doctor.synced != nil {
+		x.synced = cfg.doctor.synced
+	}
 	if !cfg.JSON {
 		x.tell = func(d *diagnosis) { d.write(out) }
 	}
@@ -190,7 +198,7 @@ func (x *serverExamination) examineMachineClock() {
 		x.fail("clock", "clock-went-back", set, "the clock says %s, and the registry was written to on %s", now.UTC().Format(time.DateTime), info.ModTime().UTC().Format(time.DateTime))
 		return
 	}
-	switch synced, known := clockSynced(); {
+	switch synced, known := x.synced(); {
 	case known && !synced:
 		x.warn("clock", "clock-not-synced", set, "no time server keeps the clock of this machine right")
 	default:
@@ -384,7 +392,7 @@ func (x *storeExamination) examineRoom() error {
 	if x.apart() {
 		dirs = append(dirs, x.arrivals)
 	}
-	make := advise("Make room: remove images that nobody needs, and collect at once what that frees.", "berth stats", "berth retain --explain", "berth gc --now")
+	more := advise("Make room: remove images that nobody needs, and collect at once what that frees.", "berth stats", "berth retain --explain", "berth gc --now")
 	for _, dir := range dirs {
 		bytes, files, err := freeSpace(dir)
 		if err != nil {
@@ -393,10 +401,10 @@ func (x *storeExamination) examineRoom() error {
 		floor := x.floor(bytes.total)
 		of := fmt.Sprintf("%s of %s", formatSize(int64(bytes.free)), formatSize(int64(bytes.total)))
 		switch {
-		case x.minFree != 0 && bytes.free < floor || x.reserve.spent.Load():
-			x.fail("room", "disk-full", make, "pushes are refused: %s is free on the disk of %s, and --min-free is %s", of, dir, formatSize(int64(floor)))
+		case errors.Is(x.roomOn(dir, 0, 0), errNoSpace):
+			x.fail("room", "disk-full", more, "pushes are refused: %s is free on the disk of %s, and --min-free is %s", of, dir, formatSize(int64(floor)))
 		case bytes.free < max(2*floor, bytes.total/20):
-			x.warn("room", "disk-nearly-full", make, "%s is free on the disk of %s, and pushes are refused below %s", of, dir, formatSize(int64(floor)))
+			x.warn("room", "disk-nearly-full", more, "%s is free on the disk of %s, and pushes are refused below %s", of, dir, formatSize(int64(floor)))
 		case files.total > 0 && files.free < files.total/20:
 			x.warn("room", "few-inodes", advise("Each blob takes some inodes: use a file system with more, or remove images."), "%d of %d inodes are free on the disk of %s", files.free, files.total, dir)
 		default:

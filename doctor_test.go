@@ -304,7 +304,10 @@ func TestDoctorCertificates(t *testing.T) {
 		{"an address", "certificate-no-ip", certified(t, ca), byAddress},
 		{"no names at all", "certificate-no-san", certified(t, ca, func(c *x509.Certificate) { c.DNSNames = nil }), nil},
 		{"expired", "certificate-expired", certified(t, ca, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), nil},
-		{"expires", "certificate-expires", certified(t, ca, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(time.Hour); c.NotBefore = time.Now().Add(-90 * 24 * time.Hour) }), nil},
+		{"expires", "certificate-expires", certified(t, ca, func(c *x509.Certificate) {
+			c.NotAfter = time.Now().Add(time.Hour)
+			c.NotBefore = time.Now().Add(-90 * 24 * time.Hour)
+		}), nil},
 		{"not yet valid", "certificate-not-yet-valid", certified(t, ca, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }), nil},
 		{"no intermediate", "certificate-no-intermediate", certified(t, between, func(c *x509.Certificate) { c.IssuingCertificateURL = []string{"http://ca.example/i.crt"} }), nil},
 	} {
@@ -807,4 +810,3 @@ func TestPlainYAML(t *testing.T) {
 		}
 	}
 }
-

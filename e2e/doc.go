@@ -14,6 +14,7 @@
 //	platforms_test.go    one tag from several machines, by all of them
 //	tap_test.go          a proxy that remembers what a client asked
 //	conformance_test.go  the official suite
+//	doctor_test.go       what the doctor says of real proxies and another registry
 //	powercut_test.go     what a power cut may not take, on the file system of lossyfs/
 //	goinstall/           clients and registries in Go, built into Go's cache
 //	newest_test.go       the clients that people have now, with NEWEST in the environment

@@ -168,6 +168,12 @@ func lastClient(b *berth) string {
 // startNginx runs nginx before a registry, with what people are told to write.
 func startNginx(t *testing.T, ca *ca, backend string) string {
 	t.Helper()
+	return startNginxWith(t, ca, strings.ReplaceAll(fromDeploy(t, "nginx"), "127.0.0.1:5000", backend))
+}
+
+// startNginxWith runs nginx with what its server is to do.
+func startNginxWith(t *testing.T, ca *ca, does string) string {
+	t.Helper()
 	nginx, addr := newClient(t, "nginx"), freeAddress(t)
 	cert, key := certificateFiles(t, ca)
 	config := filepath.Join(nginx.dir, "nginx.conf")
@@ -192,7 +198,7 @@ http {
 		%[5]s
 	}
 }
-`, nginx.dir, addr, cert, key, strings.ReplaceAll(fromDeploy(t, "nginx"), "127.0.0.1:5000", backend)))
+`, nginx.dir, addr, cert, key, does))
 	launchProxy(t, nginx, addr, "-e", "stderr", "-p", nginx.dir, "-c", config)
 	return addr
 }
