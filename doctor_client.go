@@ -428,7 +428,11 @@ func (d *doctor) logInByToken(ctx context.Context, s *doctorSession, challenge, 
 	}
 	switch {
 	case a.err != nil:
-		d.fail("login", "realm-unreachable", advise("See whether this machine reaches it, and trusts its certificate.", "curl -v "+realm.Scheme+"://"+realm.Host), "the server for tokens, %s, is not reached: %s", realm.Host, a.in())
+		r := advise("See whether this machine reaches it, and trusts its certificate.")
+		if host := registryHost(realm.Host, ""); host != "" { // or it is nothing to type
+			r.lines = []string{"curl -v " + realm.Scheme + "://" + host}
+		}
+		d.fail("login", "realm-unreachable", r, "the server for tokens, %s, is not reached: %s", realm.Host, a.in())
 		return nil
 	case a.status == http.StatusUnauthorized && d.user == "":
 		d.askUser()

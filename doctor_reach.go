@@ -114,7 +114,9 @@ func (d *doctor) examine(ctx context.Context) {
 		d.fetchCA(ctx)
 		d.examineCertificate()
 	}
-	d.examineTrust()
+	if !slices.Contains(d.faults(isProblem), "certificate-weak") { // which nothing trusts
+		d.examineTrust()
+	}
 	d.examineProxies(ctx)
 	if d.examineAPI(ctx) {
 		if session := d.logIn(ctx); session != nil && !d.noPush {
@@ -140,7 +142,7 @@ func (d *doctor) resolve(ctx context.Context) []string {
 	if d.getent != nil && d.host != "localhost" {
 		others, _ = d.getent(ctx, d.host)
 	}
-	line, inHosts := d.inHosts()
+	_, inHosts := d.inHosts()
 	hostsLine := advise("Give the machine a name in the network's DNS, or write its address in /etc/hosts:", "echo '192.168.1.5 "+d.host+"' | sudo tee -a /etc/hosts   # its own address")
 	var unknown *net.DNSError
 	switch {
@@ -163,11 +165,6 @@ func (d *doctor) resolve(ctx context.Context) []string {
 	}
 	slices.Sort(addresses)
 	addresses = slices.Compact(addresses)
-	if ip := net.ParseIP(addresses[0]); ip.IsLoopback() && d.host != "localhost" && !strings.HasSuffix(d.host, ".localhost") {
-		d.warn("name", "name-is-loopback", advise("On the registry's own machine that is fine. On any other, correct that line:", line),
-			"%s is %s, which is this machine itself%s", d.host, addresses[0], d.fromHosts(inHosts))
-		return addresses
-	}
 	d.well("name", "%s is %s%s", d.host, sentenceList(addresses), d.fromHosts(inHosts))
 	return addresses
 }
@@ -288,6 +285,10 @@ func (d *doctor) explainUnreachable(ctx context.Context, addresses []string, bad
 		d.fail("port", "port-other", advise("Perhaps the registry is there: examine that, and if so write it in the names of images.", "berth doctor "+better),
 			"nothing listens on port %s %s, but something does on port %s", port, what, sentenceList(open))
 		return
+	}
+	if ip := net.ParseIP(addresses[0]); ip.IsLoopback() && d.host != addresses[0] && d.host != "localhost" && !strings.HasSuffix(d.host, ".localhost") {
+		line, n := d.inHosts()
+		d.warn("name", "name-is-loopback", advise("If the registry is on another machine, write that one's address in the line:", line), "%s is %s, which is this machine itself%s", d.host, addresses[0], d.fromHosts(n))
 	}
 	stale := ""
 	if _, n := d.inHosts(); n > 0 && d.host != "localhost" {
@@ -429,8 +430,8 @@ func (d *doctor) examineCertificate() {
 // useNames proposes to call the registry what its certificate says.
 func (d *doctor) useNames(names []string, otherwise remedy) remedy {
 	for _, name := range names {
-		if name == "localhost" || strings.HasPrefix(name, "*") || net.ParseIP(name) != nil {
-			continue
+		if name == "localhost" || hostName(name) == "" || net.ParseIP(name) != nil {
+			continue // or it is nothing to type: a stranger has written it
 		}
 		called := doctor{host: name, port: d.port}
 		return remedy{fmt.Sprintf("Call it %s, or make the certificate again. %s", called.written(), otherwise.do), append([]string{"berth doctor " + called.written()}, otherwise.lines...)}

@@ -389,6 +389,7 @@ func TestDoctorTrust(t *testing.T) {
 		{"podman that is sent elsewhere", secure, files{bundles[0]: good, "/etc/containers/registries.conf": "[[registry]]\nprefix = \"hub.lan:5000\"\nlocation = \"old.lan\"\n"}, []string{"podman-elsewhere"}},
 		{"podman that is broken", secure, files{bundles[0]: good, "/etc/containers/registries.conf": "[[registry]\n"}, []string{"podman-config-damaged"}},
 		{"containerd without the CA", secure, files{"/etc/containerd/config.toml": "version = 2\n"}, []string{"containerd-trust"}},
+		{"containerd that serves docker alone", plain, files{"/etc/containerd/config.toml": "version = 2\n", "/etc/docker/daemon.json": `{"insecure-registries": ["hub.lan:5000"]}`}, nil},
 		{"containerd with the CA", secure, files{"/etc/containerd/config.toml": "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n",
 			"/etc/containerd/certs.d/hub.lan:5000/hosts.toml": "server = \"https://hub.lan:5000\"\n[host.\"https://hub.lan:5000\"]\nca = \"ca.crt\"\n", "/etc/containerd/certs.d/hub.lan:5000/ca.crt": good}, nil},
 		{"containerd 2 with docker's CA", secure, files{"/etc/containerd/config.toml": "version = 3\n", "/etc/docker/certs.d/hub.lan:5000/ca.crt": good}, nil},
@@ -437,7 +438,7 @@ func TestDoctorAgreesWithTrust(t *testing.T) {
 	s.start()
 	d := doctorAt(t, s.addr)
 	d.noPush = true
-	for _, dir := range []string{"docker", "containers", "containerd", "rancher/k3s", "buildkit"} {
+	for _, dir := range []string{"docker", "containers", "containerd", "kubernetes", "rancher/k3s", "buildkit"} {
 		if err := os.MkdirAll(filepath.Join(d.root, "etc", dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -464,7 +465,7 @@ func TestDoctorAgreesWithTrust(t *testing.T) {
 func TestDoctorProxiesOfTheEnvironment(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)
-	deaf := inPlain(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "forbidden", 403) }))
+	deaf := inPlain(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "forbidden", http.StatusForbidden) }))
 	reach := func(d *doctor) {
 		before := d.dial
 		d.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -542,6 +543,36 @@ func TestDoctorLogin(t *testing.T) {
 	// The password went nowhere that is not trusted.
 	if strings.Contains(r.log.String(), "wrong") && strings.Contains(r.log.String(), "kim-secret") {
 		t.Error("a password is in the log")
+	}
+}
+
+// What a server says never becomes a line to type, unless it is a name.
+func TestDoctorTypesNothingOfStrangers(t *testing.T) {
+	t.Parallel()
+	ca := newIssuer(t)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+		w.Header().Set("WWW-Authenticate", `Bearer realm="https://auth$(id).lan/token",service="x"`)
+		w.Header().Set("Server", "nginx$(id)")
+		w.WriteHeader(401)
+	})
+	d := doctorAt(t, behindTLS(t, certified(t, ca, func(c *x509.Certificate) { c.DNSNames = []string{"a$(id).lan", "b\x1b[2J.lan"} }), handler)).file(t, bundles[0], string(ca.pem()))
+	d.wantFaults(t, "certificate-name", "realm-unreachable")
+	for _, x := range d.list {
+		for _, line := range x.Lines {
+			if strings.Contains(line, "$(id)") {
+				t.Errorf("%s: a line to type is %s", x.Fault, line)
+			}
+		}
+	}
+	var b bytes.Buffer
+	out := newConsole(&b, false)
+	for _, x := range d.list {
+		x.write(out)
+	}
+	d.writeRemedies(out)
+	if strings.ContainsRune(b.String(), '\x1b') {
+		t.Errorf("what is printed could control a terminal: %q", b.String())
 	}
 }
 

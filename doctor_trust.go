@@ -461,8 +461,8 @@ func lineOfTOML(err error) string {
 
 // containerd is what Kubernetes, nerdctl and ctr --hosts-dir read.
 func (d *doctor) containerd() *puller {
-	if !d.there("/etc/containerd") {
-		return nil // without a file of it, it only serves docker
+	if !d.there("/etc/containerd") || !d.containerdPulls() {
+		return nil
 	}
 	p := &puller{name: "containerd", section: "containerd:", plain: d.onThisMachine(), blind: d.onThisMachine()}
 	dir := "/etc/containerd/certs.d"
@@ -486,6 +486,13 @@ func (d *doctor) containerd() *puller {
 		}
 	}
 	return p
+}
+
+// containerdPulls reports whether somebody pulls with containerd itself: where docker is, it mostly
+// serves that alone.
+func (d *doctor) containerdPulls() bool {
+	docker := d.installed([]string{"/etc/docker"}, "dockerd")
+	return !docker || d.installed([]string{"/etc/containerd/certs.d", "/etc/kubernetes", "/var/lib/kubelet"}, "kubelet", "crictl", "nerdctl")
 }
 
 // configPath is where /etc/containerd/config.toml says that the directories of registries are.
