@@ -96,3 +96,61 @@ func TestDoctorOfDistribution(t *testing.T) {
 		t.Errorf("the doctor finds %v\n%s", got, text)
 	}
 }
+
+// What the doctor says of podman's configuration is what skopeo, which reads the same, does with it.
+func TestDoctorAgreesWithSkopeo(t *testing.T) {
+	t.Parallel()
+	ca, other := newCA(t), newCA(t)
+	reg := startBerth(t, "--trusted-proxies", "127.0.0.1")
+	secure := startNginxWith(t, ca, strings.ReplaceAll(fromDeploy(t, "nginx"), "127.0.0.1:5000", reg.addr))
+	image, _ := ociLayout(t, []string{"amd64"}, randomLayer(7, 1000))
+	type files map[string]string
+	for _, x := range []struct {
+		name  string
+		at    string
+		files files // below ~/.config/containers
+		works bool
+	}{
+		{"without the CA", secure, files{}, false},
+		{"with the CA", secure, files{"certs.d/" + secure + "/ca.crt": read(t, ca.file)}, true},
+		{"with another CA", secure, files{"certs.d/" + secure + "/ca.crt": read(t, other.file)}, false},
+		{"with a CA that is not named .crt", secure, files{"certs.d/" + secure + "/ca.pem": read(t, ca.file)}, false},
+		{"with a CA for all ports", secure, files{"certs.d/127.0.0.1/ca.crt": read(t, ca.file)}, false},
+		{"insecure", secure, files{"registries.conf": "[[registry]]\nlocation = \"" + secure + "\"\ninsecure = true\n"}, true},
+		{"plain", reg.addr, files{}, false},
+		{"plain, allowed", reg.addr, files{"registries.conf": "[[registry]]\nlocation = \"" + reg.addr + "\"\ninsecure = true\n"}, true},
+		{"plain, allowed in version 1", reg.addr, files{"registries.conf": "[registries.insecure]\nregistries = ['" + reg.addr + "']\n"}, true},
+		{"blocked", secure, files{"certs.d/" + secure + "/ca.crt": read(t, ca.file), "registries.conf": "[[registry]]\nlocation = \"" + secure + "\"\nblocked = true\n"}, false},
+		{"broken", secure, files{"certs.d/" + secure + "/ca.crt": read(t, ca.file), "registries.conf": "[[registry]\n"}, false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			skopeo := newClient(t, "skopeo")
+			for name, text := range x.files {
+				path := filepath.Join(skopeo.dir, ".config/containers", name)
+				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				writeFile(t, path, text)
+			}
+			cmd := exec.Command(berthBinary, "doctor", "--json", "--no-push", x.at)
+			cmd.Env = skopeo.env
+			out, _ := cmd.Output()
+			var found struct {
+				Findings []struct{ Check, Level, Fault string }
+			}
+			if err := json.Unmarshal(out, &found); err != nil {
+				t.Fatalf("berth doctor says %s", out)
+			}
+			well := true
+			for _, d := range found.Findings {
+				if d.Check == "podman" && d.Level == "problem" {
+					well = false
+				}
+			}
+			_, said, err := skopeo.exec("", []string{"copy", "--insecure-policy", "oci:" + image, "docker://" + x.at + "/lib/app:1"})
+			if works := err == nil; works != x.works || well != x.works {
+				t.Errorf("skopeo works: %t, the doctor says so: %t, want %t\n%s\n%s", works, well, x.works, said, out)
+			}
+		})
+	}
+}
