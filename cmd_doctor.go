@@ -45,8 +45,8 @@ func checkDoctorCommand(cfg *config) error {
 	if err != nil {
 		return fmt.Errorf("--size: %w", err)
 	}
-	if size > maxAnswer {
-		return fmt.Errorf("--size: %s is too much to keep in memory; at most %s", cfg.doctor.size, formatSize(maxAnswer))
+	if size > maxLooked {
+		return fmt.Errorf("--size: %s is too much to keep in memory; at most %s", cfg.doctor.size, formatSize(maxLooked))
 	}
 	if strings.Contains(cfg.doctor.user, ":") {
 		return errors.New("--user: give the name alone; the password is asked for, or read from standard input")

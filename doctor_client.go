@@ -34,13 +34,13 @@ import (
 type doctorAnswer struct {
 	status int
 	header http.Header
-	body   []byte // no more than maxAnswer of it
+	body   []byte // no more than maxLooked of it
 	url    *url.URL
 	err    error
 }
 
-// maxAnswer bounds what is read of one answer: no more than the doctor has pushed, and some.
-const maxAnswer = 1 << 30
+// maxLooked bounds what is read of one answer: no more than the doctor has pushed, and some.
+const maxLooked = 1 << 30
 
 // base is the registry's URL.
 func (d *doctor) base() string {
@@ -111,7 +111,7 @@ func (d *doctor) send(ctx context.Context, r doctorRequest) *doctorAnswer {
 		return &doctorAnswer{err: err, url: req.URL}
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxLooked))
 	return &doctorAnswer{resp.StatusCode, resp.Header, body, req.URL, err}
 }
 
