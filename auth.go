@@ -71,6 +71,9 @@ type gate struct {
 	log          *slog.Logger
 	users        watched[users]
 	policy       watched[*policy]
+	login        watched[*loginConfig]
+	directory    *directory
+	provider     *provider
 	standard     *policy // while there is no policy file
 	logins       *logins
 	limiter      limiter
@@ -88,6 +91,7 @@ func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.L
 		logins:  newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.uptime),
 		limiter: limiter{perSecond: cfg.perSecond, now: st.uptime, of: make(map[string]*rate.Limiter)},
 	}
+	g.directory, g.provider = newDirectory(log, st.uptime), newProvider(log, st.uptime)
 	g.standard, _ = g.complete(defaultPolicy(), nil)
 	err := g.readFiles(st.dir, g.usersChanged, g.policyChanged)
 	if err != nil {
@@ -110,7 +114,7 @@ func (g *gate) readFiles(dir string, usersChanged func(old, new *users, err erro
 	g.users = watched[users]{files: []string{g.usersPath(dir)}, parse: g.parseUsers, changed: usersChanged, glance: g.glance}
 	g.policy = watched[*policy]{files: []string{g.policyPath(dir)}, changed: policyChanged, glance: g.glance,
 		parse: func(texts [][]byte) (*policy, error) { return g.complete(g.parsePolicy(texts[0])) }}
-	switch err := errors.Join(g.users.problem(), g.policy.problem()); {
+	switch err := errors.Join(g.users.problem(), g.policy.problem(), g.readLogin(dir)); {
 	case err != nil:
 		return err
 	case g.usersFile != "" && g.users.get() == nil:
@@ -136,8 +140,9 @@ func (g *gate) rulesNow() (*tagRules, error) { return g.tagRules(), nil }
 // guards are the texts of the files that hold, which need not be what is there now.
 func (g *gate) guards() (map[string][]byte, error) {
 	list, err := g.users.text()
-	rules, e := g.policy.text()
-	return map[string][]byte{usersFile: list, policyFile: rules}, errors.Join(err, e)
+	rules, e1 := g.policy.text()
+	logins, e2 := g.login.text()
+	return map[string][]byte{usersFile: list, policyFile: rules, loginFile: logins}, errors.Join(err, e1, e2)
 }
 
 // remember refuses a start by which a registry that had users, or rules about people,
@@ -172,7 +177,7 @@ func (g *gate) noteGuarded() error {
 // hasPeople reports whether the files had users, or rules about people, the last time.
 func (g *gate) hasPeople() bool {
 	list, rules := g.users.last.Load(), g.policy.last.Load()
-	return list.value != nil || rules.value != nil && (*rules.value).people
+	return list.value != nil || rules.value != nil && (*rules.value).people || g.login.last.Load().value != nil
 }
 
 func (g *gate) setGuarded(guarded bool) error {
@@ -207,7 +212,8 @@ func (g *gate) announce() {
 		g.log.Warn("--open (or BERTH_OPEN) is still set: if the files with users and rules are missing at a start, for example because a disk is not mounted, everybody may do everything; remove it",
 			"users", g.users.files[0], "rules", g.policy.files[0])
 	}
-	if len(v.users) == 0 && !g.byCertificate && len(g.st.robots.list()) == 0 {
+	g.warnOfUnruled(v)
+	if len(v.users) == 0 && !g.byCertificate && v.login == nil && len(g.st.robots.list()) == 0 {
 		g.log.Warn("there are no users, so nobody can log in; `berth user add NAME` makes one")
 	}
 }
@@ -253,7 +259,9 @@ func (g *gate) linesToLogin(registry, usersFile string, pull bool) []string {
 		for only := range v.users {
 			name = only
 		}
-	case len(v.users) > 0 || len(g.st.robots.list()) > 0:
+	case len(v.users) > 0 || len(g.st.robots.list()) > 0 || v.login.has(fromLDAP):
+	case v.login.has(fromOIDC):
+		return []string{"log in on the page /login of this registry, which gives a token to use as the password"}
 	case g.byCertificate:
 		return nil // which a client shows by itself
 	default:
@@ -359,7 +367,9 @@ func (g *gate) policyChanged(old, new **policy, err error) {
 }
 
 // reread looks at both files now, instead of at the next request.
-func (g *gate) reread() error { return errors.Join(g.users.problem(), g.policy.problem()) }
+func (g *gate) reread() error {
+	return errors.Join(g.users.problem(), g.policy.problem(), g.login.problem())
+}
 
 // mayUpload reports whether there is still somebody with an id, as of caller.id. Of a
 // user who is not in the file it is sure only when nobody has touched that for a while:
@@ -374,6 +384,9 @@ func (g *gate) mayUpload(id string) (may, sure bool) {
 		return g.st.robots.find(name, g.now()) != nil, true
 	case "certificate":
 		return g.byCertificate, true
+	case fromLDAP:
+		login, closed := g.logsIn()
+		return login.has(fromLDAP) || login == nil && closed, true
 	}
 	return true, true
 }
@@ -382,6 +395,7 @@ func (g *gate) mayUpload(id string) (may, sure bool) {
 type view struct {
 	policy *policy
 	users  users
+	login  *loginConfig // nil for none
 }
 
 // view returns the users and the rules of this moment, nil if the registry is
@@ -389,12 +403,13 @@ type view struct {
 // that is there and cannot be read counts as one. One that had none and is gone does not.
 func (g *gate) view() *view {
 	list, rules := g.users.get(), g.policy.get()
+	login, closed := g.logsIn()
 	broken := g.policy.last.Load().err
-	if list == nil && (rules == nil || !(*rules).people) && !g.anonymousPull && !g.byCertificate &&
+	if list == nil && (rules == nil || !(*rules).people) && !g.anonymousPull && !g.byCertificate && !closed &&
 		g.users.last.Load().err == nil && (broken == nil || errors.Is(broken, fs.ErrNotExist)) {
 		return nil
 	}
-	v := &view{policy: g.standard}
+	v := &view{policy: g.standard, login: login}
 	if rules != nil {
 		v.policy = *rules
 	}
@@ -425,7 +440,7 @@ func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 	s.gate.warnOfPlainHTTP(w.origin, r)
 	if token, ok := cutScheme(sent[0], "Bearer"); ok {
 		if b := s.st.robots.findBySecret(token, s.gate.now()); b != nil {
-			return s.robotCaller(v, b), nil
+			return s.robotCaller(v, b)
 		}
 		if robotForm.MatchString(token) {
 			return nil, s.failLogin(w, v, "", token)
@@ -442,7 +457,7 @@ func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 // certificate, else anonymous.
 func (s *server) nameless(r *http.Request, v *view) *caller {
 	if name, ok := s.gate.clientName(r); ok {
-		return &caller{view: v, person: person{name}, certificate: true}
+		return &caller{view: v, person: person{user: name}, certificate: true}
 	}
 	return &caller{view: v}
 }
@@ -454,9 +469,14 @@ func cutScheme(header, scheme string) (rest string, ok bool) {
 	return strings.TrimSpace(rest), strings.EqualFold(first, scheme)
 }
 
-func (s *server) robotCaller(v *view, b *robot) *caller {
+// robotCaller is whom a token stands for.
+func (s *server) robotCaller(v *view, b *robot) (*caller, error) {
+	c := &caller{view: v}
+	if !b.stands(c) {
+		return nil, errUnauthorized.saying("the token's owner can no longer log in to this registry")
+	}
 	s.st.robots.noteUse(b, s.gate.now())
-	return &caller{view: v, robot: b}
+	return c, nil
 }
 
 // tokenCaller is whom a token of the Docker flow stands for, if it is still the
@@ -476,10 +496,13 @@ func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, er
 		c.user = name
 		known = s.gate.signer.marks(t, c.secret())
 	case "token":
-		if c.robot = s.st.robots.find(name, s.gate.now()); c.robot != nil {
-			s.st.robots.noteUse(c.robot, s.gate.now())
+		if b := s.st.robots.find(name, s.gate.now()); b != nil && b.stands(c) {
+			s.st.robots.noteUse(b, s.gate.now())
 			known = true
 		}
+	case fromLDAP:
+		c.user, c.groups = t.Subject, t.Groups
+		known = s.gate.signer.marks(t, c.secret())
 	case "certificate":
 		c.user, c.certificate = name, true
 		shown, ok := s.gate.clientName(r)
@@ -495,10 +518,17 @@ func (s *server) tokenCaller(r *http.Request, v *view, text string) (*caller, er
 func (s *server) logIn(w *response, r *http.Request, v *view, user, password string) (*caller, error) {
 	g := s.gate
 	if b := s.st.robots.findBySecret(password, g.now()); b != nil {
-		return s.robotCaller(v, b), nil
+		return s.robotCaller(v, b)
 	}
-	c := &caller{view: v, person: person{user}}
-	right, err := g.logins.verify(r.Context().Done(), w.origin.key(), v.users, user, password)
+	c := &caller{view: v, person: person{user: user}}
+	_, local := v.users[user]
+	var right bool
+	var err error
+	if local || !v.login.has(fromLDAP) { // whom this registry knows itself, nobody else is asked about
+		right, err = g.logins.verify(r.Context().Done(), w.origin.key(), v.users, user, password)
+	} else {
+		right, err = s.logInThere(w, r, c, user, password)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -528,6 +558,19 @@ func (s *server) failLogin(w *response, v *view, user, password string) error {
 	}
 	s.st.audit("login failed", slices.Concat([]any{"user", who}, more, []any{"client", w.origin.client})...)
 	return errUnauthorized.saying("wrong user or password")
+}
+
+// logInThere makes c the person whose name and password the directory knows.
+func (s *server) logInThere(w *response, r *http.Request, c *caller, user, password string) (right bool, err error) {
+	g := s.gate
+	if password == "" {
+		return false, nil
+	}
+	who, right, fresh, err := g.logins.verifyThere(r.Context().Done(), w.origin.key(), g.directory, c.view.login.ldap, user, password)
+	if c.person = who; err == nil && right && fresh {
+		g.st.audit("login", "user", who.user, "groups", who.groups, "client", w.origin.client)
+	}
+	return right, err
 }
 
 // clientName is the subject of the client certificate, verified by TLS.

@@ -1,12 +1,13 @@
 // Callers: who a request is from, and what they may do.
 //
-// A caller is a user, a robot, the subject of a client certificate, or anonymous. A token of the
+// A caller is a user, somebody whom others know, a robot, the subject of a client certificate, or anonymous. A token of the
 // Docker flow stands for one of them and for less than all they may.
 
 package main
 
 import (
 	"cmp"
+	"strings"
 )
 
 // A caller is who makes a request.
@@ -29,6 +30,8 @@ func (c *caller) id() string {
 		return "token:" + c.robot.id
 	case c.certificate:
 		return "certificate:" + c.user
+	case strings.Contains(c.user, ":"):
+		return c.user // a directory's, as ldap:ann
 	case c.user != "":
 		return "user:" + c.user
 	}
@@ -40,7 +43,7 @@ func (c *caller) known() bool { return c.scoped || c.id() != "" }
 
 // label names the caller for people.
 func (c *caller) label() string {
-	if c.robot != nil {
+	if c.robot != nil && c.robot.owner == "" {
 		return "token:" + c.robot.name // which is no user's name
 	}
 	return cmp.Or(c.user, "anonymous")
@@ -50,6 +53,12 @@ func (c *caller) label() string {
 func (c *caller) secret() string {
 	if c.view == nil || c.robot != nil || c.certificate {
 		return ""
+	}
+	if strings.HasPrefix(c.user, fromLDAP+":") {
+		if !c.view.login.has(fromLDAP) {
+			return ""
+		}
+		return "ldap:" + c.view.login.ldap.mark
 	}
 	return c.view.users[c.user]
 }

@@ -46,13 +46,14 @@ const (
 
 // claims are what a token says.
 type claims struct {
-	Audience  string  `json:"aud"` // this registry, by its id
-	Subject   string  `json:"sub"` // caller.id; "" for anonymous
-	Mark      string  `json:"mark,omitempty"`
-	Issued    int64   `json:"iat"`
-	NotBefore int64   `json:"nbf"`
-	Expires   int64   `json:"exp"`
-	Access    []grant `json:"access"`
+	Audience  string   `json:"aud"`              // this registry, by its id
+	Subject   string   `json:"sub"`              // caller.id; "" for anonymous
+	Groups    []string `json:"groups,omitempty"` // as of person.groups
+	Mark      string   `json:"mark,omitempty"`
+	Issued    int64    `json:"iat"`
+	NotBefore int64    `json:"nbf"`
+	Expires   int64    `json:"exp"`
+	Access    []grant  `json:"access"`
 }
 
 // A grant is an entry of a token's access: what a client asked for in a scope,

@@ -116,8 +116,9 @@ type accessRule struct {
 	origin       string // where it comes from
 
 	anonymous bool            // it is for everybody
-	users     bool            // it is for everybody who has logged in
-	names     map[string]bool // users that it is for
+	users     bool            // it is for all users of this registry
+	whole     map[string]bool // origins (auth_login.go) it is for everybody from
+	names     map[string]bool // users that it is for, and groups that others keep, as group:ldap:NAME
 }
 
 func (r *accessRule) String() string {
@@ -185,7 +186,13 @@ func parsePolicy(text []byte) (*policy, error) {
 		p.rules = defaultPolicy().rules
 	}
 	for name, members := range file.Groups {
+		if isMapped(name) {
+			return nil, fmt.Errorf("group %s: groups of that name are those of %s", name, loginFile)
+		}
 		for _, member := range members {
+			if _, whole, theirs, err := parsePerson(member); theirs && !whole && err == nil {
+				continue
+			}
 			if err := checkUserName(member); err != nil {
 				return nil, fmt.Errorf("group %s: %w", name, err)
 			}
@@ -283,13 +290,21 @@ func (r *accessRule) bind(groups map[string][]string) error {
 		return errors.New(`it is for nobody: add who, with users' names, "group:NAME", "users" or "anonymous"`)
 	}
 	r.names = make(map[string]bool)
+	r.whole = make(map[string]bool)
 	for _, who := range r.who {
 		group, isGroup := strings.CutPrefix(who, "group:")
+		origin, whole, theirs, err := parsePerson(who)
 		switch {
+		case err != nil:
+			return err
 		case who == "anonymous":
 			r.anonymous = true
 		case who == "users":
 			r.users = true
+		case whole:
+			r.whole[origin] = true
+		case theirs, isGroup && isMapped(group):
+			r.names[who] = true
 		case isGroup:
 			members, ok := groups[group]
 			if !ok {
@@ -322,13 +337,20 @@ func (p *policy) withAnonymousPull() *policy {
 		repositories: everything, allow: mayPull, origin: "--anonymous-pull"})}
 }
 
-// A person is whom rules are for: a user by name, or nobody known.
+// A person is whom rules are for: a user by name, somebody whom others know, or nobody known.
 type person struct {
-	user string // "" for anonymous and for robots
+	user   string   // with its origin, as ldap:ann, if it is not a user of this registry; "" for anonymous and for robots
+	groups []string // that others keep, as group:ldap:developers
 }
 
 func (r *accessRule) isFor(who person) bool {
-	return r.anonymous || who.user != "" && (r.users || r.names[who.user])
+	if r.anonymous || who.user == "" || r.names[who.user] {
+		return r.anonymous || who.user != ""
+	}
+	if origin, _, theirs := strings.Cut(who.user, ":"); theirs {
+		return r.whole[origin] || slices.ContainsFunc(who.groups, func(group string) bool { return r.names[group] })
+	}
+	return r.users
 }
 
 // rights returns what a person may do to a repository; "" is the registry as a whole.
@@ -376,8 +398,8 @@ const starterPolicy = `# Who may do what to which repositories. Changes take eff
 #   berth policy check                       prints the rules
 #   berth policy check NAME push home/app    says whether NAME may push there
 #
-# who           users by name, "group:NAME", "users" (everybody with a password),
-#               "anonymous" (everybody)
+# who           users by name, "group:NAME", "users" (all users), "anonymous"
+#               (everybody); of login.toml "ldap:NAME", "group:ldap:NAME", "ldap:*"
 # repositories  names; * matches anything except a slash, ** also slashes;
 #               "!NAME" excludes a repository and everything below it
 # allow         pull, push (new tags), overwrite (tags that exist), delete,

@@ -148,7 +148,7 @@ allow = ["pull"]
 		{"ann", "home/a", mayPull | mayPush}, {"Kim Smith", "home/a", mayPull | mayPush}, {"bob", "home/a", 0}, {"", "home/a", 0},
 		{"bob", "shared/a", mayPull}, {"", "shared/a", 0}, {"", "public/a", mayPull}, {"bob", "public/a", mayPull}, {"group:family", "home/a", 0}, {"family", "home/a", 0},
 	} {
-		if got := p.rights(person{x.user}, x.repo); got != x.want {
+		if got := p.rights(person{user: x.user}, x.repo); got != x.want {
 			t.Errorf("%q may %v in %s, want %v", x.user, got.words(), x.repo, x.want.words())
 		}
 	}
@@ -472,9 +472,9 @@ func FuzzPolicy(f *testing.F) {
 		if err != nil {
 			return
 		}
-		may := p.rights(person{user}, repo)
+		may := p.rights(person{user: user}, repo)
 		for _, word := range actionNames {
-			if what := actions[word]; may&what == what && p.explain(person{user}, what, repo) == nil && len(p.rules) == 1 {
+			if what := actions[word]; may&what == what && p.explain(person{user: user}, what, repo) == nil && len(p.rules) == 1 {
 				t.Errorf("%q may %s in %q, and no rule says so", user, word, repo)
 			}
 		}

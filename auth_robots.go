@@ -1,15 +1,23 @@
 // Robot tokens: passwords for machines, each for some repositories and actions,
 // for some time. `berth token create` shows one once; here is only its hash.
 //
+// People who log in elsewhere (auth_oidc.go) have tokens, too, as passwords for their clients.
+// Such a token may do what rules let its owner do, with the groups that the login brought.
+// It ends after a while, so nobody who has left stays in for longer, and its owner can have
+// only a few.
+//
 // They stand in the database and in memory. When one was last used is written
 // down seldom and without a sync: a token in use must not wear out an SD card.
 
 package main
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"database/sql"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -26,7 +34,10 @@ type robot struct {
 	id, name     string
 	secret       []byte // SHA-256 of the secret
 	repositories *patterns
-	allow        rights
+	allow        rights   // none, if it has an owner
+	owner        string   // as oidc:ann@example.org; "" for a robot
+	issuer       string   // who has said so, and
+	member       []string // which groups the owner is in, as the issuer calls them
 	created      time.Time
 	expires      time.Time    // zero for never
 	used         atomic.Int64 // Unix time of the last request, 0 for none
@@ -73,7 +84,7 @@ func readRobots(path string) ([]*robot, error) {
 }
 
 func listRobots(db *sql.DB) ([]*robot, error) {
-	rows, err := db.Query(`SELECT id, name, secret, repositories, allow, created, expires, used FROM token`)
+	rows, err := db.Query(`SELECT id, name, secret, repositories, allow, created, expires, used, owner, issuer, member FROM token`)
 	if err != nil {
 		return nil, fmt.Errorf("reading tokens: %w", err)
 	}
@@ -86,17 +97,22 @@ func listRobots(db *sql.DB) ([]*robot, error) {
 
 func scanRobot(rows *sql.Rows) (*robot, error) {
 	b := &robot{}
-	var patterns, words string
+	var patterns, words, member string
 	var created, used int64
 	var expires sql.NullInt64
-	err := rows.Scan(&b.id, &b.name, &b.secret, &patterns, &words, &created, &expires, &used)
+	err := rows.Scan(&b.id, &b.name, &b.secret, &patterns, &words, &created, &expires, &used, &b.owner, &b.issuer, &member)
 	if err != nil {
 		return nil, err
 	}
 	if b.repositories, err = parseRepositories(strings.Fields(patterns)); err != nil {
 		return nil, fmt.Errorf("token %s: %w", b.id, err)
 	}
-	if b.allow, err = parseActions(strings.Fields(words)); err != nil {
+	if b.owner == "" {
+		b.allow, err = parseActions(strings.Fields(words))
+	} else {
+		err = json.Unmarshal([]byte(member), &b.member)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("token %s: %w", b.id, err)
 	}
 	b.created = time.Unix(created, 0)
@@ -189,6 +205,17 @@ func (x *robots) list() []*robot {
 	return slices.SortedFunc(maps.Values(x.byID), func(a, b *robot) int { return strings.Compare(a.name, b.name) })
 }
 
+// newSecret gives a token that is not one of them yet a secret, and returns the text that people
+// use as a password.
+func (b *robot) newSecret() string {
+	var secret [32]byte
+	rand.Read(secret[:])
+	text := base64.RawURLEncoding.EncodeToString(secret[:])
+	sum := sha256.Sum256([]byte(text))
+	b.secret = sum[:]
+	return "berth_" + b.id + "_" + text
+}
+
 // add makes b one of them. The error says so if its name is taken.
 func (x *robots) add(b *robot) error {
 	err := x.update(func(t *tx) error {
@@ -199,13 +226,7 @@ func (x *robots) add(b *robot) error {
 		if taken {
 			return fmt.Errorf("there is a token %s already; `berth token revoke %[1]s` ends it, or give another name", b.name)
 		}
-		var expires any
-		if !b.expires.IsZero() {
-			expires = b.expires.Unix()
-		}
-		_, err := t.exec(`INSERT INTO token (id, name, secret, repositories, allow, created, expires, used) VALUES (?, ?, ?, ?, ?, ?, ?, 0)`,
-			b.id, b.name, b.secret, strings.Join(b.repositories.text, " "), strings.Join(b.allow.words(), " "), b.created.Unix(), expires)
-		return err
+		return b.insert(t)
 	})
 	if err != nil {
 		return err
@@ -214,6 +235,92 @@ func (x *robots) add(b *robot) error {
 	x.byID[b.id] = b
 	x.mu.Unlock()
 	return nil
+}
+
+func (b *robot) insert(t *tx) error {
+	var expires any
+	if !b.expires.IsZero() {
+		expires = b.expires.Unix()
+	}
+	member, err := json.Marshal(append([]string{}, b.member...))
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(`INSERT INTO token (id, name, secret, repositories, allow, created, expires, used, owner, issuer, member) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)`,
+		b.id, b.name, b.secret, strings.Join(b.repositories.text, " "), strings.Join(b.allow.words(), " "), b.created.Unix(), expires, b.owner, b.issuer, string(member))
+	return err
+}
+
+const (
+	// maxOwned bounds the tokens of a person that are valid.
+	maxOwned = 10
+	// maxPersonal bounds those of all people.
+	maxPersonal = 10000
+)
+
+var (
+	errTooManyOwned    = fmt.Errorf("you have %d tokens; revoke one first", maxOwned)
+	errTooManyPersonal = errors.New("there are too many tokens of people; an administrator can revoke some with `berth token revoke`")
+)
+
+// addOwned makes b, which has an owner, one of them. People's tokens that have expired are
+// removed. The error is errTooManyOwned or errTooManyPersonal if there are too many others.
+func (x *robots) addOwned(b *robot) error {
+	err := x.update(func(t *tx) error {
+		var owned, all int
+		if _, err := t.exec(`DELETE FROM token WHERE owner <> '' AND expires <= ?`, b.created.Unix()); err != nil {
+			return err
+		}
+		if err := t.get(`SELECT count(*) FILTER (WHERE owner = ?), count(*) FROM token WHERE owner <> ''`, []any{b.owner}, &owned, &all); err != nil {
+			return err
+		}
+		if owned >= maxOwned {
+			return errTooManyOwned
+		}
+		if all >= maxPersonal {
+			return errTooManyPersonal
+		}
+		return b.insert(t)
+	})
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	maps.DeleteFunc(x.byID, func(_ string, other *robot) bool { return other.owner != "" && other.expired(b.created) })
+	x.byID[b.id] = b
+	return nil
+}
+
+// ownedBy returns the tokens of a person whom an issuer knows that are valid, the newest first.
+func (x *robots) ownedBy(owner, issuer string, now time.Time) []*robot {
+	list := slices.DeleteFunc(x.list(), func(b *robot) bool { return b.owner != owner || b.issuer != issuer || b.expired(now) })
+	slices.SortStableFunc(list, func(a, b *robot) int { return b.created.Compare(a.created) })
+	return list
+}
+
+// stands makes c whom a token stands for. It reports false if that is somebody of whom
+// login.toml says nothing now.
+func (b *robot) stands(c *caller) bool {
+	c.robot = b
+	if b.owner == "" {
+		return true
+	}
+	if !c.view.login.has(fromOIDC) || c.view.login.oidc.Issuer != b.issuer {
+		return false
+	}
+	c.person = b.person(c.view.login)
+	return true
+}
+
+// person is the owner of a token, by what login.toml says now. Its groups are those that the
+// owner was in at the login.
+func (b *robot) person(login *loginConfig) person {
+	who := person{user: b.owner}
+	if len(b.member) > 0 && login.has(fromOIDC) {
+		who.groups = mappedGroups(fromOIDC, login.oidc.Groups, func(theirs string) bool { return slices.Contains(b.member, theirs) })
+	}
+	return who
 }
 
 func noToken(name string) error {

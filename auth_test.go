@@ -217,6 +217,11 @@ func (m *matrix) rows() []matrixRow {
 		{"GET /metrics", mayMetrics, 200, get("/metrics")},
 		{"GET /healthz", toAnybody, 200, get("/healthz")},
 		{"GET /readyz", toAnybody, 200, get("/readyz")},
+		{"GET /login", toAnybody, 404, get("/login")}, // without [oidc]
+		{"GET /login/callback", toAnybody, 404, get("/login/callback")},
+		{"POST /login/token", toAnybody, 404, func(*matrix) (string, string, any, []string) { return "POST", "/login/token", nil, nil }},
+		{"POST /login/revoke", toAnybody, 404, func(*matrix) (string, string, any, []string) { return "POST", "/login/revoke", nil, nil }},
+		{"POST /login/out", toAnybody, 404, func(*matrix) (string, string, any, []string) { return "POST", "/login/out", nil, nil }},
 		{"GET /trust", toAnybody, 404, get("/trust")}, // without --tls=auto
 		{"GET /trust.sh", toAnybody, 404, get("/trust.sh")},
 		{"GET /trust.crt", toAnybody, 404, get("/trust.crt")},
@@ -285,7 +290,7 @@ func (m *matrix) credentials(anonymousPull bool) []credential {
 	earlyToken := m.bearer(as("admin"), all, list)
 	here.now = time.Now
 	other := &signer{key: slices.Repeat([]byte{1}, 32), audience: here.audience, now: time.Now}
-	forged := "Authorization: Bearer " + other.issue(&caller{view: m.server.gate.view(), person: person{"admin"}}, []grant{{"repository", "ci/app", []string{"pull", "push", "delete"}}})
+	forged := "Authorization: Bearer " + other.issue(&caller{view: m.server.gate.view(), person: person{user: "admin"}}, []grant{{"repository", "ci/app", []string{"pull", "push", "delete"}}})
 
 	// The user goes, and so does what was got with his password.
 	removed := as("removed")

@@ -112,13 +112,20 @@ type logins struct {
 	hashed   atomic.Int64  // passwords so far, for the metrics
 
 	mu    sync.Mutex // guards the rest
-	known map[mark]bool
+	known map[mark]judgement
 	turns map[try]chan struct{} // closed when that password has been hashed
 }
 
 // A mark is what is remembered of a user, a password and the hash it was held
 // against.
 type mark [sha256.Size]byte
+
+// A judgement is what was found of a password, and until when that counts.
+type judgement struct {
+	right bool
+	who   person        // if a directory has found it right
+	until time.Duration // as of attempts.now; 0 for always
+}
 
 // A try is of a password from an address: elsewhere it may stand in line for long.
 type try struct {
@@ -135,7 +142,7 @@ const maxKnown = 4096
 // newLogins is for a process that hashes so many passwords at once, and has the
 // clock now.
 func newLogins(hashing int, now func() time.Duration) *logins {
-	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[mark]bool), turns: make(map[try]chan struct{}),
+	l := &logins{hashing: make(chan struct{}, hashing), known: make(map[mark]judgement), turns: make(map[try]chan struct{}),
 		attempts: attempts{now: now, unit: loginUnit, patience: loginPatience, failed: make(map[string]*failures), lines: make(map[string][]*standing)}}
 	rand.Read(l.key[:])
 	return l
@@ -160,20 +167,50 @@ func (l *logins) mark(user, password, hash string) (m mark) {
 // hashed.
 func (l *logins) verify(done <-chan struct{}, address string, list users, user, password string) (right bool, err error) {
 	hash := list[user]
-	m := l.mark(user, password, hash)
+	v, err := l.once(done, address, user, l.mark(user, password, hash), l.hashing, func() (judgement, error) {
+		l.hashed.Add(1)
+		return judgement{right: list.compare(hash, password)}, nil
+	})
+	return v.right, err
+}
+
+// verifyThere is verify for a directory's people. fresh is set if the directory was asked for
+// this request. What it said counts for some minutes.
+func (l *logins) verifyThere(done <-chan struct{}, address string, d *directory, c *ldapConfig, user, password string) (who person, right, fresh bool, err error) {
+	user = strings.ToLower(user) // the directory makes no difference, so guesses must not either
+	v, err := l.once(done, address, user, l.mark(user, password, "ldap:"+c.mark), d.asking, func() (judgement, error) {
+		fresh = true
+		who, err := d.ask(c, user, password)
+		if errors.Is(err, errNotTheirs) {
+			return judgement{until: l.attempts.now() + rememberWrong}, nil
+		}
+		return judgement{right: true, who: who, until: l.attempts.now() + rememberRight}, err
+	})
+	return v.who, v.right, fresh, err
+}
+
+// recall returns what is known of a mark. l.mu is held.
+func (l *logins) recall(m mark) (judgement, bool) {
+	v, ok := l.known[m]
+	return v, ok && (v.until == 0 || l.attempts.now() < v.until)
+}
+
+// once returns what is known of a password, or what find finds, and remembers it. No more than
+// there is room for in finding find at once.
+func (l *logins) once(done <-chan struct{}, address, user string, m mark, finding chan struct{}, find func() (judgement, error)) (v judgement, err error) {
 	t := try{m, address}
 	late := time.NewTimer(loginPatience + hashWait)
 	defer late.Stop()
 	for {
 		l.mu.Lock()
-		right, ok := l.known[m]
+		known, ok := l.recall(m)
 		turn, taken := l.turns[t]
 		if !ok && !taken {
 			l.turns[t] = make(chan struct{})
 		}
 		l.mu.Unlock()
 		if ok {
-			return right, nil
+			return known, nil
 		}
 		if !taken {
 			break
@@ -181,9 +218,9 @@ func (l *logins) verify(done <-chan struct{}, address string, list users, user, 
 		select { // another request has the same
 		case <-turn:
 		case <-late.C:
-			return false, errBusyLogins
+			return judgement{}, errBusyLogins
 		case <-done:
-			return false, errBusyLogins
+			return judgement{}, errBusyLogins
 		}
 	}
 	defer func() {
@@ -191,36 +228,38 @@ func (l *logins) verify(done <-chan struct{}, address string, list users, user, 
 		defer l.mu.Unlock()
 		if err == nil {
 			makeRoom(l.known, maxKnown)
-			l.known[m] = right
+			l.known[m] = v
 		}
 		close(l.turns[t])
 		delete(l.turns, t)
 	}()
 	// Before it is hashed, so that many guesses at once are not many for free.
 	if err := l.attempts.turn(done, address, user); err != nil {
-		return false, err
+		return judgement{}, err
 	}
 	select {
-	case l.hashing <- struct{}{}:
-		defer func() { <-l.hashing }()
+	case finding <- struct{}{}:
+		defer func() { <-finding }()
 	case <-late.C:
 		l.attempts.undo(address, user)
-		return false, errBusyLogins
+		return judgement{}, errBusyLogins
 	case <-done:
 		l.attempts.undo(address, user)
-		return false, errBusyLogins
+		return judgement{}, errBusyLogins
 	}
 	l.mu.Lock()
-	right, ok := l.known[m] // from another address, meanwhile
+	v, ok := l.recall(m) // from another address, meanwhile
 	l.mu.Unlock()
 	if !ok {
-		l.hashed.Add(1)
-		right = list.compare(hash, password)
+		if v, err = find(); err != nil {
+			l.attempts.undo(address, user)
+			return judgement{}, err
+		}
 	}
-	if right {
+	if v.right {
 		l.attempts.succeeded(address, user)
 	}
-	return right, nil
+	return v, nil
 }
 
 // compare holds a password against a hash, "" for none. What is wrong costs as

@@ -620,7 +620,7 @@ func (b *backup) guards() error {
 		return err
 	}
 	// Rules first: without them users may do more.
-	for _, x := range []struct{ name, from string }{{policyFile, b.st.policyFile}, {usersFile, b.st.usersFile}} {
+	for _, x := range []struct{ name, from string }{{policyFile, b.st.policyFile}, {loginFile, filepath.Join(b.st.dir, loginFile)}, {usersFile, b.st.usersFile}} {
 		text := held[x.name] // also if the file has gone
 		if held == nil {
 			var err error

@@ -118,7 +118,7 @@ func (c *client) close() { c.http.CloseIdleConnections() }
 // isLoopback reports whether a host is this machine by its name alone: 127.0.0.1, ::1, localhost.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // clientAgent is the User-Agent of all requests: berth/VERSION.

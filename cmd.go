@@ -91,6 +91,7 @@ type options struct {
 	Allow   string // actions, likewise
 	Expires string
 	Explain bool
+	Group   string
 	Force   bool
 	Limit   int
 	As      string

@@ -26,6 +26,9 @@ func checkPolicyCommand(cfg *config) error {
 	if cfg.Args[0] != "check" || len(cfg.Args) != 1 && len(cfg.Args) != 4 {
 		return errors.New("policy: say check, or check WHO ACTION REPOSITORY, as in berth policy check kim push home/app")
 	}
+	if len(cfg.Args) == 1 && cfg.Group != "" {
+		return errors.New("--group: name the person, as in berth policy check ldap:ann push home/app --group developers")
+	}
 	if len(cfg.Args) == 1 {
 		return nil
 	}
@@ -80,6 +83,11 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		}
 		guarded = err == nil
 	}
+	login, err := cfg.readLogin()
+	if err != nil {
+		return err
+	}
+	guarded = guarded || login != nil
 	if cfg.auth.anonymousPull {
 		p = p.withAnonymousPull()
 	}
@@ -109,7 +117,7 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 		name = "" // the registry as a whole
 	}
 	var because []string
-	subject := person{who}
+	subject := person{user: who}
 	robotName, isRobot := strings.CutPrefix(who, "token:")
 	switch {
 	case isRobot:
@@ -118,12 +126,37 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 		if err != nil {
 			return err
 		}
-		if !b.expired(time.Now()) && b.repositories.has(name) && b.allow&what != 0 {
+		if b.owner != "" {
+			login, err := cfg.readLogin()
+			if err != nil {
+				return err
+			}
+			if !b.expired(time.Now()) && login.has(fromOIDC) && login.oidc.Issuer == b.issuer {
+				subject = b.person(login)
+			}
+		} else if !b.expired(time.Now()) && b.repositories.has(name) && b.allow&what != 0 {
 			because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.name, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", ")))
 		}
 	case who == "anonymous":
 		subject = person{}
 	default:
+		origin, whole, theirs, err := parsePerson(who)
+		if err != nil {
+			return err
+		}
+		if whole {
+			return usageErrorf("%s: name one person, as in %s:ann", who, origin)
+		}
+		if theirs {
+			subject.groups, err = groupsFor(origin, cfg.Group)
+			if err != nil {
+				return err
+			}
+			break
+		}
+		if cfg.Group != "" {
+			return usageErrorf("--group is for people of a directory or a provider, as in ldap:ann; the groups of %s are in %s", who, policyFile)
+		}
 		if cfg.auth.byCertificate {
 			break
 		}
@@ -162,6 +195,35 @@ func (p *policy) nobody(cfg *config, who string) error {
 		return absentErrorf("there is no user, group or token %s", who)
 	}
 	return absentErrorf("there is no user %s in %s, nor a group or a token of that name; `berth user add %[1]s` makes a user", who, cfg.auth.usersPath(cfg.dir))
+}
+
+// groupsFor reads --group, the groups that somebody from an origin is said to be in.
+func groupsFor(origin, text string) (list []string, err error) {
+	for _, name := range splitList(text) {
+		name = strings.TrimPrefix(strings.TrimPrefix(name, "group:"), origin+":")
+		if !isGroupName(name) {
+			return nil, usageErrorf("--group: %q is not a group of %s, such as developers", name, loginFile)
+		}
+		list = append(list, "group:"+origin+":"+name)
+	}
+	return list, nil
+}
+
+// readLogin is what login.toml says, nil if there is none.
+func (cfg *config) readLogin() (*loginConfig, error) {
+	path := filepath.Join(cfg.dir, loginFile)
+	text, _, err := readFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	login, err := parseLogin(text, cfg.dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return login, nil
 }
 
 // findRobot reads about a robot token in the database.

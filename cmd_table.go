@@ -89,12 +89,15 @@ func peopleCommands() []*command {
 			server: []string{"htpasswd", "policy", "anonymous-pull", "client-ca"},
 			forms: []form{
 				{"check", "print the rules as Berth understands them"},
-				{"check WHO ACTION REPOSITORY", "say whether they may, and by which rule"},
+				{"check WHO ACTION REPOSITORY [--group NAMES]", "say whether they may, and by which rule"},
+			},
+			flags: []flagDef{
+				{"group", "NAME,...", "", "the groups of `login.toml` that WHO is in", func(c *config, _ *textFlags) any { return &c.Group }},
 			},
 			about: "print the rules, or say who may do what, and why",
-			more: "WHO is a user, token:NAME or anonymous. ACTION is one of " +
+			more: "WHO is a user, token:NAME, ldap:NAME, oidc:NAME or anonymous. ACTION is one of " +
 				strings.Join(actionNames, ", ") + ". The REPOSITORY `'**'` stands for the registry as a whole.",
-			example: "berth policy check\nberth policy check kim push home/app"},
+			example: "berth policy check\nberth policy check kim push home/app\nberth policy check ldap:ann pull home/app --group developers"},
 		{name: "trust", synopsis: "[HOST[:PORT]] [--script]", most: 1, server: []string{"addr", "tls-name"}, check: checkTrustCommand,
 			flags:   []flagDef{{"script", "", "", "print a shell script that does it, for `sudo sh`", func(c *config, _ *textFlags) any { return &c.script }}},
 			onFiles: runTrust,

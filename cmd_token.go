@@ -8,8 +8,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -90,16 +88,11 @@ func (x *robots) create(o options, out *console) error {
 	if err != nil {
 		return err
 	}
-	var secret [32]byte
-	rand.Read(secret[:])
-	text := base64.RawURLEncoding.EncodeToString(secret[:])
-	sum := sha256.Sum256([]byte(text))
-	b.secret = sum[:]
+	secretText := b.newSecret()
 	if err := x.add(b); err != nil {
 		return err
 	}
 	x.audit("token created", "token", b.name, "allow", b.allow.words(), "repositories", b.repositories.text, "expires", cmp.Or(b.expiry(), "never"), "tokenID", b.id)
-	secretText := "berth_" + b.id + "_" + text
 	if o.JSON {
 		return out.json(struct {
 			robotEntry
@@ -174,11 +167,12 @@ type robotEntry struct {
 	Expires      *time.Time `json:"expires"`  // null for never
 	LastUsed     *time.Time `json:"lastUsed"` // null for never
 	Expired      bool       `json:"expired"`
+	Owner        string     `json:"owner,omitempty"` // who may do with it what rules say, as oidc:NAME; "" for a machine's
 }
 
 func (b *robot) entry() robotEntry {
 	e := robotEntry{Name: b.name, ID: b.id, Allow: b.allow.words(), Repositories: b.repositories.text,
-		Created: b.created.UTC().Truncate(time.Second), Expired: b.expired(time.Now())}
+		Created: b.created.UTC().Truncate(time.Second), Expired: b.expired(time.Now()), Owner: b.owner}
 	if !b.expires.IsZero() {
 		at := b.expires.UTC().Truncate(time.Second)
 		e.Expires = &at
@@ -210,7 +204,11 @@ func (x *robots) tell(asJSON bool, out *console) error {
 		if e.LastUsed != nil {
 			used = timeCellOf(e.LastUsed)
 		}
-		table.row(e.Name, strings.Join(robots[i].allow.allWords(), ","), strings.Join(e.Repositories, ","), expires, used)
+		allow := strings.Join(robots[i].allow.allWords(), ",")
+		if e.Owner != "" {
+			allow = "as " + e.Owner
+		}
+		table.row(e.Name, allow, strings.Join(e.Repositories, ","), expires, used)
 	}
 	table.end("There are no tokens.\n")
 	return nil

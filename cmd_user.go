@@ -195,7 +195,7 @@ func (f *userFile) administrators() (names []string, err error) {
 		return nil, err
 	}
 	for name := range f.users {
-		if p.rights(person{name}, "")&mayAdmin != 0 {
+		if p.rights(person{user: name}, "")&mayAdmin != 0 {
 			names = append(names, name)
 		}
 	}
@@ -289,7 +289,7 @@ func (f *userFile) list(out *console, asJSON bool) error {
 	}
 	list := []entry{}
 	for _, name := range slices.Sorted(maps.Keys(f.users)) {
-		list = append(list, entry{name, p.rights(person{name}, "")&mayAdmin != 0, append([]string{}, p.groupsOf(name)...)})
+		list = append(list, entry{name, p.rights(person{user: name}, "")&mayAdmin != 0, append([]string{}, p.groupsOf(name)...)})
 	}
 	if asJSON {
 		return out.json(list)

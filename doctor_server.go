@@ -499,10 +499,10 @@ func (x *storeExamination) examineUsers() error {
 	}
 	admins := 0
 	for name := range list {
-		if p.rights(person{name}, "")&mayAdmin != 0 {
+		if p.rights(person{user: name}, "")&mayAdmin != 0 {
 			admins++
 		}
-		if !p.mayAnywhere(person{name}, mayPull) && !p.mayAnywhere(person{name}, mayMetrics) {
+		if !p.mayAnywhere(person{user: name}, mayPull) && !p.mayAnywhere(person{user: name}, mayMetrics) {
 			x.warn("users", "user-without-rights", advise("Name the user in a rule of "+x.policyFile+", or remove the user.", "berth policy check"), "no rule lets %s do anything", name)
 		}
 	}

@@ -106,6 +106,11 @@ func (s *server) routes() []route {
 		{"GET /metrics", observe, s.getMetrics},
 		{"GET /v2/token", login, s.getToken}, // Docker's token authentication
 		{"POST /v2/token", login, s.getToken},
+		{"GET /login", login, s.getLogin},
+		{"GET /login/callback", login, s.getLoginCallback},
+		{"POST /login/token", login, s.postLoginToken},
+		{"POST /login/revoke", login, s.postLoginRevoke},
+		{"POST /login/out", login, s.postLogout},
 		{"GET /trust", openToAll, s.getTrust},
 		{"GET /trust.sh", openToAll, s.getTrust},
 		{"GET /trust.crt", openToAll, s.getTrust},

@@ -140,6 +140,7 @@ var (
 	errReadOnlyDisk        = &protocolError{status: 405, code: "UNSUPPORTED", message: "the registry's disk is read-only; pulls still work", header: http.Header{"Allow": {"GET, HEAD"}}}
 	errChangeUnknown       = &protocolError{status: 404, code: "CHANGE_UNKNOWN", message: "there is no such change"}
 	errCannotUndo          = &protocolError{status: 409, code: "CONFLICT", message: "the change cannot be undone"}
+	errDirectoryDown       = &protocolError{status: 503, code: "UNAVAILABLE", message: "the directory that knows your password cannot be asked now; try again later, or use a token", retryAfter: 10 * time.Second}
 	errNotReady            = &protocolError{status: 503, code: "UNKNOWN", message: "the registry cannot serve now"}
 	errClient              = &protocolError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "the request's body ended early; what has arrived is kept"}
 	errInternal            = &protocolError{status: 500, code: "UNKNOWN", message: "internal error; the registry's log has the cause under this request id"}

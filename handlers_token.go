@@ -39,10 +39,18 @@ func (c *caller) grant(asked []grant) []grant {
 	return out
 }
 
+// groupsInToken are those that nothing else knows when the token comes back.
+func (c *caller) groupsInToken() []string {
+	if c.robot != nil {
+		return nil
+	}
+	return c.groups
+}
+
 // issue makes a token for a caller with what was granted.
 func (s *signer) issue(c *caller, access []grant) string {
 	now := s.now()
-	return s.sign(claims{Audience: s.audience, Subject: c.id(), Mark: s.mark(c.secret()), Access: access,
+	return s.sign(claims{Audience: s.audience, Subject: c.id(), Groups: c.groupsInToken(), Mark: s.mark(c.secret()), Access: access,
 		Issued: now.Unix(), NotBefore: now.Add(-clockStep).Unix(), Expires: now.Add(tokenLife).Unix()})
 }
 

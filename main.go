@@ -473,7 +473,7 @@ func (s *server) rereader(ctx context.Context, hangups <-chan os.Signal) {
 		if err := errors.Join(s.gate.reread(), s.certificates.problem()); err != nil {
 			s.log.Error("files cannot be used; what they said before stays in force", "error", err)
 		} else {
-			s.log.Info("users, rules and certificates are read again if they have changed; everything else needs a restart")
+			s.log.Info("users, rules, logins and certificates are read again if they have changed; everything else needs a restart")
 		}
 	}
 }

@@ -187,7 +187,7 @@ CREATE TABLE total (
 ) STRICT;
 INSERT INTO total (one, blobs, bytes, shared_blobs, shared_bytes, loose_blobs, loose_bytes) VALUES (1, 0, 0, 0, 0, 0, 0);
 
--- The tokens of robots (auth_robots.go). Their times are those of the wall clock, as
+-- The tokens of robots, and of people who log in elsewhere (auth_robots.go). Their times are those of the wall clock, as
 -- people count them, in Unix seconds.
 CREATE TABLE token (
 	id           TEXT PRIMARY KEY,
@@ -197,7 +197,10 @@ CREATE TABLE token (
 	allow        TEXT NOT NULL,    -- actions, with spaces between
 	created      INTEGER NOT NULL,
 	expires      INTEGER,          -- NULL for never
-	used         INTEGER NOT NULL  -- the last time, to the hour; 0 for never
+	used         INTEGER NOT NULL, -- the last time, to the hour; 0 for never
+	owner        TEXT NOT NULL DEFAULT '',  -- whose it is, as oidc:NAME, who may do what rules say; '' for a robot's
+	issuer       TEXT NOT NULL DEFAULT '',  -- who has said that; '' for a robot's
+	member       TEXT NOT NULL DEFAULT '[]' -- a JSON list: the groups that the issuer has said the owner is in
 ) STRICT, WITHOUT ROWID;
 
 -- When a manifest was last pulled, to the hour.
@@ -348,6 +351,12 @@ DROP TRIGGER manifest_body;
 DROP TRIGGER tag_insert;
 DROP TRIGGER tag_delete;
 ` + triggers,
+	// To 10: all tokens were robots'.
+	`
+ALTER TABLE token ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE token ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
+ALTER TABLE token ADD COLUMN member TEXT NOT NULL DEFAULT '[]';
+`,
 }
 
 // otherVersion says why a database, of which what is the name, cannot be opened; nil if it is

@@ -200,7 +200,8 @@ func TestSlowReadersOfWhatIsInMemory(t *testing.T) {
 	// Of these no answer is longer than some hundred bytes, or it is a file's, or there is
 	// none of a program without TLS.
 	for _, pattern := range []string{"GET /v2/{$}", "GET /v2", "GET /v2/{name}/blobs/{digest}", "GET /v2/{name}/blobs/uploads/{session}",
-		"GET /healthz", "GET /readyz", "GET /v2/token", "GET /trust", "GET /trust.sh", "GET /trust.crt", "/"} {
+		"GET /healthz", "GET /readyz", "GET /v2/token", "GET /trust", "GET /trust.sh", "GET /trust.crt",
+		"GET /login", "GET /login/callback", "/"} {
 		crowded[pattern] = true
 	}
 	for _, route := range new(server).routes() {
