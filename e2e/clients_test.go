@@ -35,6 +35,8 @@ var goClients = map[string]struct{ pkg, version string }{
 
 	"pebble":              {"github.com/letsencrypt/pebble/v2/cmd/pebble", "v2.10.1"},
 	"pebble-challtestsrv": {"github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv", "v2.10.1"},
+
+	"openid-provider": {"github.com/zitadel/oidc/v3/example/server", "v3.52.0"},
 }
 
 // debianPackages says where the clients that are not built come from.
@@ -43,6 +45,7 @@ var debianPackages = map[string]string{
 	"podman": "podman", "buildah": "buildah", "skopeo": "skopeo",
 	"nginx": "nginx", "haproxy": "haproxy", "caddy": "caddy",
 	"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "sudo": "sudo", "curl": "curl", "openssl": "openssl",
+	"slapd": "slapd", "slapadd": "slapd",
 	"systemd-analyze": "systemd", "prometheus": "prometheus", "promtool": "prometheus",
 }
 
