@@ -1,7 +1,8 @@
 // Who is asking, and may they?
 //
-// Each request is somebody's: a user with a password, a robot with its token, a
-// client certificate's subject, or anonymous. A token of the Docker flow
+// Each request is somebody's: a user with a password, somebody whom a directory or a
+// provider of single sign-on knows (auth_login.go), a robot with its token, a client
+// certificate's subject, or anonymous. A token of the Docker flow
 // (auth_docker.go) stands for one of them and for less than all they may. What a
 // caller may do to a repository is what the rules (auth_policy.go) allow at this
 // moment. The route table says what each endpoint needs.
@@ -261,7 +262,7 @@ func (g *gate) linesToLogin(registry, usersFile string, pull bool) []string {
 		}
 	case len(v.users) > 0 || len(g.st.robots.list()) > 0 || v.login.has(fromLDAP):
 	case v.login.has(fromOIDC):
-		return []string{"log in on the page /login of this registry, which gives a token to use as the password"}
+		return []string{"docker login " + registry + "  # with a token of the page /login"}
 	case g.byCertificate:
 		return nil // which a client shows by itself
 	default:

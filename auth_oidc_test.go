@@ -319,7 +319,11 @@ func TestSingleSignOnGivesTokens(t *testing.T) {
 	b.post("/login/revoke", 403, "id", id, "mark", "")
 	b.open("/login", 200).post("/login/revoke", 403, "id", id, "mark", "x")
 	r.want(200, "GET", "/v2/", nil, by)
-	b.open("/login", 200).post("/login/revoke", 200, "id", id)
+	second := b.open("/login", 200).post("/login/token", 200).token()
+	b.post("/login/revoke", 200, "id", id)
+	b.shows(second[:len("berth_")+8])
+	r.want(200, "GET", "/v2/", nil, basic("ann", second))
+	b.post("/login/revoke", 200, "id", second[len("berth_"):][:8])
 	b.shows("You have none.")
 	r.want(401, "GET", "/v2/", nil, by)
 	r.want(401, "POST", "/v2/dev/app/blobs/uploads/", nil, docker)
@@ -427,6 +431,7 @@ func TestProvidersWordIsChecked(t *testing.T) {
 		}, 400},
 	} {
 		x.says(func() { x.change, x.sign, x.answer = nil, nil, nil; c.set() })
+		clear(r.server.gate.logins.attempts.failed)
 		b := r.browser().open("/login", c.status)
 		if c.name == "the code of another login" {
 			b.open("/login", c.status) // whose verifier does not fit
@@ -437,6 +442,17 @@ func TestProvidersWordIsChecked(t *testing.T) {
 	}
 	x.says(func() { x.change, x.sign, x.answer = nil, nil, nil })
 	r.browser().open("/login", 200).shows("oidc:ann@example.org")
+
+	// Who comes with wrong codes again and again waits, and the provider is left alone.
+	clear(r.server.gate.logins.attempts.failed)
+	r.server.gate.logins.attempts.patience = 0
+	x.says(func() {
+		x.answer = func(_ string, back url.Values) url.Values { back.Set("code", "x"); return back }
+	})
+	for range freeByUser {
+		r.browser().open("/login", 403)
+	}
+	r.browser().open("/login", 429)
 	if len(r.st.robots.list()) != 0 {
 		t.Error("there are tokens")
 	}
@@ -466,12 +482,18 @@ func TestProvidersKeysChange(t *testing.T) {
 	r.start()
 	t.Cleanup(r.stop)
 	r.browser().open("/login", 200)
-	old := x.key
-	x.says(func() { x.key = newKey(t, "two"); x.keys = []jose.JSONWebKey{x.key} })
+	old, next := x.key, newKey(t, "two")
+	x.says(func() { x.keys = []jose.JSONWebKey{next} }) // the old one is withdrawn
+	r.pass(providerLife - time.Second)
 	r.browser().open("/login", 200)
-	x.says(func() { x.key = old }) // withdrawn
+	r.pass(2 * time.Second)
 	r.browser().open("/login", 403)
-	r.pass(providerLife + time.Second)
+	x.says(func() { x.key = next })
+	r.browser().open("/login", 200)
+	third := newKey(t, "three")
+	x.says(func() { x.key, x.keys = third, []jose.JSONWebKey{next, third} }) // at once
+	r.browser().open("/login", 200)
+	x.says(func() { x.key = old })
 	r.browser().open("/login", 403)
 }
 
@@ -519,7 +541,7 @@ func TestPeoplesTokensAreBounded(t *testing.T) {
 	}
 	b.shows("as many as you may have")
 	mark := regexp.MustCompile(`name="mark" value="([^"]+)"`).FindStringSubmatch(b.page)[1]
-	b.post("/login/token", 409, "mark", mark).shows("revoke one first")
+	b.post("/login/token", 409, "mark", mark).shows("You have 10 tokens; revoke one first")
 	if n := len(r.st.robots.list()); n != maxOwned {
 		t.Errorf("%d tokens, want %d", n, maxOwned)
 	}
@@ -626,7 +648,12 @@ func TestProviderThatPointsElsewhere(t *testing.T) {
 	defer front.Close()
 	for name, f := range map[string]http.HandlerFunc{
 		"a redirect": func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, x.http.URL+r.URL.Path, http.StatusTemporaryRedirect)
+			if r.URL.Path != "/moved" && r.URL.Path != "/auth" {
+				http.Redirect(w, r, "/moved", http.StatusTemporaryRedirect)
+				return
+			}
+			json.NewEncoder(w).Encode(map[string]any{"issuer": front.URL, "authorization_endpoint": front.URL + "/auth",
+				"token_endpoint": front.URL + "/token", "jwks_uri": front.URL + "/keys"})
 		},
 		"another issuer": func(w http.ResponseWriter, r *http.Request) { x.ServeHTTP(w, r) },
 		"plain HTTP elsewhere": func(w http.ResponseWriter, r *http.Request) {

@@ -6,7 +6,8 @@
 //
 // bcrypt is slow on purpose, 100 ms and more on a small board. So what was tried
 // once is remembered, as a keyed hash, until the password changes: a client pays
-// for its first request, not for each.
+// for its first request, not for each. What a directory says of a password
+// (auth_ldap.go) is remembered here, too, for some minutes.
 
 package main
 

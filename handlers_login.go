@@ -80,6 +80,7 @@ func (s *server) visiting(w http.ResponseWriter, r *http.Request) (*visit, error
 	if err != nil {
 		return nil, err
 	}
+	s.gate.warnOfPlainHTTP(resp.origin, r)
 	v := &visit{w: resp, r: r, cfg: login.oidc, base: base}
 	if c, err := r.Cookie(v.cookieName("session")); err == nil {
 		v.cookie = c.Value
@@ -152,7 +153,12 @@ func (v *visit) problem(err error) error {
 	if e.retryAfter > 0 {
 		v.w.Header().Set("Retry-After", strconv.Itoa(int(e.retryAfter/time.Second)))
 	}
-	return v.show(e.status, shownLogin{Problem: e.message, Again: true})
+	return v.show(e.status, shownLogin{Problem: sentence(e.message), Again: true})
+}
+
+// sentence is a message with a capital, as a page wants it.
+func sentence(message string) string {
+	return strings.ToUpper(message[:1]) + message[1:]
 }
 
 // getLogin shows somebody's tokens, or sends who has no session to the provider: GET /login.
@@ -172,6 +178,10 @@ func (s *server) getLogin(w http.ResponseWriter, r *http.Request) error {
 	return v.redirect(http.StatusFound, address)
 }
 
+// callbackName is what wrong logins by a provider count for, since their users are not known. It
+// has a colon, and is so nobody's name.
+const callbackName = "oidc:"
+
 // getLoginCallback takes who comes back from the provider: GET /login/callback.
 func (s *server) getLoginCallback(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.visiting(w, r)
@@ -183,11 +193,20 @@ func (s *server) getLoginCallback(w http.ResponseWriter, r *http.Request) error 
 		return v.problem(errLoginStale)
 	}
 	v.setCookie("login", "", 0)
+	// Anybody can come with a code that is none, and each has the provider asked.
+	guard, address := &s.gate.logins.attempts, v.w.origin.key()
+	if err := guard.turn(r.Context().Done(), address, callbackName); err != nil {
+		return v.problem(err)
+	}
 	found, err := s.gate.provider.finish(r.Context(), v.cfg, v.callback(), f, r.URL.Query())
+	if errors.Is(err, errProviderDown) || errors.Is(err, errBusyLogins) {
+		guard.undo(address, callbackName)
+	}
 	if err != nil {
 		s.st.audit("login failed", "user", "unknown", "client", v.w.origin.client, "by", v.cfg.Issuer)
 		return v.problem(err)
 	}
+	guard.succeeded(address, callbackName)
 	s.gate.provider.end(v.cookie)
 	v.setCookie("session", s.gate.provider.open(found), sessionLife)
 	s.st.audit("login", "user", found.who, "groups", found.groups(v.cfg), "client", v.w.origin.client)
@@ -264,7 +283,7 @@ func (s *server) postLoginToken(w http.ResponseWriter, r *http.Request) error {
 	secret := b.newSecret()
 	switch err := s.st.robots.addOwned(b); {
 	case errors.Is(err, errTooManyOwned), errors.Is(err, errTooManyPersonal):
-		return v.show(http.StatusConflict, shownLogin{Problem: err.Error(), Again: true})
+		return v.show(http.StatusConflict, shownLogin{Problem: sentence(err.Error()), Again: true})
 	case err != nil:
 		return err
 	}
