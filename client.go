@@ -122,14 +122,14 @@ func isLoopback(host string) bool {
 }
 
 // clientAgent is the User-Agent of all requests: berth/VERSION.
-func clientAgent() string {
+var clientAgent = sync.OnceValue(func() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v := strings.Trim(info.Main.Version, "()"); v != "" {
 			return "berth/" + v
 		}
 	}
 	return "berth"
-}
+})
 
 // checkRedirect lets pulls be sent on, to a store of blobs say, without the password. Other
 // requests are not sent on: their answer is that of the registry.
@@ -427,16 +427,15 @@ func newRemoteError(host, doing string, resp *http.Response) *remoteError {
 		said = append(said, cmp.Or(text, one.Code))
 		e.code = cmp.Or(e.code, one.Code)
 	}
-	e.message = oneLine(strings.Join(said, "; "))
+	e.message = strings.Join(said, "; ")
 	if len(said) == 0 {
 		e.message = unlikeRegistry(resp)
 	}
 	if d := e.retryAfter(); d > 0 {
 		e.message += fmt.Sprintf("; it wants to be asked again in %v", d.Round(time.Second))
 	}
-	if len(e.message) > 500 {
-		e.message = e.message[:500] + "…"
-	}
+	// A stranger's text on a person's terminal.
+	e.code, e.message = printable(fmt.Sprintf("%.40s", e.code)), printable(oneLine(fmt.Sprintf("%.500s", e.message)))
 	return e
 }
 
@@ -481,6 +480,8 @@ func connectionProblem(host string, err error) error {
 			invalid.Cert.NotBefore.Format(time.DateOnly), invalid.Cert.NotAfter.Format(time.DateOnly))
 	case errors.Is(err, http.ErrSchemeMismatch):
 		said = fmt.Sprintf("%s speaks plain HTTP, not TLS", host)
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		said = fmt.Sprintf("%s has closed the connection", host)
 	case errors.As(err, &dns):
 		said = fmt.Sprintf("there is no host %s, as far as this machine can find out", dns.Name)
 	case errors.As(err, &asked):

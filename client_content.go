@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -141,8 +142,13 @@ func errWrongBytes(doing, host string, got, want digest.Digest) error {
 
 // headBlob asks for a blob, and returns its size, or -1 if the registry does not tell.
 func (c *client) headBlob(ctx context.Context, name string, d digest.Digest) (int64, error) {
+	return c.lookForBlob(ctx, name, d, "pull")
+}
+
+// lookForBlob is headBlob with the rights that what follows needs.
+func (c *client) lookForBlob(ctx context.Context, name string, d digest.Digest, actions string) (int64, error) {
 	r := c.blobRequest(http.MethodHead, name, d)
-	r.doing = fmt.Sprintf("looking for the blob %s in %s", d, name)
+	r.doing, r.scopes = fmt.Sprintf("looking for the blob %s in %s", d, name), []string{scopeOf(name, actions)}
 	resp, err := c.do(ctx, r)
 	if err != nil {
 		return 0, err
@@ -259,9 +265,9 @@ type pushedBlob struct {
 // An upload that breaks off is continued at what the registry has, as long as that grows.
 func (c *client) pushBlob(ctx context.Context, name string, b pushedBlob) (sent bool, err error) {
 	for reached := int64(-1); ; b.from = "" {
-		if _, err := c.headBlob(ctx, name, b.digest); err == nil {
+		if _, err := c.lookForBlob(ctx, name, b.digest, "pull,push"); err == nil {
 			return reached >= 0, nil // after a break: its last answer was lost
-		} else if !isRemote(err, http.StatusNotFound) {
+		} else if !isFinal(err) { // some say 403 of a repository that is still to be made
 			return false, err
 		}
 		u, err := c.startUpload(ctx, name, b.digest, b.from)
@@ -272,7 +278,7 @@ func (c *client) pushBlob(ctx context.Context, name string, b pushedBlob) (sent 
 			return true, nil
 		}
 		if isFinal(err) || ctx.Err() != nil || u.offset <= reached {
-			u.cancel(context.WithoutCancel(ctx))
+			u.cancel(ctx)
 			return false, err
 		}
 		reached = u.offset
@@ -442,6 +448,8 @@ func (u *remoteUpload) find(ctx context.Context) error {
 
 // cancel ends an upload that is given up. A registry that cannot do that ends it by itself.
 func (u *remoteUpload) cancel(ctx context.Context) {
+	ctx, end := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer end()
 	r := u.request("giving up an upload to", http.MethodDelete)
 	r.ok = []int{http.StatusNoContent, http.StatusOK, http.StatusAccepted}
 	if resp, err := u.c.do(ctx, r); err == nil {

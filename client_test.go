@@ -171,6 +171,7 @@ func TestClientRenewsTokens(t *testing.T) {
 		r.server.handler().ServeHTTP(w, req)
 	}), clientOptions{user: "kim", password: "kim-secret"})
 	im := r.image(t, c)
+	must[*remoteManifest](t)(c.getManifest(t.Context(), "a", reference{digest: im.digest}))
 	before := fetched.Load()
 	for range 3 {
 		must[*remoteManifest](t)(c.getManifest(t.Context(), "a", reference{digest: im.digest}))
@@ -470,6 +471,7 @@ func TestClientErrors(t *testing.T) {
 		want   string
 	}{
 		{403, `{"errors":[{"code":"DENIED","message":"no","detail":"not you"}]}`, "403 DENIED: no: not you"},
+		{400, `{"errors":[{"code":"X","message":"a\u001b[2Jb\nc"}]}`, "[2Jb; c"},
 		{413, "<html>too large</html>", "a proxy before the registry limits"},
 		{502, "<html>", "does the registry run"},
 		{404, "", "not a registry's answer"},
@@ -484,8 +486,8 @@ func TestClientErrors(t *testing.T) {
 		err := c.putManifest(t.Context(), "home/app", reference{tag: "1"}, typeOCIManifest, []byte("{}"))
 		where, _ := url.Parse(s.URL)
 		for _, want := range []string{test.want, "sending the manifest home/app:1", where.Host, "again in 30s"} {
-			if !strings.Contains(fmt.Sprint(err), want) {
-				t.Errorf("%d: %v, want %q in it", test.status, err, want)
+			if !strings.Contains(fmt.Sprint(err), want) || strings.ContainsAny(fmt.Sprint(err), "\x1b\n") {
+				t.Errorf("%d: %q, want %q in it", test.status, err, want)
 			}
 		}
 	}

@@ -65,7 +65,7 @@ func checkImageCommand(cfg *config) error {
 		return err
 	}
 	for _, f := range remoteFlags {
-		if cfg.given[f.name] && d.host == "" {
+		if cfg.given[f.name] && !cfg.byEnv[f.name] && d.host == "" {
 			return fmt.Errorf("--%s is for another registry, as in berth image HOST/NAME:TAG", f.name)
 		}
 	}

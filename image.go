@@ -155,6 +155,13 @@ func openBinary(name string) (*executable, error) {
 		}
 		name, path = "this program", "/proc/self/exe" // also where a newer one has been put in its place
 	}
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() { // of which a pipe would not even open
+		err = fmt.Errorf("%s is not a file", name)
+	}
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -172,9 +179,6 @@ func (b *executable) read() error {
 	info, err := b.file.Stat()
 	if err != nil {
 		return err
-	}
-	if !info.Mode().IsRegular() {
-		return errors.New("is not a file")
 	}
 	if b.size = info.Size(); b.size > maxBinary {
 		return fmt.Errorf("has more than %s: it is not Berth", formatSize(maxBinary))
