@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -327,18 +328,43 @@ func (x *serverExamination) examineAddresses(ctx context.Context, where whereabo
 // examineFirewall looks at the files of ufw, as far as this user may: connections from this machine to itself
 // pass any firewall.
 func (x *serverExamination) examineFirewall(port string, inner bool) {
-	config, err := os.ReadFile(filepath.Join(x.root, "/etc/ufw/ufw.conf"))
-	rules, e := os.ReadFile(filepath.Join(x.root, "/etc/ufw/user.rules"))
-	if inner || err != nil || e != nil || !bytes.Contains(config, []byte("ENABLED=yes")) {
+	read := func(path string) string {
+		text, _ := os.ReadFile(filepath.Join(x.root, path))
+		return string(text)
+	}
+	rules := read("/etc/ufw/user.rules")
+	if inner || rules == "" || !strings.Contains(read("/etc/ufw/ufw.conf"), "ENABLED=yes") || strings.Contains(read("/etc/default/ufw"), `DEFAULT_INPUT_POLICY="ACCEPT"`) {
 		return
 	}
-	for line := range strings.Lines(string(rules)) {
-		fields := strings.Fields(line)
-		if at := slices.Index(fields, "--dport"); at >= 0 && at+1 < len(fields) && fields[at+1] == port || slices.Contains(fields, "--dports") && strings.Contains(line, port) {
+	for line := range strings.Lines(rules) {
+		if strings.HasPrefix(line, "-A ufw-user-input ") && strings.Contains(line, "-j ACCEPT") && firewallRuleHas(strings.Fields(line), port) {
 			return
 		}
 	}
-	x.warn("address", "firewall", advise("Open the port, if other machines are to reach it.", "sudo ufw allow "+port+"/tcp"), "ufw is on, and none of its rules names port %s", port)
+	x.warn("address", "firewall", advise("Open the port, if other machines are to reach it.", "sudo ufw allow "+port+"/tcp"), "ufw is on, and none of its rules lets port %s in", port)
+}
+
+// firewallRuleHas reports whether a rule of iptables is for a port: one that names none is for all.
+func firewallRuleHas(rule []string, port string) bool {
+	n, _ := strconv.Atoi(port)
+	for i, word := range rule[:len(rule)-1] {
+		if word != "--dport" && word != "--dports" {
+			continue
+		}
+		for part := range strings.SplitSeq(rule[i+1], ",") {
+			from, to, ranged := strings.Cut(part, ":")
+			if !ranged {
+				to = from
+			}
+			low, _ := strconv.Atoi(from)
+			high, _ := strconv.Atoi(to)
+			if low <= n && n <= high {
+				return true
+			}
+		}
+		return false
+	}
+	return true
 }
 
 // examineOwnCertificate looks at the dates of the certificate and of the local CA.

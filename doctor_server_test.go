@@ -47,7 +47,7 @@ func (r *registry) doctor(change ...func(*config)) (faults []string, answer stri
 			r.t.Errorf("%+v has no remedy", d)
 		}
 	}
-	if code, _ := exitCode(err); (code == 1) != problem {
+	if code, _ := exitCode(err); (code == 1) != (problem || cfg.doctor.strict && faults != nil) {
 		r.t.Errorf("berth doctor ends with %d, and says\n%s", code, &out)
 	}
 	slices.Sort(faults)
@@ -130,6 +130,9 @@ func TestServerDoctorMachine(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t).served()
 	r.wantDoctor([]string{"clock-not-synced"}, func(c *config) { c.doctor.synced = func() (bool, bool) { return false, true } })
+	r.wantDoctor([]string{"clock-not-synced"}, func(c *config) {
+		c.doctor.synced, c.doctor.strict = func() (bool, bool) { return false, true }, true
+	})
 	r.wantDoctor([]string{"clock-wrong"}, func(c *config) { c.doctor.now = func() time.Time { return time.Unix(1000, 0) } })
 	r.wantDoctor([]string{"clock-went-back"}, func(c *config) {
 		before := time.Now().Add(-48 * time.Hour)
@@ -286,4 +289,32 @@ func TestServerDoctorCertificate(t *testing.T) {
 	r.wantDoctor(nil)
 	r.wantDoctor([]string{"certificate-expires"}, later(85*24*time.Hour))
 	r.wantDoctor([]string{"certificate-expired"}, later(100*24*time.Hour))
+}
+
+func TestServerDoctorFirewall(t *testing.T) {
+	t.Parallel()
+	const accept = "-j ACCEPT\n"
+	for rules, closed := range map[string]bool{
+		"-A ufw-user-input -p tcp --dport 22 " + accept:                         true,
+		"-A ufw-user-input -p tcp --dport 5000 -j DROP\n":                       true,
+		"-A ufw-user-input -p tcp --dport 5000 " + accept:                       false,
+		"-A ufw-user-input -p tcp -m multiport --dports 80,4990:5010 " + accept: false,
+		"-A ufw-user-input -s 192.168.1.0/24 " + accept:                         false,
+		"-A ufw-user-forward -p tcp --dport 5000 " + accept:                     true,
+	} {
+		x := &serverExamination{root: t.TempDir()}
+		for path, text := range map[string]string{"ufw.conf": "ENABLED=yes\n", "user.rules": "*filter\n" + rules} {
+			path = filepath.Join(x.root, "etc/ufw", path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		x.examineFirewall("5000", false)
+		if got := x.faults(isWarning) != nil; got != closed {
+			t.Errorf("with %q the port is closed: %t, want %t", rules, got, closed)
+		}
+	}
 }
