@@ -413,43 +413,9 @@ func (d *doctor) logInByToken(ctx context.Context, s *doctorSession, challenge, 
 	query.Set("service", params["service"])
 	query.Add("scope", "repository:"+s.name+":pull,push,delete")
 	realm.RawQuery = query.Encode()
-	header := map[string]string{}
-	if d.user != "" {
-		header["Authorization"] = basic
-		if !own && realm.Scheme != "https" {
-			d.fail("login", "realm-in-clear", advise("Let the token server speak TLS."), "the password would go in the clear to %s; it was not sent", realm.Host)
-			return nil
-		}
-	}
-	a := d.send(ctx, doctorRequest{method: http.MethodGet, url: realm.String(), header: header, foreign: !own})
-	var got struct {
-		Token  string
-		Access string `json:"access_token"`
-	}
-	switch {
-	case a.err != nil:
-		r := advise("See whether this machine reaches it, and trusts its certificate.")
-		if host := registryHost(realm.Host, ""); host != "" { // or it is nothing to type
-			r.lines = []string{"curl -v " + realm.Scheme + "://" + host}
-		}
-		d.fail("login", "realm-unreachable", r, "the server for tokens, %s, is not reached: %s", realm.Host, a.in())
-		return nil
-	case a.status == http.StatusUnauthorized && d.user == "":
-		d.askUser()
-		return nil
-	case a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
-		d.fail("login", "password-wrong", advise("Check the name and the password; on the server of a Berth:", "berth user list", "berth user passwd "+d.user), "%s cannot log in: %s%s", d.user, a.in(), saying(a))
-		return nil
-	case a.status == http.StatusTooManyRequests:
-		d.fail("login", "too-many-logins", advise("Wait a minute, and see which machine tries a wrong password again and again."), "too many wrong passwords came from here: %s%s", a.in(), saying(a))
-		return nil
-	case a.status != http.StatusOK || json.Unmarshal(a.body, &got) != nil || got.Token+got.Access == "":
-		d.fail("login", "token-not-given", d.proxyRemedy("See the log of the registry; a proxy must pass "+realm.Path+" on, with its query."), "no token comes from %s: %s%s%s", realm.Host+realm.Path, a.in(), a.by(), saying(a))
-		return nil
-	}
-	token := got.Token
+	token := d.fetchToken(ctx, realm, own, basic)
 	if token == "" {
-		token = got.Access
+		return nil
 	}
 	if subject, ok := subjectOf(token); ok && subject == "" && d.user != "" {
 		d.fail("login", "authorization-dropped", d.proxyRemedy("Let the proxy pass the header Authorization on: remove a line such as proxy_set_header Authorization \"\", or auth_basic."), "the registry does not get the password: it gave a token for nobody")
@@ -470,6 +436,44 @@ func (d *doctor) logInByToken(ctx context.Context, s *doctorSession, challenge, 
 		d.well("login", "everybody may push there, by a token")
 	}
 	return s
+}
+
+// fetchToken asks for a token at realm; "" if there is none. own says that it is the registry's own server.
+func (d *doctor) fetchToken(ctx context.Context, realm *url.URL, own bool, basic string) string {
+	header := map[string]string{}
+	if d.user != "" {
+		header["Authorization"] = basic
+		if !own && realm.Scheme != "https" {
+			d.fail("login", "realm-in-clear", advise("Let the token server speak TLS."), "the password would go in the clear to %s; it was not sent", realm.Host)
+			return ""
+		}
+	}
+	a := d.send(ctx, doctorRequest{method: http.MethodGet, url: realm.String(), header: header, foreign: !own})
+	var got struct {
+		Token  string
+		Access string `json:"access_token"`
+	}
+	switch {
+	case a.err != nil:
+		r := advise("See whether this machine reaches it, and trusts its certificate.")
+		if host := registryHost(realm.Host, ""); host != "" { // or it is nothing to type
+			r.lines = []string{"curl -v " + realm.Scheme + "://" + host}
+		}
+		d.fail("login", "realm-unreachable", r, "the server for tokens, %s, is not reached: %s", realm.Host, a.in())
+	case a.status == http.StatusUnauthorized && d.user == "":
+		d.askUser()
+	case a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
+		d.fail("login", "password-wrong", advise("Check the name and the password; on the server of a Berth:", "berth user list", "berth user passwd "+d.user), "%s cannot log in: %s%s", d.user, a.in(), saying(a))
+	case a.status == http.StatusTooManyRequests:
+		d.fail("login", "too-many-logins", advise("Wait a minute, and see which machine tries a wrong password again and again."), "too many wrong passwords came from here: %s%s", a.in(), saying(a))
+	case a.status != http.StatusOK || json.Unmarshal(a.body, &got) != nil || got.Token+got.Access == "":
+		d.fail("login", "token-not-given", d.proxyRemedy("See the log of the registry; a proxy must pass "+realm.Path+" on, with its query."), "no token comes from %s: %s%s%s", realm.Host+realm.Path, a.in(), a.by(), saying(a))
+	case got.Token != "":
+		return got.Token
+	default:
+		return got.Access
+	}
+	return ""
 }
 
 // saying is the registry's message, in brackets.

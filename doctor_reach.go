@@ -39,6 +39,7 @@ type doctor struct {
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	has      func(program string) bool // whether it is installed
 	now      func() time.Time
+	knock    time.Duration // for one connection
 	patience time.Duration // for one answer
 
 	address string              // HOST:PORT that answers, the host as an IP address
@@ -52,7 +53,7 @@ type doctor struct {
 
 // newDoctor returns one for this machine.
 func newDoctor(env environment) *doctor {
-	d := &doctor{env: env, now: time.Now, patience: 20 * time.Second, largest: 16 << 20,
+	d := &doctor{env: env, now: time.Now, knock: 5 * time.Second, patience: 20 * time.Second, largest: 16 << 20,
 		lookup: net.DefaultResolver.LookupHost, dial: new(net.Dialer).DialContext,
 		has: func(program string) bool { _, err := exec.LookPath(program); return err == nil }}
 	d.home, _ = os.UserHomeDir()
@@ -240,7 +241,7 @@ func (d *doctor) reach(ctx context.Context, addresses []string) bool {
 }
 
 func (d *doctor) connect(ctx context.Context, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, min(d.patience, 5*time.Second))
+	ctx, cancel := context.WithTimeout(ctx, d.knock)
 	defer cancel()
 	return d.dial(ctx, "tcp", address)
 }
@@ -306,7 +307,7 @@ func (d *doctor) explainUnreachable(ctx context.Context, addresses []string, bad
 			d.fail("port", "port-filtered", advise("A firewall drops the packets, or the machine is off. Open the port there."+stale,
 				"ping -c1 "+address, "sudo ufw allow "+port+"/tcp      # on that machine, with ufw",
 				"sudo firewall-cmd --add-port="+port+"/tcp --permanent && sudo firewall-cmd --reload"),
-				"%s does not answer within %s: neither yes nor no", net.JoinHostPort(address, port), formatDuration(min(d.patience, 5*time.Second)))
+				"%s does not answer within %s: neither yes nor no", net.JoinHostPort(address, port), formatDuration(d.knock))
 		case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
 			d.fail("port", "no-route", advise("See whether this machine is in the network of that one (VPN, Wi-Fi for guests, another subnet)."+stale, "ip route get "+address),
 				"there is no way from this machine to %s", address)

@@ -26,6 +26,7 @@
 //	client client_*                 other registries, asked over HTTP
 //	image                           Berth's own image, of its binaries
 //	cmd cmd_*                       commands, with a server or without
+//	doctor doctor_*                 why it does not work, seen from a client or on the server
 //	main                            usage, configuration, the server's start and end
 //
 // To understand Berth, read in this order: the invariants at the head of store.go; routes in
