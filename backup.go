@@ -8,7 +8,7 @@
 //	the database is copied and verified   → DEST/berth.db.new
 //	files that DEST lacks                 → cloned, linked, or copied and verified
 //	everything is synced
-//	users, rules and the CA                → copied
+//	users, rules, endpoints and the CA     → copied
 //	berth.db.new                          → DEST/berth.db
 //	files that no row of it needs         → removed
 //
@@ -198,7 +198,7 @@ func (b *backup) openCopy(ctx context.Context, path string) (err error) {
 	b.db.SetMaxOpenConns(1)
 	// Sessions are of this server, and so are what it has still to remove and
 	// its snapshots.
-	if _, err = b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash; UPDATE meta SET stale = 1, users_file = NULL, policy_file = NULL`); err != nil {
+	if _, err = b.db.ExecContext(ctx, `DELETE FROM upload; DELETE FROM trash; DELETE FROM event; UPDATE meta SET stale = 1, users_file = NULL, policy_file = NULL`); err != nil {
 		b.db.Close()
 	}
 	return err
@@ -640,7 +640,7 @@ func (b *backup) guards() error {
 			return err
 		}
 	}
-	for _, pattern := range []string{"tls/*", "tls/acme/*"} {
+	for _, pattern := range []string{eventsFile, "tls/*", "tls/acme/*"} {
 		names, err := fs.Glob(os.DirFS(b.st.dir), pattern)
 		if err != nil {
 			return err

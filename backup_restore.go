@@ -698,6 +698,10 @@ func (re *restorer) reconcile(ctx context.Context, out *console) error {
 		if _, err := t.exec(`DELETE FROM trash`); err != nil {
 			return err
 		}
+		// Most have arrived since the snapshot, and others tell of what is not so any more.
+		if _, err := t.exec(`DELETE FROM event`); err != nil {
+			return err
+		}
 		_, err := t.exec(`UPDATE meta SET scrubbed = ?, scrub_place = ''`, t.clock)
 		return err
 	})

@@ -24,6 +24,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -102,6 +103,9 @@ type options struct {
 	Created int64  // seconds since 1970: when an image was made, if that is said; else 0
 	Usual   string // the data directory as a whole path, if neither a flag nor a variable names it; else ""
 
+	Pulls    bool    // follow pulls, too,
+	Blobs    bool    // and blobs
+	Exec     string  `json:"-"` // run for each event, where the command was given
 	LeftOver bool    // also remove what a restore keeps
 	Nearest  nearest // to the destination of a backup
 }
@@ -199,7 +203,10 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return errors.Join(err, st.close())
 	}
 	st.promises.forget()
-	st.attend(newCommandHost(func() (*tagRules, error) { return readTagRules(st) }))
+	st.events.publicURL = cfg.auth.publicURL
+	host := newCommandHost(func() (*tagRules, error) { return readTagRules(st) })
+	host.events = sync.OnceValues(func() (*listeners, error) { return readListeners(st.dir) }) // sent by the next server
+	st.attend(host)
 	return errors.Join(runOn(ctx, st, cfg.options, cfg.console(stdout)), st.close())
 }
 
@@ -318,8 +325,10 @@ func serveCommands(ctx context.Context, st *store, running *atomic.Int64) (wait 
 	}
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			running.Add(1)
-			defer running.Add(-1)
+			if r.URL.Path != "/"+followCommand { // which does nothing, for days
+				running.Add(1)
+				defer running.Add(-1)
+			}
 			if ctx.Err() != nil {
 				http.Error(w, "it is being stopped; try again in a moment", http.StatusServiceUnavailable)
 				return
@@ -351,6 +360,13 @@ func answerCommand(w http.ResponseWriter, r *http.Request, st *store) {
 	}
 	if o.Command == rereadCommand {
 		st.host.reread() // which logs what is wrong
+		return
+	}
+	if o.Command == followCommand {
+		w.Header().Set("Trailer", trailerError)
+		if err := followEvents(r.Context(), st, o, o.console(flushWriter{w})); err != nil {
+			w.Header().Set(trailerError, oneLine(err.Error()))
+		}
 		return
 	}
 	if c := findCommand(o.Command); c == nil || c.onStore == nil {

@@ -138,6 +138,19 @@ func (c *console) lines(indent string, lines ...string) {
 // json prints a value. What would control a terminal, and JSON need not escape, is escaped.
 func (c *console) json(v any) error {
 	text, err := json.MarshalIndent(v, "", "  ")
+	c.write(escaped(text))
+	return err
+}
+
+// jsonLine prints a value as one line, as json does.
+func (c *console) jsonLine(v any) error {
+	text, err := json.Marshal(v)
+	c.write(escaped(text))
+	return err
+}
+
+// escaped is JSON, and a newline, without what would control a terminal.
+func escaped(text []byte) string {
 	var b strings.Builder
 	for _, r := range string(text) {
 		if r == '\n' || unicode.IsGraphic(r) {
@@ -148,8 +161,7 @@ func (c *console) json(v any) error {
 			fmt.Fprintf(&b, `\u%04x`, unit)
 		}
 	}
-	c.write(b.String() + "\n")
-	return err
+	return b.String() + "\n"
 }
 
 // A progress tells how far a long piece of work has come: on a terminal in one

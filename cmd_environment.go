@@ -78,7 +78,7 @@ func (env environment) refuseUnknown() error {
 		if runtime.GOOS == "windows" { // where case does not matter
 			name = strings.ToUpper(name)
 		}
-		if !strings.HasPrefix(name, "BERTH_") || value == "" || slices.Contains(known, strings.TrimPrefix(name, "BERTH_")) || serviceVariable.MatchString(name+"="+value) {
+		if !strings.HasPrefix(name, "BERTH_") || strings.HasPrefix(name, eventVariable) || value == "" || slices.Contains(known, strings.TrimPrefix(name, "BERTH_")) || serviceVariable.MatchString(name+"="+value) {
 			continue
 		}
 		if name == "BERTH_PORT" { // which is nearer to others than to what it means

@@ -137,6 +137,23 @@ func imageCommands() []*command {
 			}, onStore: logCommand,
 			about:   "what was done, by whom, when and from where",
 			example: "berth log --limit 10\nberth log home/app:latest"},
+		{name: "events", most: 2, check: checkEventsCommand, onFiles: eventsCommand,
+			forms: []form{
+				{"[--repo PATTERN] [--pulls] [--blobs] [--exec COMMAND]", "show what happens in the running server, as it happens, or run a command for each event"},
+				{"check", "print the endpoints in `events.toml` as Berth understands them"},
+				{"test ENDPOINT", "send a trial event to an endpoint"},
+			},
+			flags: []flagDef{
+				{"repo", "PATTERN,...", "**", "the repositories: names, or patterns such as `'ci/*'`", func(c *config, _ *textFlags) any { return &c.Repo }},
+				{"pulls", "", "", "also show pulls", func(c *config, _ *textFlags) any { return &c.Pulls }},
+				{"blobs", "", "", "also show pushes, mounts and deletes of blobs", func(c *config, _ *textFlags) any { return &c.Blobs }},
+				{"exec", "COMMAND", "", "run this shell command for each event. It gets the event as JSON on standard input, and in variables " +
+					"(`BERTH_EVENT_REPOSITORY`, `BERTH_EVENT_TAG` and others)", func(c *config, _ *textFlags) any { return &c.Exec }},
+				jsonFlag,
+			},
+			about:   "follow pushes and deletes, run a command for each; check and try webhooks",
+			more:    "Webhooks are endpoints in `events.toml` in the data directory; docs/events.md describes them. What has happened before is in `berth log`.",
+			example: "berth events\nberth events --repo home/app --exec 'docker compose pull'\nberth events test deploy"},
 		{name: "undo", least: 1, most: 1, check: checkUndoCommand, server: []string{"policy"},
 			forms: []form{
 				{"CHANGE [--as NAME] [--force]", "restore what was before this change; `berth log` shows its number"},

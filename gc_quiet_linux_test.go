@@ -57,6 +57,7 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		for _, loop := range st.loops() {
 			loops.Go(func() { loop(ctx) })
 		}
+		loops.Go(func() { s.sender.run(ctx) })
 		do := func(want int, method, path, body string, headers ...string) {
 			t.Helper()
 			req := httptest.NewRequest(method, path, bytes.NewReader([]byte(body)))

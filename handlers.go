@@ -16,6 +16,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -43,6 +44,7 @@ type server struct {
 	waiting  *waiting
 	doubted  disbelieved
 	address  string
+	sender   *sender                                       // of events
 	lines    struct{ sessions, bodies, large waitingLine } // that wait to be opened, to arrive, to be read
 }
 
@@ -52,6 +54,9 @@ type serverConfig struct {
 	auth         authConfig
 	certificates *certificates // nil without TLS
 	log          *slog.Logger
+
+	// dialEvents is how endpoints of events are reached; nil for the network. Tests have no network.
+	dialEvents func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // access is what a request needs to be allowed to do.
@@ -136,6 +141,10 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	if cfg.certificates != nil {
 		cfg.certificates.called = gate.called
 	}
+	st.events.publicURL = cfg.auth.publicURL
+	if s.sender, err = newSender(st.events, cfg); err != nil {
+		return nil, err
+	}
 	st.attend(serverHost{gate, s})
 	s.registerMetrics()
 	for _, r := range s.routes() {
@@ -150,9 +159,10 @@ type serverHost struct {
 	server *server
 }
 
-func (h serverHost) serves() bool { return true }
-func (h serverHost) busy() bool   { return h.server.inFlight.Load() > 0 }
-func (h serverHost) uploadEnded() { h.server.lines.sessions.freed() }
+func (h serverHost) serves() bool                   { return true }
+func (h serverHost) busy() bool                     { return h.server.inFlight.Load() > 0 }
+func (h serverHost) listeners() (*listeners, error) { return h.server.sender.current(), nil }
+func (h serverHost) uploadEnded()                   { h.server.lines.sessions.freed() }
 func (h serverHost) whereabouts() whereabouts {
 	var called []string
 	if scheme, host, ok := strings.Cut(h.publicURL, "://"); ok {
@@ -312,6 +322,9 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 		content = bytes.NewReader(body)
 	}
 	s.st.notePull(m, r.Method == http.MethodHead, ref.tag != "", pushed)
+	if r.Method == http.MethodGet && s.st.events.hearsPulls() {
+		s.st.announcePull(name, ref.tag, m, w.(*response).requester())
+	}
 	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", content)
 }
 
@@ -477,7 +490,7 @@ func (s *server) deleteBlob(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.st.deleteBlob(name, d); err != nil {
+	if err := s.st.deleteBlob(name, d, w.(*response).requester()); err != nil {
 		return err
 	}
 	s.audit(w, "delete", "repository", name, "blob", d)

@@ -14,14 +14,28 @@ import (
 	"strconv"
 )
 
-// author is who makes a request.
+// author is who makes a request, with what he may do to tags of a repository.
 func (w *response) author(repository string) author {
+	by := w.requester()
+	by.overwrite = w.caller.may(repository)&mayOverwrite != 0
+	return by
+}
+
+// requester is who makes a request.
+func (w *response) requester() author {
 	client, _, err := net.SplitHostPort(w.origin.client)
 	if err != nil {
 		client = w.origin.client // as a proxy tells it
 	}
-	return author{who: w.caller.label(), client: client, overwrite: w.caller.may(repository)&mayOverwrite != 0}
+	by := author{who: w.caller.label(), client: client}
+	agent := w.request.UserAgent()
+	by.request = requestRecord{w.id, shorten(w.origin.client), w.origin.host[:min(len(w.origin.host), maxHost)], method(w.request), agent[:min(len(agent), maxAgent)]}
+	by.url, _ = w.origin.url() // without it events have no address
+	return by
 }
+
+// maxAgent is how much of what a client calls itself events have, in bytes.
+const maxAgent = 128
 
 // deleteRepository removes a whole repository at once: DELETE
 // /v2/<name>/_berth/repository.

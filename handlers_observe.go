@@ -28,6 +28,7 @@ import (
 type response struct {
 	http.ResponseWriter
 	id      string
+	request *http.Request
 	origin  origin
 	caller  *caller
 	held    *connection // not closed for others until there is an answer; nil for none
@@ -175,7 +176,7 @@ func (x *requestIDs) next() string {
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), id: s.ids.next(),
+		w := &response{ResponseWriter: rw, request: r, control: http.NewResponseController(rw), id: s.ids.next(),
 			origin: s.gate.proxies.origin(r), caller: anyone, stall: s.stallTimeout, head: r.Method == http.MethodHead}
 		w.Header().Set("X-Request-Id", w.id)
 		if !w.origin.proxied {

@@ -43,6 +43,9 @@ type author struct {
 	client    string // the address; "" for a command
 	overwrite bool   // may move tags that exist
 	force     bool   // and immutable ones
+
+	request requestRecord // the zero value for a command
+	url     string        // of the registry, as the client calls it; "" if that is not known
 }
 
 // A change is what is done at once. It lives as long as its transaction.

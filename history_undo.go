@@ -267,6 +267,9 @@ func (u *undoing) repository(s step) error {
 	if _, err := u.exec(`UPDATE tag SET spared = ? WHERE repository = ?`, until, id); err != nil {
 		return err
 	}
+	if err := u.announceTags(u.c, storedRepository{id, name}); err != nil {
+		return err
+	}
 	back := step{kind: ofRepository, repository: name, old: s.new, new: name}
 	u.did = append(u.did, back)
 	return u.record(u.c, back)

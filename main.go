@@ -22,6 +22,7 @@
 //	backup backup_*                 copies, snapshots, the way back
 //	auth auth_*                     who is asking, and may they
 //	tls tls_*                       certificates, and how clients trust them
+//	events events_*                 what has happened, for programs that wait for it
 //	handlers handlers_* metrics     the table of routes, and everything that speaks HTTP
 //	client client_*                 other registries, asked over HTTP
 //	image                           Berth's own image, of its binaries
@@ -378,6 +379,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	background.Go(func() {
 		keepRunning(backgroundCtx, cfg.log, "rereader", func(ctx context.Context) { s.rereader(ctx, hangups) })
 	})
+	background.Go(func() { s.sender.run(backgroundCtx) })
 	s.gate.announce()
 	s.address = listener.Addr().String()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
@@ -471,10 +473,10 @@ func (s *server) rereader(ctx context.Context, hangups <-chan os.Signal) {
 			return
 		case <-hangups:
 		}
-		if err := errors.Join(s.gate.reread(), s.certificates.problem()); err != nil {
+		if err := errors.Join(s.gate.reread(), s.certificates.problem(), s.sender.endpoints.problem()); err != nil {
 			s.log.Error("files cannot be used; what they said before stays in force", "error", err)
 		} else {
-			s.log.Info("users, rules, logins and certificates are read again if they have changed; everything else needs a restart")
+			s.log.Info("users, rules, logins, certificates and the endpoints of events are read again if they have changed; everything else needs a restart")
 		}
 	}
 }

@@ -59,6 +59,9 @@ func (cfg *config) refuseFiles() error {
 	if err := cfg.tls.refuseFiles(); err != nil {
 		return cfg.asGiven(err)
 	}
+	if _, err := readListeners(cfg.dir); err != nil {
+		return err
+	}
 	return cfg.asGiven(cfg.auth.refuseFiles(cfg.dir))
 }
 

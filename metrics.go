@@ -173,6 +173,7 @@ func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 func (s *server) allMetrics(ctx context.Context) []byte {
 	var b bytes.Buffer
 	s.meters.write(&b)
+	s.sender.writeMetrics(&b)
 	// Who asks every few seconds shall not have the machine work all the time.
 	f, err := s.st.stats.figuresOr(ctx, 50)
 	if err != nil { // the others are wanted all the more

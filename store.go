@@ -77,6 +77,7 @@ type store struct {
 	robots    *robots
 	pruner    *pruner
 	stats     *statistics
+	events    *eventQueue
 
 	// Parts that run in the background.
 	collector *collector
@@ -193,6 +194,7 @@ func newStore(cfg storeConfig) *store {
 	st.stats = &statistics{store: st}
 	st.pruner = &pruner{store: st}
 	st.platforms = &platformFinder{st}
+	st.events = newEventQueue(st)
 	return st
 }
 
@@ -255,6 +257,9 @@ func (st *store) begun() error {
 		return fmt.Errorf("writing small blobs again: %w", err)
 	}
 	st.promises.begin(st.uptime)
+	if err := st.events.load(); err != nil {
+		return err
+	}
 	return st.robots.load()
 }
 
@@ -263,7 +268,7 @@ func (st *store) begun() error {
 func (st *store) close() error {
 	var err error
 	if st.writer != nil {
-		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.savePulls(), st.writer.updateLazy(st.saveUptime))
+		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.savePulls(), st.events.save(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
 	return errors.Join(err, st.database.close(), st.dataDir.letGo())
@@ -276,7 +281,8 @@ func (st *store) lasting(name string, loop func(context.Context)) func(context.C
 // begin runs first in every write transaction.
 func (st *store) begin(t *tx, durable bool) error {
 	t.clock = int64(st.uptime() / time.Second)
-	if err := st.pulls.ride(t); err != nil {
+	t.events = st.events
+	if err := errors.Join(st.pulls.ride(t), st.events.ride(t)); err != nil {
 		return err
 	}
 	if durable && !st.snapshots.stale.Load() {

@@ -162,7 +162,7 @@ func (data *dataDir) expects(e fs.DirEntry) bool {
 	if strings.HasPrefix(name, ".") { // of shells, desktops, disks and editors; no program has only such files for its data
 		return true
 	}
-	for _, ours := range []string{"berth", "login", usersFile, policyFile} { // and what editors make of them
+	for _, ours := range []string{"berth", "login", usersFile, policyFile, eventsFile} { // and what editors make of them
 		if strings.HasPrefix(name, ours) && !e.IsDir() {
 			return true
 		}

@@ -38,7 +38,7 @@ type content struct {
 // commitBlob makes c a blob of a repository and ends the session, if there is one
 // (1, 2). c.temp is closed, and its name is gone, whatever the result. On an error
 // nothing of it is visible.
-func (st *store) commitBlob(repository string, c content, session string) error {
+func (st *store) commitBlob(repository string, c content, session string, by author) error {
 	defer func() { st.drop(&c) }()
 	if c.body == nil {
 		if err := st.syncUpload(c.temp); err != nil {
@@ -74,10 +74,10 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 		if err == nil && small {
 			_, err = t.exec(`INSERT INTO unsynced (blob, n, body) VALUES (?, ?, ?)`, blob, key, c.body)
 		}
-		if err == nil && session != "" {
-			_, err = t.exec(`DELETE FROM upload WHERE id = ?`, session)
+		if err != nil {
+			return err
 		}
-		return err
+		return t.endUpload(session, repository, c, by)
 	})
 	if err != nil {
 		// Whether a commit took place whose sync failed shows only after a
@@ -107,6 +107,16 @@ func (st *store) commitBlob(repository string, c content, session string) error 
 	}
 	st.collector.wakeUp()
 	return nil
+}
+
+// endUpload ends the session, if there is one, by which a repository has got a blob.
+func (t *tx) endUpload(session, repository string, c content, by author) error {
+	if session != "" {
+		if _, err := t.exec(`DELETE FROM upload WHERE id = ?`, session); err != nil {
+			return err
+		}
+	}
+	return t.announceBlob(by, blobPushed, repository, "", c.digest, c.size)
 }
 
 // addBlob records that a repository has a blob, whose file is in its place and
@@ -429,7 +439,7 @@ func (st *store) totalBytes() (total int64, err error) {
 
 // mountBlob makes a blob of the repository from visible in repository. The
 // error is errBlobUnknown if from does not have it.
-func (st *store) mountBlob(repository, from string, d digest.Digest) error {
+func (st *store) mountBlob(repository, from string, d digest.Digest, by author) error {
 	f, err := st.openBlob(from, d, true) // it is there, and whole
 	if err != nil {
 		return err
@@ -445,7 +455,14 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 		if err != nil {
 			return err
 		}
-		return t.linkBlob(repo.id, blob)
+		if err := t.linkBlob(repo.id, blob); err != nil || !t.heard() {
+			return err
+		}
+		var size int64
+		if err := t.get(`SELECT size FROM blob WHERE id = ?`, []any{blob}, &size); err != nil {
+			return err
+		}
+		return t.announceBlob(by, blobMounted, repository, from, d, size)
 	})
 	st.collector.wakeUp()
 	return err
@@ -454,7 +471,7 @@ func (st *store) mountBlob(repository, from string, d digest.Digest) error {
 // deleteBlob takes a blob out of a repository. One that a manifest there still
 // refers to stays, and the error is errDenied (3). One that only deleted manifests use,
 // and that was pushed again since, is hidden again: they can still be restored.
-func (st *store) deleteBlob(repository string, d digest.Digest) error {
+func (st *store) deleteBlob(repository string, d digest.Digest, by author) error {
 	err := st.update(func(t *tx) error {
 		repo, blob, err := t.findBlob(repository, d)
 		if err != nil {
@@ -467,6 +484,9 @@ func (st *store) deleteBlob(repository string, d digest.Digest) error {
 			return errDenied.withf("manifest %s refers to this blob; delete that first", user)
 		}
 		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := t.announce(by, event{Type: blobDeleted, Repository: repository, Digest: d.String()}); err != nil {
 			return err
 		}
 		n, err := t.exec(`UPDATE link SET hidden = ?3 WHERE repository = ?1 AND blob = ?2

@@ -64,6 +64,8 @@ type tx struct {
 
 	durable   bool     // it waits for the disk, for one of its writes at least
 	committed []func() // called when all of it is committed; those of a write that fails are not
+
+	events *eventQueue // that what it does is announced in; nil for none
 }
 
 func newCommitter(conn *sql.Conn, data *dataDir, begin func(*tx, bool) error, lookups *lookups) (*committer, error) {

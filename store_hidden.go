@@ -24,6 +24,9 @@ func (t *tx) hideManifest(c *change, repo storedRepository, id int64, d digest.D
 	if err := t.hideLinks(repo.id, id); err != nil {
 		return err
 	}
+	if err := t.announceAs(c.author, c.why, event{Type: manifestDeleted, Repository: repo.name, Digest: d.String()}); err != nil {
+		return err
+	}
 	return t.record(c, step{kind: ofManifest, repository: repo.name, old: d.String()})
 }
 
@@ -39,6 +42,9 @@ func (t *tx) showManifest(c *change, repo storedRepository, id int64, d digest.D
 		return err
 	}
 	if err := t.showLinks(repo.id, id); err != nil {
+		return err
+	}
+	if err := t.announceRestored(c, repo.name, id, d); err != nil {
 		return err
 	}
 	return t.record(c, step{kind: ofManifest, repository: repo.name, new: d.String()})
@@ -87,6 +93,9 @@ func (t *tx) hideRepository(c *change, repo storedRepository) (hidden string, er
 	}
 	hidden = fmt.Sprintf("%s#%d", repo.name, c.number)
 	if _, err := t.exec(`UPDATE repository SET name = ?, deleted = ? WHERE id = ?`, hidden, t.clock, repo.id); err != nil {
+		return "", err
+	}
+	if err := t.announceAs(c.author, c.why, event{Type: repositoryDeleted, Repository: repo.name}); err != nil {
 		return "", err
 	}
 	return hidden, t.record(c, step{kind: ofRepository, repository: repo.name, old: repo.name, new: hidden})

@@ -20,6 +20,7 @@ type storeHost interface {
 	uploadEnded()                            // there may be room for another upload
 	whereabouts() whereabouts                // where clients reach this registry
 	reread() error                           // looks at the files of users and rules now; the error says what is wrong with them
+	listeners() (*listeners, error)          // who is to get events; never nil without an error
 }
 
 // whereabouts are where clients reach a registry; the zero value if no server runs.
@@ -34,7 +35,8 @@ type whereabouts struct {
 // A commandHost is the host of a store that nobody serves: there are no clients, and the rules
 // are what the files say.
 type commandHost struct {
-	rules func() (*tagRules, error)
+	rules  func() (*tagRules, error)
+	events func() (*listeners, error)
 }
 
 // newCommandHost returns a host that reads rules when they are asked for, once; nil for none.
@@ -42,7 +44,7 @@ func newCommandHost(rules func() (*tagRules, error)) *commandHost {
 	if rules == nil {
 		rules = func() (*tagRules, error) { return &tagRules{}, nil }
 	}
-	return &commandHost{sync.OnceValues(rules)}
+	return &commandHost{sync.OnceValues(rules), func() (*listeners, error) { return &listeners{}, nil }}
 }
 
 func (h *commandHost) serves() bool                       { return false }
@@ -55,6 +57,7 @@ func (h *commandHost) noteGuarded() error                 { return nil }
 func (h *commandHost) uploadEnded()                       {}
 func (h *commandHost) whereabouts() whereabouts           { return whereabouts{} }
 func (h *commandHost) reread() error                      { return nil }
+func (h *commandHost) listeners() (*listeners, error)     { return h.events() }
 
 // attend makes h the host. It is called before any request and any loop.
 func (st *store) attend(h storeHost) { st.host = h }

@@ -47,6 +47,9 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 			}
 		}
 		if len(tags) == 0 {
+			if err := p.announcePush("", target{}); err != nil {
+				return err
+			}
 			// Nothing may refer to it yet; its grace counts from now (4).
 			_, err = t.exec(`UPDATE manifest SET loose = ? WHERE id = ? AND loose IS NOT NULL`, t.clock, p.it.id)
 			return err

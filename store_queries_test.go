@@ -229,6 +229,9 @@ var allowedSteps = []allowedStep{
 	{"planner.trash", "SCAN trash", "only what is being removed is in it"},
 	{"planner.repositories", "SEARCH m USING INDEX sqlite_autoindex_manifest_1 (repository=?)", "of deleted repositories, all of which would go"},
 
+	{"eventQueue.load", "SCAN event", once + "; at most maxQueued rows for each endpoint"},
+	{"tx.announceTags", "SEARCH t USING PRIMARY KEY (repository=?)", "a whole repository comes back, and somebody listens"},
+
 	{"retainer.retain", "SCAN repository USING INDEX sqlite_autoindex_repository_1", "once an hour at most, if there are rules"},
 	{"retainer.explainRetention", "SCAN repository USING INDEX sqlite_autoindex_repository_1", wanted},
 	{"retainer.judgeIn", "SEARCH t USING PRIMARY KEY (repository=?)", "rules are about all tags of a repository"},

@@ -238,7 +238,18 @@ CREATE TABLE unsynced (
 	n    INTEGER NOT NULL, -- no two of one process have the same
 	body BLOB NOT NULL
 ) STRICT;
-` + triggers
+` + eventTable + triggers
+
+// eventTable has what endpoints have still to get.
+const eventTable = `
+-- Events on their way (events_queue.go).
+CREATE TABLE event (
+	n          INTEGER PRIMARY KEY, -- their order
+	endpoint   TEXT NOT NULL,       -- the one that is to get it, by name
+	repository TEXT NOT NULL,       -- by name: it may be gone
+	body       TEXT NOT NULL        -- JSON
+) STRICT;
+`
 
 // triggers count: the columns of repository, blob and total that say so.
 const triggers = `
@@ -351,12 +362,12 @@ DROP TRIGGER manifest_body;
 DROP TRIGGER tag_insert;
 DROP TRIGGER tag_delete;
 ` + triggers,
-	// To 10: all tokens were robots'.
+	// To 10: all tokens were robots', and there were no events.
 	`
 ALTER TABLE token ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE token ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
 ALTER TABLE token ADD COLUMN member TEXT NOT NULL DEFAULT '[]';
-`,
+` + eventTable,
 }
 
 // otherVersion says why a database, of which what is the name, cannot be opened; nil if it is

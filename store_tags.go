@@ -59,6 +59,9 @@ func (t *tx) moveTag(c *change, repo storedRepository, tag string, was, to targe
 	if err := t.record(c, s); err != nil {
 		return err
 	}
+	if err := t.announceTag(c, repo.name, tag, was, to); err != nil {
+		return err
+	}
 	if to.id == 0 {
 		if _, err := t.exec(`DELETE FROM tag WHERE repository = ? AND name = ?`, repo.id, tag); err != nil {
 			return err

@@ -40,6 +40,13 @@ func (p *pushing) tag(tag string) error {
 			return err
 		}
 	}
+	under := tag
+	if to.id != p.it.id { // the tag is on an index
+		under = ""
+	}
+	if err := p.announcePush(under, was); err != nil {
+		return err
+	}
 	if err := p.move(tag, was, to, grows); err != nil {
 		return err
 	}

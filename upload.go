@@ -86,7 +86,7 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 			s.st.uploads.dropFile(u)
 			return err
 		}
-		if err := s.st.uploads.finish(u, d); err != nil {
+		if err := s.st.uploads.finish(u, d, w.(*response).requester()); err != nil {
 			return err
 		}
 		s.answerBlobCreated(w, name, d)
@@ -126,7 +126,7 @@ func (s *server) mount(w http.ResponseWriter, name, from string, d digest.Digest
 	if _, err := parseName(from); err != nil || w.(*response).caller.may(from)&mayPull == 0 {
 		return false, nil
 	}
-	err := s.st.mountBlob(name, from, d)
+	err := s.st.mountBlob(name, from, d, w.(*response).requester())
 	if errors.Is(err, errBlobUnknown) {
 		return false, nil
 	}
@@ -186,7 +186,7 @@ func (s *server) putUpload(w http.ResponseWriter, r *http.Request) error {
 		s.st.uploads.saveOffsetAfter(u, err)
 		return err
 	}
-	if err := s.st.uploads.finish(u, d); err != nil {
+	if err := s.st.uploads.finish(u, d, w.(*response).requester()); err != nil {
 		return err
 	}
 	s.answerBlobCreated(w, u.repository, d)
@@ -286,7 +286,7 @@ var (
 // finish makes a session's bytes the blob d and ends the session. If they have
 // another digest, they are gone, and the error is errDigestInvalid. The caller
 // holds the turn.
-func (up *uploads) finish(u *upload, d digest.Digest) error {
+func (up *uploads) finish(u *upload, d digest.Digest, by author) error {
 	defer up.letGo(u)
 	c, err := up.seal(u, d.Algorithm())
 	if err == nil && c.digest != d {
@@ -294,7 +294,7 @@ func (up *uploads) finish(u *upload, d digest.Digest) error {
 		err = errDigestInvalid.withf("the %d bytes received have the digest %s, not %s", c.size, c.digest, d)
 	}
 	if err == nil {
-		if err = up.commitBlob(u.repository, c, u.id); err == nil {
+		if err = up.commitBlob(u.repository, c, u.id, by); err == nil {
 			if u.held != nil && u.filed { // an empty one, of a request that brought nothing
 				up.dropFile(u)
 			}
