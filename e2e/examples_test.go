@@ -322,6 +322,7 @@ var pages = map[string]func(t *testing.T){
 	"docs/airgap.md":  TestAirgapPage,
 	"docs/api.md":     TestAPIPage,
 	"docs/deploy.md":  TestDeployPage,
+	"docs/events.md":  TestEventsPage,
 	"docs/migrate.md": TestMigratePage,
 	"docs/numbers.md": TestNumbersPage,
 	"docs/storage.md": TestStoragePage,
