@@ -135,7 +135,7 @@ func imageHere(ctx context.Context, st *store, o options, out *console) error {
 		if err != nil {
 			return err
 		}
-		err = st.uploads.bring(dest.name, b.Digest, b.Size, body)
+		err = st.uploads.bring(dest.name, b.Digest, b.Size, body, o.author())
 		body.Close()
 		if err != nil {
 			return err

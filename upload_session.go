@@ -175,7 +175,7 @@ func (up *uploads) end(u *upload) error {
 }
 
 // bring makes size bytes that come from this machine, not from a client, the blob d of a repository.
-func (up *uploads) bring(repository string, d digest.Digest, size int64, body io.Reader) error {
+func (up *uploads) bring(repository string, d digest.Digest, size int64, body io.Reader, by author) error {
 	if err := up.roomForBlob(size); err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (up *uploads) bring(repository string, d digest.Digest, size int64, body io
 		up.dropFile(u)
 		return err
 	}
-	return up.finish(u, d)
+	return up.finish(u, d, by)
 }
 
 // dropFile removes a session's bytes. What cannot be removed now is at the
