@@ -45,8 +45,8 @@ func programCommands() []*command {
 			more: "A BINARY is Berth for Linux; each is for another platform, and without any it is the program that runs. " +
 				"The image is FROM scratch and does not run as root. The same binaries make the same image.",
 			example: "berth image berth.tar\nberth image hub.example.org/tools/berth:1.0 berth-amd64 berth-arm64"},
-		{name: "version", alone: versionCommand,
-			about:   "print the version",
+		{name: "version", flags: []flagDef{jsonFlag}, alone: versionCommand,
+			about:   "print the version, the commit and its date",
 			more:    "`berth --version` and `berth -v` do the same.",
 			example: "berth version"},
 	}

@@ -167,12 +167,6 @@ func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout
 	return cfg.inOthersName(err)
 }
 
-// versionCommand is `berth version`.
-func versionCommand(_ context.Context, _ *config, _ io.Reader, stdout io.Writer) error {
-	_, err := fmt.Fprintln(stdout, "berth", buildVersion())
-	return err
-}
-
 // wantsJSON reports whether a server's log is to be JSON, also where the flags as a
 // whole cannot be read: who reads the log wants no other line in it.
 func wantsJSON(args []string, env environment) bool {
@@ -489,14 +483,4 @@ func (s *server) wait(d time.Duration) bool {
 		}
 	}
 	return true
-}
-
-// buildVersion is the module's version, or the commit it was built from.
-func buildVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := strings.Trim(info.Main.Version, "()")
-	return v + " " + runtime.GOOS + "/" + runtime.GOARCH
 }
