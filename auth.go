@@ -77,6 +77,7 @@ type gate struct {
 	provider     *provider
 	standard     *policy // while there is no policy file
 	logins       *logins
+	failures     atomic.Int64 // of logins, for the metrics
 	limiter      limiter
 	signer       *signer
 	now          func() time.Time
@@ -544,6 +545,7 @@ func (s *server) logIn(w *response, r *http.Request, v *view, user, password str
 // log has from when it was made, and the name that came with it. What else is no user's name may be
 // a password in the wrong place, and is not logged.
 func (s *server) failLogin(w *response, v *view, user, password string) error {
+	s.gate.failures.Add(1)
 	who, known := "unknown", v.users[user] != ""
 	if known {
 		who = user

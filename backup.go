@@ -71,7 +71,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	dest := o.Args[0]
 	b := &backup{st: st, out: out, dirs: make(map[string]bool),
 		dest: newDataDir(dirConfig{dir: dest, log: st.log})}
-	defer func() { err = b.explain(err) }()
+	defer func() { st.noteBackup(b.dest.whole(), b.done, err); err = b.explain(err) }()
 	if err := b.take(o); err != nil {
 		return err
 	}
@@ -120,9 +120,6 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	if err := b.removeRest(ctx); err != nil {
 		return fmt.Errorf("the backup is complete, but files that it no longer needs could not be removed: %w", err)
 	}
-	if err := b.note(); err != nil {
-		return fmt.Errorf("the backup is complete, but that it was made cannot be noted: %w", err)
-	}
 	if err := b.tell(o.JSON); err != nil {
 		return err
 	}
@@ -154,25 +151,39 @@ func (b *backup) take(o options) (err error) {
 	return err
 }
 
-// lastBackupFile says when a backup was last finished, and where. It is no part of a backup.
-const lastBackupFile = "last-backup"
+// lastBackupFile is in the data directory, and says when the last backup was made, and to where.
+const lastBackupFile = "last-backup.json"
 
-// A lastBackup is what it says; the zero value if there was none.
+// A lastBackup is what it says.
 type lastBackup struct {
-	Time time.Time `json:"time"`
-	To   string    `json:"to"` // the whole path
+	Time        time.Time `json:"time"`
+	Destination string    `json:"destination"`
 }
 
-// note writes down that the backup is finished, unless nothing may be written.
-func (b *backup) note() error {
-	if b.st.writer == nil {
-		return nil
-	}
-	text, err := json.Marshal(lastBackup{time.Now().UTC().Truncate(time.Second), b.dest.whole()})
+// noteBackup notes that a backup was made, or not. Where that cannot be written down, as on a disk
+// that is full, it is known until the end of this process.
+func (st *store) noteBackup(dest string, made bool, err error) {
 	if err != nil {
-		return err
+		st.backups.note(err)
 	}
-	return writeSynced(filepath.Join(b.st.dir, lastBackupFile), bytes.NewReader(text))
+	if !made {
+		return
+	}
+	st.backups.note(nil)
+	text, err := json.Marshal(lastBackup{time.Unix(st.backups.succeeded.Load(), 0).UTC(), dest})
+	if err == nil && st.writer != nil {
+		err = writeSynced(filepath.Join(st.dir, lastBackupFile), bytes.NewReader(append(text, '\n')))
+	}
+	if err != nil {
+		st.log.Warn("it cannot be written down when this backup was made", "error", err)
+	}
+}
+
+// recallBackup takes up when the last backup was made, if that is known.
+func (st *store) recallBackup() {
+	if last, err := readLastBackup(st.dir); err == nil && last.Time.Unix() > 0 {
+		st.backups.succeeded.Store(last.Time.Unix())
+	}
 }
 
 // readLastBackup reads the note; one that cannot be understood counts as none.

@@ -38,6 +38,7 @@ type snapshots struct {
 	stale      atomic.Bool   // something has changed since the last one
 	staleSince atomic.Int64  // uptime when run noticed that; 0 if it has not
 	changed    chan struct{} // tells run that it has become so
+	outcome    outcome
 }
 
 // run makes one whenever it is due, until ctx ends.
@@ -49,6 +50,9 @@ func (sn *snapshots) run(ctx context.Context) {
 		wait := sn.due()
 		if wait == 0 {
 			err := sn.take(ctx)
+			if ctx.Err() == nil {
+				sn.outcome.note(err)
+			}
 			if err == nil {
 				continue // to wait for the next change
 			}

@@ -36,6 +36,7 @@ type scrubber struct {
 	*store
 	suspects chan digest.Digest // blobs that could not be read on a pull
 	verified verifications
+	outcome  outcome
 }
 
 // run runs passes until ctx ends.
@@ -47,7 +48,11 @@ func (sc *scrubber) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait, err := sc.due()
 		if err == nil && wait == 0 {
-			if err = sc.pass(ctx); err == nil {
+			err = sc.pass(ctx)
+			if ctx.Err() == nil {
+				sc.outcome.note(err)
+			}
+			if err == nil {
 				continue
 			}
 		}

@@ -576,14 +576,14 @@ func (x *storeExamination) examineBackup() error {
 	how := advise("Make one, on another disk, and have it made regularly (cron, or a systemd timer).", "berth backup /mnt/usb/berth")
 	age := x.now.Sub(last.Time)
 	switch {
-	case last.To == "":
+	case last.Destination == "":
 		x.warn("backup", "no-backup", how, "`berth backup` has never made a backup of this registry")
 	case age > 8*24*time.Hour:
-		x.warn("backup", "old-backup", how, "the last backup, to %s, was finished %s", last.To, formatAge(last.Time, x.now))
-	case sameDisk(x.dir, last.To):
-		x.warn("backup", "backup-on-same-disk", how, "the last backup is on the disk of the registry, in %s: if the disk fails, both are lost", last.To)
+		x.warn("backup", "old-backup", how, "the last backup, to %s, was finished %s", last.Destination, formatAge(last.Time, x.now))
+	case sameDisk(x.dir, last.Destination):
+		x.warn("backup", "backup-on-same-disk", how, "the last backup is on the disk of the registry, in %s: if the disk fails, both are lost", last.Destination)
 	default:
-		x.well("backup", "the last one was finished %s, in %s", formatAge(last.Time, x.now), last.To)
+		x.well("backup", "the last one was finished %s, in %s", formatAge(last.Time, x.now), last.Destination)
 	}
 	return nil
 }

@@ -241,7 +241,7 @@ func TestServerDoctorContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantDoctor([]string{"backup-on-same-disk"})
-	if last, err := readLastBackup(dest); err != nil || last.To != "" {
+	if last, err := readLastBackup(dest); err != nil || last.Destination != "" {
 		t.Errorf("a backup says of itself that it has one: %+v, %v", last, err)
 	}
 	week := time.Now().Add(9 * 24 * time.Hour)

@@ -45,7 +45,7 @@ const (
 	refusedTries = 10
 	failedFor    = 24 * time.Hour
 	// maxReply is how much of an answer is read, and maxAnswerShown what the log has of it, in bytes.
-	maxReply      = 64 << 10
+	maxReply       = 64 << 10
 	maxAnswerShown = 200
 )
 

@@ -58,6 +58,7 @@ type collector struct {
 	removal    sync.RWMutex  // held for writing while files of blobs go, for reading by backups
 
 	collectedBlobs, collectedBytes atomic.Int64 // since the start, for the metrics
+	outcome                        outcome
 }
 
 // run removes what is due until ctx ends.
@@ -68,6 +69,9 @@ func (gc *collector) run(ctx context.Context) {
 	retry := time.Duration(0)
 	for ctx.Err() == nil {
 		next, err := gc.collectDue(ctx)
+		if ctx.Err() == nil && !gc.readOnly {
+			gc.outcome.note(err)
+		}
 		if e := gc.keepReserve(); e != nil {
 			gc.log.Warn("the reserve for a full disk cannot be kept", "error", e)
 		}

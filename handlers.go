@@ -46,6 +46,8 @@ type server struct {
 	address  string
 	sender   *sender                                       // of events
 	lines    struct{ sessions, bodies, large waitingLine } // that wait to be opened, to arrive, to be read
+
+	connections atomic.Pointer[connections] // nil before it listens
 }
 
 type serverConfig struct {

@@ -54,6 +54,13 @@ func (w *waiting) enter(address string) bool {
 	return true
 }
 
+// count is how many requests wait.
+func (w *waiting) count() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return int64(w.all)
+}
+
 // leave undoes enter. w.mu is held.
 func (w *waiting) leave(address string) {
 	w.all--

@@ -411,6 +411,7 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 		headerTimeout = min(headerTimeout, time.Duration(s.stallTimeout))
 	}
 	open := &connections{most: max(s.st.budget.connections, 1), two: s.st.budget.overTwo(), wait: headerTimeout, log: s.log}
+	s.connections.Store(open)
 	server := &http.Server{
 		Handler:           forgetful(s.handler()),
 		ReadHeaderTimeout: headerTimeout,

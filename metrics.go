@@ -1,7 +1,8 @@
 // Metrics, in the text format of Prometheus (version 0.0.4).
 //
 // There are requests and how long they took, counted where a request ends; and values
-// that others keep, asked for when somebody wants to know. A library would be the usual
+// that others keep, asked for when somebody wants to know. Nothing that a client chooses is a
+// label, so the number of series is bounded. A library would be the usual
 // way, but the one that is small enough prints a line wherever the kernel does not tell of
 // pressure, as on a Raspberry Pi, before the program can say a word (findings/).
 
@@ -13,6 +14,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"runtime"
 	"runtime/metrics"
 	"slices"
 	"strconv"
@@ -37,11 +39,22 @@ type meter struct {
 	status        int
 }
 
+// A metric is what is said of one before its values.
+type metric struct {
+	name, kind string // counter, gauge or histogram
+	help       string // a sentence, without a backslash or a new line
+}
+
 // A metered value is a number that somebody keeps.
 type metered struct {
-	name, kind string // counter or gauge
-	value      func() int64
+	metric
+	value func() int64
 }
+
+var (
+	requestsMetric = metric{"berth_http_requests_total", "counter", "Requests that have been answered."}
+	timesMetric    = metric{"berth_http_request_duration_seconds", "histogram", "How long requests took, with their bodies."}
+)
 
 // spreadBounds are the upper bounds of a spread, in seconds: Prometheus' own.
 var spreadBounds = [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
@@ -77,16 +90,16 @@ func (m *meters) write(b *bytes.Buffer) {
 	slices.SortFunc(keys, func(a, b meter) int {
 		return cmp.Or(cmp.Compare(a.route, b.route), cmp.Compare(a.method, b.method), cmp.Compare(a.status, b.status))
 	})
-	b.WriteString("# TYPE berth_http_requests_total counter\n")
+	requestsMetric.begin(b)
 	for _, k := range keys {
 		n, _ := m.requests.Load(k)
-		fmt.Fprintf(b, "berth_http_requests_total{method=%q,route=%q,status=\"%d\"} %d\n", k.method, k.route, k.status, n.(*atomic.Int64).Load())
+		fmt.Fprintf(b, requestsMetric.name+"{method=%q,route=%q,status=\"%d\"} %d\n", k.method, k.route, k.status, n.(*atomic.Int64).Load())
 	}
 	var routes []string
 	m.times.Range(func(key, _ any) bool { routes = append(routes, key.(string)); return true })
 	slices.Sort(routes)
-	const name = "berth_http_request_duration_seconds"
-	b.WriteString("# TYPE " + name + " histogram\n")
+	name := timesMetric.name
+	timesMetric.begin(b)
 	for _, route := range routes {
 		x, _ := m.times.Load(route)
 		s, n := x.(*spread), int64(0)
@@ -100,27 +113,41 @@ func (m *meters) write(b *bytes.Buffer) {
 		fmt.Fprintf(b, "%s_count{route=%q} %d\n", name, route, n)
 	}
 	for _, v := range m.values {
-		writeMetric(b, v.name, v.kind, float64(v.value()))
+		v.write(b, float64(v.value()))
 	}
 }
 
-func writeMetric(b *bytes.Buffer, name, kind string, value float64) {
-	fmt.Fprintf(b, "# TYPE %s %s\n%s %s\n", name, kind, name, strconv.FormatFloat(value, 'f', -1, 64))
+// begin writes what stands before the values.
+func (m metric) begin(b *bytes.Buffer) {
+	fmt.Fprintf(b, "# HELP %s %s\n# TYPE %s %s\n", m.name, m.help, m.name, m.kind)
+}
+
+// write writes a metric without labels.
+func (m metric) write(b *bytes.Buffer, value float64) {
+	m.begin(b)
+	fmt.Fprintf(b, "%s %s\n", m.name, strconv.FormatFloat(value, 'f', -1, 64))
 }
 
 // runtimeMetrics are those of Go's runtime that tell how the process is, under the
 // names that they have elsewhere.
-var runtimeMetrics = []struct{ source, name, kind string }{
-	{"/sched/goroutines:goroutines", "go_goroutines", "gauge"},
-	{"/gc/cycles/total:gc-cycles", "go_gc_cycles_total", "counter"},
-	{"/gc/heap/goal:bytes", "go_memstats_next_gc_bytes", "gauge"},
-	{"/memory/classes/heap/objects:bytes", "go_memstats_heap_alloc_bytes", "gauge"},
-	{"/memory/classes/heap/released:bytes", "go_memstats_heap_released_bytes", "gauge"},
-	{"/memory/classes/total:bytes", "go_memstats_sys_bytes", "gauge"},
+var runtimeMetrics = []struct {
+	source string
+	metric
+}{
+	{"/sched/goroutines:goroutines", metric{"go_goroutines", "gauge", "Goroutines that exist."}},
+	{"/gc/cycles/total:gc-cycles", metric{"go_gc_cycles_total", "counter", "Collections of Go's memory since the start."}},
+	{"/gc/heap/goal:bytes", metric{"go_memstats_next_gc_bytes", "gauge", "Size of the heap at which Go collects next."}},
+	{"/memory/classes/heap/objects:bytes", metric{"go_memstats_heap_alloc_bytes", "gauge", "Memory that objects take."}},
+	{"/memory/classes/heap/released:bytes", metric{"go_memstats_heap_released_bytes", "gauge", "Memory that was given back to the system."}},
+	{"/memory/classes/total:bytes", metric{"go_memstats_sys_bytes", "gauge", "Memory that Go has from the system, with what it gave back."}},
 }
 
 // writeProcess writes what the process is, and takes of the machine.
 func writeProcess(b *bytes.Buffer) {
+	build := readBuild()
+	m := metric{"berth_build_info", "gauge", "The version of Berth that runs; the value is always 1."}
+	m.begin(b)
+	fmt.Fprintf(b, "%s{version=%q,commit=%q,goversion=%q} 1\n", m.name, build.Version, build.Commit, runtime.Version())
 	samples := make([]metrics.Sample, len(runtimeMetrics))
 	for i, x := range runtimeMetrics {
 		samples[i].Name = x.source
@@ -128,41 +155,53 @@ func writeProcess(b *bytes.Buffer) {
 	metrics.Read(samples)
 	for i, x := range runtimeMetrics {
 		if v := samples[i].Value; v.Kind() == metrics.KindUint64 {
-			writeMetric(b, x.name, x.kind, float64(v.Uint64()))
+			x.write(b, float64(v.Uint64()))
 		}
 	}
-	writeMetric(b, "process_start_time_seconds", "gauge", float64(processStarted.Unix()))
+	metric{"process_start_time_seconds", "gauge", "When the process started, in Unix time."}.write(b, float64(processStarted.Unix()))
 	for _, x := range processFigures() {
-		writeMetric(b, x.name, x.kind, x.value)
+		x.write(b, x.value)
 	}
 }
 
 // A processFigure is what the system says of this process.
 type processFigure struct {
-	name, kind string
-	value      float64
+	metric
+	value float64
 }
 
 // registerMetrics makes the metrics that are not made on the way.
 func (s *server) registerMetrics() {
-	meter := func(kind, name string, value func() int64) {
-		s.meters.values = append(s.meters.values, metered{name, kind, value})
+	s.st.recallBackup()
+	meter := func(kind, name, help string, value func() int64) {
+		s.meters.values = append(s.meters.values, metered{metric{name, kind, help}, value})
 	}
-	meter("counter", "berth_received_bytes_total", s.meters.received.Load)
-	meter("counter", "berth_sent_bytes_total", s.meters.sent.Load)
-	meter("gauge", "berth_http_requests_in_flight", s.inFlight.Load)
-	meter("counter", "berth_passwords_hashed_total", s.gate.logins.hashed.Load)
-	meter("gauge", "berth_uploads_open", s.st.uploads.count.Load)
-	meter("counter", "berth_dropped_tags_total", s.st.retainer.droppedTags.Load)
-	meter("counter", "berth_collected_blobs_total", s.st.collector.collectedBlobs.Load)
-	meter("counter", "berth_collected_bytes_total", s.st.collector.collectedBytes.Load)
-	meter("counter", "berth_file_syncs_total", s.st.fileSyncs.Load)
-	meter("counter", "berth_database_commits_total", func() int64 { // the durable ones
-		if s.st.writer == nil {
-			return 0
+	meter("counter", "berth_received_bytes_total", "Bytes of blobs that clients have sent.", s.meters.received.Load)
+	meter("counter", "berth_sent_bytes_total", "Bytes of the bodies of all answers.", s.meters.sent.Load)
+	meter("gauge", "berth_http_requests_in_flight", "Requests under way.", s.inFlight.Load)
+	meter("gauge", "berth_http_requests_waiting", "Requests that wait because they are over a limit.", s.waiting.count)
+	meter("counter", "berth_login_failures_total", "Requests with a wrong user or password.", s.gate.failures.Load)
+	meter("counter", "berth_passwords_hashed_total", "Passwords that have been hashed to compare them.", s.gate.logins.hashed.Load)
+	meter("gauge", "berth_users", "Users who may log in with a password.", func() int64 { users, _ := s.gate.accounts(); return int64(users) })
+	meter("gauge", "berth_tokens", "Tokens for machines, also those that have expired.", func() int64 { _, tokens := s.gate.accounts(); return int64(tokens) })
+	meter("gauge", "berth_uploads_open", "Uploads that have begun and are not finished.", s.st.uploads.count.Load)
+	meter("counter", "berth_dropped_tags_total", "Tags that rules have removed.", s.st.retainer.droppedTags.Load)
+	meter("counter", "berth_collected_blobs_total", "Blobs that have been removed as garbage.", s.st.collector.collectedBlobs.Load)
+	meter("counter", "berth_collected_bytes_total", "Bytes of the blobs that have been removed as garbage.", s.st.collector.collectedBytes.Load)
+	meter("counter", "berth_file_syncs_total", "Files and directories that have been synced to the disk.", s.st.fileSyncs.Load)
+	meter("gauge", "berth_lookup_cache_bytes", "Memory of the answers that are kept, about.", s.st.lookups.bytes)
+	meter("counter", "berth_lookup_cache_misses_total", "Lookups of manifests and blobs that had to ask the database.", s.st.lookups.missed.Load)
+	ofWriter := func(value func(*committer) int64) func() int64 {
+		return func() int64 {
+			if s.st.writer == nil {
+				return 0
+			}
+			return value(s.st.writer)
 		}
-		return s.st.writer.syncs.Load()
-	})
+	}
+	meter("gauge", "berth_database_writable", "0 if the disk was read-only at the start, so that pushes and deletes fail, else 1.", ofWriter(func(*committer) int64 { return 1 }))
+	meter("counter", "berth_database_commits_total", "Commits that waited for the disk.", ofWriter(func(c *committer) int64 { return c.syncs.Load() }))
+	meter("counter", "berth_database_write_failures_total", "Transactions that the disk, or its being full, has made fail.", ofWriter(func(c *committer) int64 { return c.failures.Load() }))
 }
 
 // getMetrics answers in the Prometheus text format.
@@ -186,28 +225,70 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 	for _, x := range []struct {
 		name  string
 		value int64
+		help  string
 	}{
-		{"berth_repositories", f.Repositories},
-		{"berth_tags", f.Tags},
-		{"berth_manifests", f.Manifests.Count},
-		{"berth_blobs", f.Blobs.Count},
-		{"berth_blob_bytes", f.Blobs.Bytes},
-		{"berth_blob_bytes_shared", f.Shared.Bytes},
-		{"berth_blob_bytes_reclaimable", f.Reclaimable.Bytes},
-		{"berth_blob_bytes_in_grace", f.InGrace.Bytes},
-		{"berth_quarantined", f.Quarantined.Count},
-		{"berth_database_bytes", f.Database},
-		{"berth_disk_free_bytes", int64(f.DiskFree)},
-		{"berth_disk_floor_bytes", int64(f.DiskFloor)},
-		{"berth_database_disk_free_bytes", int64(database.Free)},
-		{"berth_database_disk_floor_bytes", int64(database.Floor)},
-		{"berth_uptime_seconds", f.Uptime},
-		{"berth_scrubbed_uptime_seconds", f.Scrubbed},
+		{"berth_repositories", f.Repositories, "Repositories that have something."},
+		{"berth_tags", f.Tags, "Tags."},
+		{"berth_manifests", f.Manifests.Count, "Manifests, with deleted ones that can still be restored."},
+		{"berth_manifest_bytes", f.Manifests.Bytes, "Bytes of those manifests."},
+		{"berth_manifests_untagged", f.Untagged, "Manifests without a tag, an index or a subject."},
+		{"berth_blobs", f.Blobs.Count, "Blobs, each counted once."},
+		{"berth_blob_bytes", f.Blobs.Bytes, "Bytes of the blobs."},
+		{"berth_blob_bytes_shared", f.Shared.Bytes, "Bytes of blobs that several repositories have."},
+		{"berth_blob_bytes_reclaimable", f.Reclaimable.Bytes, "Bytes of blobs that are being removed."},
+		{"berth_blob_bytes_in_grace", f.InGrace.Bytes, "Bytes of blobs that will be removed when their grace period is over."},
+		{"berth_upload_bytes", f.Uploads.Bytes, "Bytes of the open uploads."},
+		{"berth_quarantined", f.Quarantined.Count, "Blobs and manifests that are damaged and were put aside."},
+		{"berth_database_bytes", f.Database, "Size of the database and its log."},
+		{"berth_disk_free_bytes", int64(f.DiskFree), "Free space on the disk of the blobs."},
+		{"berth_disk_floor_bytes", int64(f.DiskFloor), "Free space that pushes leave there, by --min-free."},
+		{"berth_database_disk_free_bytes", int64(database.Free), "Free space on the disk of the database."},
+		{"berth_database_disk_floor_bytes", int64(database.Floor), "Free space that pushes leave there, by --min-free."},
+		{"berth_uptime_seconds", f.Uptime, "How long this registry has been served, over all starts."},
+		{"berth_scrubbed_uptime_seconds", f.Scrubbed, "What berth_uptime_seconds was when everything had been read and verified; 0 for never."},
 	} {
 		if err == nil {
-			writeMetric(&b, x.name, "gauge", float64(x.value))
+			metric{x.name, "gauge", x.help}.write(&b, float64(x.value))
 		}
 	}
+	s.writeTasks(&b)
+	s.writeConnections(&b)
 	writeProcess(&b)
 	return b.Bytes()
+}
+
+// writeTasks writes how the work has gone that the registry does by itself, and backups.
+func (s *server) writeTasks(b *bytes.Buffer) {
+	tasks := []struct {
+		name string
+		*outcome
+	}{
+		{"backup", &s.st.backups}, {"collection", &s.st.collector.outcome}, {"scrub", &s.st.scrubber.outcome}, {"snapshot", &s.st.snapshots.outcome},
+	}
+	failures := metric{"berth_task_failures_total", "counter", "How often a task has failed since the start."}
+	failures.begin(b)
+	for _, x := range tasks {
+		fmt.Fprintf(b, "%s{task=%q} %d\n", failures.name, x.name, x.failed.Load())
+	}
+	last := metric{"berth_task_last_success_timestamp_seconds", "gauge", "When a task last succeeded, in Unix time; that of backups is known over restarts, others since the start."}
+	last.begin(b)
+	for _, x := range tasks {
+		if at := x.succeeded.Load(); at != 0 {
+			fmt.Fprintf(b, "%s{task=%q} %d\n", last.name, x.name, at)
+		}
+	}
+}
+
+// writeConnections writes what is known of connections and of the certificate.
+func (s *server) writeConnections(b *bytes.Buffer) {
+	if c := s.connections.Load(); c != nil {
+		c.mu.Lock()
+		count := c.count
+		c.mu.Unlock()
+		metric{"berth_connections", "gauge", "Open connections, of which one over HTTP/2 counts as several."}.write(b, float64(count))
+		metric{"berth_connections_limit", "gauge", "How many connections there may be."}.write(b, float64(c.most))
+	}
+	if until := s.certificates.expiry(); !until.IsZero() {
+		metric{"berth_tls_certificate_expiry_timestamp_seconds", "gauge", "When the certificate that clients get is no longer valid, in Unix time; the earliest of several."}.write(b, float64(until.Unix()))
+	}
 }

@@ -107,22 +107,22 @@ func processFigures() (list []processFigure) {
 	var u unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &u) == nil {
 		seconds := float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
-		list = append(list, processFigure{"process_cpu_seconds_total", "counter", seconds})
+		list = append(list, processFigure{metric{"process_cpu_seconds_total", "counter", "Time that processors have spent."}, seconds})
 	}
 	var virtual, resident float64 // pages
 	if text, err := os.ReadFile("/proc/self/statm"); err == nil {
 		if n, _ := fmt.Sscan(string(text), &virtual, &resident); n == 2 {
 			page := float64(os.Getpagesize())
-			list = append(list, processFigure{"process_virtual_memory_bytes", "gauge", virtual * page},
-				processFigure{"process_resident_memory_bytes", "gauge", resident * page})
+			list = append(list, processFigure{metric{"process_virtual_memory_bytes", "gauge", "Virtual memory."}, virtual * page},
+				processFigure{metric{"process_resident_memory_bytes", "gauge", "Memory that is in use, with pages of files."}, resident * page})
 		}
 	}
 	if files, err := os.ReadDir("/proc/self/fd"); err == nil {
-		list = append(list, processFigure{"process_open_fds", "gauge", float64(len(files) - 1)}) // but that of the question
+		list = append(list, processFigure{metric{"process_open_fds", "gauge", "Open files and connections."}, float64(len(files) - 1)}) // but that of the question
 	}
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
-		list = append(list, processFigure{"process_max_fds", "gauge", float64(limit.Cur)})
+		list = append(list, processFigure{metric{"process_max_fds", "gauge", "How many files and connections may be open."}, float64(limit.Cur)})
 	}
 	return list
 }

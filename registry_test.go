@@ -826,7 +826,7 @@ func TestMetrics(t *testing.T) {
 		`berth_http_request_duration_seconds_bucket{route="/v2/{name}/manifests/{reference}",le="+Inf"} 3` + "\n",
 		`berth_http_request_duration_seconds_sum{route="/v2/{name}/manifests/{reference}"} 0.`,
 		`berth_http_request_duration_seconds_count{route="/v2/{name}/manifests/{reference}"} 3` + "\n",
-		"# TYPE berth_http_requests_in_flight gauge\nberth_http_requests_in_flight 1\n", "# TYPE berth_file_syncs_total counter\n",
+		"# HELP berth_http_requests_in_flight Requests under way.\n# TYPE berth_http_requests_in_flight gauge\nberth_http_requests_in_flight 1\n", "# TYPE berth_file_syncs_total counter\n",
 		"berth_received_bytes_total 7\n", "berth_uploads_open 0\n", "berth_database_commits_total 3\n", "berth_file_syncs_total 3\n", "go_goroutines ",
 	} {
 		if !strings.Contains(string(re.body), want) {
@@ -834,7 +834,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	// Prometheus refuses all of it for one line that it cannot read, or a name that comes twice.
-	form := regexp.MustCompile(`^(?:# TYPE [a-z_]+ (?:counter|gauge|histogram)|([a-z_]+(?:\{(?:[a-z]+="[^"\\]*",?)+\})?) (?:[0-9.e+-]+))$`)
+	form := regexp.MustCompile(`^(?:# HELP [a-z_]+ [A-Z0-9][^\\]+\.|# TYPE [a-z_]+ (?:counter|gauge|histogram)|([a-z_]+(?:\{(?:[a-z]+="[^"\\]*",?)+\})?) (?:[0-9.e+-]+))$`)
 	seen := make(map[string]bool)
 	for line := range strings.Lines(string(re.body)) {
 		line = strings.TrimSuffix(line, "\n")

@@ -69,6 +69,7 @@ type store struct {
 	pulls    pulls // what was pulled lately
 	sending  sending
 	saved    int64 // uptime last written, in seconds; used by the writer only
+	backups  outcome
 
 	// Parts with a state of their own, each in its file.
 	uploads   *uploads

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -24,7 +25,8 @@ import (
 // lookups maps questions to answers. What is loose is not kept, since reading it
 // may start its grace anew (4 in store.go), and neither is what is not there.
 type lookups struct {
-	limit int // bytes of all that is kept, about; not changed after the start
+	limit  int          // bytes of all that is kept, about; not changed after the start
+	missed atomic.Int64 // questions without an answer, for the metrics
 
 	mu         sync.RWMutex // guards the rest
 	size       int
@@ -74,7 +76,17 @@ func (a *answer) cost() int {
 func (l *lookups) get(q question) (a *answer, version int64) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.answers[q], l.version
+	if a = l.answers[q]; a == nil {
+		l.missed.Add(1)
+	}
+	return a, l.version
+}
+
+// bytes is how many bytes all that is kept takes, about.
+func (l *lookups) bytes() int64 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return int64(l.size)
 }
 
 // put keeps an answer read from the database, unless it may have changed since

@@ -41,6 +41,7 @@ type committer struct {
 	syncs   atomic.Int64 // durable commits so far
 
 	begun, ended atomic.Int64 // durable commits, also those that failed
+	failures     atomic.Int64 // transactions of which nothing was committed, though it was tried anew
 
 	twice bool // each write runs two times, the first for nothing; set before the first write
 
@@ -165,12 +166,17 @@ func (c *committer) commit(group []write) {
 		// Something broke the transaction as a whole: find out for whom.
 		for _, w := range group {
 			results, err := c.try([]write{w})
-			if err == nil {
+			if err != nil {
+				c.failures.Add(1)
+			} else {
 				err = results[0]
 			}
 			w.result <- err
 		}
 		return
+	}
+	if err != nil {
+		c.failures.Add(1)
 	}
 	for i, w := range group {
 		if err != nil {

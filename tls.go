@@ -56,6 +56,7 @@ type certificates struct {
 	authority *authority                 // in mode auto
 	pair      *watched[*tls.Certificate] // in mode files
 	acme      *autocert.Manager          // in mode acme
+	served    sync.Map                   // then by name of --tls-name: until when what a client got last is valid
 	clients   *watched[*clientCAs]       // with --client-ca
 	base      *tls.Config
 	called    func(*http.Request) string // HOST or HOST:PORT as a flag or a trusted proxy says, or ""; nil for nobody
@@ -202,6 +203,30 @@ func (c *certificates) config() *tls.Config {
 	return config
 }
 
+// expiry returns when the certificate ends that clients get now, the earliest if there are
+// several: of ACME's those that clients have got since the start. It is the zero time if there is
+// none, or none is known.
+func (c *certificates) expiry() (until time.Time) {
+	earlier := func(t time.Time) {
+		if until.IsZero() || t.Before(until) {
+			until = t
+		}
+	}
+	switch {
+	case c == nil:
+	case c.pair != nil:
+		earlier((*c.pair.get()).Leaf.NotAfter)
+	case c.authority != nil:
+		if leaf, err := c.authority.leaf(""); err == nil {
+			earlier(leaf.Leaf.NotAfter)
+			earlier(c.authority.cert.NotAfter)
+		}
+	case c.acme != nil:
+		c.served.Range(func(_, t any) bool { earlier(t.(time.Time)); return true })
+	}
+	return until
+}
+
 // openFiles takes the certificate and the key of files.
 func (c *certificates) openFiles() error {
 	var err error
@@ -250,6 +275,9 @@ func (c *certificates) openACME() error {
 	var told time.Time
 	c.base.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		certificate, err := c.acme.GetCertificate(hello)
+		if name := hostName(hello.ServerName); err == nil && certificate.Leaf != nil && slices.Contains(c.names, name) && !isChallenge(hello) {
+			c.served.Store(name, certificate.Leaf.NotAfter)
+		}
 		if err == nil || !slices.Contains(c.names, hostName(hello.ServerName)) {
 			return certificate, err
 		}
@@ -264,6 +292,12 @@ func (c *certificates) openACME() error {
 		return nil, err
 	}
 	return nil
+}
+
+// isChallenge reports whether it is the CA that connects, to see whether the name is ours: what it gets is
+// no certificate for clients.
+func isChallenge(hello *tls.ClientHelloInfo) bool {
+	return slices.Contains(hello.SupportedProtos, acme.ALPNProto)
 }
 
 // clientCAs are who may sign clients' certificates.
