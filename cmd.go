@@ -95,6 +95,7 @@ type options struct {
 	Group   string
 	Force   bool
 	Limit   int
+	For     time.Duration
 	As      string
 	Who     string // the account
 	TTY     bool   // a person watches, on a terminal whose lines can be written again

@@ -113,7 +113,11 @@ var commandInSentence = regexp.MustCompile("`[^`]+`|\\b(?:berth|docker)(?: [^ ]*
 
 // tellPerson writes why the program has failed, for a person.
 func tellPerson(w io.Writer, env environment, err error) {
-	fmt.Fprintln(w, sentences(fmt.Sprint("berth: ", err), terminalWidth(w, env)))
+	text := sentences(fmt.Sprint("berth: ", err), terminalWidth(w, env))
+	if env.isJournal(w) {
+		text = forJournal(text)
+	}
+	fmt.Fprintln(w, text)
 }
 
 func (c *console) write(text string) {

@@ -45,6 +45,14 @@ func programCommands() []*command {
 			more: "A BINARY is Berth for Linux; each is for another platform, and without any it is the program that runs. " +
 				"The image is FROM scratch and does not run as root. The same binaries make the same image.",
 			example: "berth image berth.tar\nberth image hub.example.org/tools/berth:1.0 berth-amd64 berth-arm64"},
+		{name: "log-level", synopsis: "[LEVEL] [--for DURATION]", most: 1, check: checkLogLevelCommand, onStore: logLevelCommand,
+			flags: []flagDef{
+				{"for", "DURATION", "", "how long, after which the level is again what `--log-level` says (default until the server ends)", func(c *config, _ *textFlags) any { return &c.For }},
+				jsonFlag,
+			},
+			about:   "show, or change, how much the running server logs",
+			more:    "LEVEL is debug, info, warn or error. Nothing is interrupted, and the next start has the level of `--log-level`.",
+			example: "berth log-level debug --for 10m"},
 		{name: "version", flags: []flagDef{jsonFlag}, alone: versionCommand,
 			about:   "print the version, the commit and its date",
 			more:    "`berth --version` and `berth -v` do the same.",

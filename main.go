@@ -136,7 +136,7 @@ func run(ctx context.Context, args []string, env environment, stdin io.Reader, s
 		err = plainly(c.work(ctx, cfg, stdin, stdout))
 	}
 	if err != nil && name == "serve" && wantsJSON(args, env) {
-		newLog(stderr, true, slog.LevelInfo).Error("the server ends", "error", err)
+		newLogger(stderr, logForm{true, env.isJournal(stderr)}, slog.LevelInfo).Error("the server ends", "error", err)
 		return errors.Join(errLogged, err)
 	}
 	return err
@@ -213,7 +213,9 @@ func parseConfig(command string, args []string, env environment, stderr io.Write
 	cfg.auth.glance = defaultGlance
 	cfg.budget = budgetFor(memory()).within(fileLimit())
 	cfg.jsonLog = text.format == "json"
-	cfg.log = newLog(stderr, cfg.jsonLog, text.level)
+	cfg.level = &logLevel{usual: text.level}
+	cfg.level.Set(text.level)
+	cfg.log = newLogger(stderr, logForm{cfg.jsonLog, env.isJournal(stderr)}, cfg.level)
 	if command != "serve" && !cfg.given["log-level"] && isTerminal(stderr) {
 		cfg.log = newPersonalLog(stderr, cfg.jsonLog)
 	}

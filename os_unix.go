@@ -25,6 +25,15 @@ func lockFile(f *os.File) error {
 	return err
 }
 
+// fileID is DEVICE:INODE of a file; "" if it cannot be had.
+func fileID(f *os.File) string {
+	var s unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &s) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", s.Dev, s.Ino)
+}
+
 // unlockFile ends what lockFile began, for all copies of the file.
 func unlockFile(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_UN) }
 

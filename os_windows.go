@@ -24,6 +24,9 @@ func unlockFile(f *os.File) error {
 	return windows.UnlockFileEx(windows.Handle(f.Fd()), 0, 1, 0, new(windows.Overlapped))
 }
 
+// fileID would be DEVICE:INODE of a file.
+func fileID(f *os.File) string { return "" }
+
 // syncDir does nothing: NTFS journals names, and Windows cannot sync a directory.
 func syncDir(path string) error { return nil }
 

@@ -107,6 +107,7 @@ type settings struct {
 	usersFile     string        // who may log in,
 	policyFile    string        // and do what: for backups
 	budget        budget
+	level         *logLevel // of the log of the server; nil if it cannot be changed
 
 	// patience is that with a silent client whose upload another request goes on with.
 	patience time.Duration
