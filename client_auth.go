@@ -43,8 +43,8 @@ const (
 	maxBearers = 1000
 )
 
-// adopt takes over what a registry asked with a 401, forgets the token that did not do, and returns the
-// scopes to ask for: those that the request needs, and what the registry says.
+// adopt takes over what a registry asked with a 401, and returns the scopes to ask for: those that the
+// request needs, and what the registry says.
 func (c *client) adopt(asked *challenge, scopes []string) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -55,7 +55,6 @@ func (c *client) adopt(asked *challenge, scopes []string) []string {
 		}
 	}
 	c.challenge = asked
-	delete(c.tokens, strings.Join(scopes, " "))
 	return scopes
 }
 
