@@ -13,7 +13,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -288,6 +290,47 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 		return errNotReady.with("the database does not answer")
 	}
 	return writeBody(w, "text/plain; charset=utf-8", []byte("ready\n"))
+}
+
+// answersItself returns an error unless this server answers a client on its own machine that the registry is
+// ready. s.address is where it listens.
+func (s *server) answersItself(ctx context.Context) error {
+	host, port, err := net.SplitHostPort(s.address)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip.IsUnspecified() {
+		host = "localhost"
+	}
+	address, name := net.JoinHostPort(host, port), ""
+	if s.certificates == nil {
+		return askReady(ctx, "http://"+address, "")
+	}
+	if s.certificates.acme != nil {
+		name = s.certificates.names[0] // it has no certificate for another
+	}
+	return askReady(ctx, "https://"+address, name)
+}
+
+// askReady returns an error unless a registry on this machine says that it is ready. Over TLS it is asked for
+// the certificate of name; "" is the host in the URL.
+func askReady(ctx context.Context, url, name string) error {
+	url += "/readyz"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	// Whose certificate it is does not matter: nothing secret is said, and only this machine is asked.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{ServerName: name, InsecureSkipVerify: true}}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s is answered with %s", url, resp.Status)
+	}
+	return nil
 }
 
 // getManifest serves a manifest's exact bytes: GET and HEAD

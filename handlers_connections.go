@@ -11,6 +11,10 @@
 // Over HTTP/2 a connection may take more: frames, the bodies of requests that nobody has
 // read yet, and the answers that it does not read. So it counts as several; and so does
 // each long header that somebody still needs.
+//
+// When the server ends, it first stops to accept, and then waits for the first request of each
+// connection that it has accepted: net/http's Shutdown would close those unanswered, and who
+// had connected in time would have to try again.
 
 package main
 
@@ -18,6 +22,7 @@ import (
 	lists "container/list"
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -34,10 +39,14 @@ type connections struct {
 	wait time.Duration // for a request's header
 	log  *slog.Logger
 
-	mu    sync.Mutex // guards the rest
-	count int
-	idle  lists.List // of *connection without a request that may be, the longest first
-	told  time.Time
+	listeners []*countedListener
+
+	mu     sync.Mutex // guards the rest
+	count  int
+	idle   lists.List // of *connection without a request that may be, the longest first
+	told   time.Time
+	fresh  int           // connections whose first request has not begun
+	served chan struct{} // while draining: closed when fresh is 0; else nil
 }
 
 // A connection counts until it is closed. It has all of a TCP connection's methods, so
@@ -51,6 +60,7 @@ type connection struct {
 	weight   int            // for how many it counts, long headers with it; likewise
 
 	known, two bool         // it has spoken, and by HTTP/2; for ConnState alone
+	fresh      atomic.Bool  // its first request has not begun, and it is not closed
 	silent     atomic.Bool  // over HTTP/2, and no request is under way
 	unasked    atomic.Int64 // bytes that came since
 }
@@ -71,16 +81,75 @@ func (x *connection) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *connections) listen(l net.Listener) net.Listener { return &countedListener{l, c} }
+// listen has the connections of l be counted. All calls come before the first connection.
+func (c *connections) listen(l net.Listener) net.Listener {
+	counted := &countedListener{Listener: l, all: c, last: make(chan struct{}), closed: make(chan struct{})}
+	c.listeners = append(c.listeners, counted)
+	return counted
+}
 
 type countedListener struct {
 	net.Listener
-	all *connections
+	all     *connections
+	drained sync.Once
+	last    chan struct{} // closed when the last connection has been accepted
+	once    sync.Once
+	closed  chan struct{} // by who accepts; drain does not close it
+}
+
+func (l *countedListener) Close() error {
+	err := l.Listener.Close()
+	l.once.Do(func() { close(l.closed) })
+	return err
+}
+
+// drain accepts no more connections, and waits until the first request of each has begun, but no longer than
+// ctx. Whoever accepts notices nothing: to him it is as if nobody came.
+func (c *connections) drain(ctx context.Context) {
+	for _, l := range c.listeners {
+		l.Listener.Close()
+		select {
+		case <-l.last:
+		case <-ctx.Done():
+			return
+		}
+	}
+	served := make(chan struct{})
+	c.mu.Lock()
+	c.served = served
+	c.tellServed()
+	c.mu.Unlock()
+	select {
+	case <-served:
+	case <-ctx.Done():
+	}
+}
+
+// tellServed ends drain if it has nothing to wait for. mu is held.
+func (c *connections) tellServed() {
+	if c.served != nil && c.fresh == 0 {
+		close(c.served)
+		c.served = nil
+	}
+}
+
+// begun is called when a request of the connection begins, and when it is closed.
+func (x *connection) begun() {
+	if x.fresh.CompareAndSwap(true, false) {
+		x.all.mu.Lock()
+		defer x.all.mu.Unlock()
+		x.all.fresh--
+		x.all.tellServed()
+	}
 }
 
 func (l *countedListener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			l.drained.Do(func() { close(l.last) })
+			<-l.closed
+		}
 		tcp, ok := conn.(*net.TCPConn)
 		if err != nil || !ok {
 			return conn, err
@@ -103,6 +172,8 @@ func (c *connections) add(tcp *net.TCPConn) *connection {
 	x := &connection{TCPConn: tcp, all: c, weight: 1}
 	c.count++
 	x.place = c.idle.PushBack(x)
+	x.fresh.Store(true)
+	c.fresh++
 	return x
 }
 
@@ -120,6 +191,9 @@ func (c *connections) makeRoom(n int) bool {
 		}
 		victim := oldest.Value.(*connection)
 		victim.gone()
+		if victim.fresh.CompareAndSwap(true, false) {
+			c.fresh--
+		}
 		victim.TCPConn.Close()
 	}
 	return true
@@ -155,6 +229,10 @@ const freeHeader = 4 << 10
 // that will have trailers is ended: net/http would hold those as long as the answer.
 func forgetful(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		x, _ := r.Context().Value(connectionKey{}).(*connection)
+		if x != nil && x.fresh.Load() {
+			x.begun()
+		}
 		if r.ProtoMajor != 2 {
 			next.ServeHTTP(w, r)
 			return
@@ -166,7 +244,7 @@ func forgetful(next http.Handler) http.Handler {
 			clear(r.Header)
 			r.URL, r.RequestURI, r.Host = &url.URL{}, "", ""
 		}()
-		if x, _ := r.Context().Value(connectionKey{}).(*connection); x != nil && headerSize(r) > freeHeader {
+		if x != nil && headerSize(r) > freeHeader {
 			x.all.mu.Lock()
 			fits := x.grow(1)
 			x.all.mu.Unlock()
@@ -221,6 +299,7 @@ func (x *connection) rest() {
 }
 
 func (x *connection) Close() error {
+	x.begun()
 	x.all.mu.Lock()
 	x.gone()
 	x.all.mu.Unlock()

@@ -31,6 +31,7 @@ type elsewhere string
 const (
 	raceDies      elsewhere = "the race detector dies of what this is about; the tests without it run it"
 	linuxLoopback elsewhere = "only Linux has more than one loopback address"
+	linuxAbstract elsewhere = "only Linux has abstract sockets"
 	linuxMounts   elsewhere = "a disk is mounted, which the tests do on Linux only"
 	linuxProc     elsewhere = "a process's figures are read from /proc, which is Linux's"
 	linuxSockets  elsewhere = "only on Linux a socket can be in a directory with a long path"

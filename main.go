@@ -82,19 +82,21 @@ type config struct {
 	addr string
 	storeConfig
 	serverConfig
-	tls       tlsOptions
-	log       *slog.Logger
-	jsonLog   bool            // and nothing else is written, by a server
-	given     map[string]bool // flags that were set, by name
-	ignored   []string        // variables that are for registry:2
-	byEnv     map[string]bool // those of them that only a variable has set
-	script    bool            // trust prints a script
-	typed     []string        // all that followed the command's name
-	container bool            // this is one, with a network of its own
-	became    string          // what root did to work on the directory; "" for nothing
-	remote    remoteOptions
-	env       environment // of this process
-	doctor    doctorFlags
+	tls        tlsOptions
+	log        *slog.Logger
+	jsonLog    bool            // and nothing else is written, by a server
+	given      map[string]bool // flags that were set, by name
+	ignored    []string        // variables that are for registry:2
+	byEnv      map[string]bool // those of them that only a variable has set
+	script     bool            // trust prints a script
+	typed      []string        // all that followed the command's name
+	container  bool            // this is one, with a network of its own
+	became     string          // what root did to work on the directory; "" for nothing
+	remote     remoteOptions
+	env        environment // of this process
+	doctor     doctorFlags
+	service    serviceManager
+	handedOver bool // the socket for clients is the service manager's
 	options
 }
 
@@ -184,7 +186,7 @@ func wantsJSON(args []string, env environment) bool {
 // parseConfig reads the flags of a command, which there is, and the environment for
 // those not given. Flags and arguments may come in any order.
 func parseConfig(command string, args []string, env environment, stderr io.Writer) (*config, error) {
-	cfg := &config{typed: args, env: env, ignored: env.ofDistribution(), container: command == "serve" && inContainer(env, os.DirFS("/"))}
+	cfg := &config{typed: args, env: env, service: env.serviceManager(), ignored: env.ofDistribution(), container: command == "serve" && inContainer(env, os.DirFS("/"))}
 	cfg.Command = command
 	var text textFlags
 	flags := newFlags(command, cfg, &text)
@@ -330,6 +332,10 @@ func parseSize(s string) (int64, error) {
 // shutdownGrace is how long requests may go on after a signal.
 const shutdownGrace = 10 * time.Second
 
+// firstRequestGrace is how long connections may take to their first request after a signal. As a rule it is on
+// its way; a client that has connected in advance may never send one.
+const firstRequestGrace = 5 * time.Second
+
 // headerTimeout is how long a client may take for a request's header, however
 // busily it drips.
 const headerTimeout = 10 * time.Second
@@ -350,7 +356,9 @@ func serveCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Write
 // serve runs the registry until ctx ends.
 func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	cfg.budget.apply()
+	started := cfg.service.starting()
 	s, listener, err := cfg.start()
+	started()
 	if err != nil {
 		return err
 	}
@@ -373,19 +381,34 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	signal.Notify(hangups, syscall.SIGHUP) // which would end the process
 	defer signal.Stop(hangups)
 	background.Go(func() {
-		keepRunning(backgroundCtx, cfg.log, "rereader", func(ctx context.Context) { s.rereader(ctx, hangups) })
+		keepRunning(backgroundCtx, cfg.log, "rereader", func(ctx context.Context) { s.rereader(ctx, hangups, cfg.service) })
 	})
 	background.Go(func() { s.sender.run(backgroundCtx) })
 	s.gate.announce()
 	s.address = listener.Addr().String()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
+	status := "Serving"
 	if greeting, err := s.greeting(cfg, listener.Addr()); err != nil {
 		cfg.log.Error("the registry serves, and what it has cannot be counted", "error", err)
-	} else if cfg.jsonLog {
-		greeting.log(cfg.log)
 	} else {
-		greeting.write(stdout)
+		status = greeting.status()
+		if cfg.jsonLog {
+			greeting.log(cfg.log)
+		} else {
+			greeting.write(stdout)
+		}
 	}
+	if cfg.service.watchdog > 0 && cfg.service.socket != "" {
+		background.Go(func() {
+			keepRunning(backgroundCtx, cfg.log, "watchdog", func(ctx context.Context) {
+				ticks := time.NewTicker(cfg.service.watchdog / 2)
+				defer ticks.Stop()
+				cfg.service.watch(ctx, cfg.log, ticks.C, s.answersItself)
+			})
+		})
+	}
+	cfg.service.ready(cfg.log, status) // connections have been waiting since the start
+	context.AfterFunc(ctx, func() { cfg.service.tell("STOPPING=1", "STATUS=Finishing the requests under way") })
 
 	err = s.answer(ctx, listener)
 	stopBackground()
@@ -433,11 +456,11 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 	go debug.FreeOSMemory() // what only the start took
 	served := make(chan error, 1)
 	listener = open.listen(listener)
+	if s.certificates != nil && s.certificates.open != nil {
+		s.certificates.open = open.listen(s.certificates.open)
+	}
 	go func() {
 		if s.certificates != nil {
-			if s.certificates.open != nil {
-				s.certificates.open = open.listen(s.certificates.open)
-			}
 			served <- s.certificates.serve(server, listener)
 		} else {
 			served <- server.Serve(listener)
@@ -452,6 +475,10 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 	close(s.waiting.stopping)
 	deadline, cancel := context.WithTimeout(context.Background(), shutdownGrace)
 	defer cancel()
+	server.SetKeepAlivesEnabled(false)
+	first, stop := context.WithTimeout(deadline, firstRequestGrace)
+	open.drain(first)
+	stop()
 	if server.Shutdown(deadline) != nil {
 		s.log.Warn("closing connections that did not end")
 		server.Close()
@@ -463,18 +490,20 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 // rereader looks at the files that people edit with each hangup, as of `systemctl
 // reload` or a terminal that is closed, until ctx ends. An edit holds without it, too,
 // as soon as a request comes; this tells at once whether it is good.
-func (s *server) rereader(ctx context.Context, hangups <-chan os.Signal) {
+func (s *server) rereader(ctx context.Context, hangups <-chan os.Signal, service serviceManager) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-hangups:
 		}
-		if err := errors.Join(s.gate.reread(), s.certificates.problem(), s.sender.endpoints.problem()); err != nil {
-			s.log.Error("files cannot be used; what they said before stays in force", "error", err)
-		} else {
-			s.log.Info("users, rules, logins, certificates and the endpoints of events are read again if they have changed; everything else needs a restart")
-		}
+		service.reread(func() {
+			if err := errors.Join(s.gate.reread(), s.certificates.problem(), s.sender.endpoints.problem()); err != nil {
+				s.log.Error("files cannot be used; what they said before stays in force", "error", err)
+			} else {
+				s.log.Info("users, rules, logins, certificates and the endpoints of events are read again if they have changed; everything else needs a restart")
+			}
+		})
 	}
 }
 

@@ -34,23 +34,40 @@ func (cfg *config) start() (s *server, listener net.Listener, err error) {
 	if err := cfg.refuseFiles(); err != nil {
 		return nil, nil, err
 	}
-	if listener, err = cfg.listen("addr", cfg.addr); err != nil {
-		return nil, nil, err
-	}
-	if cfg.tls.httpAddr != "" {
-		cfg.tls.open, err = cfg.listen("http-addr", cfg.tls.httpAddr)
-	}
-	if err == nil {
+	if listener, err = cfg.takeAddresses(); err == nil {
 		s, err = cfg.open()
 	}
 	if err != nil {
-		listener.Close()
+		if listener != nil {
+			listener.Close()
+		}
 		if cfg.tls.open != nil {
 			cfg.tls.open.Close()
 		}
 		return nil, nil, err
 	}
 	return s, listener, nil
+}
+
+// takeAddresses listens on the addresses of the flags. A socket that the service manager hands over takes the
+// place of such an address. After an error the caller closes what is not nil.
+func (cfg *config) takeAddresses() (listener net.Listener, err error) {
+	if listener, cfg.tls.open, err = cfg.service.take(); err != nil {
+		return nil, err
+	}
+	cfg.handedOver = listener != nil
+	if cfg.tls.open != nil && cfg.tls.mode == "" {
+		return listener, errors.New("the service manager hands over a socket for plain HTTP (http-addr), which needs TLS: add --tls=auto, --tls=acme, or --tls-cert and --tls-key; or disable berth-http.socket")
+	}
+	if listener == nil {
+		if listener, err = cfg.listen("addr", cfg.addr); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.tls.httpAddr != "" && cfg.tls.open == nil {
+		cfg.tls.open, err = cfg.listen("http-addr", cfg.tls.httpAddr)
+	}
+	return listener, err
 }
 
 // refuseFiles returns an error if a file that the server needs from its start on is missing or wrong.
@@ -183,6 +200,7 @@ type greeting struct {
 	unguarded     bool     // there never was a user: that is everything
 	try           []string // lines to type
 	ca            string   // fingerprint of the local CA, "" without one
+	passed        string   // the value of --addr, in whose place the service manager has handed over a socket; "" if it has not
 	plain         bool     // Docker on other machines does not take it as it is
 }
 
@@ -190,6 +208,9 @@ type greeting struct {
 func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
 	g := &greeting{version: buildVersion(), data: cfg.dir, found: s.st.found, certificates: s.gate.byCertificate, open: s.gate.openTo(), unguarded: s.gate.view() == nil, ca: s.certificates.fingerprint()}
 	g.users, g.tokens = s.gate.accounts()
+	if cfg.handedOver && cfg.given["addr"] {
+		g.passed = cfg.addr
+	}
 	if dir, err := filepath.Abs(cfg.dir); err == nil {
 		g.data = dir
 	}
@@ -287,6 +308,9 @@ func (g *greeting) write(w io.Writer) {
 		has = append(has, "client certificates")
 	}
 	fmt.Fprintf(w, "%s: %s\n", begun, strings.Join(has, ", "))
+	if g.passed != "" {
+		fmt.Fprintf(w, "The service manager listens for it: its socket's address counts, not %s\n", g.passed)
+	}
 	switch {
 	case g.elsewhere != nil:
 		fmt.Fprintf(w, "Other machines reach it at %s\n", strings.Join(g.elsewhere, ", "))
@@ -311,6 +335,11 @@ func (g *greeting) write(w io.Writer) {
 	if g.plain {
 		fmt.Fprintln(w, "Docker on other machines needs TLS (berth --tls=auto), or this registry among its insecure-registries")
 	}
+}
+
+// status is the same in a line, for a service manager.
+func (g *greeting) status() string {
+	return fmt.Sprintf("Serving on %s", cmp.Or(strings.Join(g.elsewhere, ", "), g.url))
 }
 
 // trustURL is where a registry at an https URL shows, over plain HTTP on the same port, how to trust it.

@@ -45,7 +45,7 @@ func TestHangupLooksAtFiles(t *testing.T) {
 	r := startRegistry(t, guarded("", "ann"))
 	ctx, stop := context.WithCancel(t.Context())
 	hangups, ended := make(chan os.Signal), make(chan struct{})
-	go func() { r.server.rereader(ctx, hangups); close(ended) }()
+	go func() { r.server.rereader(ctx, hangups, serviceManager{}); close(ended) }()
 	for _, x := range []struct{ rules, want string }{
 		{"[[immutable]]\nrepositories = [\"b\"]\n", "immutable 1 (* in b)"},
 		{"nonsense", "files cannot be used"},

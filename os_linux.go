@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,6 +126,15 @@ func processFigures() (list []processFigure) {
 		list = append(list, processFigure{metric{"process_max_fds", "gauge", "How many files and connections may be open."}, float64(limit.Cur)})
 	}
 	return list
+}
+
+// monotonic is the time of the clock that only goes on, as other processes of this machine read it.
+func monotonic() time.Duration {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
 }
 
 // memory is how many bytes this process may have: the machine's, or less if its

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"syscall"
+	"time"
 )
 
 // syncData flushes f's bytes, and what is needed to read them back, to the disk.
@@ -17,6 +18,9 @@ func startWriteback(f *os.File, off, n int64) {}
 // waitRange would wait until n bytes of f at off are written; there is no portable
 // call.
 func waitRange(f *os.File, off, n int64) error { return errors.ErrUnsupported }
+
+// monotonic would be the time of a clock that other processes read, too.
+func monotonic() time.Duration { return 0 }
 
 // allocate would take room for f before it is written; there is no portable call.
 func allocate(f *os.File, n int64) error { return nil }
