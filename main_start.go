@@ -84,6 +84,7 @@ func (cfg *config) refuseFiles() error {
 
 // open opens the data directory and all that the server needs of it.
 func (cfg *config) open() (*server, error) {
+	cfg.canGoBack = true
 	st, err := openStore(cfg.storeConfig)
 	if err != nil {
 		return nil, err
@@ -99,6 +100,10 @@ func (cfg *config) open() (*server, error) {
 	}
 	s, err := newServer(st, cfg.serverConfig)
 	if err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	st.at("opened")
+	if err := st.forgetBefore(); err != nil && !st.readOnlyDisk {
 		return nil, errors.Join(err, st.close())
 	}
 	return s, nil

@@ -2,6 +2,7 @@
 //
 //	data/
 //	  berth.db                           SQLite: all metadata, and manifests whole
+//	  before-upgrade.db                  while a newer version has not served yet (store_before.go)
 //	  berth.lock                         held for the life of the one process that owns data/
 //	  blobs/sha256/ab/abcdef…/data       one directory per blob
 //	  blobs/sha512/…                     likewise
@@ -108,6 +109,7 @@ type settings struct {
 	policyFile    string        // and do what: for backups
 	budget        budget
 	level         *logLevel // of the log of the server; nil if it cannot be changed
+	canGoBack     bool      // the caller calls forgetBefore before it serves anybody
 
 	// patience is that with a silent client whose upload another request goes on with.
 	patience time.Duration
@@ -159,6 +161,9 @@ func openStore(cfg storeConfig) (_ *store, err error) {
 		err = st.begun()
 	} else {
 		err = st.openToWrite()
+	}
+	if err == nil && !st.canGoBack && !st.readOnlyDisk {
+		err = st.forgetBefore()
 	}
 	return st, err
 }

@@ -52,6 +52,9 @@ func dsnOf(path string, query url.Values, pragmas ...string) string {
 // openWriter opens the writing connection, and creates or upgrades the schema. begin
 // runs first in every transaction, and lookups are told what one changes.
 func (db *database) openWriter(begin func(t *tx, durable bool) error, lookups *lookups) error {
+	if err := db.takeBack(context.Background()); err != nil {
+		return err
+	}
 	version, err := db.lookAtDatabase()
 	if err != nil {
 		return err
@@ -97,6 +100,11 @@ func (db *database) openWriter(begin func(t *tx, durable bool) error, lookups *l
 			return fmt.Errorf("syncing the data directory: %w", err)
 		}
 		version = latestVersion
+	}
+	if version < latestVersion {
+		if err := db.keepBefore(ctx, conn); err != nil {
+			return err
+		}
 	}
 	for ; version < latestVersion; version++ {
 		script := fmt.Sprintf("BEGIN IMMEDIATE;%s;PRAGMA user_version=%d;COMMIT", upgrades[version-oldestVersion], version+1)
