@@ -104,9 +104,13 @@ type options struct {
 	Created int64  // seconds since 1970: when an image was made, if that is said; else 0
 	Usual   string // the data directory as a whole path, if neither a flag nor a variable names it; else ""
 
-	Pulls    bool    // follow pulls, too,
-	Blobs    bool    // and blobs
-	Exec     string  `json:"-"` // run for each event, where the command was given
+	Pulls    bool   // follow pulls, too,
+	Blobs    bool   // and blobs
+	Exec     string `json:"-"` // run for each event, where the command was given
+	Root     string // of the file system to install to; "" for this machine's
+	SHA256   string // of the program to upgrade to; "" for what a file beside it says
+	Rollback bool
+
 	LeftOver bool    // also remove what a restore keeps
 	Nearest  nearest // to the destination of a backup
 }

@@ -134,9 +134,11 @@ var serverFlags = []struct {
 
 // Flags that several commands have.
 var (
-	jsonFlag  = flagDef{"json", "", "", "write JSON, for programs", func(c *config, _ *textFlags) any { return &c.JSON }}
-	forceFlag = flagDef{"force", "", "", "do it even where rules for tags forbid it", func(c *config, _ *textFlags) any { return &c.Force }}
-	deepFlag  = flagDef{"deep", "", "", "also read every byte that is stored", func(c *config, _ *textFlags) any { return &c.Deep }}
+	jsonFlag   = flagDef{"json", "", "", "write JSON, for programs", func(c *config, _ *textFlags) any { return &c.JSON }}
+	forceFlag  = flagDef{"force", "", "", "do it even where rules for tags forbid it", func(c *config, _ *textFlags) any { return &c.Force }}
+	rootFlag   = flagDef{"root", "DIR", "", "do it below DIR, to make an image of a machine; nothing is started", func(c *config, _ *textFlags) any { return &c.Root }}
+	dryRunFlag = flagDef{"dry-run", "", "", "say what would be done, and do nothing", func(c *config, _ *textFlags) any { return &c.DryRun }}
+	deepFlag   = flagDef{"deep", "", "", "also read every byte that is stored", func(c *config, _ *textFlags) any { return &c.Deep }}
 )
 
 // newFlags defines the flags of a command, and those of the server.

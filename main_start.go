@@ -142,7 +142,7 @@ func (cfg *config) listen(flag, addr string) (net.Listener, error) {
 	case isAddressForbidden(err):
 		how := "start Berth as root"
 		if runtime.GOOS == "linux" {
-			how = "give Berth the capability CAP_NET_BIND_SERVICE (docs/deploy.md shows how)"
+			how = "have systemd listen for it (sudo berth install --addr " + addr + "), or give Berth the capability CAP_NET_BIND_SERVICE"
 		}
 		return nil, fmt.Errorf("this user may not listen on port %s, as a rule because ports below 1024 are for root. Choose a higher port, such as %s, or %s", port, at(5000), how)
 	case isAddressElsewhere(err):

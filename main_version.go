@@ -27,11 +27,15 @@ type build struct {
 	Modified bool   `json:"modified,omitempty"` // and there were changes that had not been committed
 	Go       string `json:"go"`
 	Platform string `json:"platform"` // OS/ARCH
+
+	OldestData int `json:"oldestData"` // the versions of databases that it opens
+	NewestData int `json:"newestData"`
 }
 
 // readBuild returns what is known.
 func readBuild() build {
-	b := build{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{Version: "unknown", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		OldestData: oldestVersion, NewestData: latestVersion}
 	info, ok := debug.ReadBuildInfo()
 	if ok {
 		b.Version = strings.Trim(info.Main.Version, "()")

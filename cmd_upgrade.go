@@ -1,0 +1,295 @@
+// `berth upgrade`: another version in the place of the installed one, and back if it does not serve.
+//
+// The file is copied beside the installed binary first, and the copy is what is verified, asked and
+// put in place; so nobody exchanges it meanwhile. The exchange is a rename: after a power cut one
+// version or the other is there, whole. The old one stays as berth.previous.
+//
+// systemd says whether the new version has become ready. If not, the old one comes back. A newer
+// version may have brought the database up to date, which an older one refuses; store_before.go
+// has how the old one then finds it as it was. Once a version has been ready, clients were told
+// things that must stay, and there is no way back to an older database.
+
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"debug/buildinfo"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// previousSuffix is what the name of the binary before the last upgrade ends with.
+const previousSuffix = ".previous"
+
+// checkUpgrade refuses a command that does not say to what.
+func checkUpgrade(cfg *config) error {
+	if cfg.Rollback == (len(cfg.Args) > 0) {
+		return errors.New("name the file of the new version, or say --rollback")
+	}
+	return nil
+}
+
+// upgradeCommand is `berth upgrade`.
+func upgradeCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
+	in, err := newInstaller(cfg, stdout)
+	if err != nil {
+		return err
+	}
+	target := in.at(installedBinary)
+	if !thereIs(target) {
+		return fmt.Errorf("there is no %s to upgrade; `berth install` installs this one", installedBinary)
+	}
+	temp := target + ".new"
+	defer os.Remove(temp) // or it has its place
+	os.Remove(temp)
+	var sum string
+	if cfg.Rollback {
+		if _, err := copyProgram(target+previousSuffix, temp); err != nil {
+			return fmt.Errorf("there is no earlier version to go back to: %w", err)
+		}
+	} else if sum, err = copyProgram(cfg.Args[0], temp); err != nil {
+		return err
+	} else if err := verifySum(stdout, cfg.Args[0], sum, cfg.SHA256); err != nil {
+		return err
+	}
+	if !cfg.Rollback {
+		if err := isBerthForHere(temp, cfg.Args[0]); err != nil {
+			return err
+		}
+	}
+	facts, err := askFacts(ctx, temp)
+	if err != nil {
+		return err
+	}
+	if sameContent(temp, target) {
+		fmt.Fprintf(stdout, "%s is this version already: %s\n", installedBinary, facts.Version)
+		return nil
+	}
+	if err := in.refuseOlder(facts); err != nil {
+		return err
+	}
+	if cfg.DryRun {
+		in.say("replace %s by %s", installedBinary, facts.Version)
+		return nil
+	}
+	return in.exchange(ctx, cfg, temp, facts)
+}
+
+// exchange puts the new program in place and restarts the service. If it does not come up, the old one comes back.
+func (in *installer) exchange(ctx context.Context, cfg *config, temp string, facts build) error {
+	if err := in.putProgram(temp); err != nil {
+		return err
+	}
+	if in.root != "" || exec.CommandContext(ctx, "systemctl", "--quiet", "is-active", "berth.service").Run() != nil {
+		fmt.Fprintf(in.out, "%s is now %s. The service was not running; to start it: sudo systemctl start berth\n", installedBinary, facts.Version)
+		return nil
+	}
+	// What was begun is ended: the old version must not stay away because somebody has lost patience.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restartTimeout)
+	defer cancel()
+	cfg.dir = in.dataDir()
+	err := in.restart(ctx, cfg)
+	if err == nil {
+		fmt.Fprintf(in.out, "Berth %s serves. The version before is %s%s; `berth upgrade --rollback` goes back to it\n", facts.Version, installedBinary, previousSuffix)
+		return nil
+	}
+	said := journal(ctx)
+	exec.CommandContext(ctx, "systemctl", "stop", "berth.service").Run() // or systemd would try it again meanwhile
+	old := in.at(installedBinary) + previousSuffix
+	back := in.at(installedBinary) + ".new"
+	os.Remove(back)
+	if _, e := copyProgram(old, back); e != nil {
+		return errors.Join(err, e)
+	}
+	if e := os.Rename(back, in.at(installedBinary)); e != nil {
+		return errors.Join(err, e)
+	}
+	exec.CommandContext(ctx, "systemctl", "reset-failed", "berth.service", "berth.socket").Run()
+	failed := fmt.Errorf("%s has not come up (%w). Its log ends with:\n%s", facts.Version, err, said)
+	if e := in.restart(ctx, cfg); e != nil {
+		return fmt.Errorf("%w\nThe version before is in its place again, and does not come up either (%w). Its log ends with:\n%s", failed, e, journal(ctx))
+	}
+	return fmt.Errorf("%w\nThe version before serves again; nothing is lost", failed)
+}
+
+// restart restarts the service, and returns when it answers commands, or an error.
+func (in *installer) restart(ctx context.Context, cfg *config) error {
+	if err := in.run(ctx, "systemctl", "restart", "berth.socket", "berth.service"); err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if where := askWhere(asking, cfg); where.Address == "" {
+		return errors.New("it does not answer on " + filepath.Join(cfg.dir, "berth.sock"))
+	}
+	return nil
+}
+
+// refuseOlder refuses a program that cannot open the database of the service.
+func (in *installer) refuseOlder(facts build) error {
+	path := filepath.Join(in.at(in.dataDir()), "berth.db")
+	if !thereIs(path) {
+		return nil
+	}
+	db, err := openToLook(path)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	version, err := versionOfDatabase(db)
+	if err != nil {
+		return fmt.Errorf("%s cannot be read: %w", path, err)
+	}
+	if version < facts.OldestData || version > facts.NewestData {
+		return fmt.Errorf("%s cannot open the data in %s: they are of version %d, and it opens %d to %d. Use a newer berth",
+			facts.Version, in.dataDir(), version, facts.OldestData, facts.NewestData)
+	}
+	return nil
+}
+
+// copyProgram copies a program to a new file, synced, and returns the SHA-256 of what it has copied.
+func copyProgram(from, to string) (sum string, err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return "", err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return "", err
+	}
+	hash := sha256.New()
+	_, err = io.Copy(io.MultiWriter(dst, hash), src)
+	if err = errors.Join(err, dst.Chmod(0o755), dst.Sync(), dst.Close()); err != nil {
+		os.Remove(to)
+		return "", fmt.Errorf("copying %s to %s: %w", from, to, err)
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// putProgram gives the installed binary's name to temp, and keeps what had it as the previous one.
+func (in *installer) putProgram(temp string) error {
+	target := in.at(installedBinary)
+	if thereIs(target) {
+		keep := target + ".keep"
+		os.Remove(keep)
+		if err := os.Link(target, keep); err != nil { // FAT, say
+			if _, err := copyProgram(target, keep); err != nil {
+				return err
+			}
+		}
+		if err := os.Rename(keep, target+previousSuffix); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(temp, target); err != nil {
+		return err
+	}
+	if path, err := exec.LookPath("restorecon"); err == nil && in.root == "" { // SELinux: it has the label of where it was copied
+		exec.Command(path, target).Run()
+	}
+	return syncDir(filepath.Dir(target))
+}
+
+// sameContent reports whether two files have the same bytes.
+func sameContent(a, b string) bool {
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	if errA != nil || errB != nil || infoA.Size() != infoB.Size() {
+		return false
+	}
+	textA, errA := os.ReadFile(a)
+	textB, errB := os.ReadFile(b)
+	return errA == nil && errB == nil && bytes.Equal(textA, textB)
+}
+
+// verifySum compares the SHA-256 of a file with the one that is wanted, or that FILE.sha256 or SHA256SUMS beside it
+// has. It says where the sum came from, or that there was none.
+func verifySum(out io.Writer, file, sum, want string) error {
+	where := "--sha256"
+	if want == "" {
+		want, where = listedSum(file)
+	}
+	switch {
+	case want == "":
+		fmt.Fprintf(out, "NOT compared with a checksum: there is no %s.sha256 and no SHA256SUMS beside it. Its SHA-256 is %s\n", filepath.Base(file), sum)
+		return nil
+	case !strings.EqualFold(want, sum):
+		return fmt.Errorf("%s is not what it should be: its SHA-256 is %s, and %s says %s. Download it again", file, sum, where, want)
+	}
+	fmt.Fprintf(out, "The SHA-256 is that of %s\n", where)
+	return nil
+}
+
+// listedSum finds the sum of a file in the files beside it, as sha256sum writes them.
+func listedSum(file string) (sum, where string) {
+	for _, list := range []string{file + ".sha256", filepath.Join(filepath.Dir(file), "SHA256SUMS")} {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			sum, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+			name = strings.TrimPrefix(strings.TrimSpace(name), "*")
+			if len(sum) == 64 && (filepath.Base(name) == filepath.Base(file) || name == "" && list == file+".sha256") {
+				return sum, list
+			}
+		}
+	}
+	return "", ""
+}
+
+// isBerthForHere returns an error unless a program is a Berth for this system and processor. name is what a person
+// calls it.
+func isBerthForHere(path, name string) error {
+	info, err := buildinfo.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("%s is not a program made by Go, as Berth is. If it is an archive, unpack it first", name)
+	}
+	own, _ := debug.ReadBuildInfo()
+	if own != nil && info.Main.Path != own.Main.Path {
+		return fmt.Errorf("%s is not a Berth but %s", name, cmp.Or(info.Main.Path, info.Path))
+	}
+	has := map[string]string{}
+	for _, x := range info.Settings {
+		has[x.Key] = x.Value
+	}
+	if has["GOOS"] != runtime.GOOS || has["GOARCH"] != runtime.GOARCH {
+		return fmt.Errorf("%s is for %s/%s, and this machine needs %s/%s", name, has["GOOS"], has["GOARCH"], runtime.GOOS, runtime.GOARCH)
+	}
+	return nil
+}
+
+// askFacts starts a Berth to say what it is: so it is known to run here.
+func askFacts(ctx context.Context, path string) (facts build, err error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	said, err := exec.CommandContext(ctx, path, "version", "--json").Output()
+	if err == nil {
+		err = json.Unmarshal(said, &facts)
+	}
+	if err == nil && (facts.Version == "" || facts.NewestData == 0) {
+		err = errors.New("it does not say which data it opens")
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return facts, fmt.Errorf("%s cannot be run; is its disk mounted noexec?", path)
+	}
+	if err != nil {
+		return facts, fmt.Errorf("the new version does not run on this machine: %w", err)
+	}
+	return facts, nil
+}
