@@ -111,13 +111,27 @@ func (in *installer) write(path string, content []byte, ours bool) error {
 	if in.dry {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+	if err := makeOpen(filepath.Dir(name)); err != nil {
 		return err
 	}
 	if err := replaceFile(name, content); err != nil {
 		return err
 	}
 	return os.Chmod(name, 0o644) // no secret; systemctl cat is for everybody
+}
+
+// makeOpen makes a directory and those above it, for everybody to read whatever the umask, as a system's are.
+func makeOpen(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := makeOpen(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
 }
 
 // differences are the lines of a text that another lacks, and the other way round.
@@ -515,7 +529,7 @@ func (in *installer) makeData(dir string, uid, gid int) error {
 	if in.dry {
 		return nil
 	}
-	if err := os.MkdirAll(name, 0o755); err != nil {
+	if err := makeOpen(name); err != nil {
 		return err
 	}
 	return errors.Join(os.Chmod(name, 0o700), os.Chown(name, uid, gid))
@@ -536,7 +550,7 @@ func (in *installer) copyItself() error {
 	if in.dry {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+	if err := makeOpen(filepath.Dir(target)); err != nil {
 		return err
 	}
 	temp := target + ".new"
@@ -560,7 +574,7 @@ func (in *installer) startService(ctx context.Context, plainHTTP bool) error {
 			if _, err := os.Lstat(link); err == nil || in.dry {
 				continue
 			}
-			if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+			if err := makeOpen(filepath.Dir(link)); err != nil {
 				return err
 			}
 			if err := os.Symlink(filepath.Join(unitsDir, unit), link); err != nil {

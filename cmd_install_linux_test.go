@@ -85,6 +85,13 @@ func TestInstallMakesAService(t *testing.T) {
 		t.Error("it has not copied itself")
 	}
 
+	// Whatever the umask: the service's user must get there.
+	for _, dir := range []string{"usr/local/bin", "etc/berth", "var/lib", "etc/systemd/system/berth.socket.d"} {
+		if info, err := os.Stat(filepath.Join(root, dir)); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s: %v, %v", dir, info.Mode(), err)
+		}
+	}
+
 	before := modes(t, root)
 	if said := on(t, root, "install"); strings.Contains(said, "write") || strings.Contains(said, "make") || strings.Contains(said, "copy") {
 		t.Errorf("the second time it says\n%s", said)
@@ -229,6 +236,7 @@ func TestUpgradeVerifiesTheFile(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "berth-new")
 	buildOf(t, file, "-s")
+	os.Remove(filepath.Join(root, installedBinary))
 	buildOf(t, filepath.Join(root, installedBinary), "-w") // that installed would be the tests
 	body, err := os.ReadFile(file)
 	if err != nil {
