@@ -92,7 +92,7 @@ func TestArchitectureHasEveryFile(t *testing.T) {
 
 // speakHTTP are the files that may import net/http: handlers, who may, TLS, commands and main, the endpoints of
 // uploads, the audit lines that tell of a request, and what sends events.
-var speakHTTP = regexp.MustCompile(`^((handlers|tls|cmd|client)(_\w+)?|auth|auth_docker|auth_browsers|upload|upload_body|upload_turn|metrics|log|main|doctor_client|doctor_push|events_send)\.go$`)
+var speakHTTP = regexp.MustCompile(`^((handlers|tls|cmd|client)(_\w+)?|auth|auth_docker|auth_browsers|auth_oidc|upload|upload_body|upload_turn|metrics|log|main|doctor_client|doctor_push|events_send)\.go$`)
 
 // The store, its care and what takes part in its transactions return errors, and answer nobody.
 func TestStoreKnowsNoHTTP(t *testing.T) {

@@ -217,6 +217,7 @@ var allowedSteps = []allowedStep{
 	{"restorer.dropGone", "", once},
 	{"database.recognise", "SCAN sqlite_master", "as many rows as there are tables"},
 	{"listRobots", "SCAN token", once + "; as many rows as a person has made tokens"},
+	{"robots.addOwned", "SCAN token", wanted + "; at most maxPersonal rows, and those that a person has made"},
 	{"smallBlobs.recover", "", once + "; at most what may be unsynced"},
 	{"uploads.sweep", "SCAN upload", once + "; at most --max-uploads rows"},
 
