@@ -61,13 +61,8 @@ notes() {
 # unit prints the service of the packages: that of `berth install` without its socket, since the address is a
 # setting of the package. Without that it is made from docs/deploy.md.
 unit() {
-	if [ -f install/berth.service ]; then
-		sed -e 's/ berth\.socket$//' -e '/=berth\.socket$/d' -e '/^# Who stops the service/d' \
-			-e 's|^ExecStart=.*|ExecStart=/usr/bin/berth|' install/berth.service
-		return
-	fi
-	awk '/^```/ { inside = 0 } inside; /^```ini/ && !done { inside = done = 1 }' docs/deploy.md |
-		sed 's|^ExecStart=.*|Environment=BERTH_DATA=/var/lib/berth BERTH_TLS=auto\nEnvironmentFile=-/etc/berth/berth.env\nExecStart=/usr/bin/berth|'
+	sed -e 's/ berth\.socket$//' -e '/=berth\.socket$/d' -e '/^# Who stops the service/d' \
+		-e 's|^ExecStart=.*|ExecStart=/usr/bin/berth|' install/berth.service
 }
 
 # shared is what all archives and packages have beside the binary.
