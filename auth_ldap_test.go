@@ -551,7 +551,7 @@ func TestSecretsOfLoginsAreForOneAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(secret); err != nil || info.Mode().Perm() != 0o644 {
-		t.Skip("this system has no modes of files")
+		skip(t, "this system has no modes of files")
 	}
 	r.want(503, "GET", "/v2/", nil, there("ann"))
 	if !strings.Contains(r.log.String(), "chmod 600") {

@@ -71,6 +71,7 @@ func must[T any](t testing.TB) func(v T, err error) T {
 }
 
 func TestClientPushesAndPulls(t *testing.T) {
+	t.Parallel()
 	for _, secure := range []bool{false, true} {
 		for _, guard := range []func(*config){func(*config) {}, guarded("", "kim")} {
 			r := startRegistry(t, guard)
@@ -145,6 +146,7 @@ func listed(t testing.TB, names func(func(string, error) bool)) (list []string) 
 }
 
 func TestClientWithAWrongPassword(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "kim"))
 	c, _ := peer(t, true, r.server.handler(), clientOptions{user: "kim", password: "mistyped"})
 	_, ping := c.ping(t.Context())
@@ -162,6 +164,7 @@ func TestClientWithAWrongPassword(t *testing.T) {
 
 // A token is used until it is good no longer, and another one is fetched in the middle of the work.
 func TestClientRenewsTokens(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t, guarded("", "kim"))
 	var fetched atomic.Int64
 	c, _ := peer(t, false, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -202,6 +205,7 @@ func (r *registry) image(t testing.TB, c *client) image {
 // A password is for the registry, and for the realm that it names; not for those that read along, nor for
 // whom a redirect leads to.
 func TestClientKeepsPasswordsToItself(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var heard []string
 	listen := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -251,6 +255,7 @@ func challenging(challenge string, then http.Handler) http.Handler {
 
 // Connections break in the middle of requests and of answers; the work goes on where it was.
 func TestClientGoesOnAfterBreaks(t *testing.T) {
+	t.Parallel()
 	r := startRegistry(t)
 	content := strings.Repeat("0123456789", 1<<17)
 	var breaks, pauses atomic.Int64
@@ -318,6 +323,7 @@ func (b *breakingBody) Read(p []byte) (int, error) {
 
 // What is named by a digest is that, or an error.
 func TestClientVerifiesWhatItGets(t *testing.T) {
+	t.Parallel()
 	answer := func(w http.ResponseWriter, body string) {
 		w.Header().Set("Docker-Content-Digest", sum("right").String())
 		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
@@ -341,6 +347,7 @@ func TestClientVerifiesWhatItGets(t *testing.T) {
 
 // A registry that takes a request and then is silent ends it, whether it has begun to answer or not.
 func TestClientDoesNotWaitForever(t *testing.T) {
+	t.Parallel()
 	c, _ := peer(t, false, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if strings.HasSuffix(req.URL.Path, sum("begun").String()) {
 			io.WriteString(w, "beg")
@@ -376,6 +383,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func TestClientSpeaksPlainHTTPOnlyWhereItMay(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		host  string
 		plain bool
@@ -409,6 +417,7 @@ func TestClientSpeaksPlainHTTPOnlyWhereItMay(t *testing.T) {
 }
 
 func TestClientReadsPages(t *testing.T) {
+	t.Parallel()
 	c, s := peer(t, true, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		switch req.URL.Query().Get("last") {
 		case "":
@@ -440,6 +449,7 @@ func TestClientReadsPages(t *testing.T) {
 }
 
 func TestClientReadsChallenges(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		headers []string
 		want    challenge
@@ -465,6 +475,7 @@ func TestClientReadsChallenges(t *testing.T) {
 
 // What a registry or a proxy says is told in words.
 func TestClientErrors(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		status int
 		body   string

@@ -24,6 +24,7 @@ func TestEveryCommandAnswersInJSON(t *testing.T) {
 		{"rm", "ci/app:stable", "ci/app:1.10"}, {"log"}, {"log", "ci/app"}, {"log", "ci/app:stable"}, {"undo", "ci/app:stable"}, {"rm", "ci/app"}, {"undo", "ci/app"},
 		{"token", "create", "robot", "--repo", "ci/*", "--allow", "pull"}, {"token", "list"},
 		{"image", "tools/berth:1", buildSmall(t, "amd64")},
+		{"log-level"}, {"doctor"},
 	}
 	tried := make(map[string]bool)
 	for _, line := range lines {

@@ -177,7 +177,7 @@ func imageCommands() []*command {
 					"(`BERTH_EVENT_REPOSITORY`, `BERTH_EVENT_TAG` and others)", func(c *config, _ *textFlags) any { return &c.Exec }},
 				jsonFlag,
 			},
-			about:   "follow pushes and deletes, run a command for each; check and try webhooks",
+			about:   "follow what happens, run a command for it; test webhooks",
 			more:    "Webhooks are endpoints in `events.toml` in the data directory; docs/events.md describes them. What has happened before is in `berth log`.",
 			example: "berth events\nberth events --repo home/app --exec 'docker compose pull'\nberth events test deploy"},
 		{name: "undo", least: 1, most: 1, check: checkUndoCommand, server: []string{"policy"},

@@ -312,7 +312,7 @@ func TestEventsOfCommandsRulesAndUndo(t *testing.T) {
 	}
 	change("tag", "home/app:1", "2")
 	h.wants("push home/app:2" + at)
-	change("undo", "home/app:2")
+	change("undo", "2") // by which the tag was made
 	h.wants("delete home/app:2")
 	change("rm", "home/app"+at)
 	h.wants("delete home/app:1", "delete home/app"+at)
@@ -416,6 +416,7 @@ func TestDeliveriesRideAlong(t *testing.T) {
 
 // Whoever listens learns of a repository's changes in their order, whatever its answers.
 func TestEventsKeepTheirOrder(t *testing.T) {
+	t.Parallel()
 	inEventBubble(t, oneEndpoint+"blobs = false\n", func(t *testing.T, r *registry, h *hook, _ func(bool)) {
 		const repositories, pushes = 4, 10
 		tries := 0
@@ -781,7 +782,6 @@ func TestRestoreHasNoEventsThatWait(t *testing.T) {
 // An endpoint in a bubble, where time jumps to the next timer: reached is false while it cannot be.
 func inEventBubble(t *testing.T, text string, test func(t *testing.T, r *registry, h *hook, reached func(bool))) {
 	t.Helper()
-	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h := &hook{t: t, got: make(chan delivered, 1<<12), wait: time.Hour}
 		p := newPipes()
@@ -811,6 +811,7 @@ func inEventBubble(t *testing.T, text string, test func(t *testing.T, r *registr
 // An endpoint that is away is tried less and less often, and gets all when it is back; when nothing waits,
 // nothing wakes up.
 func TestEndpointThatIsAway(t *testing.T) {
+	t.Parallel()
 	inEventBubble(t, oneEndpoint, func(t *testing.T, r *registry, h *hook, reached func(bool)) {
 		reached(false)
 		r.pushBlob("a", "one")
@@ -855,6 +856,7 @@ func TestEndpointThatIsAway(t *testing.T) {
 
 // An endpoint that asks for a pause gets it, also when there is something new.
 func TestEndpointThatAsksForAPause(t *testing.T) {
+	t.Parallel()
 	inEventBubble(t, oneEndpoint, func(t *testing.T, r *registry, h *hook, _ func(bool)) {
 		h.answering(func(w http.ResponseWriter, _ *http.Request, _ delivered) bool {
 			w.Header().Set("Retry-After", "1200")
@@ -878,6 +880,7 @@ func TestEndpointThatAsksForAPause(t *testing.T) {
 
 // An event that is refused keeps those of its repository, and only for a while.
 func TestEventThatIsRefused(t *testing.T) {
+	t.Parallel()
 	for status, most := range map[int]time.Duration{400: 20 * time.Minute, 422: 20 * time.Minute, 500: 25 * time.Hour} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			inEventBubble(t, oneEndpoint, func(t *testing.T, r *registry, h *hook, _ func(bool)) {
@@ -917,6 +920,7 @@ func TestEventThatIsRefused(t *testing.T) {
 
 // Of a long answer little is read, and less is shown; what it says controls no terminal.
 func TestAnswersOfEndpointsAreCut(t *testing.T) {
+	t.Parallel()
 	inEventBubble(t, oneEndpoint, func(t *testing.T, r *registry, h *hook, _ func(bool)) {
 		h.answering(func(w http.ResponseWriter, _ *http.Request, _ delivered) bool {
 			w.WriteHeader(500)
@@ -938,6 +942,7 @@ func TestAnswersOfEndpointsAreCut(t *testing.T) {
 
 // What is wrong with the whole endpoint, and not with an event, costs no event.
 func TestEndpointThatIsSetUpWrongly(t *testing.T) {
+	t.Parallel()
 	for _, status := range []int{301, 401, 403, 404, 405, 503} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			inEventBubble(t, oneEndpoint, func(t *testing.T, r *registry, h *hook, _ func(bool)) {
