@@ -38,12 +38,10 @@ func TestFilesAreKeptBesideAnOlderDatabase(t *testing.T) {
 	r.pushImage("a", "new", `{"new":1}`, "new layer")
 	// Without it they are removed by the next pass.
 	stray := r.st.path(sum("stray"))
-	if err := os.MkdirAll(filepath.Dir(stray), 0o700); err == nil {
-		err = os.WriteFile(stray, []byte("stray"), 0o600)
-	}
-	if err != nil {
+	if err := os.MkdirAll(filepath.Dir(stray), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	writeFile(t, stray, []byte("stray"))
 	if err := r.st.scrubber.pass(context.Background()); err != nil || exists(stray) {
 		t.Errorf("a pass keeps what nothing knows: %v", err)
 	}
