@@ -616,9 +616,13 @@ func (in *installer) moved(ctx context.Context, units []string) bool {
 		said, err := exec.CommandContext(ctx, "systemctl", "show", "--property=NeedDaemonReload,ActiveEnterTimestamp", "--timestamp=unix", unit).Output()
 		_, since, _ := strings.Cut(string(said), "ActiveEnterTimestamp=@")
 		n, e := strconv.ParseInt(strings.TrimSpace(since), 10, 64)
-		info, missing := os.Stat(in.at(filepath.Join(unitsDir, unit+".d", dropIn)))
-		if err != nil || e != nil || missing == nil && info.ModTime().Unix() >= n {
+		if err != nil || e != nil {
 			return true
+		}
+		for _, path := range []string{unit, unit + ".d/" + dropIn} {
+			if info, missing := os.Stat(in.at(filepath.Join(unitsDir, path))); missing == nil && info.ModTime().Unix() >= n {
+				return true
+			}
 		}
 	}
 	return false

@@ -15,9 +15,18 @@ import (
 // readyTimeout is how long the server may take to answer.
 const readyTimeout = 10 * time.Second
 
-// readyCommand is `berth ready`. It asks the server where it listens, and then there, as a client
-// would, for /readyz.
+// readyCommand is `berth ready`.
 func readyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
+	if err := askServes(ctx, cfg); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(stdout, "ready")
+	return err
+}
+
+// askServes returns an error unless the server of a data directory serves. It asks the server where it listens, and
+// then there, as a client would, for /readyz.
+func askServes(ctx context.Context, cfg *config) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	where := askWhere(ctx, cfg)
@@ -45,6 +54,5 @@ func readyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Write
 	if resp.StatusCode != http.StatusOK {
 		return newRemoteError("the server", "", resp)
 	}
-	_, err = fmt.Fprintln(stdout, "ready")
-	return err
+	return nil
 }

@@ -107,58 +107,115 @@ func (in *installer) exchange(ctx context.Context, cfg *config, temp string, fac
 		fmt.Fprintf(in.out, "Berth %s serves. The version before is %s%s; `berth upgrade --rollback` goes back to it\n", facts.Version, installedBinary, previousSuffix)
 		return nil
 	}
-	said := journal(ctx)
-	exec.CommandContext(ctx, "systemctl", "stop", "berth.service").Run() // or systemd would try it again meanwhile
-	old := in.at(installedBinary) + previousSuffix
-	back := in.at(installedBinary) + ".new"
+	return in.goBack(ctx, cfg, fmt.Errorf("%s has not come up (%w). Its log ends with:\n%s", facts.Version, err, journal(ctx)))
+}
+
+// goBack puts the version before in its place again, since the new one has failed, and says how that went.
+func (in *installer) goBack(ctx context.Context, cfg *config, failed error) error {
+	target := in.at(installedBinary)
+	old, err := askFacts(ctx, target+previousSuffix)
+	if err == nil {
+		err = in.refuseOlder(old)
+	}
+	if err != nil {
+		return fmt.Errorf("%w\nIt stays, and systemd starts it again and again: there is no way back to the version before (%w). "+
+			"What was pushed since is in the data. Upgrade to a version that opens them, or restore a backup that was made before", failed, err)
+	}
+	back := target + ".new"
 	os.Remove(back)
-	if _, e := copyProgram(old, back); e != nil {
-		return errors.Join(err, e)
+	if _, err := copyProgram(target+previousSuffix, back); err != nil {
+		return errors.Join(failed, err)
 	}
-	if e := os.Rename(back, in.at(installedBinary)); e != nil {
-		return errors.Join(err, e)
+	if err := os.Rename(back, target); err != nil {
+		return errors.Join(failed, err)
 	}
+	if err := syncDir(filepath.Dir(target)); err != nil {
+		return errors.Join(failed, err)
+	}
+	// No stop before: that would close the socket, too. After many failures systemd would refuse to start it.
 	exec.CommandContext(ctx, "systemctl", "reset-failed", "berth.service", "berth.socket").Run()
-	failed := fmt.Errorf("%s has not come up (%w). Its log ends with:\n%s", facts.Version, err, said)
-	if e := in.restart(ctx, cfg); e != nil {
-		return fmt.Errorf("%w\nThe version before is in its place again, and does not come up either (%w). Its log ends with:\n%s", failed, e, journal(ctx))
+	if err := in.restart(ctx, cfg); err != nil {
+		return fmt.Errorf("%w\nThe version before is in its place again, and does not come up either (%w). Its log ends with:\n%s", failed, err, journal(ctx))
 	}
 	return fmt.Errorf("%w\nThe version before serves again; nothing is lost", failed)
 }
 
-// restart restarts the service, and returns when it answers commands, or an error.
+// A new version has settled when it serves, and is the same process for this long. One that fails does so
+// soon, as a rule.
+const settling, longestSettling = 3 * time.Second, 30 * time.Second
+
+// restart restarts the service, whose socket stays open meanwhile, and returns when it has settled, or an error.
 func (in *installer) restart(ctx context.Context, cfg *config) error {
-	if err := in.run(ctx, "systemctl", "restart", "berth.socket", "berth.service"); err != nil {
+	if err := in.run(ctx, "systemctl", "restart", "berth.service"); err != nil {
 		return err
 	}
-	asking, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, longestSettling)
 	defer cancel()
-	if where := askWhere(asking, cfg); where.Address == "" {
-		return errors.New("it does not answer on " + filepath.Join(cfg.dir, "berth.sock"))
+	process := mainProcess(ctx)
+	var since time.Time // it has served
+	for {
+		err := askServes(ctx, cfg)
+		switch now := mainProcess(ctx); {
+		case now == "" || now != process:
+			return errors.New("it has become ready and then ended")
+		case err != nil:
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
+		case time.Since(since) > settling:
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return cmp.Or(err, ctx.Err())
+		case <-time.After(settling / 10):
+		}
 	}
-	return nil
 }
 
-// refuseOlder refuses a program that cannot open the database of the service.
+// mainProcess is the number of the service's process, or "" if none runs.
+func mainProcess(ctx context.Context) string {
+	said, err := exec.CommandContext(ctx, "systemctl", "show", "--property=MainPID", "--value", "berth.service").Output()
+	if id := strings.TrimSpace(string(said)); err == nil && id != "0" {
+		return id
+	}
+	return ""
+}
+
+// refuseOlder refuses a program that cannot open the database of the service, nor take back the copy from before
+// an upgrade that never served.
 func (in *installer) refuseOlder(facts build) error {
-	path := filepath.Join(in.at(in.dataDir()), "berth.db")
-	if !thereIs(path) {
-		return nil
+	dir := in.at(in.dataDir())
+	var refused error
+	for _, name := range []string{"berth.db", beforeFile} {
+		path := filepath.Join(dir, name)
+		if !thereIs(path) {
+			continue
+		}
+		version, err := versionOfFile(path)
+		if err == nil && version >= facts.OldestData && version <= facts.NewestData {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%s cannot open the data in %s: they are of version %d, and it opens %d to %d. Use a newer berth",
+				facts.Version, in.dataDir(), version, facts.OldestData, facts.NewestData)
+		}
+		refused = cmp.Or(refused, err)
 	}
+	return refused
+}
+
+// versionOfFile is that of a database in a file, which may be in use.
+func versionOfFile(path string) (version int, err error) {
 	db, err := openToLook(path)
+	if err == nil {
+		defer db.Close()
+		version, err = versionOfDatabase(db)
+	}
 	if err != nil {
-		return err
+		return 0, fmt.Errorf("%s cannot be read: %w", path, err)
 	}
-	defer db.Close()
-	version, err := versionOfDatabase(db)
-	if err != nil {
-		return fmt.Errorf("%s cannot be read: %w", path, err)
-	}
-	if version < facts.OldestData || version > facts.NewestData {
-		return fmt.Errorf("%s cannot open the data in %s: they are of version %d, and it opens %d to %d. Use a newer berth",
-			facts.Version, in.dataDir(), version, facts.OldestData, facts.NewestData)
-	}
-	return nil
+	return version, nil
 }
 
 // copyProgram copies a program to a new file, synced, and returns the SHA-256 of what it has copied.
