@@ -46,8 +46,10 @@ const (
 	dropIn          = "install.conf"
 )
 
-// serviceUnits are the units of install/. The last is only for a server with --http-addr.
-var serviceUnits = []string{"berth.service", "berth.socket", "berth-http.socket"}
+// serviceUnits are the units of install/ for every server; httpSocket is only for one with --http-addr.
+var serviceUnits = []string{"berth.service", "berth.socket", "berth.target"}
+
+const httpSocket = "berth-http.socket"
 
 // An installer does the steps of an installation. With a root directory it does those that are files, below
 // that, for whoever builds an image; with dry it says what it would do.
@@ -303,7 +305,7 @@ func systemdAddress(flag, addr string) (string, error) {
 // stays as it is when its flag is not given.
 func (cfg *config) unitFiles() (map[string]string, error) {
 	files := map[string]string{}
-	for _, unit := range serviceUnits[:2] {
+	for _, unit := range serviceUnits {
 		text, err := installFiles.ReadFile("install/" + unit)
 		if err != nil {
 			return nil, err
@@ -311,7 +313,7 @@ func (cfg *config) unitFiles() (map[string]string, error) {
 		files[unit] = string(text)
 	}
 	const head = "# Written by `berth install`, which replaces it. Changes of your own: sudo systemctl edit "
-	for flag, unit := range map[string]string{"addr": "berth.socket", "http-addr": "berth-http.socket"} {
+	for flag, unit := range map[string]string{"addr": "berth.socket", "http-addr": httpSocket} {
 		if !cfg.given[flag] {
 			continue
 		}
@@ -413,7 +415,7 @@ func installCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Wri
 	if err := in.writeSettings(settings); err != nil {
 		return err
 	}
-	if err := in.startService(ctx, units["berth-http.socket"] != ""); err != nil {
+	if err := in.startService(ctx, units[httpSocket] != ""); err != nil {
 		return err
 	}
 	return in.tellInstalled(ctx, cfg)
@@ -438,17 +440,34 @@ func (in *installer) writeSettings(settings [][2]string) error {
 	return in.write(settingsFile, []byte(withSettings(string(text), settings)), true)
 }
 
-// refuseAddress refuses a port that another program has. The service's own socket is none.
+// refuseAddress refuses a port that another program has. The service's own sockets are none.
 func (in *installer) refuseAddress(ctx context.Context, cfg *config) error {
-	if in.root != "" || exec.CommandContext(ctx, "systemctl", "--quiet", "is-active", "berth.socket").Run() == nil ||
-		exec.CommandContext(ctx, "systemctl", "--quiet", "is-active", "berth.service").Run() == nil {
+	if in.root != "" {
 		return nil
 	}
-	listener, err := cfg.listen("addr", cfg.addr)
-	if err != nil {
-		return err
+	isActive := func(unit string) bool {
+		return exec.CommandContext(ctx, "systemctl", "--quiet", "is-active", unit).Run() == nil
 	}
-	return listener.Close()
+	addresses := map[string]string{"addr": cfg.addr}
+	if cfg.tls.httpAddr != "" {
+		addresses["http-addr"] = cfg.tls.httpAddr
+	}
+	if isActive("berth.service") || isActive("berth.socket") {
+		delete(addresses, "addr")
+	}
+	if isActive(httpSocket) {
+		delete(addresses, "http-addr")
+	}
+	for _, name := range slices.Sorted(maps.Keys(addresses)) {
+		listener, err := cfg.listen(name, addresses[name])
+		if err != nil {
+			return err
+		}
+		if err := listener.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // account returns the service's user, if there is one.
@@ -469,16 +488,21 @@ func (in *installer) account() (uid, gid int, ok bool) {
 // makeUser makes the service's user, who cannot log in.
 func (in *installer) makeUser(ctx context.Context) (uid, gid int, err error) {
 	in.say("make the system user %s", serviceAccount)
-	args := []string{"--system", "--user-group", "--no-create-home", "--home-dir", serviceData, "--shell", "/usr/sbin/nologin", serviceAccount}
+	name, args := "useradd", []string{"--system", "--user-group", "--no-create-home", "--home-dir", serviceData, "--shell", "/usr/sbin/nologin", serviceAccount}
+	if _, err := exec.LookPath(name); err != nil && in.root == "" {
+		if _, err := exec.LookPath("adduser"); err == nil { // Debian has had it without the other
+			name, args = "adduser", []string{"--system", "--group", "--no-create-home", "--home", serviceData, "--shell", "/usr/sbin/nologin", serviceAccount}
+		}
+	}
 	if in.root != "" {
 		args = append([]string{"--prefix", in.root}, args...)
 	}
-	if err := in.run(ctx, "useradd", args...); err != nil || in.dry {
+	if err := in.run(ctx, name, args...); err != nil || in.dry {
 		return 0, 0, err
 	}
 	uid, gid, ok := in.account()
 	if !ok {
-		return 0, 0, fmt.Errorf("useradd has made the user %s, and %s does not have it", serviceAccount, in.at("/etc/passwd"))
+		return 0, 0, fmt.Errorf("%s has made the user %s, and %s does not have it", name, serviceAccount, in.at("/etc/passwd"))
 	}
 	return uid, gid, nil
 }
@@ -563,25 +587,12 @@ func (in *installer) copyItself() error {
 
 // startService has systemd know the units, start them with the machine, and start them now.
 func (in *installer) startService(ctx context.Context, plainHTTP bool) error {
-	units := slices.Clone(serviceUnits[:2])
-	if plainHTTP || thereIs(in.at(filepath.Join(unitsDir, serviceUnits[2]))) {
-		units = serviceUnits
+	sockets := []string{"berth.socket"}
+	if plainHTTP || thereIs(in.at(filepath.Join(unitsDir, httpSocket))) {
+		sockets = append(sockets, httpSocket)
 	}
 	if in.root != "" {
-		for _, unit := range units {
-			wants := map[bool]string{true: "multi-user.target.wants", false: "sockets.target.wants"}[unit == "berth.service"]
-			link := in.at(filepath.Join(unitsDir, wants, unit))
-			if _, err := os.Lstat(link); err == nil || in.dry {
-				continue
-			}
-			if err := makeOpen(filepath.Dir(link)); err != nil {
-				return err
-			}
-			if err := os.Symlink(filepath.Join(unitsDir, unit), link); err != nil {
-				return err
-			}
-		}
-		return nil
+		return in.linkUnits(sockets)
 	}
 	active := exec.CommandContext(ctx, "systemctl", "--quiet", "is-active", "berth.service").Run() == nil
 	if !in.changed && active {
@@ -591,13 +602,13 @@ func (in *installer) startService(ctx context.Context, plainHTTP bool) error {
 	if err := in.run(ctx, "systemctl", "daemon-reload"); err != nil {
 		return err
 	}
-	if err := in.run(ctx, "systemctl", append([]string{"--quiet", "enable"}, units...)...); err != nil {
+	if err := in.run(ctx, "systemctl", append([]string{"--quiet", "enable", "berth.service"}, sockets...)...); err != nil {
 		return err
 	}
 	// The sockets may be at other addresses now; else they stay, and no connection is refused.
 	verbs := [][]string{{"restart", "berth.service"}}
-	if moved := in.moved(ctx, units); moved {
-		verbs = [][]string{{"stop", "berth.service"}, append([]string{"start"}, append(slices.Clone(units[1:]), "berth.service")...)}
+	if in.moved(ctx, sockets) {
+		verbs = [][]string{append([]string{"stop", "berth.service"}, sockets...), {"start", "berth.service"}}
 	}
 	for _, args := range verbs {
 		if err := in.run(ctx, "systemctl", args...); err != nil {
@@ -607,13 +618,36 @@ func (in *installer) startService(ctx context.Context, plainHTTP bool) error {
 	return nil
 }
 
+// unitLinks are what makes systemd start units with the machine, as [Install] in them says.
+var unitLinks = map[string][]string{"berth.service": {"multi-user.target.wants"}, "berth.socket": {"sockets.target.wants"},
+	httpSocket: {"sockets.target.wants", "berth.service.wants"}}
+
+// linkUnits enables the service below a root directory, where systemctl is not.
+func (in *installer) linkUnits(sockets []string) error {
+	for _, unit := range append([]string{"berth.service"}, sockets...) {
+		for _, dir := range unitLinks[unit] {
+			link := in.at(filepath.Join(unitsDir, dir, unit))
+			if thereIs(link) || in.dry {
+				continue
+			}
+			if err := makeOpen(filepath.Dir(link)); err != nil {
+				return err
+			}
+			if err := os.Symlink(filepath.Join(unitsDir, unit), link); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // moved reports whether a socket does not listen where its unit says, or does not listen.
-func (in *installer) moved(ctx context.Context, units []string) bool {
-	for _, unit := range units[1:] {
+func (in *installer) moved(ctx context.Context, sockets []string) bool {
+	for _, unit := range sockets {
 		if exec.CommandContext(ctx, "systemctl", "--quiet", "is-active", unit).Run() != nil {
 			return true
 		}
-		said, err := exec.CommandContext(ctx, "systemctl", "show", "--property=NeedDaemonReload,ActiveEnterTimestamp", "--timestamp=unix", unit).Output()
+		said, err := exec.CommandContext(ctx, "systemctl", "show", "--property=ActiveEnterTimestamp", "--timestamp=unix", unit).Output()
 		_, since, _ := strings.Cut(string(said), "ActiveEnterTimestamp=@")
 		n, e := strconv.ParseInt(strings.TrimSpace(since), 10, 64)
 		if err != nil || e != nil {
@@ -669,7 +703,7 @@ func uninstallCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.W
 		return fmt.Errorf("there is no %s: Berth is not installed as a service", filepath.Join(unitsDir, "berth.service"))
 	}
 	var there []string
-	for _, unit := range serviceUnits {
+	for _, unit := range append(slices.Clone(serviceUnits), httpSocket) {
 		if thereIs(in.at(filepath.Join(unitsDir, unit))) {
 			there = append(there, unit)
 		}
@@ -684,7 +718,9 @@ func uninstallCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.W
 		dir := filepath.Join(unitsDir, unit+".d")
 		err := errors.Join(in.remove(filepath.Join(unitsDir, unit)), in.remove(filepath.Join(dir, dropIn)))
 		if in.root != "" {
-			err = errors.Join(err, in.remove(filepath.Join(unitsDir, "multi-user.target.wants", unit)), in.remove(filepath.Join(unitsDir, "sockets.target.wants", unit)))
+			for _, wants := range unitLinks[unit] {
+				err = errors.Join(err, in.remove(filepath.Join(unitsDir, wants, unit)))
+			}
 		}
 		if err != nil {
 			return err

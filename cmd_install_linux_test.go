@@ -61,7 +61,7 @@ func TestInstallMakesAService(t *testing.T) {
 			t.Errorf("it says\n%s, want %q", said, want)
 		}
 	}
-	for _, unit := range serviceUnits[:2] {
+	for _, unit := range serviceUnits {
 		want, _ := installFiles.ReadFile("install/" + unit)
 		if got, err := os.ReadFile(filepath.Join(root, unitsDir, unit)); err != nil || string(got) != string(want) {
 			t.Errorf("%s: %v\n%s", unit, err, got)
@@ -297,7 +297,7 @@ func TestUnitsAreInTheDocuments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, unit := range serviceUnits[:2] {
+	for _, unit := range serviceUnits {
 		text, err := os.ReadFile("install/" + unit)
 		if err != nil {
 			t.Fatal(err)
@@ -317,7 +317,7 @@ func TestSystemdTakesTheUnits(t *testing.T) {
 	on(t, root, "install", "--addr", ":443", "--http-addr", ":80")
 	bin := regexp.MustCompile(`(?m)^ExecStart=.*$`)
 	dir := t.TempDir()
-	for _, unit := range serviceUnits {
+	for _, unit := range append(serviceUnits[:len(serviceUnits):len(serviceUnits)], httpSocket) {
 		text, err := os.ReadFile(filepath.Join(root, unitsDir, unit))
 		if err != nil {
 			t.Fatal(err)
@@ -325,7 +325,7 @@ func TestSystemdTakesTheUnits(t *testing.T) {
 		os.WriteFile(filepath.Join(dir, unit), bin.ReplaceAll(text, []byte("ExecStart="+filepath.Join(root, installedBinary))), 0o644)
 	}
 	args := []string{"verify"}
-	for _, unit := range serviceUnits {
+	for _, unit := range append(serviceUnits[:len(serviceUnits):len(serviceUnits)], httpSocket) {
 		args = append(args, filepath.Join(dir, unit))
 	}
 	if out, err := exec.Command("systemd-analyze", args...).CombinedOutput(); err != nil || strings.Contains(string(out), "berth") {

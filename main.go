@@ -479,7 +479,7 @@ func (s *server) answer(ctx context.Context, listener net.Listener) error {
 	first, stop := context.WithTimeout(deadline, firstRequestGrace)
 	open.drain(first)
 	stop()
-	if server.Shutdown(deadline) != nil {
+	if err := server.Shutdown(deadline); errors.Is(err, context.DeadlineExceeded) { // others are of listeners, closed already
 		s.log.Warn("closing connections that did not end")
 		server.Close()
 	}

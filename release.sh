@@ -61,7 +61,7 @@ notes() {
 # unit prints the service of the packages: that of `berth install` without its socket, since the address is a
 # setting of the package. Without that it is made from docs/deploy.md.
 unit() {
-	sed -e 's/ berth\.socket$//' -e '/=berth\.socket$/d' -e '/^# Who stops the service/d' \
+	sed -e 's/ berth\.\(socket\|target\)$//' -e '/=berth\.socket$/d' -e '/^# The target closes/d' -e '/^# restarts, or has crashed/d' \
 		-e 's|^ExecStart=.*|ExecStart=/usr/bin/berth|' install/berth.service
 }
 
