@@ -84,7 +84,7 @@ shift
 exec sudo sh /run/lab/enter /run/lab "${host%.local}" "$user" "$*"
 `
 
-// systemctlStandIn starts the service of a unit as systemd would, but for the restrictions on it.
+// systemctlStandIn starts the service of a unit as systemd would, but for its socket and the restrictions on it.
 const systemctlStandIn = `#!/bin/bash
 set -e
 unit=/etc/systemd/system/berth.service
@@ -96,7 +96,7 @@ daemon-reload) [ "$(id -u)" = 0 ] ;;
 	install -d -o "$(value User)" -g "$(value Group)" -m "$(value StateDirectoryMode)" "/var/lib/$(value StateDirectory)"
 	umask "$(value UMask)"
 	cd /
-	setsid setpriv --reuid "$(value User)" --regid "$(value Group)" --init-groups env -i $(value ExecStart) >/run/berth.log 2>&1 </dev/null &
+	setsid setpriv --reuid "$(value User)" --regid "$(value Group)" --init-groups env -i $(value Environment) $(value ExecStart) >/run/berth.log 2>&1 </dev/null &
 	echo $! >/run/berth.pid
 	;;
 'stop berth') kill "$(cat /run/berth.pid)"; while kill -0 "$(cat /run/berth.pid)" 2>/dev/null; do sleep 0.05; done ;;

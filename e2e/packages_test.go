@@ -46,14 +46,18 @@ start() {
 	until curl -sfko /dev/null https://127.0.0.1:5000/readyz; do kill -0 $pid || { cat /run/log; exit 1; }; sleep 0.1; done
 }
 stop() { kill $pid; wait $pid; }
+` + clientFunctions
+
+// clientFunctions push an image as x, or as their argument, and pull it.
+const clientFunctions = `
 at=https://127.0.0.1:5000/v2/a
 digest=sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a # of {}
 push() {
 	curl -sfko /dev/null --data-binary '{}' "$at/blobs/uploads/?digest=$digest"
 	printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"%s","size":2},"layers":[]}' $digest >/tmp/m
-	curl -sfko /dev/null -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @/tmp/m $at/manifests/x
+	curl -sfko /dev/null -X PUT -H 'Content-Type: application/vnd.oci.image.manifest.v1+json' --data-binary @/tmp/m "$at/manifests/${1:-x}"
 }
-pull() { curl -sfk $at/manifests/x | cmp - /tmp/m; }
+pull() { curl -sfk "$at/manifests/${1:-x}" | cmp - /tmp/m; }
 `
 
 // run runs a script on a copy of this machine. dist and next are what it finds in /run.
