@@ -393,9 +393,14 @@ func (p *policy) groupsOf(user string) (in []string) {
 const starterPolicy = `# Who may do what to which repositories. Changes take effect at the next
 # request. If there is a mistake in this file, the old rules stay in force, and
 # the log says so.
+#
+# Rules only add: what one rule allows, no other rule takes away. So a rule that
+# is appended restricts nobody. To restrict somebody, narrow the rule that allows
+# too much: below, the one for "users", which lets all users push everywhere.
+#
 # To test an edit:
 #
-#   berth policy check                       prints the rules
+#   berth policy check                       prints the rules, and warns of slips
 #   berth policy check NAME push home/app    says whether NAME may push there
 #
 # who           users by name, "group:NAME", "users" (all users), "anonymous"

@@ -76,18 +76,22 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		return err
 	}
 	guarded := err == nil && p.people || cfg.auth.anonymousPull || cfg.auth.byCertificate
-	if !guarded {
-		_, _, err := readFile(cfg.auth.usersPath(cfg.dir))
+	var list users // nil if they are not all that rules can name
+	if !guarded || len(cfg.Args) == 1 {
+		text, _, err := readFile(cfg.auth.usersPath(cfg.dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("reading the users: %w", err)
 		}
-		guarded = err == nil
+		if guarded = guarded || err == nil; err == nil && !cfg.auth.byCertificate {
+			list, _ = parseUsers(text)
+		}
 	}
 	login, err := cfg.readLogin()
 	if err != nil {
 		return err
 	}
 	guarded = guarded || login != nil
+	warnings := p.doubts(list, cfg.auth.usersPath(cfg.dir)) // of the file, not of flags
 	if cfg.auth.anonymousPull {
 		p = p.withAnonymousPull()
 	}
@@ -102,6 +106,9 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		cfg.console(stdout).lines("", p.lines()...)
 		if !p.hasAdministrator() {
 			cfg.console(stdout).lines("", errNoAdministrator.Error())
+		}
+		for _, line := range warnings {
+			cfg.console(stdout).lines("", "warning: "+line)
 		}
 		return nil
 	}

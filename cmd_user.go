@@ -184,8 +184,34 @@ func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.
 	if first {
 		f.out.printf("From now on this registry asks for a password: docker login -u %s HOST:PORT\n", name)
 	}
-	f.out.printf("user %s added\n", name)
+	p, err := f.rules()
+	if err != nil {
+		f.out.printf("user %s added\n", name)
+		return err
+	}
+	f.out.printf("user %s added; %s\n", name, p.allowedTo(name, f.policy))
 	return f.findAdministrator()
+}
+
+// allowedTo says what a user may do, and by which rules. file is where the rules are.
+func (p *policy) allowedTo(user, file string) string {
+	if !p.people {
+		return "there are no rules in " + file + ", so all users may do everything"
+	}
+	var all []string
+	for _, r := range p.rules {
+		switch {
+		case !r.isFor(person{user: user}):
+		case r.allow == allRights && r.repositories.all:
+			return fmt.Sprintf("%s may do everything, by %s", user, r.origin)
+		default:
+			all = append(all, fmt.Sprintf("%s in %s, by %s", strings.Join(r.allow.allWords(), ", "), strings.Join(r.repositories.text, ", "), r.origin))
+		}
+	}
+	if all == nil {
+		return fmt.Sprintf("%s may do nothing yet, because no rule in %s is about this user", user, file)
+	}
+	return fmt.Sprintf("%s may %s", user, strings.Join(all, "; "))
 }
 
 // administrators are the users who may do everything.
