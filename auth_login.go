@@ -68,7 +68,7 @@ func parseLogin(text []byte, dir string) (*loginConfig, error) {
 		if errors.As(err, &at) {
 			return nil, fmt.Errorf("line %d: %s", at.Position.Line, at.Message)
 		}
-		return nil, wrongKind(err)
+		return nil, wrongKindIn(text, &file, err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return nil, fmt.Errorf("%q means nothing here; docs/access.md lists what [ldap] and [oidc] may have", unknown[0])

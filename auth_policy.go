@@ -22,9 +22,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -169,11 +172,14 @@ func parsePolicy(text []byte) (*policy, error) {
 		if errors.As(err, &at) {
 			return nil, malformed(text, at)
 		}
-		return nil, wrongKind(err)
+		return nil, wrongKindIn(text, &file, err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		if unknown[0][0] == "groups" {
+			return nil, errors.New("groups: write the heading [groups] once, with one bracket at each end, and NAME = [\"a\", \"b\"] below it")
+		}
 		return nil, fmt.Errorf("%s%q means nothing here; there are [groups], [[rule]] with who, repositories and allow, "+
-			"and [[immutable]], [[index]] and [[retain]] with repositories and tags", lineOf(text, unknown[0]), unknown[0])
+			"and [[immutable]], [[index]] and [[retain]] with repositories and tags", lineOf(text, &file, unknown[0]), unknown[0])
 	}
 	p := &policy{groups: file.Groups, people: len(file.Rule) > 0}
 	if p.tags, err = file.tagTables.parse(); err != nil {
@@ -220,6 +226,9 @@ func malformed(text []byte, at toml.ParseError) error {
 	begin := bytes.LastIndexByte(before, '\n') + 1
 	line, _, _ := bytes.Cut(text[begin:], []byte("\n"))
 	want := "this is not understood"
+	if found := singleHeading.FindSubmatch(line); found != nil && strings.Contains(at.Message, "has already been defined") {
+		return fmt.Errorf("line %d: %s", 1+bytes.Count(before, []byte("\n")), twoBrackets(string(found[1])))
+	}
 	for _, x := range malformations {
 		if strings.Contains(at.Message, x.said) {
 			want = x.want
@@ -250,27 +259,80 @@ var malformations = []struct{ said, want string }{
 	{"leading zeroes", "a number does not begin with 0"},
 }
 
-// lineOf says in which line of a file a key is, "" if that is not found.
-func lineOf(text []byte, key toml.Key) string {
-	n := 0
+// singleHeading is the heading of a list's table with a bracket too few at each end.
+var singleHeading = regexp.MustCompile(`^\s*\[\s*(rule|immutable|index|retain|endpoint)\s*\]`)
+
+// twoBrackets is what a person is told who has left one out.
+func twoBrackets(name string) string {
+	return fmt.Sprintf("write [[%s]], with two brackets at each end, over each", name)
+}
+
+// sections are the parts of a file that begin with a heading, each with the number of lines before it.
+func sections(text []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		n, first, begin, at := 0, 0, 0, 0
+		for line := range bytes.Lines(text) {
+			if at > begin && bytes.HasPrefix(bytes.TrimLeft(line, " \t"), []byte("[")) {
+				if !yield(first, text[begin:at]) {
+					return
+				}
+				first, begin = n, at
+			}
+			n, at = n+1, at+len(line)
+		}
+		yield(first, text[begin:])
+	}
+}
+
+// decodeAnew decodes a part of a file into a new value of what target points to.
+func decodeAnew(part []byte, target any) (toml.MetaData, error) {
+	return toml.NewDecoder(bytes.NewReader(part)).Decode(reflect.New(reflect.TypeOf(target).Elem()).Interface())
+}
+
+// lineOf says in which line of a file, which target was decoded from, the first key is that means nothing,
+// "" if that is not found.
+func lineOf(text []byte, target any, key toml.Key) string {
 	form := regexp.MustCompile(`^\s*["']?` + regexp.QuoteMeta(key[len(key)-1]) + `["']?\s*=|^\s*\[.*` + regexp.QuoteMeta(key[len(key)-1]))
-	for line := range bytes.Lines(text) {
-		if n++; form.Match(line) {
-			return fmt.Sprintf("line %d: ", n)
+	for n, part := range sections(text) {
+		meta, err := decodeAnew(part, target)
+		if err == nil && !slices.ContainsFunc(meta.Undecoded(), func(k toml.Key) bool { return k.String() == key.String() }) {
+			continue
+		}
+		for line := range bytes.Lines(part) {
+			if n++; form.Match(line) {
+				return fmt.Sprintf("line %d: ", n)
+			}
 		}
 	}
 	return ""
 }
 
+// wrongKindIn is wrongKind for the text of a file that could not be decoded into target. Of a key that is in
+// several tables of a list, the library gives the line of the last one, whichever is wrong.
+func wrongKindIn(text []byte, target any, err error) error {
+	for n, part := range sections(text) {
+		if _, e := decodeAnew(part, target); e != nil && wrongKindForm.MatchString(e.Error()) {
+			return wrongKindAt(n, e)
+		}
+	}
+	return wrongKind(err)
+}
+
 // wrongKind says of a value in policy.toml that cannot be what its key wants which is wanted.
-func wrongKind(err error) error {
+func wrongKind(err error) error { return wrongKindAt(0, err) }
+
+// wrongKindAt is wrongKind for a part of a file that comes after so many lines.
+func wrongKindAt(before int, err error) error {
 	found := wrongKindForm.FindStringSubmatch(err.Error())
 	if found == nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "toml: "))
 	}
 	key, want := found[2], "something else"
-	if found[1] != "" {
-		key = "line " + found[1] + ": " + key
+	if line, err := strconv.Atoi(found[1]); err == nil {
+		if singleHeading.MatchString("[" + key + "]") {
+			return fmt.Errorf("line %d: %s", before+line, twoBrackets(key))
+		}
+		key = fmt.Sprintf("line %d: %s", before+line, key)
 	}
 	for kind, words := range map[string]string{"slice": `a list, as in ["a", "b"]`, "string": `a text, as in "a"`,
 		"int": "a number", "integer": "a number", "bool": "true or false", "map": "a table"} {

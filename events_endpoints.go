@@ -129,9 +129,9 @@ func parseListeners(text []byte, dir string) (*listeners, error) {
 			if at.LastKey != "" { // the message may quote the value
 				return nil, fmt.Errorf("line %d: what follows %s cannot be read; texts stand in quotes, and lists in [ ]", at.Position.Line, at.LastKey)
 			}
-			return nil, fmt.Errorf("line %d: it cannot be read; want [[endpoint]], or KEY = VALUE", at.Position.Line)
+			return nil, fmt.Errorf("line %d: it cannot be read; write [[endpoint]], with two brackets at each end, over each, and KEY = VALUE below it", at.Position.Line)
 		}
-		return nil, wrongKind(err)
+		return nil, wrongKindIn(text, &file, err)
 	}
 	if unknown := meta.Undecoded(); len(unknown) > 0 {
 		return nil, fmt.Errorf("%q means nothing here; there is [[endpoint]] with name, url, secret, secret-file, format, headers, "+
