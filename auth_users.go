@@ -20,6 +20,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -289,6 +290,9 @@ func (cfg *config) recallFiles() (authConfig, error) {
 	users, policy, err := rememberedFiles(filepath.Join(cfg.dir, "berth.db"))
 	if err != nil && newDataDir(cfg.dirConfig).diskFull(err) {
 		return auth, fmt.Errorf("the disk of %s is full, so its database cannot be asked where the users and rules are: make some room, or say it with --htpasswd and --policy (%w)", cfg.dir, err)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return auth, err
 	}
 	if err != nil {
 		return auth, fmt.Errorf("cannot read where the server has its users and rules; name the files with --htpasswd and --policy: %w", err)

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -201,20 +200,6 @@ func (o options) withPlace(err error) error {
 	}
 	err = plainly(err)
 	return plainError{fmt.Sprintf("%v (in the registry %s; --data or BERTH_DATA names another)", err, o.Usual), err}
-}
-
-// inOthersName adds to the error of a command that may not use the data directory who may.
-func (cfg *config) inOthersName(err error) error {
-	var file *fs.PathError
-	switch {
-	case !errors.Is(err, fs.ErrPermission):
-		return err
-	case cfg.became != "":
-		return fmt.Errorf("%w (%s)", err, cfg.became)
-	case !isRoot() && errors.As(err, &file) && strings.HasPrefix(file.Path, filepath.Clean(cfg.dir)):
-		return fmt.Errorf("%w; run this as root, or as the user who owns %s", err, cfg.dir)
-	}
-	return err
 }
 
 // wrongArguments is the error of a command whose arguments are not right: what is wrong with

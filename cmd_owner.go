@@ -138,7 +138,7 @@ func (cfg *config) becomeOwner() error {
 	if err := become(uid, gid); err != nil {
 		return fmt.Errorf("%s belongs to the user %d, and root must become that user to work on it: %w", dir, uid, err)
 	}
-	cfg.became = fmt.Sprintf("root works here as the user %d, who owns %s", uid, dir)
+	cfg.became = fmt.Sprintf("root works here as %s, who owns %s", accountName(uid), dir)
 	return nil
 }
 

@@ -135,7 +135,7 @@ func run(ctx context.Context, args []string, env environment, stdin io.Reader, s
 	}
 	if err == nil {
 		cfg.watch(stdout, env)
-		err = plainly(c.work(ctx, cfg, stdin, stdout))
+		err = plainly(cfg.withPermission(c.work(ctx, cfg, stdin, stdout)))
 	}
 	if err != nil && name == "serve" && wantsJSON(args, env) {
 		newLogger(stderr, logForm{true, env.isJournal(stderr)}, slog.LevelInfo).Error("the server ends", "error", err)
@@ -166,7 +166,7 @@ func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout
 	} else {
 		err = runCommand(ctx, cfg, stdout)
 	}
-	return cfg.inOthersName(err)
+	return err
 }
 
 // wantsJSON reports whether a server's log is to be JSON, also where the flags as a

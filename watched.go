@@ -163,6 +163,10 @@ func (w *watched[T]) text() ([]byte, error) {
 // problem says what is wrong with the files as they are now; nil if nothing is.
 func (w *watched[T]) problem() error {
 	if err := w.look().err; err != nil {
+		var one *fs.PathError
+		if len(w.files) > 1 && errors.As(err, &one) {
+			return err // which names the one that cannot be read
+		}
 		return fmt.Errorf("%s: %w", strings.Join(w.files, ", "), err)
 	}
 	return nil
