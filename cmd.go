@@ -130,7 +130,7 @@ func runOn(ctx context.Context, st *store, o options, out *console) error {
 	if st.writer == nil && (errors.Is(err, syscall.EROFS) || errors.Is(err, errReadOnlyDisk)) {
 		return plainError{fmt.Sprintf("%s: the disk of %s is read-only", o.Command, st.dir), err}
 	}
-	return o.withPlace(plainly(err))
+	return o.withPlace(plainly(st.ruined(err)))
 }
 
 // noRegistry says that none is in a directory, where its database has not been found.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"time"
 )
 
 // gcCommand is `berth gc`.
@@ -31,11 +32,24 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	if err != nil {
 		return err
 	}
+	var kept int64
+	var wait time.Duration
+	if c.Promised > 0 || !o.Now && st.host.serves() {
+		asked := g
+		if c.Promised == 0 {
+			asked = st.collector.gracesNow()
+		}
+		if kept, wait, err = st.withoutPromises(ctx, asked); err != nil {
+			return err
+		}
+	}
 	if o.JSON {
 		return out.json(struct {
 			tally
-			Items []doomed `json:"items,omitempty"`
-		}{c, list})
+			PromisedBytes   int64    `json:"promisedBytes"`   // of blobs that --now removes only later
+			PromisedSeconds int64    `json:"promisedSeconds"` // until the last of them can be removed
+			Items           []doomed `json:"items,omitempty"`
+		}{c, kept, int64(wait / time.Second), list})
 	}
 	table := out.table("KIND", "SIZE", "WHAT", "WHY").breaking(3)
 	for _, d := range list {
@@ -54,17 +68,22 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	default:
 		out.printf("`berth undo` can no longer restore what was overwritten or deleted before this\n")
 	}
-	if c.Promised > 0 {
-		out.printf("kept %s that clients have asked for in the last 15 to 30 minutes, or before the start: a push may need them\n", plural(c.Promised, "item"))
-	}
 	if !o.Now {
 		f, err := st.stats.figures(ctx)
 		if err != nil {
 			return err
 		}
-		if f.InGrace.Bytes > 0 {
-			out.printf("another %s is kept until its grace period is over; --now removes it at once, and ends `berth undo` for what was overwritten or deleted\n", formatSize(f.InGrace.Bytes))
+		if left := f.InGrace.Bytes - kept; left > 0 {
+			out.printf("another %s is kept until its grace period is over; --now removes it at once, and ends `berth undo` for what was overwritten or deleted\n", formatSize(left))
 		}
+	}
+	if kept > 0 || c.Promised > 0 {
+		what := formatSize(kept)
+		if kept == 0 {
+			what = plural(c.Promised, "item")
+		}
+		out.printf("%s is kept for up to %s more, also with --now: clients have pushed it, or asked for it, in the last 15 minutes, and a push in progress may need it. "+
+			"To remove it at once: stop the server, then `berth gc --now`\n", what, plural(int((wait+time.Minute-1)/time.Minute), "minute"))
 	}
 	return nil
 }

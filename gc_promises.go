@@ -1,40 +1,49 @@
 // What clients were told of lately.
 //
 // Even when grace is over at once, by --grace 0 or `berth gc --now`, a push under way keeps its
-// layers: a digest that a client was told exists is held for some minutes. That is remembered in
-// two halves that change places, as hashes, so it takes bounded memory; a collision keeps a
-// blob for some minutes more, and none is ever forgotten early.
+// layers: a digest that a client was told exists is held for promiseTime. That is remembered in
+// two halves that change places, as hashes with the time, so it takes bounded memory; a collision
+// keeps a blob for some minutes more, and none is ever forgotten early.
+//
+// A server that stops in order leaves what it remembers in a file, which the next one takes away
+// before it serves. After a crash there is none, and all that was there counts as promised.
 
 package main
 
 import (
-	"hash/maphash"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// promises remember for some minutes what clients were told to exist, where the
+// promises remember for promiseTime what clients were told to exist, where the
 // grace is too short to be remembered by. Bounded memory keeps hashes, in two
-// halves by age; a half that is full, and the time before the process, count as
-// having promised everything.
+// halves by age; a half that is full, and the time before a process that has not heard
+// from the one before it, count as having promised everything.
 type promises struct {
 	mu         sync.Mutex // guards the rest; held while what is not promised goes
 	uptime     func() time.Duration
 	begun      time.Duration // uptime when young began
 	young, old half
-	seed       maphash.Seed
 }
 
 type half struct {
-	hashes map[uint64]struct{}
-	all    bool
+	until map[uint64]time.Duration // uptime at which a promise ends, by hash
+	all   time.Duration            // till then everything is promised
 }
 
 func (p *promises) begin(uptime func() time.Duration) {
-	p.uptime, p.begun, p.seed = uptime, uptime(), maphash.MakeSeed()
-	p.old.all = true
+	p.uptime, p.begun = uptime, uptime()
+	p.old.all = p.begun + promiseTime
 }
 
 // forget is for a store that no client has used.
@@ -47,31 +56,33 @@ func (p *promises) forget() {
 // make promises that a repository's blob or manifest will stay for promiseTime.
 // Whoever sees it in the database after that may tell a client so.
 func (p *promises) make(repository string, d digest.Digest) {
-	hash := p.hash(repository, d)
+	hash := hashPromise(repository, d)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.age()
-	if p.young.hashes == nil {
-		p.young.hashes = make(map[uint64]struct{})
+	until := p.uptime() + promiseTime
+	if p.young.until == nil {
+		p.young.until = make(map[uint64]time.Duration)
 	}
-	if len(p.young.hashes) < maxPromises {
-		p.young.hashes[hash] = struct{}{}
+	if _, again := p.young.until[hash]; again || len(p.young.until) < maxPromises {
+		p.young.until[hash] = until
 	} else {
-		p.young.all = true
+		p.young.all = until
 	}
 }
 
 // held reports whether there may be a promise. The caller holds mu until what
 // it does about it is done.
 func (p *promises) held(repository string, d digest.Digest) bool {
+	return p.until(repository, d) > p.uptime()
+}
+
+// until is the uptime at which a promise ends, if there may be one; else it is past. The
+// caller holds mu.
+func (p *promises) until(repository string, d digest.Digest) time.Duration {
 	p.age()
-	hash := p.hash(repository, d)
-	for _, h := range []half{p.young, p.old} {
-		if _, ok := h.hashes[hash]; ok || h.all {
-			return true
-		}
-	}
-	return false
+	hash := hashPromise(repository, d)
+	return max(p.young.until[hash], p.young.all, p.old.until[hash], p.old.all)
 }
 
 func (p *promises) age() {
@@ -86,12 +97,99 @@ func (p *promises) age() {
 	p.young, p.begun = half{}, now
 }
 
-func (p *promises) hash(repository string, d digest.Digest) uint64 {
-	return maphash.Comparable(p.seed, [2]string{repository, d.String()})
+// hashPromise is the same in every process.
+func hashPromise(repository string, d digest.Digest) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(repository))
+	h.Write([]byte{'@'})
+	h.Write([]byte(d))
+	return h.Sum64()
 }
 
 const (
-	// promiseTime is how long a promise holds at least; at most twice that.
+	// promiseTime is how long a promise holds.
 	promiseTime = 15 * time.Minute
 	maxPromises = 1 << 16 // of a half
 )
+
+// promisesFile is in the data directory while no server runs that has stopped in order: pairs of
+// a hash and the uptime at which its promise ends; in the first pair the hash is 0, for everything.
+const promisesFile = "promises"
+
+// savePromises leaves what is promised to the next server. That it cannot is no error: then
+// everything counts as promised for a while.
+func (st *store) savePromises() {
+	p := &st.promises
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.uptime()
+	list := []int64{0, int64(max(p.young.all, p.old.all))}
+	for _, h := range []half{p.old, p.young} {
+		for hash, until := range h.until {
+			if until > now {
+				list = append(list, int64(hash), int64(until))
+			}
+		}
+	}
+	var text bytes.Buffer
+	err := binary.Write(&text, binary.BigEndian, list)
+	if err == nil {
+		err = writeSynced(filepath.Join(st.dir, promisesFile), &text)
+	}
+	if err != nil {
+		st.log.Warn("what clients were told of lately cannot be noted; the next start keeps everything for some minutes", "error", err)
+	}
+}
+
+// recallPromises takes what the last server has left, if it stopped in order.
+func (st *store) recallPromises() {
+	text, err := os.ReadFile(filepath.Join(st.dir, promisesFile))
+	list := make([]int64, len(text)/8)
+	if err != nil || len(list) < 2 || len(text)%16 != 0 || binary.Read(bytes.NewReader(text), binary.BigEndian, list) != nil {
+		return
+	}
+	p := &st.promises
+	p.old.all = 0
+	p.old.until = make(map[uint64]time.Duration, len(list)/2-1)
+	for ; len(list) > 0; list = list[2:] {
+		// The uptime may have gone back, with the database.
+		until := min(time.Duration(list[1]), p.begun+promiseTime)
+		if list[0] == 0 {
+			p.old.all = max(p.old.all, until)
+		} else {
+			p.old.until[uint64(list[0])] = max(p.old.until[uint64(list[0])], until)
+		}
+	}
+}
+
+// takePromises makes sure that no later server believes what this one has recalled. It comes
+// before the first request.
+func (st *store) takePromises() error {
+	err := os.Remove(filepath.Join(st.dir, promisesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = syncDir(st.dir)
+	}
+	return err
+}
+
+// withoutPromises is how much more would be removed by g but for what was promised, and how long
+// the last of those promises lasts.
+func (st *store) withoutPromises(ctx context.Context, g graces) (kept int64, wait time.Duration, err error) {
+	with, err := st.plan(ctx, g, true, func(doomed) error { return nil })
+	if err != nil || with.Promised == 0 {
+		return 0, 0, err
+	}
+	now := st.uptime()
+	all, err := st.plan(ctx, g, false, func(d doomed) error {
+		if d.Digest != "" {
+			st.promises.mu.Lock()
+			wait = max(wait, st.promises.until(d.Repository, d.Digest)-now)
+			st.promises.mu.Unlock()
+		}
+		return nil
+	})
+	return max(0, all.Bytes-with.Bytes), min(wait, promiseTime), err
+}

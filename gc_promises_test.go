@@ -89,12 +89,12 @@ func TestPromisesWithoutGrace(t *testing.T) {
 			im := ociImage("{}", content)
 			r.want(201, "PUT", "/v2/a/manifests/y", im.manifest, "Content-Type: "+typeOCIManifest)
 			r.want(202, "DELETE", "/v2/a/manifests/"+im.digest.String(), nil)
-			// A promise lasts twice the time at most.
+			// A promise lasts no longer.
 			r.moved.Add(int64(promiseTime + 2*time.Second))
 			r.collect(r.st.graces())
 			r.collect(collectNow)
 			if slices.Contains(slices.Collect(maps.Keys(r.inventory().links)), key("a", d)) {
-				t.Errorf("it is still there after twice %v", promiseTime)
+				t.Errorf("it is still there after %v", promiseTime)
 			}
 		})
 	}
@@ -161,7 +161,7 @@ func TestMorePromisesThanAreRemembered(t *testing.T) {
 	for i := range maxPromises + 1 {
 		r.st.promises.make("b", digest.Digest(fmt.Sprint("sha256:", i)))
 	}
-	if n := len(r.st.promises.young.hashes); n > maxPromises {
+	if n := len(r.st.promises.young.until); n > maxPromises {
 		t.Errorf("%d promises are remembered, at most %d should be", n, maxPromises)
 	}
 	last := r.pushBlob("a", "last")

@@ -149,6 +149,9 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	if s.sender, err = newSender(st.events, cfg); err != nil {
 		return nil, err
 	}
+	if err := st.takePromises(); err != nil && st.writer != nil {
+		return nil, err
+	}
 	st.attend(serverHost{gate, s})
 	s.registerMetrics()
 	for _, r := range s.routes() {
@@ -202,6 +205,12 @@ func (s *server) serve(route route) http.Handler {
 		e, known := asProtocolError(err)
 		if !known || e == errNoSpace {
 			resp.err = err
+		}
+		if !known {
+			s.st.ruined(err)
+		}
+		if e == errNoSpace {
+			e = e.saying("%s", s.st.fullness()+roomAdvice)
 		}
 		writeError(w, e)
 	})

@@ -136,7 +136,7 @@ var (
 	errHostInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "the Host header is not a host"}
 	errUnsupported         = &protocolError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}
 	errNoSuchEndpoint      = &protocolError{status: 404, code: "UNSUPPORTED", message: "no such endpoint"}
-	errNoSpace             = &protocolError{status: 507, code: "UNKNOWN", message: "the registry's disk is full; pulls still work, and deletes make room, at once after `berth gc --now`"}
+	errNoSpace             = &protocolError{status: 507, code: "UNKNOWN", message: "the registry's disk is full" + roomAdvice}
 	errReadOnlyDisk        = &protocolError{status: 405, code: "UNSUPPORTED", message: "the registry's disk is read-only; pulls still work", header: http.Header{"Allow": {"GET, HEAD"}}}
 	errChangeUnknown       = &protocolError{status: 404, code: "CHANGE_UNKNOWN", message: "there is no such change"}
 	errCannotUndo          = &protocolError{status: 409, code: "CONFLICT", message: "the change cannot be undone"}
@@ -145,6 +145,9 @@ var (
 	errClient              = &protocolError{status: 400, code: "BLOB_UPLOAD_INVALID", message: "the request's body ended early; what has arrived is kept"}
 	errInternal            = &protocolError{status: 500, code: "UNKNOWN", message: "internal error; the registry's log has the cause under this request id"}
 )
+
+// roomAdvice is what whoever finds the disk full is told besides.
+const roomAdvice = "; pulls still work. Deletes make room, at once after `berth gc --now`; it keeps what was pushed or asked for in the last 15 minutes, unless the server is stopped"
 
 // asProtocolError turns any error into what a client is told. The second
 // result is false for a stranger, which is the operator's business.

@@ -50,6 +50,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -67,10 +68,12 @@ type store struct {
 	digests  keyLock // one holder per digest renames or unlinks its file
 	lookups  lookups
 	promises promises
-	pulls    pulls // what was pulled lately
-	sending  sending
-	saved    int64 // uptime last written, in seconds; used by the writer only
-	backups  outcome
+
+	ruinedOnce atomic.Bool // the log has said that the database is damaged
+	pulls      pulls       // what was pulled lately
+	sending    sending
+	saved      int64 // uptime last written, in seconds; used by the writer only
+	backups    outcome
 
 	// Parts with a state of their own, each in its file.
 	uploads   *uploads
@@ -264,6 +267,7 @@ func (st *store) begun() error {
 		return fmt.Errorf("writing small blobs again: %w", err)
 	}
 	st.promises.begin(st.uptime)
+	st.recallPromises()
 	if err := st.events.load(); err != nil {
 		return err
 	}
@@ -275,6 +279,9 @@ func (st *store) begun() error {
 func (st *store) close() error {
 	var err error
 	if st.writer != nil {
+		if st.host != nil && st.host.serves() {
+			st.savePromises()
+		}
 		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.savePulls(), st.events.save(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}

@@ -182,8 +182,12 @@ func (f *fixture) pull() {
 func (r *registry) noSpace(method, path string, body any, headers ...string) {
 	r.t.Helper()
 	re := r.want(507, method, path, body, headers...)
-	if !strings.Contains(string(re.body), "disk is full") {
-		r.t.Errorf("%.200s: %s, want it to say that the disk is full", re.request, re.body)
+	text := string(re.body)
+	if !strings.Contains(text, "disk is full") {
+		r.t.Errorf("%.200s: %s, want it to say that the disk is full", re.request, text)
+	}
+	if how := strings.Contains(text, " is free, and pushes leave ") || strings.Contains(text, " more files") || strings.Contains(text, "a quota is used up"); !how || !strings.Contains(text, "unless the server is stopped") {
+		r.t.Errorf("%.200s: %s, want it to say how full, and what to do", re.request, text)
 	}
 }
 

@@ -44,6 +44,13 @@ func isCorrupt(err error) bool {
 	return errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_CORRUPT
 }
 
+// isRuined reports whether SQLite says that the database is not what it wrote, so that only
+// going back to a copy helps.
+func isRuined(err error) bool {
+	var e *sqlite.Error
+	return isCorrupt(err) || errors.As(err, &e) && e.Code()&0xff == sqlite3.SQLITE_NOTADB
+}
+
 // isNoSpace reports whether err says that the disk is full, in the words of
 // the system or of SQLite.
 func isNoSpace(err error) bool {

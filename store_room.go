@@ -72,6 +72,26 @@ func (data *dataDir) fits(dir string, n int64, inodes uint64) (bool, error) {
 	return bytes.free >= floor && bytes.free-floor >= uint64(max(n, 0)) && (files.total == 0 || files.free >= filesFloor+inodes), nil
 }
 
+// fullness says for want of what pushes are refused.
+func (data *dataDir) fullness() string {
+	const full = "the registry's disk is full"
+	if data.reserve.spent.Load() {
+		return full + " to the last byte, or a quota is used up"
+	}
+	dir := data.arrivals
+	if fits, err := data.fits(data.dir, 0, 0); err == nil && !fits {
+		dir = data.dir
+	}
+	bytes, files, err := freeSpace(dir)
+	switch {
+	case err != nil:
+		return full
+	case bytes.free >= data.floor(bytes.total) && files.total > 0 && files.free < 1000:
+		return fmt.Sprintf("%s: there is room for %d more files", full, files.free)
+	}
+	return fmt.Sprintf("%s: %s is free, and pushes leave %s (--min-free)", full, formatSize(int64(bytes.free)), formatSize(int64(data.floor(bytes.total))))
+}
+
 // floor is how many bytes of a disk of that size pushes leave.
 func (data *dataDir) floor(total uint64) uint64 {
 	if data.minFree >= 0 {
@@ -249,4 +269,22 @@ func (data *dataDir) damaged(err error) error {
 	}
 	return fmt.Errorf("the database %s cannot be read: %w. Its blobs are untouched. What to do: %sput berth.db back from a backup "+
 		"(without berth.db-wal and berth.db-shm) and start again", db, err, data.restoreHint())
+}
+
+// ruined adds to an error of a database that was damaged since it was opened what to do, and
+// has the log say so once. Any other error it returns as it is.
+func (st *store) ruined(err error) error {
+	if !isRuined(err) {
+		return err
+	}
+	stop := ""
+	if st.host != nil && st.host.serves() {
+		stop = "stop the server, then "
+	}
+	err = fmt.Errorf("the database %s is damaged: %w. Its blobs are untouched. What to do: %s%sput berth.db back from a backup "+
+		"(without berth.db-wal and berth.db-shm) and start again", filepath.Join(st.dir, "berth.db"), err, stop, st.restoreHint())
+	if st.ruinedOnce.CompareAndSwap(false, true) {
+		st.log.Error("the database is damaged; it was overwritten, or the disk fails", "error", err)
+	}
+	return err
 }
