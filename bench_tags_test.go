@@ -36,7 +36,7 @@ func BenchmarkDeleteRepository(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, _, err := r.st.undo(number, "", author{overwrite: true}); err != nil {
+				if _, _, err := r.st.undo(number, "", "", author{overwrite: true}); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -99,17 +99,19 @@ func checkUndoCommand(cfg *config) error {
 
 // undoCommand is `berth undo CHANGE|NAME[:TAG]`.
 func undoCommand(ctx context.Context, st *store, o options, out *console) error {
+	tag := ""
 	number, err := strconv.ParseInt(o.Args[0], 10, 64)
 	if err != nil {
 		name, ref, err := parseArgument(o.Args[0])
 		if err != nil {
 			return err
 		}
+		tag = ref.tag
 		if number, err = st.lastToUndo(ctx, name, ref); err != nil {
 			return err
 		}
 	}
-	did, is, err := st.undo(number, o.As, o.author())
+	did, is, err := st.undo(number, tag, o.As, o.author())
 	if err != nil {
 		return err
 	}

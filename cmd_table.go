@@ -190,7 +190,7 @@ func imageCommands() []*command {
 				forceFlag, jsonFlag,
 			}, onStore: undoCommand, deletes: always,
 			about:   "take back a change, or the last one of a repository or tag",
-			more:    "By name, it only restores: a tag that the last change made stays. `berth rm` removes it, or `berth undo` with the number of the change.",
+			more:    "Of several tags that one change removed, NAME:TAG restores that tag only, and the number all of them. By name, it only restores: a tag that the last change made stays. `berth rm` removes it, or `berth undo` with the number of the change.",
 			example: "berth undo home/app:latest\nberth undo 17"},
 		{name: "retain", synopsis: "[NAME] [--explain]", most: 1, check: checkNames, server: []string{"policy"},
 			flags: []flagDef{

@@ -431,7 +431,7 @@ func (h *history) step() (did string) {
 		r.do("DELETE", "/v2/"+repo+"/_berth/repository", nil)
 		return "deleted the repository " + repo
 	case 18:
-		r.st.undo(int64(1+h.rng.IntN(1+len(h.did))), "", author{overwrite: true}) // which may be in the way of something
+		r.st.undo(int64(1+h.rng.IntN(1+len(h.did))), "", "", author{overwrite: true}) // which may be in the way of something
 		return "undid something"
 	default:
 		d := time.Duration(h.rng.Int64N(int64(r.cfg.grace)))

@@ -145,7 +145,7 @@ func (s *server) postUndo(w http.ResponseWriter, r *http.Request) error {
 	if !is {
 		return errChangeUnknown.saying("there is no change %d of %s", number, name)
 	}
-	did, by, err := s.st.undo(number, as, resp.author(name))
+	did, by, err := s.st.undo(number, "", as, resp.author(name))
 	if err != nil {
 		return err
 	}

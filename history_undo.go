@@ -18,8 +18,9 @@ import (
 
 // undo puts back what was before a change, all of it or nothing, and returns what
 // it did, and the number of the change that this is: to undo that takes it back. A
-// repository may come back under another name. The error says what is in the way.
-func (st *store) undo(number int64, as string, by author) (did []step, is int64, err error) {
+// repository may come back under another name. Of a change that has only removed tags, tag
+// names the one that is to come back; "" is all of them. The error says what is in the way.
+func (st *store) undo(number int64, tag, as string, by author) (did []step, is int64, err error) {
 	rules, err := st.host.rulesNow()
 	if err != nil {
 		return nil, 0, err
@@ -33,6 +34,9 @@ func (st *store) undo(number int64, as string, by author) (did []step, is int64,
 		}
 		if len(steps) == 0 {
 			return errChangeUnknown.saying("there is no change %d", number)
+		}
+		if tag != "" && onlyRemovedTags(steps) {
+			steps = slices.DeleteFunc(steps, func(r record) bool { return r.tag != tag })
 		}
 		u := &undoing{tx: t, st: st, rules: rules, number: number, as: as, all: steps, skipped: make(map[string]bool), c: by.change("undo", fmt.Sprintf("of %d", number))}
 		u.c.undoes = number
@@ -56,6 +60,12 @@ func (st *store) undo(number int64, as string, by author) (did []step, is int64,
 		notify(st.retainer.tagged)
 	}
 	return did, is, err
+}
+
+// onlyRemovedTags reports whether the steps of a change have removed tags and done no more, so
+// that each can be taken back without the others.
+func onlyRemovedTags(steps []record) bool {
+	return !slices.ContainsFunc(steps, func(r record) bool { return r.kind != ofTag || r.new != "" || r.made != 0 })
 }
 
 // An undoing is one under way.

@@ -255,3 +255,33 @@ func TestUndoOfANewTag(t *testing.T) {
 	r.command("rm", "home/app:1.0") // 6
 	r.says("home/app:1.0 is "+shortDigest(second.digest.String())+"\nto take this back: berth undo 7\n", "undo home/app:1.0")
 }
+
+// Who undoes by a tag's name gets that tag, of all that retention has removed with it; the number
+// brings back the rest.
+func TestUndoOfOneTagOfSeveral(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, func(c *config) { writeRules(c.dir, "[[retain]]\nrepositories = [\"a\"]\nnewest = 1\n") })
+	for i := range 4 {
+		r.pushImage("a", fmt.Sprintf("1.%d", i), "{}", fmt.Sprint("layer ", i))
+	}
+	if got := r.retained("a"); got != "1.3" {
+		t.Fatalf("retention has left %q", got)
+	}
+	dropped := r.last("a")
+	if out, err := runOnceOn(t, r.st, "undo", "a:1.1"); err != nil || strings.Contains(out, "1.0") || r.tags("a") != "1.1 1.3" {
+		t.Errorf("undo a:1.1: %v\n%s%s", err, out, r.tags("a"))
+	}
+	if out, err := runOnceOn(t, r.st, "undo", "a:1.0"); err != nil || r.tags("a") != "1.0 1.1 1.3" {
+		t.Errorf("undo a:1.0: %v\n%s%s", err, out, r.tags("a"))
+	}
+	if out, err := runOnceOn(t, r.st, "undo", fmt.Sprint(dropped)); err != nil || r.tags("a") != "1.0 1.1 1.2 1.3" {
+		t.Errorf("undo %d: %v\n%s%s", dropped, err, out, r.tags("a"))
+	}
+	// A deleted image comes back with all its tags.
+	im := r.pushImage("b", "x", "{}", "layer")
+	r.want(201, "PUT", "/v2/b/manifests/y", im.manifest, "Content-Type: "+typeOCIManifest)
+	r.want(202, "DELETE", "/v2/b/manifests/"+im.digest.String(), nil)
+	if out, err := runOnceOn(t, r.st, "undo", "b:x"); err != nil || r.tags("b") != "x y" {
+		t.Errorf("undo b:x: %v\n%s", err, out)
+	}
+}

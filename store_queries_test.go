@@ -347,7 +347,7 @@ func TestPlansKnowAllQueries(t *testing.T) {
 	st := r.st
 	last, _, err := st.lastChangeOf("a", reference{})
 	if err == nil {
-		_, _, err = st.undo(last.change, "", author{overwrite: true})
+		_, _, err = st.undo(last.change, "", "", author{overwrite: true})
 	}
 	if err != nil {
 		t.Error(err)

@@ -66,7 +66,7 @@ func TestAttestedImagesMeetAtATag(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := r.st.undo(last.change, "", author{overwrite: true}); err != nil {
+	if _, _, err := r.st.undo(last.change, "", "", author{overwrite: true}); err != nil {
 		t.Error(err)
 	}
 	want("1.0", map[string]digest.Digest{"linux/amd64": amdImage, "linux/arm64": armImage})

@@ -348,7 +348,7 @@ func (h *history) tagStep() string {
 		}
 	}
 	if last, _, err := r.st.lastChangeOf(repo, reference{}); err == nil {
-		r.st.undo(last.change, "", author{overwrite: true})
+		r.st.undo(last.change, "", "", author{overwrite: true})
 	}
 	return "undid the last change of " + repo
 }
@@ -495,7 +495,7 @@ younger = "1d"
 	if got := r.retained("a"); got != "main-arm64" {
 		t.Errorf("left are %s", got)
 	}
-	if _, _, err := r.st.undo(lastNumber(t, r, "a"), "", author{overwrite: true}); err != nil {
+	if _, _, err := r.st.undo(lastNumber(t, r, "a"), "", "", author{overwrite: true}); err != nil {
 		t.Fatal(err)
 	}
 	r.want(200, "GET", "/v2/a/manifests/main", nil).is(string(index))
