@@ -21,7 +21,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -193,9 +192,7 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 			return err
 		}
 	}
-	if account, err := user.Current(); err == nil {
-		cfg.Who = account.Username
-	}
+	cfg.Who = whoAsks()
 	done, err := askServer(ctx, cfg, stdout)
 	if done {
 		return err

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -115,6 +116,35 @@ func openToOthers(path string, bits fs.FileMode) bool {
 	return err == nil && hasModes && info.Mode().IsRegular() && info.Mode()&bits != 0
 }
 
+// whoAsks is the account of the person who runs this command, for the history: with sudo the one
+// who typed it.
+func whoAsks() string {
+	if name, _, ok := sudoer(); ok {
+		return name
+	}
+	account, err := user.Current()
+	if err != nil {
+		return ""
+	}
+	return account.Username
+}
+
+// sudoer is the account that runs this command by sudo, if one does. The variables of sudo are
+// believed of root alone, who can say what they like, and only if the name and the number are of
+// one account.
+func sudoer() (name string, uid int, ok bool) {
+	root, err := user.Current() // who was root at the start, whoever that has become
+	if err != nil || root.Uid != "0" || os.Getenv("SUDO_USER") == "" {
+		return "", 0, false
+	}
+	by, err := user.Lookup(os.Getenv("SUDO_USER"))
+	if err != nil || by.Uid != os.Getenv("SUDO_UID") || by.Uid == "0" {
+		return "", 0, false
+	}
+	uid, err = strconv.Atoi(by.Uid)
+	return by.Username, uid, err == nil
+}
+
 // becomeOwner makes root, before a command opens anything, the one whose the files
 // are that it works on: who has the registry in the data directory, or the users'
 // file that a flag names. For good, and with the groups of that account. For all
@@ -124,7 +154,7 @@ func (cfg *config) becomeOwner() error {
 		return nil
 	}
 	dir := cfg.dir
-	user.Current() // which remembers: what root does is root's in the history
+	user.Current() // which remembers: root is no longer root when it is asked who it is
 	if cfg.Command == "user" && cfg.auth.usersFile != "" {
 		dir = filepath.Dir(cfg.auth.usersFile)
 	}

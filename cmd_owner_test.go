@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -461,5 +462,31 @@ func TestRootClosesNoFilesElsewhere(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(data, "token.key")); err != nil || info.Mode() != 0o600 {
 		t.Errorf("and the key of tokens: %v, %v", info.Mode(), err)
+	}
+}
+
+// With sudo, the history names who typed the command, if what sudo says of that agrees.
+func TestHistoryNamesWhoTypedSudo(t *testing.T) {
+	data, _ := serviceDir(t)
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		skip(t, "there is no account nobody")
+	}
+	for _, x := range []struct{ name, uid, want string }{
+		{"nobody", nobody.Uid, "nobody"},
+		{"nobody", "4711", "root"},
+		{"no-such-account", nobody.Uid, "root"},
+		{"", "", "root"},
+	} {
+		tag := "from-" + x.name + x.uid
+		cmd := exec.Command(itself(t), "tag", "a:x", tag, "--data", data)
+		cmd.Env, cmd.Dir = append(os.Environ(), mainVariable+"=1", "SUDO_USER="+x.name, "SUDO_UID="+x.uid), "/"
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		out, err := asRoot(t, "", "log", "a:"+tag, "--json", "--data", data)
+		if err != nil || !strings.Contains(out, `"who": "`+x.want+`"`) {
+			t.Errorf("SUDO_USER=%s SUDO_UID=%s: %v\n%s\nwant it to be by %s", x.name, x.uid, err, out, x.want)
+		}
 	}
 }
