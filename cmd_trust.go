@@ -38,6 +38,10 @@ func checkTrustCommand(cfg *config) error {
 // server that runs, or else from the flags and the machine's name.
 func runTrust(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
 	where := askWhere(ctx, cfg)
+	if where.Address != "" && !where.Authority {
+		return errors.New("the running server uses no local CA: it was started without --tls=auto. Clients see another certificate, its own or that of a proxy in front, " +
+			"and a machine that does not trust it needs the CA of that one")
+	}
 	addr, called := cfg.addr, append(cfg.tls.names, where.Called...)
 	if where.Address != "" && !cfg.given["addr"] {
 		addr = where.Address
@@ -124,6 +128,27 @@ func calledByShells() string {
 	return path
 }
 
+// sudoFor is "sudo " if the person who runs this command needed that to read a file, which is
+// somebody else's and closed to others.
+func sudoFor(file string) string {
+	_, uid, ok := sudoer()
+	if owner, _, there := fileOwner(file, 0); !ok || there && owner == uid {
+		return ""
+	}
+	for path := file; ; path = filepath.Dir(path) {
+		need := fs.FileMode(0o001)
+		if path == file {
+			need = 0o004
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm()&need == 0 {
+			return "sudo "
+		}
+		if path == filepath.Dir(path) {
+			return ""
+		}
+	}
+}
+
 // trustText tells a person how to trust the CA.
 func trustText(w io.Writer, t trusted) error {
 	var b bytes.Buffer
@@ -131,13 +156,13 @@ func trustText(w io.Writer, t trusted) error {
 SHA-256 %s
 
 On a machine that should trust it, in one step:
-  ssh %[4]s '%[7]s trust %[6]s --script --data "%[5]s"' | sudo sh
+  ssh %[4]s '%[8]s%[7]s trust %[6]s --script --data "%[5]s"' | sudo sh
 
 Or download ca.crt there, compare the fingerprint, and follow the steps that apply:
   curl -fsSo ca.crt http://%[6]s/trust.crt
   openssl x509 -in ca.crt -noout -fingerprint -sha256
 
-`, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)), t.Full, calledByShells())
+`, t.Host, t.File, t.Fingerprint, bareHost(t.Host), filepath.Dir(filepath.Dir(t.File)), t.Full, calledByShells(), sudoFor(t.File))
 	if err := trustSteps().Execute(&b, t); err != nil {
 		return err
 	}

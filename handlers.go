@@ -175,7 +175,8 @@ func (h serverHost) whereabouts() whereabouts {
 	if scheme, host, ok := strings.Cut(h.publicURL, "://"); ok {
 		called = append(called, withPort(host, scheme))
 	}
-	return whereabouts{h.server.address, h.server.certificates != nil, append(called, h.names...), h.byCertificate}
+	c := h.server.certificates
+	return whereabouts{h.server.address, c != nil, append(called, h.names...), c != nil && c.authority != nil, h.byCertificate}
 }
 
 // handler is the registry with all that is around it.

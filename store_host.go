@@ -29,6 +29,7 @@ type whereabouts struct {
 	TLS     bool     `json:"tls"`     // there
 	Called  []string `json:"called"`  // by flags: HOST or HOST:PORT, the best first
 
+	Authority    bool `json:"authority,omitempty"`    // clients are to trust the local CA
 	Certificates bool `json:"certificates,omitempty"` // of clients are believed
 }
 

@@ -124,7 +124,7 @@ func TestTrustScript(t *testing.T) {
 		if out, err := runScript(t, shell, script, root); err != nil || !strings.Contains(out, "found no program") || len(tree(t, root)) != 0 {
 			t.Errorf("%s on a machine with nothing: %v\n%s", shell, err, out)
 		}
-		for _, dir := range []string{"docker", "containers", "containerd", "rancher/k3s", "buildkit", "pki/ca-trust/source/anchors"} {
+		for _, dir := range []string{"docker", "kubernetes", "containers", "containerd", "rancher/k3s", "buildkit", "pki/ca-trust/source/anchors"} {
 			if err := os.MkdirAll(filepath.Join(root, "etc", dir), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -265,5 +265,58 @@ func TestNothingToTrust(t *testing.T) {
 	r := startRegistry(t)
 	if re := r.want(404, "GET", "/trust", nil).code("UNSUPPORTED"); !strings.Contains(string(re.body), "berth --tls=auto makes one") {
 		t.Errorf("/trust says %s", re.body)
+	}
+}
+
+// Docker brings a containerd that nobody else pulls by: it is left alone, and said so.
+func TestTrustScriptLeavesContainerdOfDocker(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		notHere(t, unixShells)
+	}
+	s := startSecure(t, tlsOptions{mode: "auto"})
+	script := string(s.trustGet("/trust.sh", "pi.lan:5000").body)
+	for _, x := range []struct {
+		dirs, file string
+		written    bool
+	}{
+		{"etc/docker etc/containerd", "", false},
+		{"etc/docker etc/containerd", "usr/local/bin/nerdctl", true},
+		{"etc/docker etc/containerd etc/kubernetes", "", true},
+		{"etc/containerd", "", true},
+	} {
+		root := t.TempDir()
+		for _, dir := range append(strings.Fields(x.dirs), "usr/local/bin") {
+			if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if x.file != "" {
+			writeFile(t, filepath.Join(root, x.file), nil)
+		}
+		out, err := runScript(t, "sh", script, root)
+		_, written := tree(t, root)[filepath.Join(root, "etc/containerd/certs.d/pi.lan:5000/ca.crt")]
+		if err != nil || written != x.written || strings.Contains(out, "left out containerd") == written ||
+			strings.Contains(out, "TO DO, for Kubernetes") != strings.Contains(x.dirs, "kubernetes") {
+			t.Errorf("with %s %s: %v\n%s", x.dirs, x.file, err, out)
+		}
+	}
+}
+
+// A server without the local CA has nobody trust one that lies there from before.
+func TestTrustAsksTheServerWhetherItUsesTheCA(t *testing.T) {
+	t.Parallel()
+	s := startSecure(t, tlsOptions{mode: "auto"})
+	r := startRegistry(t)
+	if err := os.CopyFS(filepath.Join(r.cfg.dir, "tls"), os.DirFS(filepath.Join(s.o.dir, "tls"))); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runOnce(t, "trust", "pi.lan", "--data", r.cfg.dir); err != nil {
+		t.Errorf("with the server stopped: %v\n%s", err, out)
+	}
+	r.server.address = "127.0.0.1:5000"
+	r.listen()
+	if out, err := runOnce(t, "trust", "pi.lan", "--data", r.cfg.dir); err == nil || !strings.Contains(err.Error(), "was started without --tls=auto") {
+		t.Errorf("beside a server without TLS: %v\n%s", err, out)
 	}
 }

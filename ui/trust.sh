@@ -36,7 +36,21 @@ computed() {
 plain() { printf '%s' "$1" | tr -d ': \n' | tr a-f A-F; }
 
 # has COMMAND DIRECTORY: whether something is installed here.
-has() { [ -d "$root$2" ] || { [ -z "$root" ] && command -v "$1" >/dev/null; }; }
+has() { [ -d "$root$2" ] || runs "$1"; }
+
+# runs COMMAND...: whether one of them is installed here.
+runs() {
+	for command; do
+		if [ -n "$root" ]; then
+			for bin in bin sbin usr/bin usr/sbin usr/local/bin; do
+				[ ! -e "$root/$bin/$command" ] || return 0
+			done
+		elif command -v "$command" >/dev/null; then
+			return 0
+		fi
+	done
+	return 1
+}
 
 # put FILE: makes standard input its content.
 put() {
@@ -71,13 +85,20 @@ trust_docker() {
 }
 
 trust_podman() {
-	has podman /etc/containers || has buildah /etc/containers || has skopeo /etc/containers || return 0
+	runs podman buildah skopeo crio || { [ -n "$root" ] && [ -d "$root/etc/containers" ]; } || return 0
 	found=yes
 	pem | put "/etc/containers/certs.d/$host/ca.crt"
 }
 
 trust_containerd() {
 	has containerd /etc/containerd || return 0
+	kubernetes=
+	if has kubelet /etc/kubernetes || runs crictl kubeadm; then
+		kubernetes=yes
+	elif has docker /etc/docker && ! runs nerdctl; then
+		say "left out containerd, which is Docker's own here: no Kubernetes and no nerdctl is installed"
+		return 0
+	fi
 	found=yes
 	pem | put "/etc/containerd/certs.d/$host/ca.crt"
 	offer "/etc/containerd/certs.d/$host/hosts.toml" "certs.d/$host/ca.crt" <<-END
@@ -87,7 +108,7 @@ trust_containerd() {
 	  capabilities = ["pull", "resolve", "push"]
 	  ca = "/etc/containerd/certs.d/$host/ca.crt"
 	END
-	if ! grep -qs '^[^#]*config_path.*/etc/containerd/certs\.d' "$root/etc/containerd/config.toml"; then
+	if [ -n "$kubernetes" ] && ! grep -qs '^[^#]*config_path.*/etc/containerd/certs\.d' "$root/etc/containerd/config.toml"; then
 		say 'TO DO, for Kubernetes: /etc/containerd/config.toml needs config_path = "/etc/containerd/certs.d", then restart containerd'
 	fi
 }
@@ -158,15 +179,15 @@ trust_system() {
 main() {
 	actual=$(plain "$(computed)")
 	if [ "$actual" != "$(plain "$fingerprint")" ]; then
-		say "trust.sh: the certificate in this script is not the one it names; nothing was changed" >&2
+		say "the certificate in this script is not the one it names; nothing was changed" >&2
 		exit 1
 	fi
 	if [ $# -gt 0 ] && [ "$actual" != "$(plain "$1")" ]; then
-		say "trust.sh: the CA of $host has another fingerprint, $fingerprint; nothing was changed" >&2
+		say "the CA of $host has another fingerprint, $fingerprint; nothing was changed" >&2
 		exit 1
 	fi
 	if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
-		say "trust.sh: run it as root: it writes below /etc" >&2
+		say "this changes files below /etc, so it needs root: pipe it into sudo sh, as in: … | sudo sh" >&2
 		exit 1
 	fi
 	trust_docker
