@@ -179,19 +179,25 @@ func (q *eventQueue) put(t *tx, e *event) error {
 	return nil
 }
 
-// makeRoom gives up the oldest events of an endpoint for which too many wait.
+// makeRoom gives up the oldest events of an endpoint for which too many wait. A transaction does so
+// once: of what it adds itself, the next gives up the oldest.
 func (q *eventQueue) makeRoom(t *tx, name string) error {
+	if slices.Contains(t.roomMade, name) {
+		return nil
+	}
 	q.mu.Lock()
 	list := q.of(name).list
-	if len(list) < q.most {
+	over := len(list) - q.most
+	if over < 0 {
 		q.mu.Unlock()
 		return nil
 	}
-	old := slices.Clone(list[:max(1, q.most/100)]) // so that it need not be done again at once
+	old := slices.Clone(list[:over+max(1, q.most/100)]) // so that it need not be done again at once
 	q.mu.Unlock()
 	if err := deleteEvents(t, numbersOf(old)); err != nil {
 		return err
 	}
+	t.roomMade = append(t.roomMade, name)
 	t.committed = append(t.committed, func() { q.giveUp(name, old) })
 	return nil
 }
@@ -228,8 +234,12 @@ func (q *eventQueue) giveUp(name string, old []*queuedEvent) {
 
 // remove takes events out of the list, and returns how many were in it. q.mu is held.
 func (w *waitingEvents) remove(some ...*queuedEvent) (n int) {
+	gone := make(map[*queuedEvent]bool, len(some))
+	for _, it := range some {
+		gone[it] = true
+	}
 	w.list = slices.DeleteFunc(w.list, func(it *queuedEvent) bool {
-		if !slices.Contains(some, it) {
+		if !gone[it] {
 			return false
 		}
 		if n++; it.pulled != nil {

@@ -66,7 +66,8 @@ type tx struct {
 	durable   bool     // it waits for the disk, for one of its writes at least
 	committed []func() // called when all of it is committed; those of a write that fails are not
 
-	events *eventQueue // that what it does is announced in; nil for none
+	events   *eventQueue // that what it does is announced in; nil for none
+	roomMade []string    // the endpoints for whose events it has made room; none after a write that fails
 }
 
 func newCommitter(conn *sql.Conn, data *dataDir, begin func(*tx, bool) error, lookups *lookups) (*committer, error) {
@@ -301,7 +302,7 @@ func (c *committer) runGroup(t *tx, group []write) (results []error, err error) 
 			if err := c.exec("ROLLBACK TO w"); err != nil {
 				return nil, err
 			}
-			t.committed = t.committed[:kept]
+			t.committed, t.roomMade = t.committed[:kept], nil
 		}
 		if err := c.exec("RELEASE w"); err != nil {
 			return nil, err
@@ -324,7 +325,7 @@ func (c *committer) rehearse(t *tx, fn func(*tx) error) error {
 	if err := call(fn, t); breaksTransaction(err) {
 		return err
 	}
-	t.committed = t.committed[:kept]
+	t.committed, t.roomMade = t.committed[:kept], nil
 	if err := c.exec("ROLLBACK TO rehearsal"); err != nil {
 		return err
 	}
