@@ -405,15 +405,15 @@ func (s *sender) writeMetrics(b *bytes.Buffer) {
 		return
 	}
 	for _, x := range []struct {
-		name, kind string
-		value      func(endpointFigure) int64
+		metric
+		value func(endpointFigure) int64
 	}{
-		{"berth_events_queued", "gauge", func(f endpointFigure) int64 { return int64(f.queued) }},
-		{"berth_events_sent_total", "counter", func(f endpointFigure) int64 { return f.sent }},
-		{"berth_events_failed_total", "counter", func(f endpointFigure) int64 { return f.failed }},
-		{"berth_events_dropped_total", "counter", func(f endpointFigure) int64 { return f.dropped }},
+		{metric{"berth_events_queued", "gauge", "Events that wait to be sent."}, func(f endpointFigure) int64 { return int64(f.queued) }},
+		{metric{"berth_events_sent_total", "counter", "Events that an endpoint has taken."}, func(f endpointFigure) int64 { return f.sent }},
+		{metric{"berth_events_failed_total", "counter", "Attempts to send an event that have failed."}, func(f endpointFigure) int64 { return f.failed }},
+		{metric{"berth_events_dropped_total", "counter", "Events that have been given up."}, func(f endpointFigure) int64 { return f.dropped }},
 	} {
-		fmt.Fprintf(b, "# TYPE %s %s\n", x.name, x.kind)
+		x.begin(b)
 		for _, f := range figures {
 			fmt.Fprintf(b, "%s{endpoint=%q} %d\n", x.name, f.name, x.value(f))
 		}
