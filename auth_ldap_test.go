@@ -399,6 +399,14 @@ func TestDirectoryIsNotAskedTwice(t *testing.T) {
 	if got := x.asked(); len(got) != 2 {
 		t.Errorf("the directory was asked %d times, want once for each password: %q", len(got), got)
 	}
+	// The file is the same as before for all that it says, and so are tokens and what is remembered.
+	docker := r.bearer(there("ann"), "repository:dev/app:pull")
+	r.edit(loginFile, x.config("")+"# a remark\n")
+	r.want(200, "GET", "/v2/", nil, docker)
+	r.want(200, "GET", "/v2/", nil, there("ann"))
+	if got := x.asked(); got != nil {
+		t.Errorf("asked again after an edit that changes nothing: %q", got)
+	}
 	x.mu.Lock()
 	x.entries["uid=ann"+peopleDN]["userPassword"] = []string{"new"}
 	x.mu.Unlock()

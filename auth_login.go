@@ -17,6 +17,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -89,10 +90,14 @@ func parseLogin(text []byte, dir string) (*loginConfig, error) {
 	return &loginConfig{file.LDAP, file.OIDC}, nil
 }
 
-// markOf tells configurations apart. Tokens of those who logged in by one are worth nothing
-// under another.
+// markOf tells configurations apart, by what is written in them. Tokens of those who logged in by
+// one are worth nothing under another.
 func markOf(v any) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%+v", v))
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // strings and truth values
+	}
+	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:])
 }
 
@@ -129,11 +134,23 @@ func checkGroups(groups map[string]string) error {
 
 // personOf is somebody whom an origin calls name. The error says why nobody can have it.
 func personOf(origin, name string) (person, error) {
-	name = strings.ToLower(name)
+	if name != "" && inSmallLetters(name) == "" {
+		return person{}, fmt.Errorf("%.80q cannot be a person's name here: it has a letter that looks like another", name)
+	}
+	name = inSmallLetters(name)
 	if err := checkPersonName(name); err != nil {
 		return person{}, err
 	}
 	return person{user: origin + ":" + name}, nil
+}
+
+// inSmallLetters is a text in small letters; "" if another text with other letters would be the
+// same then, as the sign for kelvin becomes a k. Otherwise somebody could take another's name.
+func inSmallLetters(text string) string {
+	if strings.ContainsFunc(text, func(c rune) bool { return c > unicode.MaxASCII && unicode.ToLower(c) <= unicode.MaxASCII }) {
+		return ""
+	}
+	return strings.ToLower(text)
 }
 
 // checkPersonName refuses what cannot be the name of somebody whom others know.

@@ -203,6 +203,9 @@ func (x *provider) find(ctx context.Context, c *oidcConfig) (*knownProvider, err
 		return nil, errProviderDown
 	}
 	fresh, err := c.discover(ctx)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return nil, errBusyLogins // the browser has gone, which says nothing about the provider
+	}
 	if err != nil {
 		return nil, x.note(c, err)
 	}
@@ -412,6 +415,9 @@ func (c *oidcConfig) claims(ctx context.Context, p *knownProvider, redirect stri
 	if info.Subject == "" || info.Subject != id.Subject {
 		return nil, errors.New("what the provider says about the user is about another")
 	}
+	if email, ok := said["email"]; ok && email != more["email"] {
+		delete(more, "email_verified") // it is another address that is
+	}
 	for claim, value := range more {
 		if _, ok := said[claim]; !ok {
 			said[claim] = value
@@ -434,7 +440,7 @@ func (c *oidcConfig) admit(said map[string]any) (*browserSession, error) {
 	case len(c.Domains) > 0 && !verified:
 		return nil, errLoginRefused.saying("the login provider has not verified your e-mail address")
 	case len(c.Domains) > 0:
-		_, domain, _ := cutLast(strings.ToLower(email), "@")
+		_, domain, _ := cutLast(inSmallLetters(email), "@")
 		if !slices.Contains(c.Domains, domain) {
 			return nil, errLoginRefused.saying("people with your e-mail address may not log in to this registry")
 		}

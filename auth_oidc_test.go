@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -22,6 +24,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -331,7 +334,7 @@ func TestSingleSignOnGivesTokens(t *testing.T) {
 	// A session is not for the registry, and ends.
 	r.want(401, "GET", "/v2/", nil, "Cookie: "+b.cookies())
 	b.post("/login/out", 200).shows("You have logged out")
-	b.post("/login/token", 200, "mark", "x") // which begins again
+	b.post("/login/token", 403, "mark", "x")
 	if strings.Contains(b.page, "shown only once") {
 		t.Error("a token for who has logged out")
 	}
@@ -398,6 +401,7 @@ func TestProvidersWordIsChecked(t *testing.T) {
 		{"nothing at all", func() { x.sign = func(map[string]any) string { return "" } }, 403},
 		{"an address not verified", set("email_verified", false), 403},
 		{"an address perhaps verified", without("email_verified"), 403},
+		{"a name with a letter that becomes another's", set("email", "\u0130nge@example.org"), 403},
 		{"an address elsewhere", set("email", "ann@example.com"), 403},
 		{"an address that looks like ours", set("email", "ann@example.org@example.com"), 403},
 		{"no name", without("email"), 403},
@@ -472,6 +476,47 @@ func TestProviderSaysTheRestWhenAsked(t *testing.T) {
 	r.browser().open("/login", 200).shows("oidc:ann", "group:oidc:developers")
 	x.says(func() { x.info["sub"] = "2" }) // of somebody else
 	r.browser().open("/login", 403)
+}
+
+// That one address is verified says nothing of another.
+func TestProviderVerifiesAnotherAddress(t *testing.T) {
+	t.Parallel()
+	x := startIssuer(t)
+	r := startRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
+	x.says(func() {
+		x.change = func(c map[string]any) { delete(c, "groups"); delete(c, "email_verified") }
+		x.info = map[string]any{"sub": "1", "email": "other@example.org", "email_verified": true}
+	})
+	r.browser().open("/login", 403)
+	x.says(func() { x.info["email"] = "Ann@example.org" })
+	r.browser().open("/login", 200).shows("oidc:ann@example.org")
+}
+
+// A browser that goes away while the provider is asked keeps out nobody else.
+func TestBrowserGoesAway(t *testing.T) {
+	t.Parallel()
+	x := startIssuer(t)
+	var asked atomic.Pointer[context.CancelFunc] // who has asked goes away
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if leave := asked.Swap(nil); leave != nil {
+			(*leave)()
+			<-r.Context().Done()
+			return
+		}
+		x.ServeHTTP(w, r)
+	}))
+	t.Cleanup(front.Close)
+	x.http.URL = front.URL
+	r := newRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
+	r.still = true
+	r.start()
+	t.Cleanup(r.stop)
+	ctx, cancel := context.WithCancel(t.Context())
+	asked.Store(&cancel)
+	if _, _, err := r.server.gate.provider.begin(ctx, r.server.gate.view().login.oidc, "http://127.0.0.1/login/callback"); !errors.Is(err, errBusyLogins) {
+		t.Errorf("the error is %v", err)
+	}
+	r.browser().open("/login", 200)
 }
 
 func TestProvidersKeysChange(t *testing.T) {
@@ -582,9 +627,12 @@ func TestSessionsEndAndAreFew(t *testing.T) {
 	b := r.browser().open("/login", 200)
 	page := b.page
 	r.pass(sessionLife + time.Second)
-	b.page = page
-	if b.post("/login/token", 200); strings.Contains(b.page, "shown only once") {
-		t.Error("a session that has ended makes tokens")
+	for _, form := range []string{"/login/token", "/login/revoke"} {
+		b.page = page
+		b.post(form, 403).shows("log in again") // and not by a redirect, which browsers refuse here
+		if len(r.st.robots.list()) > 0 {
+			t.Error("a session that has ended makes tokens")
+		}
 	}
 	p := r.server.gate.provider
 	for range maxSessions + 10 {

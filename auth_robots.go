@@ -271,7 +271,7 @@ func (x *robots) addOwned(b *robot) error {
 		if _, err := t.exec(`DELETE FROM token WHERE owner <> '' AND expires <= ?`, b.created.Unix()); err != nil {
 			return err
 		}
-		if err := t.get(`SELECT count(*) FILTER (WHERE owner = ?), count(*) FROM token WHERE owner <> ''`, []any{b.owner}, &owned, &all); err != nil {
+		if err := t.get(`SELECT count(*) FILTER (WHERE owner = ? AND issuer = ?), count(*) FROM token WHERE owner <> ''`, []any{b.owner, b.issuer}, &owned, &all); err != nil {
 			return err
 		}
 		if owned >= maxOwned {

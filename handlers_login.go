@@ -265,6 +265,10 @@ func (s *server) posting(w http.ResponseWriter, r *http.Request) (*visit, error)
 	return v, nil
 }
 
+// errSessionEnded is the answer to a form of somebody who has no session any more. It is no redirect:
+// browsers do not follow one from a form to another host, as the provider's (form-action).
+var errSessionEnded = &protocolError{status: 403, code: "DENIED", message: "you are logged in no longer on this page, so nothing was done; log in again"}
+
 // postLoginToken makes a token for who has a session: POST /login/token.
 func (s *server) postLoginToken(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.posting(w, r)
@@ -272,7 +276,7 @@ func (s *server) postLoginToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if v.session == nil {
-		return v.redirect(http.StatusSeeOther, "/login")
+		return v.problem(errSessionEnded)
 	}
 	b := &robot{id: strings.ToLower(rand.Text()[:8]), owner: v.session.who, issuer: v.session.issuer, member: v.session.member, created: s.gate.now()}
 	b.name = v.session.who + "-" + b.id // no other token can have a colon in its name
@@ -297,16 +301,17 @@ func (s *server) postLoginRevoke(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if v.session != nil {
-		for _, b := range s.st.robots.ownedBy(v.session.who, v.session.issuer, s.gate.now()) {
-			if b.id != r.PostForm.Get("id") {
-				continue
-			}
-			if _, _, err := s.st.robots.remove(b.id); err != nil && !errors.As(err, new(absentError)) {
-				return err
-			}
-			s.audit(w, "token revoked", "token", b.name, "tokenID", b.id)
+	if v.session == nil {
+		return v.problem(errSessionEnded)
+	}
+	for _, b := range s.st.robots.ownedBy(v.session.who, v.session.issuer, s.gate.now()) {
+		if b.id != r.PostForm.Get("id") {
+			continue
 		}
+		if _, _, err := s.st.robots.remove(b.id); err != nil && !errors.As(err, new(absentError)) {
+			return err
+		}
+		s.audit(w, "token revoked", "token", b.name, "tokenID", b.id)
 	}
 	return v.redirect(http.StatusSeeOther, "/login")
 }
