@@ -529,7 +529,7 @@ func (s *server) logIn(w *response, r *http.Request, v *view, user, password str
 	if local || !v.login.has(fromLDAP) { // whom this registry knows itself, nobody else is asked about
 		right, err = g.logins.verify(r.Context().Done(), w.origin.key(), v.users, user, password)
 	} else {
-		right, err = s.logInThere(w, r, c, user, password)
+		right, err = g.logInThere(w, r, c, user, password)
 	}
 	if err != nil {
 		return nil, err
@@ -564,8 +564,7 @@ func (s *server) failLogin(w *response, v *view, user, password string) error {
 }
 
 // logInThere makes c the person whose name and password the directory knows.
-func (s *server) logInThere(w *response, r *http.Request, c *caller, user, password string) (right bool, err error) {
-	g := s.gate
+func (g *gate) logInThere(w *response, r *http.Request, c *caller, user, password string) (right bool, err error) {
 	if password == "" {
 		return false, nil
 	}

@@ -71,7 +71,7 @@ func backupCommand(ctx context.Context, st *store, o options, out *console) (err
 	dest := o.Args[0]
 	b := &backup{st: st, out: out, dirs: make(map[string]bool),
 		dest: newDataDir(dirConfig{dir: dest, log: st.log})}
-	defer func() { st.noteBackup(b.dest.whole(), b.done, err); err = b.explain(err) }()
+	defer func() { b.note(err); err = b.explain(err) }()
 	if err := b.take(o); err != nil {
 		return err
 	}
@@ -160,17 +160,18 @@ type lastBackup struct {
 	Destination string    `json:"destination"`
 }
 
-// noteBackup notes that a backup was made, or not. Where that cannot be written down, as on a disk
+// note notes that a backup was made, or not. Where that cannot be written down, as on a disk
 // that is full, it is known until the end of this process.
-func (st *store) noteBackup(dest string, made bool, err error) {
+func (b *backup) note(err error) {
+	st := b.st
 	if err != nil {
 		st.backups.note(err)
 	}
-	if !made {
+	if !b.done {
 		return
 	}
 	st.backups.note(nil)
-	text, err := json.Marshal(lastBackup{time.Unix(st.backups.succeeded.Load(), 0).UTC(), dest})
+	text, err := json.Marshal(lastBackup{time.Unix(st.backups.succeeded.Load(), 0).UTC(), b.dest.whole()})
 	if err == nil && st.writer != nil {
 		err = writeSynced(filepath.Join(st.dir, lastBackupFile), bytes.NewReader(append(text, '\n')))
 	}
@@ -179,10 +180,10 @@ func (st *store) noteBackup(dest string, made bool, err error) {
 	}
 }
 
-// recallBackup takes up when the last backup was made, if that is known.
-func (st *store) recallBackup() {
-	if last, err := readLastBackup(st.dir); err == nil && last.Time.Unix() > 0 {
-		st.backups.succeeded.Store(last.Time.Unix())
+// recallBackup takes up when the last backup of a directory was made, if that is known.
+func (o *outcome) recallBackup(dir string) {
+	if last, err := readLastBackup(dir); err == nil && last.Time.Unix() > 0 {
+		o.succeeded.Store(last.Time.Unix())
 	}
 }
 

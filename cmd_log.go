@@ -22,7 +22,7 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 		}
 		tag = ref.tag
 	}
-	list, more, err := st.lastChanges(name, tag, o.Limit)
+	list, more, err := lastChanges(st, name, tag, o.Limit)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 // lastChanges returns the steps of the last changes of a repository ("" for all) and a tag
 // ("" for all), the last first: of at most limit changes, each whole, or of all if limit is 0.
 // more reports whether there are others before them.
-func (st *store) lastChanges(name, tag string, limit int) (list []record, more bool, err error) {
+func lastChanges(st *store, name, tag string, limit int) (list []record, more bool, err error) {
 	const page = 1000
 	changes := 0
 	for after := lastOfAll; ; {

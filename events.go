@@ -276,10 +276,10 @@ func (t *tx) announceTags(c *change, repo storedRepository) error {
 
 // announcePull tells that a client has got a manifest, where somebody wants to know (hearsPulls). It
 // writes nothing.
-func (st *store) announcePull(repository, tag string, m *storedManifest, by author) {
+func (q *eventQueue) announcePull(repository, tag string, m *storedManifest, by author) {
 	e := &event{Type: manifestPulled, Repository: repository, Tag: tag, Digest: m.digest.String(), MediaType: m.mediaType, Size: int64(m.size)}
-	st.events.complete(e, by)
-	st.events.pass(e)
+	q.complete(e, by)
+	q.pass(e)
 }
 
 // wants reports whether an endpoint is to get an event.

@@ -115,11 +115,11 @@ func (s *server) routes() []route {
 		{"GET /metrics", observe, s.getMetrics},
 		{"GET /v2/token", login, s.getToken}, // Docker's token authentication
 		{"POST /v2/token", login, s.getToken},
-		{"GET /login", login, s.getLogin},
-		{"GET /login/callback", login, s.getLoginCallback},
-		{"POST /login/token", login, s.postLoginToken},
-		{"POST /login/revoke", login, s.postLoginRevoke},
-		{"POST /login/out", login, s.postLogout},
+		{"GET /login", login, loginPages{s}.getLogin},
+		{"GET /login/callback", login, loginPages{s}.getLoginCallback},
+		{"POST /login/token", login, loginPages{s}.postLoginToken},
+		{"POST /login/revoke", login, loginPages{s}.postLoginRevoke},
+		{"POST /login/out", login, loginPages{s}.postLogout},
 		{"GET /trust", openToAll, s.getTrust},
 		{"GET /trust.sh", openToAll, s.getTrust},
 		{"GET /trust.crt", openToAll, s.getTrust},
@@ -378,7 +378,7 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.st.notePull(m, r.Method == http.MethodHead, ref.tag != "", pushed)
 	if r.Method == http.MethodGet && s.st.events.hearsPulls() {
-		s.st.announcePull(name, ref.tag, m, w.(*response).requester())
+		s.st.events.announcePull(name, ref.tag, m, w.(*response).requester())
 	}
 	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", content)
 }

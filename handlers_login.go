@@ -59,6 +59,9 @@ type shownLogin struct {
 
 type shownToken struct{ ID, Created, Expires, Used string }
 
+// loginPages answer at /login.
+type loginPages struct{ *server }
+
 // A visit is a request of a browser to one of these pages.
 type visit struct {
 	w       *response
@@ -70,7 +73,7 @@ type visit struct {
 }
 
 // visiting makes a request a visit. The error says if there is nothing to visit.
-func (s *server) visiting(w http.ResponseWriter, r *http.Request) (*visit, error) {
+func (s loginPages) visiting(w http.ResponseWriter, r *http.Request) (*visit, error) {
 	login, _ := s.gate.logsIn()
 	if !login.has(fromOIDC) {
 		return nil, errNoSuchEndpoint.saying("this registry has no single sign-on; log in with docker login")
@@ -162,7 +165,7 @@ func sentence(message string) string {
 }
 
 // getLogin shows somebody's tokens, or sends who has no session to the provider: GET /login.
-func (s *server) getLogin(w http.ResponseWriter, r *http.Request) error {
+func (s loginPages) getLogin(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.visiting(w, r)
 	if err != nil {
 		return err
@@ -183,7 +186,7 @@ func (s *server) getLogin(w http.ResponseWriter, r *http.Request) error {
 const callbackName = "oidc:"
 
 // getLoginCallback takes who comes back from the provider: GET /login/callback.
-func (s *server) getLoginCallback(w http.ResponseWriter, r *http.Request) error {
+func (s loginPages) getLoginCallback(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.visiting(w, r)
 	if err != nil {
 		return err
@@ -224,7 +227,7 @@ func (v *visit) formMark(s *signer) string {
 }
 
 // showTokens shows the page of a session, and a new token once.
-func (s *server) showTokens(v *visit, secret string, made *robot) error {
+func (s loginPages) showTokens(v *visit, secret string, made *robot) error {
 	p := shownLogin{Name: v.session.who, Login: strings.TrimPrefix(v.session.who, fromOIDC+":"), Groups: strings.Join(v.session.groups(v.cfg), ", "),
 		Secret: secret, Mark: v.formMark(s.gate.signer)}
 	if made != nil {
@@ -247,7 +250,7 @@ const maxLoginForm = 4 << 10
 
 // posting is visiting for a form of the page. Without a session v.session is nil; with one the
 // form is known to be the page's.
-func (s *server) posting(w http.ResponseWriter, r *http.Request) (*visit, error) {
+func (s loginPages) posting(w http.ResponseWriter, r *http.Request) (*visit, error) {
 	v, err := s.visiting(w, r)
 	if err != nil {
 		return nil, err
@@ -270,7 +273,7 @@ func (s *server) posting(w http.ResponseWriter, r *http.Request) (*visit, error)
 var errSessionEnded = &protocolError{status: 403, code: "DENIED", message: "you are logged in no longer on this page, so nothing was done; log in again"}
 
 // postLoginToken makes a token for who has a session: POST /login/token.
-func (s *server) postLoginToken(w http.ResponseWriter, r *http.Request) error {
+func (s loginPages) postLoginToken(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.posting(w, r)
 	if err != nil {
 		return err
@@ -296,7 +299,7 @@ func (s *server) postLoginToken(w http.ResponseWriter, r *http.Request) error {
 }
 
 // postLoginRevoke ends a token of who has a session: POST /login/revoke.
-func (s *server) postLoginRevoke(w http.ResponseWriter, r *http.Request) error {
+func (s loginPages) postLoginRevoke(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.posting(w, r)
 	if err != nil {
 		return err
@@ -317,7 +320,7 @@ func (s *server) postLoginRevoke(w http.ResponseWriter, r *http.Request) error {
 }
 
 // postLogout ends a session: POST /login/out.
-func (s *server) postLogout(w http.ResponseWriter, r *http.Request) error {
+func (s loginPages) postLogout(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.posting(w, r)
 	if err != nil {
 		return err

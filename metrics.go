@@ -172,7 +172,7 @@ type processFigure struct {
 
 // registerMetrics makes the metrics that are not made on the way.
 func (s *server) registerMetrics() {
-	s.st.recallBackup()
+	s.st.backups.recallBackup(s.st.dir)
 	meter := func(kind, name, help string, value func() int64) {
 		s.meters.values = append(s.meters.values, metered{metric{name, kind, help}, value})
 	}
@@ -251,19 +251,19 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 			metric{x.name, "gauge", x.help}.write(&b, float64(x.value))
 		}
 	}
-	s.writeTasks(&b)
-	s.writeConnections(&b)
+	writeTasks(&b, s.st)
+	writeConnections(&b, s.connections.Load(), s.certificates)
 	writeProcess(&b)
 	return b.Bytes()
 }
 
 // writeTasks writes how the work has gone that the registry does by itself, and backups.
-func (s *server) writeTasks(b *bytes.Buffer) {
+func writeTasks(b *bytes.Buffer, st *store) {
 	tasks := []struct {
 		name string
 		*outcome
 	}{
-		{"backup", &s.st.backups}, {"collection", &s.st.collector.outcome}, {"scrub", &s.st.scrubber.outcome}, {"snapshot", &s.st.snapshots.outcome},
+		{"backup", &st.backups}, {"collection", &st.collector.outcome}, {"scrub", &st.scrubber.outcome}, {"snapshot", &st.snapshots.outcome},
 	}
 	failures := metric{"berth_task_failures_total", "counter", "How often a task has failed since the start."}
 	failures.begin(b)
@@ -279,16 +279,16 @@ func (s *server) writeTasks(b *bytes.Buffer) {
 	}
 }
 
-// writeConnections writes what is known of connections and of the certificate.
-func (s *server) writeConnections(b *bytes.Buffer) {
-	if c := s.connections.Load(); c != nil {
+// writeConnections writes what is known of connections, nil before the server listens, and of the certificate.
+func writeConnections(b *bytes.Buffer, c *connections, certs *certificates) {
+	if c != nil {
 		c.mu.Lock()
 		count := c.count
 		c.mu.Unlock()
 		metric{"berth_connections", "gauge", "Open connections, of which one over HTTP/2 counts as several."}.write(b, float64(count))
 		metric{"berth_connections_limit", "gauge", "How many connections there may be."}.write(b, float64(c.most))
 	}
-	if until := s.certificates.expiry(); !until.IsZero() {
+	if until := certs.expiry(); !until.IsZero() {
 		metric{"berth_tls_certificate_expiry_timestamp_seconds", "gauge", "When the certificate that clients get is no longer valid, in Unix time; the earliest of several."}.write(b, float64(until.Unix()))
 	}
 }
