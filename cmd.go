@@ -162,7 +162,11 @@ func (cfg *config) refuseNowhere(files ...string) error {
 	if err == nil {
 		return nil
 	}
-	if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
+	data := newDataDir(cfg.dirConfig)
+	if inside := data.registryInside(); inside != "" {
+		return fmt.Errorf("there is no registry in %s, but there is one in %s: --data %[2]s", data.whole(), inside)
+	}
+	if _, err := data.survey(); err != nil && !errors.As(err, new(strangersError)) {
 		return err
 	}
 	return noRegistry(cfg.dir, err)

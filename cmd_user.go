@@ -78,11 +78,16 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		}
 		// A policy is begun only where the server will look for it.
 		starter := cfg.auth.usersFile == "" || cfg.auth.policyFile != "" || cfg.given["data"]
+		there, err := isThere(filepath.Join(cfg.dir, "berth.db"))
+		begins := err == nil && !there
+		if file.early = begins; begins {
+			cfg.tellOfNoRegistry(names[0], file.out)
+		}
 		if err := file.add(ctx, names[0], starter, stdin, stdout); err != nil {
 			return err
 		}
-		if there, err := isThere(filepath.Join(cfg.dir, "berth.db")); err == nil && !there {
-			file.out.printf("There is no registry in %s yet. Start one with: berth --data %[1]s\n", cfg.dir)
+		if line := cfg.startLine(); begins && line != "" {
+			file.out.printf("To start the registry: %s\n", line)
 		}
 		return nil
 	case "passwd", "remove":
@@ -97,11 +102,36 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 	return nil
 }
 
+// tellOfNoRegistry says, before anything is asked, that a user is for a registry that is still to be started,
+// which may be a directory that is mistyped.
+func (cfg *config) tellOfNoRegistry(name string, out *console) {
+	data := newDataDir(cfg.dirConfig).whole()
+	out.printf("There is no registry in %s yet: this user is for one that will be started there.\n", data)
+	if _, err := os.Stat(serviceData); err == nil && !sameFile(data, serviceData) {
+		out.printf("For the registry of the service, in %s: sudo berth user add %s --data %[1]s\n", serviceData, name)
+	}
+}
+
+// startLine is what starts the registry in the data directory; "" if that is another account's, which
+// nobody knows how it starts its own.
+func (cfg *config) startLine() string {
+	data := newDataDir(cfg.dirConfig).whole()
+	unit, err := anyThere(filepath.Join(unitsDir, "berth.service"), "/lib/systemd/system/berth.service", "/usr/lib/systemd/system/berth.service")
+	switch {
+	case err == nil && unit && sameFile(data, serviceData):
+		return "sudo systemctl start berth"
+	case cfg.became != "":
+		return ""
+	}
+	return "berth --data " + data
+}
+
 // A userFile is the htpasswd file as a text that is edited by lines, so that
 // comments and what others wrote stay.
 type userFile struct {
 	path, policy string
 	out          *console
+	early        bool // there is no registry yet
 	exists       bool
 	lines        []string
 	users        users
@@ -109,7 +139,7 @@ type userFile struct {
 }
 
 func (f *userFile) read() error {
-	*f = userFile{path: f.path, policy: f.policy, out: f.out}
+	*f = userFile{path: f.path, policy: f.policy, out: f.out, early: f.early}
 	text, info, err := readFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -181,7 +211,10 @@ func (f *userFile) add(ctx context.Context, name string, starter bool, stdin io.
 	if err := f.set(name, hash); err != nil {
 		return err
 	}
-	if first {
+	switch {
+	case first && f.early:
+		f.out.printf("That registry will ask for a password: docker login -u %s HOST:PORT\n", name)
+	case first:
 		f.out.printf("From now on this registry asks for a password: docker login -u %s HOST:PORT\n", name)
 	}
 	p, err := f.rules()

@@ -117,11 +117,8 @@ func (data *dataDir) refuseStrangers() error {
 	if len(strange) == 0 {
 		return nil
 	}
-	for _, e := range strange {
-		inside := filepath.Join(data.whole(), e.Name())
-		if there, err := isThere(filepath.Join(inside, "berth.db")); err == nil && there {
-			return fmt.Errorf("%s is neither empty nor a registry, but there is one in it: --data %s", data.whole(), inside)
-		}
+	if inside := data.registryInside(); inside != "" {
+		return fmt.Errorf("%s is neither empty nor a registry, but there is one in it: --data %s", data.whole(), inside)
 	}
 	if layout := layoutIn(data.whole()); layout != "" {
 		return fmt.Errorf("%s has images in it as OCI layouts (%s), as zot, olareg and tools like skopeo keep them, and Berth does not read them. "+
@@ -134,8 +131,25 @@ func (data *dataDir) refuseStrangers() error {
 	if more := len(strange) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	return fmt.Errorf("%s is neither empty nor a registry: it has %s. Name a directory that is empty or does not exist yet, such as --data %s",
-		data.whole(), sentenceList(names), filepath.Join(data.whole(), "berth"))
+	return strangersError{fmt.Errorf("%s is neither empty nor a registry: it has %s. Name a directory that is empty or does not exist yet, such as --data %s",
+		data.whole(), sentenceList(names), filepath.Join(data.whole(), "berth"))}
+}
+
+// A strangersError says that a directory has things in it that are not known, and that another may be named
+// for a new registry.
+type strangersError struct{ error }
+
+// registryInside returns the whole path of a registry that is in the directory, as a directory of its own;
+// "" if none can be seen.
+func (data *dataDir) registryInside() string {
+	entries, _ := os.ReadDir(data.dir) // which its reader looks at again
+	for _, e := range entries {
+		inside := filepath.Join(data.whole(), e.Name())
+		if there, err := isThere(filepath.Join(inside, "berth.db")); err == nil && there && !data.expects(e) {
+			return inside
+		}
+	}
+	return ""
 }
 
 // whole is the directory's whole path, for people who said `--data .` or nothing.
