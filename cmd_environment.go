@@ -9,7 +9,6 @@ package main
 
 import (
 	"flag"
-	"fmt"
 	"regexp"
 	"runtime"
 	"slices"
@@ -50,7 +49,22 @@ var serviceVariable = regexp.MustCompile(`^BERTH_(\w+_)?(` +
 var distributionVariable = regexp.MustCompile(`^REGISTRY_(AUTH|AUTH_(HTPASSWD|TOKEN|SILLY)_\w+|STORAGE|LOGLEVEL|` +
 	`(CATALOG|COMPATIBILITY|HEALTH|HTTP|LOG|MIDDLEWARE|NOTIFICATIONS|POLICY|PROXY|REDIS|REPORTING|STORAGE|VALIDATION)_\w+)$`)
 
-// ofDistribution returns the names of the variables that are for registry:2; after the first five, how many more.
+// distributionLoss has the form of the variables without which something is missing or unprotected that
+// registry:2 did: it was a mirror, kept images elsewhere than in files, sent events, or took tokens of others.
+var distributionLoss = regexp.MustCompile(`^REGISTRY_(PROXY_|NOTIFICATIONS_|AUTH_TOKEN_|AUTH_SILLY_|REDIS_|MIDDLEWARE_|` +
+	`STORAGE_(S3|AZURE|GCS|SWIFT|OSS|INMEMORY)_|AUTH=(token|silly)$|STORAGE=(s3|azure|gcs|swift|oss|inmemory))`)
+
+// losses are those of the variables of registry:2 that mean a loss, by their names.
+func (env environment) losses(names []string) (lost []string) {
+	for _, name := range names {
+		if value, _ := env.lookup(name); distributionLoss.MatchString(name + "=" + value) {
+			lost = append(lost, name)
+		}
+	}
+	return lost
+}
+
+// ofDistribution returns the names of the variables that are for registry:2.
 func (env environment) ofDistribution() (names []string) {
 	for _, variable := range env {
 		name, value, _ := strings.Cut(variable, "=")
@@ -59,10 +73,6 @@ func (env environment) ofDistribution() (names []string) {
 		}
 	}
 	slices.Sort(names)
-	const most = 5
-	if more := len(names) - most; more > 0 {
-		names = append(names[:most], fmt.Sprintf("and %d more", more))
-	}
 	return names
 }
 

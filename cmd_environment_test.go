@@ -93,7 +93,7 @@ func TestVariablesOfRegistry2(t *testing.T) {
 	for _, x := range []struct{ variables, want string }{
 		{"REGISTRY_HTTP_ADDR=:5001", `variables=REGISTRY_HTTP_ADDR`},
 		{"REGISTRY_AUTH=htpasswd REGISTRY_AUTH_HTPASSWD_PATH=/x REGISTRY_STORAGE_DELETE_ENABLED=true REGISTRY_PROXY_REMOTEURL=x REGISTRY_LOG_LEVEL=info REGISTRY_LOGLEVEL=info REGISTRY_STORAGE=s3",
-			`variables="REGISTRY_AUTH, REGISTRY_AUTH_HTPASSWD_PATH, REGISTRY_LOGLEVEL, REGISTRY_LOG_LEVEL, REGISTRY_PROXY_REMOTEURL, and 2 more"`},
+			`variables="REGISTRY_AUTH, REGISTRY_AUTH_HTPASSWD_PATH, REGISTRY_LOGLEVEL, REGISTRY_LOG_LEVEL, REGISTRY_PROXY_REMOTEURL, REGISTRY_STORAGE, REGISTRY_STORAGE_DELETE_ENABLED"`},
 		{"REGISTRY_AUTH_FILE=/x REGISTRY_URL=x REGISTRY_USER=x REGISTRY_PORT=tcp://10.0.0.1:5000 REGISTRY_HTTP_SERVICE_HOST=10.0.0.1 REGISTRY_HTTP_PORT=tcp://10.0.0.1:80 REGISTRY_HTTP_ADDR= MY_REGISTRY_HTTP_ADDR=x", ""},
 	} {
 		ctx, stop := context.WithCancel(t.Context())
@@ -102,6 +102,10 @@ func TestVariablesOfRegistry2(t *testing.T) {
 		stop()
 		const warning = "Berth does not read the variables of registry:2; docs/migrate.md has what to use instead"
 		times := strings.Count(log.String(), warning)
+		at, loss := strings.Index(log.String(), warning), strings.Index(log.String(), `variables="REGISTRY_PROXY_REMOTEURL, REGISTRY_STORAGE"`)
+		if meant := strings.Contains(x.variables, "PROXY"); meant != (loss >= 0 && loss < at) || strings.Contains(log.String(), "by these variables") != meant {
+			t.Errorf("with %s, what is lost is not named first and apart:\n%s", x.variables, &log)
+		}
 		if err != nil || times != strings.Count(x.want, "variables=") || !strings.Contains(log.String(), x.want) {
 			t.Errorf("with %s a server ends with %v, and logs\n%swant %s", x.variables, err, log.String(), x.want)
 		}

@@ -367,6 +367,10 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		cfg.log.Warn("root serves somebody else's directory, whose owner can use links in it to make root write elsewhere; start berth as that user, or make the directory belong to root", "data", cfg.dir)
 	}
 	if cfg.ignored != nil {
+		if lost := cfg.env.losses(cfg.ignored); lost != nil {
+			cfg.log.Warn("registry:2 did something by these variables that Berth does not do by them: a mirror, storage elsewhere, notifications (here events.toml), tokens or a cache of others; docs/migrate.md has what there is instead",
+				"variables", strings.Join(lost, ", "))
+		}
 		cfg.log.Warn("Berth does not read the variables of registry:2; docs/migrate.md has what to use instead", "variables", strings.Join(cfg.ignored, ", "))
 	}
 	if st.writer == nil {
