@@ -210,6 +210,10 @@ func (g *gate) announce() {
 	if !v.policy.hasAdministrator() {
 		g.log.Warn(errNoAdministrator.Error(), "file", g.policy.files[0])
 	}
+	if v.policy.hasAdministrator() && len(v.users) > 0 && !g.byCertificate && !v.administered() {
+		g.log.Warn("none of the users is an administrator: those whom the rules name are not in the users' file; add one with `berth user add`, or name a user in the group whose rule allows admin",
+			"users", g.users.files[0], "rules", g.policy.files[0])
+	}
 	if g.open && g.hasPeople() && g.usersFile == "" { // with --htpasswd there is no start without the file
 		g.log.Warn("--open (or BERTH_OPEN) is still set: if the files with users and rules are missing at a start, for example because a disk is not mounted, everybody may do everything; remove it",
 			"users", g.users.files[0], "rules", g.policy.files[0])
@@ -218,6 +222,17 @@ func (g *gate) announce() {
 	if len(v.users) == 0 && !g.byCertificate && v.login == nil && len(g.st.robots.list()) == 0 {
 		g.log.Warn("there are no users, so nobody can log in; `berth user add NAME` makes one")
 	}
+}
+
+// administered reports whether one of the users may do everything, or people whom others know may.
+func (v *view) administered() bool {
+	for _, r := range v.policy.rules {
+		theirs := func(name string) bool { return strings.Contains(name, ":") || v.users[name] != "" }
+		if r.allow == allRights && (r.anonymous || r.users || len(r.whole) > 0 || slices.ContainsFunc(slices.Collect(maps.Keys(r.names)), theirs)) {
+			return true
+		}
+	}
+	return false
 }
 
 // accounts returns how many users and tokens there are.
@@ -305,7 +320,7 @@ func (g *gate) complete(p *policy, err error) (*policy, error) {
 func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	list, bad := parseUsers(texts[0])
 	if len(bad) > 0 {
-		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them; `berth user add NAME` or `htpasswd -B` makes others",
+		g.log.Warn("lines of the users' file are not NAME:BCRYPT-HASH, and nobody can log in with them; `berth user add NAME` or `htpasswd -B -C 10` makes others",
 			"file", g.users.files[0], "lines", bad)
 	}
 	var cheap []string
@@ -318,7 +333,7 @@ func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	}
 	if cheap != nil {
 		slices.Sort(cheap)
-		g.log.Warn("password hashes are weak: whoever gets hold of them can guess the passwords; `berth user passwd` makes stronger ones", "users", cheap, "cost below", minCost)
+		g.log.Warn("password hashes are weak: whoever gets hold of them can guess the passwords; `berth user passwd NAME` or `htpasswd -B -C 10` makes stronger ones (without -C, its cost is 5)", "users", cheap, "cost below", minCost)
 	}
 	return list, nil
 }

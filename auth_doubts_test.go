@@ -100,6 +100,18 @@ func TestDoubtsAboutRules(t *testing.T) {
 	}
 }
 
+// A users' file of another program's beside rules whose administrator is not in it is told of at the start.
+func TestNoUserIsTheAdministrator(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{"kim": false, "ann": true} {
+		r := startRegistry(t, guarded(fmt.Sprintf(starterPolicy, "kim"), name))
+		r.server.gate.announce()
+		if got := strings.Contains(r.log.String(), "none of the users is an administrator"); got != want {
+			t.Errorf("with the user %s alone, the log tells of no administrator: %v, want %v", name, got, want)
+		}
+	}
+}
+
 // A user who is added learns what rules allow.
 func TestAddedUserMayDoWhat(t *testing.T) {
 	t.Parallel()

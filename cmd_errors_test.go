@@ -322,7 +322,7 @@ func TestFilesThatAreWrongAtTheStart(t *testing.T) {
 	r := startRegistry(t, func(c *config) {
 		writeFile(t, filepath.Join(c.dir, usersFile), []byte("kim:$apr1$7Ab0xyz.$ABCDEFGHIJKLMNOPQRSTU0\n"))
 	})
-	if log := r.log.String(); !strings.Contains(log, "nobody can log in with them; `berth user add NAME` or `htpasswd -B` makes others") {
+	if log := r.log.String(); !strings.Contains(log, "nobody can log in with them; `berth user add NAME` or `htpasswd -B -C 10` makes others") {
 		t.Errorf("a line with a hash of another kind is told of with\n%s", log)
 	}
 }
