@@ -112,7 +112,7 @@ func (cfg *config) tellOf(out *console, x *diagnoses) error {
 // knownPassword asks for a password that exists, or reads it from standard input.
 func knownPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (string, error) {
 	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		typed, err := readPasswords(ctx, f, stdout, "Password for "+name+": ")
+		typed, err := readPasswords(ctx, f, stdout, nil, "Password for "+name+": ")
 		if err != nil {
 			return "", err
 		}

@@ -213,6 +213,8 @@ func (c *command) checkArguments(cfg *config) error {
 	switch n := len(cfg.Args); {
 	case n > 0 && c.name == "serve" && findCommand(cfg.Args[0]) != nil:
 		return usageErrorf("unexpected %q; write the command first: berth %s", cfg.Args[0], strings.Join(cfg.argumentsFirst(), " "))
+	case n > 0 && c.name == "serve" && configurationFile.MatchString(cfg.Args[0]):
+		return usageErrorf("unexpected %q: %s", cfg.Args[0], noConfiguration)
 	case n > c.most && c.most == 0:
 		return usageErrorf("unexpected %q: berth %s takes only flags (see berth help %[2]s)", cfg.Args[0], c.name)
 	case n > c.most:
@@ -230,6 +232,9 @@ func (c *command) checkArguments(cfg *config) error {
 	}
 	return asUsage(cfg.asGiven(plainly(c.check(cfg))))
 }
+
+// configurationFile matches the name of one of registry:2 or others.
+var configurationFile = regexp.MustCompile(`\.(ya?ml|toml|json|conf)$`)
 
 // flagName matches a flag in an error.
 var flagName = regexp.MustCompile(`--[a-z][a-z-]*`)
@@ -264,10 +269,25 @@ func (cfg *config) argumentsFirst() []string {
 
 // otherNames has the commands that go by another name in other programs.
 var otherNames = map[string]string{"start": "serve", "run": "serve", "list": "ls", "images": "ls", "delete": "rm",
-	"remove": "rm", "rmi": "rm", "history": "log", "garbage-collect": "gc", "fsck": "check", "du": "stats"}
+	"remove": "rm", "rmi": "rm", "history": "log", "garbage-collect": "gc", "prune": "gc", "fsck": "check", "du": "stats", "info": "stats"}
+
+// notOurs has the commands that others have and Berth has not, with what to do instead.
+var notOurs = map[string]string{
+	"stop":   "stop the process, with ctrl-C where it runs or as the service that it is: sudo systemctl stop berth",
+	"push":   "that is docker's: docker push HOST:PORT/NAME:TAG",
+	"pull":   "that is docker's: docker pull HOST:PORT/NAME:TAG",
+	"login":  "that is docker's: docker login HOST:PORT; `berth user add NAME` makes a user",
+	"logout": "that is docker's: docker logout HOST:PORT",
+}
+
+// noConfiguration is what a person is told who names a configuration file.
+const noConfiguration = "there is no configuration file; flags and variables say all (see berth help serve), and docs/migrate.md has those for the keys of registry:2"
 
 // unknownCommand is the error for a command that there is not.
 func unknownCommand(name string) error {
+	if instead, ok := notOurs[name]; ok {
+		return usageErrorf("unknown command %q: %s", name, instead)
+	}
 	near, ok := otherNames[name]
 	if !ok {
 		var names []string

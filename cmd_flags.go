@@ -282,6 +282,12 @@ func unknownFlag(command, typed, value string, flags *flag.FlagSet) error {
 		}
 		return usageErrorf("unknown flag %s: the port is part of the address, as in --addr :%s (see berth help %s)", typed, value, command)
 	}
+	if name == "config" || name == "config-file" || name == "c" {
+		return usageErrorf("unknown flag %s: %s", typed, noConfiguration)
+	}
+	if name == "n" && flags.Lookup("limit") != nil {
+		return usageErrorf("unknown flag %s: did you mean --limit? (see berth help %s)", typed, command)
+	}
 	var names []string
 	flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 	if near := similar(name, names); near != "" {

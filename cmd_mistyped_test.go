@@ -30,6 +30,18 @@ func TestWhatNewcomersType(t *testing.T) {
 		{"-adr|:5001", "unknown flag -adr: did you mean --addr?"},
 		{"restore|-json", "berth restore has no -json, unlike"},
 
+		// What other programs have.
+		{"prune", "did you mean berth gc?"},
+		{"info", "did you mean berth stats?"},
+		{"stop", `unknown command "stop": stop the process, with ctrl-C`},
+		{"push|home/app", `unknown command "push": that is docker's: docker push HOST:PORT/NAME:TAG`},
+		{"login|localhost:5000", `unknown command "login": that is docker's: docker login HOST:PORT`},
+		{"user|ls", `user: say berth user list, not "ls"`},
+		{"user|del|kim", `user: say berth user remove kim, not "del"`},
+		{"log|-n|5", "unknown flag -n: did you mean --limit?"},
+		{"serve|/etc/docker/registry/config.yml", `unexpected "/etc/docker/registry/config.yml": there is no configuration file; flags and variables say all`},
+		{"--config|x.yml", "unknown flag --config: there is no configuration file"},
+
 		// The command after the flags.
 		{"--data|d3|ls", `unexpected "ls"; write the command first: berth ls --data d3`},
 		{"--data|ls|ls|a:1|--read-only", "write the command first: berth ls a:1 --data ls --read-only"},

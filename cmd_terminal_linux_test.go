@@ -108,18 +108,18 @@ func TestPasswordIsNotShown(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 20 {
 		name := fmt.Sprintf("user%d", i)
-		shown, err := atTerminal(t, "Password for "+name+": ", "correct horse\rcorrect horse\r", "user", "add", name, "--data", dir)
+		shown, err := atTerminal(t, "Password for "+name+" (at least 8 characters): ", "correct horse\rcorrect horse\r", "user", "add", name, "--data", dir)
 		if err != nil || strings.Contains(shown, "horse") || !strings.Contains(shown, "Again: ") {
 			t.Fatalf("user add shows (%v)\n%s", err, shown)
 		}
 	}
-	if shown, err := atTerminal(t, "Password for kim: ", "übergrö\rübergrö\r", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "at least 8 characters") {
+	if shown, err := atTerminal(t, "Password for kim (at least 8 characters): ", "übergrö\r", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "a password needs at least 8 characters") || strings.Contains(shown, "Again") {
 		t.Errorf("a short password: %v\n%s", err, shown)
 	}
-	if shown, err := atTerminal(t, "Password for kim: ", "correct\x03", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "given up") {
+	if shown, err := atTerminal(t, "Password for kim (at least 8 characters): ", "correct\x03", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "given up") {
 		t.Errorf("ctrl-C at the password: %v\n%s", err, shown)
 	}
-	if shown, err := atTerminal(t, "Password for kim: ", "correct horse\rcorrect house\r", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "the two passwords differ") {
+	if shown, err := atTerminal(t, "Password for kim (at least 8 characters): ", "correct horse\rcorrect house\r", "user", "add", "kim", "--data", dir); err == nil || !strings.Contains(shown, "the two passwords differ") {
 		t.Errorf("two passwords: %v\n%s", err, shown)
 	}
 }

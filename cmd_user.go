@@ -30,6 +30,9 @@ func checkUserCommand(cfg *config) error {
 	verb, names := cfg.Args[0], cfg.Args[1:]
 	switch {
 	case !slices.Contains([]string{"add", "passwd", "remove", "list"}, verb):
+		if meant := map[string]string{"ls": "list", "del": "remove", "delete": "remove", "rm": "remove", "create": "add", "password": "passwd"}[verb]; meant != "" {
+			return fmt.Errorf("user: say %s, not %q", strings.Join(append([]string{"berth user", meant}, names...), " "), verb)
+		}
 		return fmt.Errorf("user: say add, passwd, remove or list, not %q", verb)
 	case verb == "list" && len(names) > 0:
 		return fmt.Errorf("user list: unexpected %q; it lists all users", names[0])
@@ -380,14 +383,17 @@ const minPassword = 8
 func askPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (hash string, err error) {
 	var password string
 	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		typed, err := readPasswords(ctx, f, stdout, "Password for "+name+": ", "Again: ")
+		long := func(first string) error {
+			if first != "" && utf8.RuneCountInString(first) < minPassword {
+				return fmt.Errorf("a password needs at least %d characters: guesses are slowed down, but not stopped", minPassword)
+			}
+			return nil
+		}
+		typed, err := readPasswords(ctx, f, stdout, long, fmt.Sprintf("Password for %s (at least %d characters): ", name, minPassword), "Again: ")
 		if err != nil {
 			return "", err
 		}
-		if password = typed[0]; password != "" && utf8.RuneCountInString(password) < minPassword {
-			return "", fmt.Errorf("a password needs at least %d characters: guesses are slowed down, but not stopped", minPassword)
-		}
-		if typed[1] != password {
+		if password = typed[0]; typed[1] != password {
 			return "", errors.New("the two passwords differ")
 		}
 	} else {
@@ -426,8 +432,8 @@ func confirm(ctx context.Context, loss, deed string, stdin io.Reader, stdout io.
 }
 
 // readPasswords asks for lines at a terminal and shows nothing of them, not even of what is
-// typed as soon as the first prompt is there. When ctx ends, the terminal is as it was.
-func readPasswords(ctx context.Context, f *os.File, stdout io.Writer, prompts ...string) (list []string, err error) {
+// typed as soon as the first prompt is there. It ends with the first line that accept returns an error for, unless it is nil. When ctx ends, the terminal is as it was.
+func readPasswords(ctx context.Context, f *os.File, stdout io.Writer, accept func(line string) error, prompts ...string) (list []string, err error) {
 	before, err := term.MakeRaw(int(f.Fd()))
 	if err != nil {
 		return nil, err
@@ -441,6 +447,12 @@ func readPasswords(ctx context.Context, f *os.File, stdout io.Writer, prompts ..
 		line, err := typed(ctx, func() (string, error) { return terminal.ReadPassword(prompt) })
 		if err == io.EOF { // ctrl-C, which is no signal here, or ctrl-D
 			err = errors.New("given up")
+		}
+		if err != nil {
+			return nil, err
+		}
+		if accept != nil {
+			err = accept(line)
 		}
 		if err != nil {
 			return nil, err
