@@ -714,6 +714,9 @@ func (s *server) challenge(w *response, e *protocolError, need access, name stri
 	if need == observe {
 		return challengeBasic(e)
 	}
+	if s.gate.publicURL == "" {
+		s.schemeless.noteSchemeless(w.origin, s.log)
+	}
 	base, err := s.gate.url(w.origin)
 	if err != nil && w.origin.host == "" {
 		return challengeBasic(e)

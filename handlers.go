@@ -33,21 +33,22 @@ import (
 // A server answers requests from a store.
 type server struct {
 	serverConfig
-	st       *store
-	mux      *http.ServeMux
-	meters   meters
-	inFlight atomic.Int64 // requests under way
-	arriving atomic.Int64 // bodies of uploads under way
-	gate     *gate
-	ids      requestIDs
-	building chan struct{} // full while as many lists as may be are put together
-	planning chan struct{} // likewise, for what looks at more
-	large    atomic.Int64  // large manifests in memory
-	waiting  *waiting
-	doubted  disbelieved
-	address  string
-	sender   *sender                                       // of events
-	lines    struct{ sessions, bodies, large waitingLine } // that wait to be opened, to arrive, to be read
+	st         *store
+	mux        *http.ServeMux
+	meters     meters
+	inFlight   atomic.Int64 // requests under way
+	arriving   atomic.Int64 // bodies of uploads under way
+	gate       *gate
+	ids        requestIDs
+	building   chan struct{} // full while as many lists as may be are put together
+	planning   chan struct{} // likewise, for what looks at more
+	large      atomic.Int64  // large manifests in memory
+	waiting    *waiting
+	doubted    disbelieved
+	schemeless disbelieved // trusted proxies, by address, that do not say the scheme
+	address    string
+	sender     *sender                                       // of events
+	lines      struct{ sessions, bodies, large waitingLine } // that wait to be opened, to arrive, to be read
 
 	connections atomic.Pointer[connections] // nil before it listens
 }

@@ -54,6 +54,7 @@ type origin struct {
 	host    string     // what the client calls this registry
 	secure  bool       // nobody in between can read it
 	proxied bool       // a proxy that is trusted says so
+	through netip.Addr // a trusted proxy that names its client, and not by what scheme that came; else the zero value
 }
 
 // origin works out who is at the other end. Behind proxies that are trusted it is
@@ -69,6 +70,9 @@ func (list proxies) origin(r *http.Request) origin {
 	}
 	o.proxied = true
 	f := readForwarded(r.Header)
+	if len(f.client) > 0 && len(f.proto) == 0 && !o.secure {
+		o.through = o.address
+	}
 	said := 0 // how many of ours have said whom they speak for
 	for ; said < len(f.client) && list.have(o.address); said++ {
 		addr, ok := parseHop(f.client[len(f.client)-1-said])
@@ -105,6 +109,19 @@ const maxDisbelieved = 100
 type disbelieved struct {
 	known sync.Map     // origin.key() → nil
 	count atomic.Int64 // of known, or more
+}
+
+// noteSchemeless tells, once for each trusted proxy, that it does not say whether clients come by
+// https. It is called when a client is about to be sent to a URL.
+func (x *disbelieved) noteSchemeless(o origin, log *slog.Logger) {
+	if !o.through.IsValid() || x.count.Load() >= maxDisbelieved {
+		return
+	}
+	if _, known := x.known.LoadOrStore(o.through, nil); known || x.count.Add(1) > maxDisbelieved {
+		return
+	}
+	log.Warn("a trusted proxy sends no X-Forwarded-Proto, so clients are told http: if it does TLS, docker login fails. In nginx: proxy_set_header X-Forwarded-Proto $scheme; or start with --public-url",
+		"proxy", o.through, "header", "X-Forwarded-Proto")
 }
 
 // note looks at a request of somebody who is no trusted proxy. With none of the headers, and

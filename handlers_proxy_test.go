@@ -153,3 +153,34 @@ func TestNamesOnTrustPagesAndRedirects(t *testing.T) {
 	r.restart()
 	check("hub.example.org")
 }
+
+// A trusted proxy that does not say the scheme makes docker login fail, so the log names the header,
+// once for each proxy, and only where a client is sent to a URL.
+func TestTrustedProxyThatSaysNoScheme(t *testing.T) {
+	t.Parallel()
+	const said = "sends no X-Forwarded-Proto"
+	for _, x := range []struct {
+		name    string
+		headers []string
+		url     string
+		want    int
+	}{
+		{"X-Forwarded-For alone", []string{"X-Forwarded-For: 192.0.2.7"}, "", 1},
+		{"with the scheme", []string{"X-Forwarded-For: 192.0.2.7", "X-Forwarded-Proto: http"}, "", 0},
+		{"Forwarded with the scheme", []string{"Forwarded: for=192.0.2.7;proto=https"}, "", 0},
+		{"Forwarded without", []string{"Forwarded: for=192.0.2.7"}, "", 1},
+		{"a flag says the URL", []string{"X-Forwarded-For: 192.0.2.7"}, "https://hub.example", 0},
+		{"by the way that passes the proxy", nil, "", 0},
+	} {
+		r := startRegistry(t, trustLoopback, guarded("", "ann"), func(c *config) { c.auth.publicURL = x.url })
+		r.want(200, "GET", "/v2/", nil, append(x.headers, as("ann"))...)
+		if strings.Contains(r.log.String(), said) {
+			t.Errorf("%s: a request that is sent nowhere is told of:\n%s", x.name, r.log)
+		}
+		r.want(401, "GET", "/v2/", nil, x.headers...)
+		r.want(401, "GET", "/v2/a/tags/list", nil, x.headers...)
+		if n := strings.Count(r.log.String(), said); n != x.want {
+			t.Errorf("%s: told %d times, want %d:\n%s", x.name, n, x.want, r.log)
+		}
+	}
+}
