@@ -70,7 +70,7 @@ func (o *options) findDestination() (err error) {
 	case errors.Is(err, fs.ErrPermission) && near == dest:
 		return fmt.Errorf("%s, who writes the backup, may not write in %s%s. Give it the directory: sudo chown %[4]s%[1]s %[2]s", who, dest, ownedBy(dest), all)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%s, who writes the backup, may not make %s: %s is closed to it%s. Make the directory for it: sudo install -d -o %[1]s -m 700 %[2]s",
+		return fmt.Errorf("%s, who writes the backup, cannot create %s, because it may not write in %s%s. If a disk is to be mounted there, mount it first. Then create the directory for that user: sudo install -d -o %[1]s -m 700 %[2]s",
 			who, dest, near, ownedBy(near))
 	}
 	return nil // what else there may be shows where it is needed

@@ -93,7 +93,7 @@ func TestBackupOfRootWhereTheServerCannotWrite(t *testing.T) {
 		filepath.Join(private, "copy"):      "the running server, which writes the backup, has another " + private + "/copy than this command: it is in a container",
 		roots:                               "47110, who writes the backup, may not write in " + roots + " (it belongs to root). Give it the directory: sudo chown 47110 " + roots,
 		others:                              "may not write in " + others + " (it belongs to root). Make a directory in it for the backup: sudo install -d -o 47110 -m 700 " + others + "/berth",
-		filepath.Join(anybodys, "x"):        "47110, who writes the backup, may not make " + anybodys + "/x: " + anybodys + " is closed to it (it belongs to root). Make the directory for it: sudo install -d -o 47110 -m 700 " + anybodys + "/x",
+		filepath.Join(anybodys, "x"):        "47110, who writes the backup, cannot create " + anybodys + "/x, because it may not write in " + anybodys + " (it belongs to root). If a disk is to be mounted there, mount it first. Then create the directory for that user: sudo install -d -o 47110 -m 700 " + anybodys + "/x",
 		filepath.Join(closed, "a", "b"):     "cannot be reached by 47110, who writes the backup",
 		filepath.Join(data, "berth.db", ""): "is a file, not a directory",
 	} {

@@ -267,7 +267,7 @@ func careCommands() []*command {
 				return restore(ctx, cfg, stdout)
 			},
 			about:   "recover from a missing or damaged `berth.db`",
-			more:    "It goes back to the newest snapshot of `berth.db`, and says what is lost. Stop the server first.",
+			more:    "It goes back to the newest snapshot of `berth.db`, and names the images that are not whole. Stop the server first.",
 			example: "berth restore --data /srv/berth"},
 	}
 }

@@ -276,7 +276,7 @@ func (data *dataDir) restoreHint() string {
 	if len(data.listSnapshots()) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("`berth restore --data %s` goes back to the newest snapshot, and says what is lost; or ", data.dir)
+	return fmt.Sprintf("`berth restore --data %s` goes back to the newest snapshot, and says which images are not whole; or ", data.dir)
 }
 
 // uptime is how long the data directory has been served, over all processes:
