@@ -326,7 +326,7 @@ allow = ["admin"]
 		{"bob metrics **", "yes: bob may metrics **\n  by rule 2: group:ops may admin in **\n"},
 		{"anonymous pull home/x", "no: anonymous may not pull home/x; no rule allows it\n"},
 		{"--anonymous-pull anonymous pull home/x", "yes: anonymous may pull home/x\n  by --anonymous-pull: anonymous may pull in **\n"},
-		{"token:ci push ci/x", "yes: token:ci may push ci/x\n  by token ci: it may push in ci/*\n"},
+		{"token:ci push ci/x", "yes: token:ci may push ci/x\n  by token ci: it may pull, push in ci/*\n"},
 		{"token:ci push x", "no: token:ci may not push x; no rule allows it\n"},
 		{"token:none push x", "error: there is no token none; `berth token list` lists them"},
 		{"eve pull x", fmt.Sprintf("error: there is no user eve in %s/htpasswd, nor a group or a token of that name; `berth user add eve` makes a user", r.cfg.dir)},

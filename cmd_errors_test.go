@@ -257,7 +257,7 @@ var notThere = []struct {
 	{"stats nope", "there is no repository nope;", 1},
 	{"stats nope --json", "there is no repository nope;", 1},
 	{"log nope", "nothing is remembered that was done to nope;", 1},
-	{"log home/alpine:nope --json", "nothing is remembered that was done to home/alpine:nope;", 1},
+	{"log home/alpine:nope --json", "home/alpine has no tag nope, and nothing is remembered of one by that name;", 1},
 	{"undo nope", "nope is neither a change number nor a repository that is known; `berth log` shows what was done", 1},
 	{"undo nope:1", "there is no repository nope;", 1},
 	{"undo home/alpine:nope", "home/alpine has no tag nope; `berth ls home/alpine` lists them", 1},

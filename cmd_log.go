@@ -26,6 +26,11 @@ func logCommand(ctx context.Context, st *store, o options, out *console) error {
 	if err != nil {
 		return err
 	}
+	if len(list) == 0 && tag != "" {
+		if _, _, err := st.listTagsOf(ctx, name, tag); errors.Is(err, errManifestUnknown) {
+			return absentErrorf("%s has no tag %s, and nothing is remembered of one by that name; `berth log %[1]s` shows what was done there", name, tag)
+		}
+	}
 	if len(list) == 0 && name != "" {
 		return absentErrorf("nothing is remembered that was done to %s; `berth ls` shows what there is, and `berth log` all that was done", o.Args[0])
 	}
@@ -151,8 +156,8 @@ func (st *store) lastToUndo(ctx context.Context, name string, ref reference) (nu
 	case err != nil:
 		return 0, err
 	case undo != 0:
-		return 0, fmt.Errorf("%s: the last change was an undo already. To take it back: berth undo %d. "+
-			"To go further back, and undo %q as well: berth undo %d", what, undo, last.describe(shortDigest), last.change)
+		return 0, fmt.Errorf("%s: the last change was itself an undo. To take that undo back: berth undo %d. "+
+			"To undo the change before it too (%s): berth undo %d", what, undo, last.describe(shortDigest), last.change)
 	}
 	if last.kind == ofTag && last.old == "" {
 		// Who asks for what was before would lose what is there.

@@ -142,7 +142,7 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 				subject = b.person(login)
 			}
 		} else if !b.expired(time.Now()) && b.repositories.has(name) && b.allow&what != 0 {
-			because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.name, strings.Join(b.allow.words(), ", "), strings.Join(b.repositories.text, ", ")))
+			because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.name, strings.Join(b.allow.allWords(), ", "), strings.Join(b.repositories.text, ", ")))
 		}
 	case who == "anonymous":
 		subject = person{}

@@ -24,7 +24,7 @@ func TestPolicyCheckOnAReadOnlyDisk(t *testing.T) {
 	makeReadOnly(t, disk)
 	for args, want := range map[string]string{
 		"ann":      "yes: ann may push ci/x\n  by the default: users may admin in **\n",
-		"token:ci": "yes: token:ci may push ci/x\n  by token ci: it may push in ci/*\n",
+		"token:ci": "yes: token:ci may push ci/x\n  by token ci: it may pull, push in ci/*\n",
 	} {
 		if got, err := r.runOn("policy", "check", args, "push", "ci/x"); err != nil || got != want {
 			t.Errorf("policy check %s = %q, %v, want %q", args, got, err, want)

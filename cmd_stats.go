@@ -58,7 +58,7 @@ func (c *console) figures(f figures) {
 	line := func(name string, a amount, what string) { t.row(name, a.Count, sizeCell(a.Bytes), what) }
 	t.row("repositories", f.Repositories, "", "")
 	t.row("tags", f.Tags, "", "")
-	line("manifests", f.Manifests, fmt.Sprintf("%d without a tag, index or subject, or deleted", f.Untagged))
+	line("manifests", f.Manifests, fmt.Sprintf("%d unused: deleted, or no tag, index or subject", f.Untagged))
 	line("blobs", f.Blobs, "")
 	line("  shared", f.Shared, "in several repositories, which saves "+formatSize(f.Saved))
 	line("  reclaimable", f.Reclaimable, "no longer needed; being removed")

@@ -135,7 +135,7 @@ var (
 	errFormInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "cannot read the form of a login"}
 	errHostInvalid         = &protocolError{status: 400, code: "UNSUPPORTED", message: "the Host header is not a host"}
 	errUnsupported         = &protocolError{status: 405, code: "UNSUPPORTED", message: "the operation is unsupported"}
-	errNoSuchEndpoint      = &protocolError{status: 404, code: "UNSUPPORTED", message: "no such endpoint"}
+	errNoSuchEndpoint      = &protocolError{status: 404, code: "UNSUPPORTED", message: "there is nothing at this address; this is a container registry, for docker push and docker pull"}
 	errNoSpace             = &protocolError{status: 507, code: "UNKNOWN", message: "the registry's disk is full" + roomAdvice}
 	errReadOnlyDisk        = &protocolError{status: 405, code: "UNSUPPORTED", message: "the registry's disk is read-only; pulls still work", header: http.Header{"Allow": {"GET, HEAD"}}}
 	errChangeUnknown       = &protocolError{status: 404, code: "CHANGE_UNKNOWN", message: "there is no such change"}

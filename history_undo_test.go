@@ -45,11 +45,11 @@ func TestUndoAgainSaysHowToGoOn(t *testing.T) {
 	r.command("rm", "home/app") // 4
 	says("home/app restored\nto take this back: berth undo 5\n", "undo", "home/app")
 	r.wantImage("home/app", "1.0", two)
-	refuses([]string{"undo", "home/app"}, "home/app: the last change was an undo already", "berth undo 5", "berth undo 3")
+	refuses([]string{"undo", "home/app"}, "home/app: the last change was itself an undo", "berth undo 5", "berth undo 3")
 	says("home/app:1.0 is "+shortDigest(one.digest.String())+", was "+shortDigest(two.digest.String())+"\nto take this back: berth undo 6\n", "undo", "home/app:1.0")
 	for range 2 {
-		refuses([]string{"undo", "home/app:1.0"}, "home/app:1.0: the last change was an undo already", "To take it back: berth undo 6. ",
-			"undo \"home/app:1.0 is "+shortDigest(one.digest.String())+"\" as well: berth undo 1")
+		refuses([]string{"undo", "home/app:1.0"}, "home/app:1.0: the last change was itself an undo", "To take that undo back: berth undo 6. ",
+			"too (home/app:1.0 is "+shortDigest(one.digest.String())+"): berth undo 1")
 		r.wantImage("home/app", "1.0", one)
 	}
 	// What it says is done.

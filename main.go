@@ -430,7 +430,10 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		cfg.log.Warn("some work has not ended in time; stopping without a checkpoint")
 		return err
 	}
-	return errors.Join(err, st.close())
+	if err = errors.Join(err, st.close()); err == nil {
+		cfg.log.Info("stopped")
+	}
+	return err
 }
 
 // answer takes requests until ctx ends, and finishes those under way.
