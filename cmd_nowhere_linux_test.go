@@ -10,6 +10,7 @@ import (
 // A first user in a directory without a registry: that is said before the password is asked for, with the
 // whole path, and nothing is said as if a registry ran there.
 func TestUserForARegistryThatIsToBegin(t *testing.T) {
+	alone(t, "it changes the directory of the process")
 	dir := t.TempDir()
 	t.Chdir(dir)
 	got := tell(t, nil, "a long password\n", "user", "add", "kim", "--data", "dat")

@@ -467,6 +467,7 @@ func TestRootClosesNoFilesElsewhere(t *testing.T) {
 
 // With sudo, the history names who typed the command, if what sudo says of that agrees.
 func TestHistoryNamesWhoTypedSudo(t *testing.T) {
+	t.Parallel()
 	data, _ := serviceDir(t)
 	nobody, err := user.Lookup("nobody")
 	if err != nil {

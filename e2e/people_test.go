@@ -289,7 +289,7 @@ func TestPeopleOfAProvider(t *testing.T) {
 	writeFile(t, filepath.Join(reg.data, "policy.toml"), blocks[1].text+patsRules)
 	reg.start()
 
-	for user, why := range map[string]string{"eve": "people with your e-mail address may not log in", "pat": "has not verified your e-mail address"} {
+	for user, why := range map[string]string{"eve": "People with your e-mail address may not log in", "pat": "has not verified your e-mail address"} {
 		if s := surf(t, registry, user); !strings.Contains(s.page, why) || strings.Contains(s.page, "<form") {
 			t.Errorf("%s is shown\n%s", user, s.page)
 		}
