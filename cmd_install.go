@@ -179,7 +179,7 @@ func newInstaller(cfg *config, stdout io.Writer) (*installer, error) {
 		return nil, fmt.Errorf("berth %s writes to /etc and %s: run it as root, for example with sudo (--dry-run shows what it would do)", cfg.Command, installedBinary)
 	}
 	if thereIs(in.at("/lib/systemd/system/berth.service")) || thereIs(in.at("/usr/lib/systemd/system/berth.service")) {
-		return nil, fmt.Errorf("Berth is here as a package of the system, which has its own unit. Settings are in %s; the package manager installs, upgrades and removes it", settingsFile)
+		return nil, fmt.Errorf("this system has Berth as a package, with a unit of its own, and its package manager installs, upgrades and removes it. Settings are in %s", settingsFile)
 	}
 	return in, nil
 }

@@ -336,3 +336,22 @@ func TestSystemdTakesTheUnits(t *testing.T) {
 		t.Errorf("systemd-analyze security: %v\n%s", err, out)
 	}
 }
+
+// A package has a unit of its own, in another directory, which the one of berth install would hide.
+func TestInstallLeavesAPackageAlone(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"usr/lib/systemd/system", "lib/systemd/system"} {
+		root := newMachine(t)
+		os.MkdirAll(filepath.Join(root, dir), 0o755)
+		os.WriteFile(filepath.Join(root, dir, "berth.service"), []byte("[Service]\nExecStart=/usr/bin/berth\n"), 0o644)
+		before := modes(t, root)
+		for _, args := range [][]string{{"install"}, {"uninstall"}, {"upgrade", itself(t)}} {
+			if _, err := runOnce(t, append(args, "--root", root)...); err == nil || !strings.Contains(err.Error(), "its package manager installs, upgrades and removes it") {
+				t.Errorf("berth %s: %v", args[0], err)
+			}
+		}
+		if after := modes(t, root); after != before {
+			t.Errorf("it has changed\n%s\nto\n%s", before, after)
+		}
+	}
+}

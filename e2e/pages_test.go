@@ -252,7 +252,7 @@ func TestDeployPage(t *testing.T) {
 	verify()
 	p.run("me@pi", "sudo install -d -o berth", twice...)
 	l.until("root@pi", "curl -s -o /dev/null localhost:5000/readyz")
-	for _, has := range []string{"Environment=BERTH_EXISTING=", "ReadWritePaths=", "CapabilityBoundingSet="} {
+	for _, has := range []string{"Environment=BERTH_EXISTING=", "ReadWritePaths="} {
 		l.must("root@pi", "mkdir -p "+unit+".d /mnt/usb/berth")
 		l.write("root@pi", unit+".d/override.conf", p.block("ini", has).text)
 		verify()
