@@ -312,7 +312,7 @@ func TestEventsOfCommandsRulesAndUndo(t *testing.T) {
 	}
 	change("tag", "home/app:1", "2")
 	h.wants("push home/app:2" + at)
-	change("undo", fmt.Sprint(r.last("home/app")))
+	change("undo", "2")
 	h.wants("delete home/app:2")
 	change("rm", "home/app"+at)
 	h.wants("delete home/app:1", "delete home/app"+at)
