@@ -1,3 +1,5 @@
+//go:build unix
+
 // How long promises last, across a restart too, and what is said of them.
 
 package main

@@ -1,3 +1,5 @@
+//go:build unix
+
 // The database is overwritten while the server runs.
 
 package main
