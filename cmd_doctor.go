@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,9 +54,6 @@ func checkDoctorCommand(cfg *config) error {
 	}
 	return new(doctor).read(cfg.Args[0])
 }
-
-// elsewhere reports whether a command is about a registry on another machine.
-func (cfg *config) elsewhere() bool { return cfg.Command == "doctor" && len(cfg.Args) > 0 }
 
 // doctorCommand is `berth doctor [HOST[:PORT][/REPOSITORY]]`.
 func doctorCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error {
@@ -127,4 +125,25 @@ func knownPassword(ctx context.Context, name string, stdin io.Reader, stdout io.
 		return "", errors.New("no password: type one, or pass it as a line on standard input")
 	}
 	return password, nil
+}
+
+// examine does all, as far as one thing does not need another that is broken.
+func (d *doctor) examine(ctx context.Context) {
+	addresses := d.resolve(ctx)
+	if addresses == nil || !d.reach(ctx, addresses) || !d.speak(ctx) {
+		return
+	}
+	if !d.plain {
+		d.fetchCA(ctx)
+		d.examineCertificate()
+	}
+	if !slices.Contains(d.faults(isProblem), "certificate-weak") { // which nothing trusts
+		d.examineTrust()
+	}
+	d.examineProxies(ctx)
+	if d.examineAPI(ctx) {
+		if session := d.logIn(ctx); session != nil && !d.noPush {
+			d.pushAndPull(ctx, session)
+		}
+	}
 }

@@ -105,27 +105,6 @@ func (d *doctor) read(arg string) error {
 	return nil
 }
 
-// examine does all, as far as one thing does not need another that is broken.
-func (d *doctor) examine(ctx context.Context) {
-	addresses := d.resolve(ctx)
-	if addresses == nil || !d.reach(ctx, addresses) || !d.speak(ctx) {
-		return
-	}
-	if !d.plain {
-		d.fetchCA(ctx)
-		d.examineCertificate()
-	}
-	if !slices.Contains(d.faults(isProblem), "certificate-weak") { // which nothing trusts
-		d.examineTrust()
-	}
-	d.examineProxies(ctx)
-	if d.examineAPI(ctx) {
-		if session := d.logIn(ctx); session != nil && !d.noPush {
-			d.pushAndPull(ctx, session)
-		}
-	}
-}
-
 // resolve looks the name up; it returns nil if there is no address.
 func (d *doctor) resolve(ctx context.Context) []string {
 	if d.port == "" && !strings.Contains(d.host, ".") && !strings.Contains(d.host, ":") && d.host != "localhost" {

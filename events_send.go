@@ -397,25 +397,3 @@ func retryAfter(h http.Header) time.Duration {
 	}
 	return 0
 }
-
-// writeMetrics writes the figures of all endpoints.
-func (s *sender) writeMetrics(b *bytes.Buffer) {
-	figures := s.figures()
-	if len(figures) == 0 {
-		return
-	}
-	for _, x := range []struct {
-		metric
-		value func(endpointFigure) int64
-	}{
-		{metric{"berth_events_queued", "gauge", "Events that wait to be sent."}, func(f endpointFigure) int64 { return int64(f.queued) }},
-		{metric{"berth_events_sent_total", "counter", "Events that an endpoint has taken."}, func(f endpointFigure) int64 { return f.sent }},
-		{metric{"berth_events_failed_total", "counter", "Attempts to send an event that have failed."}, func(f endpointFigure) int64 { return f.failed }},
-		{metric{"berth_events_dropped_total", "counter", "Events that have been given up."}, func(f endpointFigure) int64 { return f.dropped }},
-	} {
-		x.begin(b)
-		for _, f := range figures {
-			fmt.Fprintf(b, "%s{endpoint=%q} %d\n", x.name, f.name, x.value(f))
-		}
-	}
-}

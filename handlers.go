@@ -154,6 +154,7 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 		return nil, err
 	}
 	st.attend(serverHost{gate, s})
+	st.backups.recallBackup(st.dir)
 	s.registerMetrics()
 	for _, r := range s.routes() {
 		s.mux.Handle(r.pattern, s.serve(r))

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -55,20 +54,6 @@ func panics(ctx context.Context, loop func(context.Context)) (stack string) {
 	}()
 	loop(ctx)
 	return ""
-}
-
-// An outcome is how a task has gone, of those that the registry does again and again.
-type outcome struct {
-	succeeded atomic.Int64 // when it last did, in Unix time; 0 if that is not known
-	failed    atomic.Int64 // how often it has not, since the start
-}
-
-func (o *outcome) note(err error) {
-	if err != nil {
-		o.failed.Add(1)
-	} else {
-		o.succeeded.Store(time.Now().Unix())
-	}
 }
 
 // loops are what a server runs in the background, each until its context ends.

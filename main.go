@@ -523,3 +523,6 @@ func (s *server) wait(d time.Duration) bool {
 	}
 	return true
 }
+
+// elsewhere reports whether a command is about a registry on another machine.
+func (cfg *config) elsewhere() bool { return cfg.Command == "doctor" && len(cfg.Args) > 0 }

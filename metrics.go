@@ -172,7 +172,6 @@ type processFigure struct {
 
 // registerMetrics makes the metrics that are not made on the way.
 func (s *server) registerMetrics() {
-	s.st.backups.recallBackup(s.st.dir)
 	meter := func(kind, name, help string, value func() int64) {
 		s.meters.values = append(s.meters.values, metered{metric{name, kind, help}, value})
 	}
@@ -212,7 +211,7 @@ func (s *server) getMetrics(w http.ResponseWriter, r *http.Request) error {
 func (s *server) allMetrics(ctx context.Context) []byte {
 	var b bytes.Buffer
 	s.meters.write(&b)
-	s.sender.writeMetrics(&b)
+	writeEndpoints(&b, s.sender.figures())
 	// Who asks every few seconds shall not have the machine work all the time.
 	f, err := s.st.stats.figuresOr(ctx, 50)
 	if err != nil { // the others are wanted all the more
@@ -290,5 +289,40 @@ func writeConnections(b *bytes.Buffer, c *connections, certs *certificates) {
 	}
 	if until := certs.expiry(); !until.IsZero() {
 		metric{"berth_tls_certificate_expiry_timestamp_seconds", "gauge", "When the certificate that clients get is no longer valid, in Unix time; the earliest of several."}.write(b, float64(until.Unix()))
+	}
+}
+
+// An outcome is how a task has gone, of those that the registry does again and again.
+type outcome struct {
+	succeeded atomic.Int64 // when it last did, in Unix time; 0 if that is not known
+	failed    atomic.Int64 // how often it has not, since the start
+}
+
+func (o *outcome) note(err error) {
+	if err != nil {
+		o.failed.Add(1)
+	} else {
+		o.succeeded.Store(time.Now().Unix())
+	}
+}
+
+// writeEndpoints writes the figures of the endpoints of events.
+func writeEndpoints(b *bytes.Buffer, figures []endpointFigure) {
+	if len(figures) == 0 {
+		return
+	}
+	for _, x := range []struct {
+		metric
+		value func(endpointFigure) int64
+	}{
+		{metric{"berth_events_queued", "gauge", "Events that wait to be sent."}, func(f endpointFigure) int64 { return int64(f.queued) }},
+		{metric{"berth_events_sent_total", "counter", "Events that an endpoint has taken."}, func(f endpointFigure) int64 { return f.sent }},
+		{metric{"berth_events_failed_total", "counter", "Attempts to send an event that have failed."}, func(f endpointFigure) int64 { return f.failed }},
+		{metric{"berth_events_dropped_total", "counter", "Events that have been given up."}, func(f endpointFigure) int64 { return f.dropped }},
+	} {
+		x.begin(b)
+		for _, f := range figures {
+			fmt.Fprintf(b, "%s{endpoint=%q} %d\n", x.name, f.name, x.value(f))
+		}
 	}
 }

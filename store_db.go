@@ -37,18 +37,6 @@ func (db *database) dsn(query url.Values, pragmas ...string) string {
 	return dsnOf(filepath.Join(db.dir, "berth.db"), query, pragmas...)
 }
 
-// dsnOf is the name by which the driver opens the database in path.
-func dsnOf(path string, query url.Values, pragmas ...string) string {
-	path = filepath.ToSlash(path)
-	if runtime.GOOS == "windows" && len(path) > 1 && path[1] == ':' {
-		path = "/" + path
-	}
-	for _, p := range append(pragmas, "busy_timeout(10000)") {
-		query.Add("_pragma", p)
-	}
-	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + query.Encode()
-}
-
 // openWriter opens the writing connection, and creates or upgrades the schema. begin
 // runs first in every transaction, and lookups are told what one changes.
 func (db *database) openWriter(begin func(t *tx, durable bool) error, lookups *lookups) error {
@@ -133,23 +121,6 @@ func (db *database) lookAtDatabase() (version int, err error) {
 	}
 	defer conn.Close()
 	return db.recognise(conn)
-}
-
-// openToLook opens a database to read in it. If its creation was cut short it
-// must be written to be read: SQLite undoes what was half done.
-func openToLook(path string) (*sql.DB, error) {
-	if err := refuseForeignLink(path); err != nil {
-		return nil, err
-	}
-	mode := "ro"
-	if _, err := os.Stat(path + "-journal"); err == nil {
-		mode = "rw"
-	}
-	query := url.Values{"mode": {mode}}
-	if info, err := os.Stat(path + "-wal"); onReadOnlyDisk(filepath.Dir(path)) && (err != nil || info.Size() == 0) {
-		query.Set("immutable", "1") // or SQLite would want to make a log
-	}
-	return sql.Open("sqlite", dsnOf(path, query, "query_only(1)"))
 }
 
 // openReaders opens the pool of query-only connections.

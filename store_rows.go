@@ -5,6 +5,10 @@ package main
 import (
 	"database/sql"
 	"errors"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -169,4 +173,33 @@ func scanOne[T any](rows *sql.Rows) (T, error) {
 	var v T
 	err := rows.Scan(&v)
 	return v, err
+}
+
+// dsnOf is the name by which the driver opens the database in path.
+func dsnOf(path string, query url.Values, pragmas ...string) string {
+	path = filepath.ToSlash(path)
+	if runtime.GOOS == "windows" && len(path) > 1 && path[1] == ':' {
+		path = "/" + path
+	}
+	for _, p := range append(pragmas, "busy_timeout(10000)") {
+		query.Add("_pragma", p)
+	}
+	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + query.Encode()
+}
+
+// openToLook opens a database to read in it. If its creation was cut short it
+// must be written to be read: SQLite undoes what was half done.
+func openToLook(path string) (*sql.DB, error) {
+	if err := refuseForeignLink(path); err != nil {
+		return nil, err
+	}
+	mode := "ro"
+	if _, err := os.Stat(path + "-journal"); err == nil {
+		mode = "rw"
+	}
+	query := url.Values{"mode": {mode}}
+	if info, err := os.Stat(path + "-wal"); onReadOnlyDisk(filepath.Dir(path)) && (err != nil || info.Size() == 0) {
+		query.Set("immutable", "1") // or SQLite would want to make a log
+	}
+	return sql.Open("sqlite", dsnOf(path, query, "query_only(1)"))
 }

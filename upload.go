@@ -383,3 +383,18 @@ func (s *server) commitAgain(w http.ResponseWriter, r *http.Request) (bool, erro
 
 // uploadOwner is who makes a request, and so the owner of the session it begins.
 func uploadOwner(w http.ResponseWriter) string { return w.(*response).caller.id() }
+
+// bring makes size bytes that come from this machine, not from a client, the blob d of a repository.
+func (up *uploads) bring(repository string, d digest.Digest, size int64, body io.Reader, by author) error {
+	if err := up.roomForBlob(size); err != nil {
+		return err
+	}
+	u := newSession(uuid.NewString(), repository, "", d.Algorithm()) // without a row: it ends here
+	up.brief.Store(u.id, true)
+	defer up.brief.Delete(u.id)
+	if _, err := up.append(u, body); err != nil {
+		up.dropFile(u)
+		return err
+	}
+	return up.finish(u, d, by)
+}

@@ -12,7 +12,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -172,21 +171,6 @@ func (up *uploads) end(u *upload) error {
 	up.dropFile(u)
 	up.forget(u)
 	return nil
-}
-
-// bring makes size bytes that come from this machine, not from a client, the blob d of a repository.
-func (up *uploads) bring(repository string, d digest.Digest, size int64, body io.Reader, by author) error {
-	if err := up.roomForBlob(size); err != nil {
-		return err
-	}
-	u := newSession(uuid.NewString(), repository, "", d.Algorithm()) // without a row: it ends here
-	up.brief.Store(u.id, true)
-	defer up.brief.Delete(u.id)
-	if _, err := up.append(u, body); err != nil {
-		up.dropFile(u)
-		return err
-	}
-	return up.finish(u, d, by)
 }
 
 // dropFile removes a session's bytes. What cannot be removed now is at the
