@@ -90,7 +90,7 @@ repositories = ["ci/*"]
 newest = 1
 matching = "^v[0-9]"
 `
-	r := startRegistry(t, guarded(rules, "katharina", "bob"))
+	r := startRegistry(t, guarded(rules, "katharina", "bob", "kim"))
 	push := func(who, repo, tag, layer string) {
 		t.Helper()
 		im := ociImage(`{"os":"linux","architecture":"arm64","variant":"v8"}`, layer)

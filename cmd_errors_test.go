@@ -81,7 +81,7 @@ func TestWhatIsMistyped(t *testing.T) {
 		{"statz", `unknown command "statz": did you mean berth stats?`},
 		{"garbage-collect", `did you mean berth gc?`},
 		{"help|statz", `unknown command "statz": did you mean berth stats?`},
-		{"serve|config.yml", `unexpected "config.yml": berth serve takes only flags (see berth help serve)`},
+		{"serve|config.yml", `unexpected "config.yml": there is no configuration file; flags and variables say all (see berth help serve), and docs/migrate.md has those for the keys of registry:2`},
 		{"check|x", `unexpected "x": berth check takes only flags (see berth help check)`},
 		{"ls|a|b", `unexpected "b"`},
 		{"--adr|:5001", "unknown flag --adr: did you mean --addr? (see berth help serve)"},

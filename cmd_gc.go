@@ -32,16 +32,9 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	if err != nil {
 		return err
 	}
-	var kept int64
-	var wait time.Duration
-	if c.Promised > 0 || !o.Now && st.host.serves() {
-		asked := g
-		if c.Promised == 0 {
-			asked = st.collector.gracesNow()
-		}
-		if kept, wait, err = st.withoutPromises(ctx, asked); err != nil {
-			return err
-		}
+	kept, wait, err := keptByPromises(ctx, st, o, g, c)
+	if err != nil {
+		return err
 	}
 	if o.JSON {
 		return out.json(struct {
@@ -68,6 +61,22 @@ func gcCommand(ctx context.Context, st *store, o options, out *console) error {
 	default:
 		out.printf("`berth undo` can no longer restore what was overwritten or deleted before this\n")
 	}
+	return tellKept(ctx, st, o, out, c, kept, wait)
+}
+
+// keptByPromises is how much stays also with --now, and for how long at most, for who is told that this exists.
+func keptByPromises(ctx context.Context, st *store, o options, g graces, c tally) (kept int64, wait time.Duration, err error) {
+	if c.Promised == 0 {
+		if o.Now || !st.host.serves() {
+			return 0, 0, nil
+		}
+		g = st.collector.gracesNow()
+	}
+	return st.withoutPromises(ctx, g)
+}
+
+// tellKept says what stays, until when, and what to do about it.
+func tellKept(ctx context.Context, st *store, o options, out *console, c tally, kept int64, wait time.Duration) error {
 	if !o.Now {
 		f, err := st.stats.figures(ctx)
 		if err != nil {

@@ -124,11 +124,10 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 		name = "" // the registry as a whole
 	}
 	var because []string
-	subject := person{user: who}
+	var subject person
 	robotName, isRobot := strings.CutPrefix(who, "token:")
 	switch {
 	case isRobot:
-		subject = person{}
 		b, err := findRobot(cfg.dir, robotName)
 		if err != nil {
 			return err
@@ -145,34 +144,10 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 			because = append(because, fmt.Sprintf("token %s: it may %s in %s", b.name, strings.Join(b.allow.allWords(), ", "), strings.Join(b.repositories.text, ", ")))
 		}
 	case who == "anonymous":
-		subject = person{}
 	default:
-		origin, whole, theirs, err := parsePerson(who)
-		if err != nil {
+		var err error
+		if subject, err = p.findPerson(cfg, who); err != nil {
 			return err
-		}
-		if whole {
-			return usageErrorf("%s: name one person, as in %s:ann", who, origin)
-		}
-		if theirs {
-			subject.groups, err = groupsFor(origin, cfg.Group)
-			if err != nil {
-				return err
-			}
-			break
-		}
-		if cfg.Group != "" {
-			return usageErrorf("--group is for people of a directory or a provider, as in ldap:ann; the groups of %s are in %s", who, policyFile)
-		}
-		if cfg.auth.byCertificate {
-			break
-		}
-		text, _, err := readFile(cfg.auth.usersPath(cfg.dir))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("reading the users: %w", err)
-		}
-		if list, _ := parseUsers(text); err == nil && list[who] == "" {
-			return p.nobody(cfg, who)
 		}
 	}
 	for _, r := range p.explain(subject, what, name) {
@@ -187,6 +162,36 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 		fmt.Fprintln(stdout, "  by", why)
 	}
 	return nil
+}
+
+// findPerson is the user, or the person of a directory or a provider, that who names.
+func (p *policy) findPerson(cfg *config, who string) (subject person, err error) {
+	subject.user = who
+	origin, whole, theirs, err := parsePerson(who)
+	if err != nil {
+		return subject, err
+	}
+	if whole {
+		return subject, usageErrorf("%s: name one person, as in %s:ann", who, origin)
+	}
+	if theirs {
+		subject.groups, err = groupsFor(origin, cfg.Group)
+		return subject, err
+	}
+	if cfg.Group != "" {
+		return subject, usageErrorf("--group is for people of a directory or a provider, as in ldap:ann; the groups of %s are in %s", who, policyFile)
+	}
+	if cfg.auth.byCertificate {
+		return subject, nil
+	}
+	text, _, err := readFile(cfg.auth.usersPath(cfg.dir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return subject, fmt.Errorf("reading the users: %w", err)
+	}
+	if list, _ := parseUsers(text); err == nil && list[who] == "" {
+		return subject, p.nobody(cfg, who)
+	}
+	return subject, nil
 }
 
 // nobody is the error for who is not a user: a token or a group may have been meant.

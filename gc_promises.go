@@ -116,10 +116,9 @@ const (
 // a hash and the uptime at which its promise ends; in the first pair the hash is 0, for everything.
 const promisesFile = "promises"
 
-// savePromises leaves what is promised to the next server. That it cannot is no error: then
-// everything counts as promised for a while.
-func (st *store) savePromises() {
-	p := &st.promises
+// save leaves what is promised to the next server of a directory. Without it everything counts as
+// promised for a while.
+func (p *promises) save(dir string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.uptime()
@@ -134,21 +133,18 @@ func (st *store) savePromises() {
 	var text bytes.Buffer
 	err := binary.Write(&text, binary.BigEndian, list)
 	if err == nil {
-		err = writeSynced(filepath.Join(st.dir, promisesFile), &text)
+		err = writeSynced(filepath.Join(dir, promisesFile), &text)
 	}
-	if err != nil {
-		st.log.Warn("what clients were told of lately cannot be noted; the next start keeps everything for some minutes", "error", err)
-	}
+	return err
 }
 
-// recallPromises takes what the last server has left, if it stopped in order.
-func (st *store) recallPromises() {
-	text, err := os.ReadFile(filepath.Join(st.dir, promisesFile))
+// recall takes what the last server of a directory has left, if it stopped in order.
+func (p *promises) recall(dir string) {
+	text, err := os.ReadFile(filepath.Join(dir, promisesFile))
 	list := make([]int64, len(text)/8)
 	if err != nil || len(list) < 2 || len(text)%16 != 0 || binary.Read(bytes.NewReader(text), binary.BigEndian, list) != nil {
 		return
 	}
-	p := &st.promises
 	p.old.all = 0
 	p.old.until = make(map[uint64]time.Duration, len(list)/2-1)
 	for ; len(list) > 0; list = list[2:] {
@@ -162,15 +158,15 @@ func (st *store) recallPromises() {
 	}
 }
 
-// takePromises makes sure that no later server believes what this one has recalled. It comes
+// removePromises makes sure that no later server believes what this one has recalled. It comes
 // before the first request.
-func (st *store) takePromises() error {
-	err := os.Remove(filepath.Join(st.dir, promisesFile))
+func removePromises(dir string) error {
+	err := os.Remove(filepath.Join(dir, promisesFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(st.dir)
+		err = syncDir(dir)
 	}
 	return err
 }

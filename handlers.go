@@ -150,7 +150,7 @@ func newServer(st *store, cfg serverConfig) (*server, error) {
 	if s.sender, err = newSender(st.events, cfg); err != nil {
 		return nil, err
 	}
-	if err := st.takePromises(); err != nil && st.writer != nil {
+	if err := removePromises(st.dir); err != nil && st.writer != nil {
 		return nil, err
 	}
 	st.attend(serverHost{gate, s})

@@ -55,13 +55,14 @@ func slow(t testing.TB) {
 
 // Only these functions skip, each with a reason that can be left to it.
 var skippers = map[string][]string{
-	"harness_skips_test.go":    {"skip", "notHere", "slow"},
-	"bench_scale_test.go":      {"BenchmarkHuge"}, // of a size that has to be asked for
-	"e2e/clients_test.go":      {"missing"},
-	"e2e/newest_test.go":       {"needNewest"}, // clients that have to be asked for
-	"e2e/powercut_test.go":     {"newVictim"},  // where the kernel has no FUSE
-	"e2e/lossyfs/disk_test.go": {"TestCutLosesWhatWasNotSynced"},
-	"e2e/bench/main_test.go":   {"TestQuickRunFillsEveryRow"}, // where there is no /proc
+	"harness_skips_test.go":     {"skip", "notHere", "slow"},
+	"bench_scale_test.go":       {"BenchmarkHuge"}, // of a size that has to be asked for
+	"e2e/clients_test.go":       {"missing"},
+	"e2e/newest_test.go":        {"needNewest"}, // clients that have to be asked for
+	"e2e/powercut_test.go":      {"newVictim"},  // where the kernel has no FUSE
+	"e2e/systemd_linux_test.go": {"boot"},       // where no machine can be booted, as in some containers
+	"e2e/lossyfs/disk_test.go":  {"TestCutLosesWhatWasNotSynced"},
+	"e2e/bench/main_test.go":    {"TestQuickRunFillsEveryRow"}, // where there is no /proc
 }
 
 // No test is skipped without anybody noticing: they all go by the functions that see to it.

@@ -27,7 +27,7 @@ func TestHistoryDoesNotReadItsWords(t *testing.T) {
 	})
 	// It names the one before the one that is undone.
 	for _, number := range []string{"2", "1"} {
-		if out, err := runOnceOn(t, r.st, "undo", "a:x"); err == nil || !strings.HasSuffix(err.Error(), "as well: berth undo "+number) {
+		if out, err := runOnceOn(t, r.st, "undo", "a:x"); err == nil || !strings.HasSuffix(err.Error(), "): berth undo "+number) {
 			t.Errorf("undo says %v, want change %s named\n%s", err, number, out)
 		}
 		r.command("undo", number)

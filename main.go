@@ -363,19 +363,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		return err
 	}
 	st := s.st
-	if foreign(cfg.dir) {
-		cfg.log.Warn("root serves somebody else's directory, whose owner can use links in it to make root write elsewhere; start berth as that user, or make the directory belong to root", "data", cfg.dir)
-	}
-	if cfg.ignored != nil {
-		if lost := cfg.env.losses(cfg.ignored); lost != nil {
-			cfg.log.Warn("registry:2 did something by these variables that Berth does not do by them: a mirror, storage elsewhere, notifications (here events.toml), tokens or a cache of others; docs/migrate.md has what there is instead",
-				"variables", strings.Join(lost, ", "))
-		}
-		cfg.log.Warn("Berth does not read the variables of registry:2; docs/migrate.md has what to use instead", "variables", strings.Join(cfg.ignored, ", "))
-	}
-	if st.writer == nil {
-		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)
-	}
+	cfg.warn(st)
 	var background sync.WaitGroup
 	backgroundCtx, stopBackground := context.WithCancel(context.Background())
 	for _, loop := range st.loops() {
@@ -391,17 +379,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 	s.gate.announce()
 	s.address = listener.Addr().String()
 	waitForCommands := serveCommands(backgroundCtx, st, &s.inFlight)
-	status := "Serving"
-	if greeting, err := s.greeting(cfg, listener.Addr()); err != nil {
-		cfg.log.Error("the registry serves, and what it has cannot be counted", "error", err)
-	} else {
-		status = greeting.status()
-		if cfg.jsonLog {
-			greeting.log(cfg.log)
-		} else {
-			greeting.write(stdout)
-		}
-	}
+	status := s.greet(cfg, listener.Addr(), stdout)
 	if cfg.service.watchdog > 0 && cfg.service.socket != "" {
 		background.Go(func() {
 			keepRunning(backgroundCtx, cfg.log, "watchdog", func(ctx context.Context) {
@@ -434,6 +412,39 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 		cfg.log.Info("stopped")
 	}
 	return err
+}
+
+// warn says in the log what may be other than it was meant.
+func (cfg *config) warn(st *store) {
+	if foreign(cfg.dir) {
+		cfg.log.Warn("root serves somebody else's directory, whose owner can use links in it to make root write elsewhere; start berth as that user, or make the directory belong to root", "data", cfg.dir)
+	}
+	if cfg.ignored != nil {
+		if lost := cfg.env.losses(cfg.ignored); lost != nil {
+			cfg.log.Warn("registry:2 did something by these variables that Berth does not do by them: a mirror, storage elsewhere, notifications (here events.toml), tokens or a cache of others; docs/migrate.md has what there is instead",
+				"variables", strings.Join(lost, ", "))
+		}
+		cfg.log.Warn("Berth does not read the variables of registry:2; docs/migrate.md has what to use instead", "variables", strings.Join(cfg.ignored, ", "))
+	}
+	if st.writer == nil {
+		cfg.log.Warn("the disk is read-only: pulls work, pushes and deletes do not", "data", cfg.dir)
+	}
+}
+
+// greet says that the registry serves, and returns what systemd is told of it.
+func (s *server) greet(cfg *config, address net.Addr, stdout io.Writer) (status string) {
+	status = "Serving"
+	if greeting, err := s.greeting(cfg, address); err != nil {
+		cfg.log.Error("the registry serves, and what it has cannot be counted", "error", err)
+	} else {
+		status = greeting.status()
+		if cfg.jsonLog {
+			greeting.log(cfg.log)
+		} else {
+			greeting.write(stdout)
+		}
+	}
+	return status
 }
 
 // answer takes requests until ctx ends, and finishes those under way.

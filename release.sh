@@ -59,9 +59,9 @@ notes() {
 }
 
 # unit prints the service of the packages: that of `berth install` without its socket, since the address is a
-# setting of the package. Without that it is made from docs/deploy.md.
+# setting of the package.
 unit() {
-	sed -e 's/ berth\.\(socket\|target\)$//' -e '/=berth\.socket$/d' -e '/^# The target closes/d' -e '/^# restarts, or has crashed/d' \
+	sed -e 's/ berth\.\(socket\|target\)$//' -e '/=berth\.socket$/d' -e '/^# The target closes/d' -e '/^# restarts, or has crashed/d' -e '/^# RestartSec= is the limit/d' \
 		-e 's|^ExecStart=.*|ExecStart=/usr/bin/berth|' install/berth.service
 }
 

@@ -267,7 +267,7 @@ func (st *store) begun() error {
 		return fmt.Errorf("writing small blobs again: %w", err)
 	}
 	st.promises.begin(st.uptime)
-	st.recallPromises()
+	st.promises.recall(st.dir)
 	if err := st.events.load(); err != nil {
 		return err
 	}
@@ -280,7 +280,9 @@ func (st *store) close() error {
 	var err error
 	if st.writer != nil {
 		if st.host != nil && st.host.serves() {
-			st.savePromises()
+			if err := st.promises.save(st.dir); err != nil {
+				st.log.Warn("what clients were told of lately cannot be noted; the next start keeps everything for some minutes", "error", err)
+			}
 		}
 		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.savePulls(), st.events.save(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()

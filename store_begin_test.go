@@ -84,6 +84,14 @@ func TestDirectoriesOfOthersAreRefused(t *testing.T) {
 			if args[0] == "user" && x.name == "no directory" {
 				continue // which it says in its own way
 			}
+			want := want
+			switch { // a command begins nothing, and is told where a registry is
+			case args[0] == "--addr" || args[0] == "user":
+			case x.name == "a file" || x.name == "many":
+				want = "there is no registry in " + dir + "; name the registry's directory"
+			case x.name == "a directory of Berth's":
+				want = "there is no registry in " + dir + ", but there is one in " + dir + "/berth: --data " + dir + "/berth"
+			}
 			if err := refused(t, append(args, "--data", named)...); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: berth %s: %v, want %q", x.name, args[0], err, want)
 			}

@@ -183,7 +183,7 @@ func TestVersion8(t *testing.T) {
 	r.undo(200, "home/app", 3, "", ann)
 	get("/v2/home/app/manifests/latest").has("Docker-Content-Digest", "sha256:63d6f96ca990ddae636f0d75c57390b83c1fc8a03bba0e86b0093209e8d7c7cd")
 	// stable was deleted and that was undone: what is left to undo is that it was made.
-	if out, err := runOnceOn(t, r.st, "undo", "home/app:stable"); err == nil || !strings.HasSuffix(err.Error(), "as well: berth undo 7") {
+	if out, err := runOnceOn(t, r.st, "undo", "home/app:stable"); err == nil || !strings.HasSuffix(err.Error(), "): berth undo 7") {
 		t.Errorf("berth undo home/app:stable (%v) says %s, want change 7 named", err, out)
 	}
 	if out, err := runOnceOn(t, r.st, "undo", "7"); err != nil || !strings.Contains(out, "home/app:stable gone, was sha256:582948ee9253") {

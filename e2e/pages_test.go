@@ -27,8 +27,9 @@ func TestReadme(t *testing.T) {
 	l.docker("pi")
 	l.docker("pc")
 
+	l.must("me@pi:berth", "CGO_ENABLED=0 go build -trimpath -ldflags=-s .") // who has the file need not
+	p.run("me@pi:berth", "sudo install berth")
 	p.run("me@pi:berth", "CGO_ENABLED=0 go build")
-	p.run("me@pi:berth", "CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build")
 	for name, machine := range map[string]string{"berth-arm64": "b700", "berth-armv6": "2800"} { // as ELF has it, at byte 18
 		if got := l.must("me@pi:berth", "od -An -tx1 -j18 -N2 "+name+" | tr -d ' \\n'"); got != machine {
 			t.Errorf("%s is for machine %s, want %s", name, got, machine)
@@ -56,12 +57,16 @@ func TestReadme(t *testing.T) {
 	p.run("me@pi:berth", "berth token create ci")
 	l.interrupt("pi:5000")
 
+	p.skip("console", "$ sudo ./berth install", "machines here have no systemd; TestInstallUnderSystemd has one")
 	l.service()
 	l.must("root@pi", "mkdir /mnt/usb")
 	p.run("me@pi", "sudo berth ls")
 	l.push("pi", "localhost:5000/home/app:1.0", "amd64", "an app")
 	for _, row := range regexp.MustCompile("(?m)^\\| (`berth .*?) \\|").FindAllStringSubmatch(read(t, "../README.md"), -1) {
 		for _, command := range regexp.MustCompile("`(berth [^`]*)`").FindAllStringSubmatch(row[1], -1) {
+			if strings.Contains(command[1], "HOST:PORT") || strings.Contains(command[1], "'COMMAND'") {
+				continue // TestDoctorBehindNginx and TestEventsPage have one with real names
+			}
 			t.Log(l.must("root@pi", "export BERTH_DATA=/var/lib/berth\n"+command[1]))
 		}
 	}
@@ -278,6 +283,10 @@ func TestDeployPage(t *testing.T) {
 	l.open("me@pc", "prometheus --config.file=prometheus.yml --storage.tsdb.path=tsdb --web.listen-address=localhost:9090")
 	l.until("me@pc", `curl -sSf 'localhost:9090/api/v1/query?query=up' | grep -F '"job":"berth"' | grep '"1"'`)
 	l.must("me@pc", `curl -sSf 'localhost:9090/api/v1/query?query=berth_repositories' | grep '"instance":"pi.local:5000"'`)
+
+	const faults = "what it finds depends on the machine; doctor_test.go, and the root's tests, prepare each fault"
+	p.skip("console", "$ berth doctor", faults)
+	p.skip("console", "$ sudo berth doctor", faults)
 }
 
 // deployInContainer runs Berth in a container of Docker, on pi, whose service is stopped.
