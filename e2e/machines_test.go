@@ -33,6 +33,7 @@ ip link set lo up
 mkdir -p "$1/$2/upper" "$1/$2/work" "$1/$2/root" "$1/$2/docker" "$1/$2/cache" "$1/$2/cachework" "$1/$2/mods" "$1/$2/modswork"
 mount -t overlay -o "lowerdir=/,upperdir=$1/$2/upper,workdir=$1/$2/work" overlay "$1/$2/root"
 cd "$1/$2/root"
+rm -f .dockerenv run/.containerenv # of the machine that this one is made from
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount --rbind /sys/fs/cgroup sys/fs/cgroup
@@ -91,13 +92,14 @@ unit=/etc/systemd/system/berth.service
 value() { sed -n "s/^$1=//p" "$unit"; }
 case "$*" in
 daemon-reload) [ "$(id -u)" = 0 ] ;;
-'enable --now berth')
+'enable --now berth' | 'start berth')
 	[ "$(id -u)" = 0 ]
 	install -d -o "$(value User)" -g "$(value Group)" -m "$(value StateDirectoryMode)" "/var/lib/$(value StateDirectory)"
 	umask "$(value UMask)"
 	cd /
 	setsid setpriv --reuid "$(value User)" --regid "$(value Group)" --init-groups env -i $(value Environment) $(value ExecStart) >/run/berth.log 2>&1 </dev/null &
 	echo $! >/run/berth.pid
+	until curl -s -o /dev/null localhost:5000/readyz || ! kill -0 $! 2>/dev/null; do sleep 0.05; done # as systemd waits for READY=1
 	;;
 'stop berth') kill "$(cat /run/berth.pid)"; while kill -0 "$(cat /run/berth.pid)" 2>/dev/null; do sleep 0.05; done ;;
 *) echo "the stand-in for systemctl cannot do: $*" >&2; exit 1 ;;

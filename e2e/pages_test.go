@@ -67,6 +67,9 @@ func TestReadme(t *testing.T) {
 			if strings.Contains(command[1], "HOST:PORT") || strings.Contains(command[1], "'COMMAND'") {
 				continue // TestDoctorBehindNginx and TestEventsPage have one with real names
 			}
+			if command[1] == "berth doctor" {
+				command[1] += "; test $? -le 1" // the machine's file system is in memory, which is a problem
+			}
 			t.Log(l.must("root@pi", "export BERTH_DATA=/var/lib/berth\n"+command[1]))
 		}
 	}
@@ -148,6 +151,7 @@ func TestAccessPage(t *testing.T) {
 	p.insecure("pc")
 	l.must("me@pc", "echo '"+password+"' | docker login -u ann --password-stdin pi.local:5000")
 	p.same("console", "$ ssh", "README.md")
+	p.skip("console", "$ ssh -t me@pi", "there is no scp here")
 }
 
 // same passes over a block whose lines another page has, too.
@@ -224,13 +228,27 @@ func TestStoragePage(t *testing.T) {
 	l.push("pi", "localhost:5000/home/app:1.0", "amd64", "the second")
 	l.push("pi", "localhost:5000/home/other:1.0", "amd64", "the second")
 	p.run("me@pi", "berth stats")
+	p.skip("console", "$ sudo berth rm", "the disk is not full; gc_promises_test.go has what is kept, and for how long")
 	p.run("me@pi", "berth backup")
 	l.must("me@pi", "berth check --deep --data /mnt/usb/berth")
 	l.interrupt("pi:5000")
+	comeBack(l, p)
 	// After a day or so; what has been served for less has no snapshot yet.
 	l.must("me@pi", "mkdir -p data/snapshots && cp /mnt/usb/berth/berth.db data/snapshots/berth-000000000060.db && echo not a database >data/berth.db")
 	p.runFailing("me@pi", "berth", 1)
 	t.Log(l.must("me@pi", "berth restore && berth check"))
+}
+
+// comeBack has the service on pi go back to a backup, as the page says.
+func comeBack(l *lab, p *page) {
+	l.t.Helper()
+	l.service()
+	l.must("root@pi", "cp -a /mnt/usb/berth /mnt/usb/kept && chown -R berth: /mnt/usb/berth")
+	p.run("me@pi", "sudo systemctl stop berth")
+	if said := l.must("root@pi", "cat /run/berth.log; berth ls --data /var/lib/berth && systemctl stop berth"); !strings.Contains(said, "home/app") {
+		l.t.Errorf("after going back to the backup there is\n%s", said)
+	}
+	l.must("root@pi", "rm -r /mnt/usb/berth && mv /mnt/usb/kept /mnt/usb/berth")
 }
 
 func TestDeployPage(t *testing.T) {
@@ -256,6 +274,7 @@ func TestDeployPage(t *testing.T) {
 	l.writeUnits(p)
 	verify()
 	p.run("me@pi", "sudo install -d -o berth", twice...)
+	p.skip("console", "$ sudo mv /srv/berth", "it is in place of the block before")
 	l.until("root@pi", "curl -s -o /dev/null localhost:5000/readyz")
 	for _, has := range []string{"Environment=BERTH_EXISTING=", "ReadWritePaths="} {
 		l.must("root@pi", "mkdir -p "+unit+".d /mnt/usb/berth")
@@ -342,6 +361,7 @@ func TestMigratePage(t *testing.T) {
 		l.push("pi", "localhost:5000/"+name, "amd64", fmt.Sprint(i))
 	}
 	p.run("me@pi", "berth --data")
+	p.skip("console", "$ berth trust", "the copies are made without TLS; cmd_trust_linux_test.go runs what this prints")
 	list := func(port string) string { // of what a registry on pi has
 		t.Helper()
 		return l.must("me@pi", strings.ReplaceAll(`for r in $(crane catalog HOST); do
