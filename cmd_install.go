@@ -187,7 +187,7 @@ func newInstaller(cfg *config, stdout io.Writer) (*installer, error) {
 // checkInstall refuses flags that cannot be right together.
 func checkInstall(cfg *config) error {
 	o := cfg.tls
-	if !cfg.given["tls"] && o.mode == "" {
+	if !cfg.given["tls"] && o.mode == "" && !cfg.given["trusted-proxies"] {
 		o.mode = "auto" // as in the unit
 	}
 	return o.refuseIdle()
@@ -235,6 +235,9 @@ func (cfg *config) settings() (lines [][2]string, err error) {
 			lines = append(lines, [2]string{"BERTH_TLS", ""}) // or the unit's would contradict it
 		}
 	})
+	if cfg.given["trusted-proxies"] && !cfg.given["tls"] && !cfg.given["tls-cert"] {
+		lines = append(lines, [2]string{"BERTH_TLS", ""}) // the proxy does TLS, and speaks plain HTTP here
+	}
 	return lines, err
 }
 

@@ -110,6 +110,17 @@ func TestInstallMakesAService(t *testing.T) {
 	hasLine(t, root, unitsDir+"/berth.socket.d/install.conf", "ListenStream=127.0.0.1:5001")
 }
 
+// Behind a proxy the service speaks plain HTTP, unless it is told otherwise.
+func TestInstallBehindAProxy(t *testing.T) {
+	t.Parallel()
+	root := newMachine(t)
+	on(t, root, "install", "--addr", "127.0.0.1:5000", "--trusted-proxies", "127.0.0.1")
+	hasLine(t, root, settingsFile, "BERTH_TRUSTED_PROXIES=127.0.0.1")
+	hasLine(t, root, settingsFile, "BERTH_TLS=")
+	on(t, root, "install", "--trusted-proxies", "127.0.0.1", "--tls", "auto")
+	hasLine(t, root, settingsFile, "BERTH_TLS=auto")
+}
+
 // modes are all names below a directory, with times and modes.
 func modes(t *testing.T, root string) string {
 	t.Helper()

@@ -60,7 +60,13 @@ func managerAt(t *testing.T, path string) *testManager {
 // listen adds a socket that is handed over, and returns its address.
 func (m *testManager) listen(name string) string {
 	m.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return m.listenAt(name, "127.0.0.1:0")
+}
+
+// listenAt is listen at another address.
+func (m *testManager) listenAt(name, at string) string {
+	m.t.Helper()
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -307,6 +313,25 @@ func TestSocketIsHandedOver(t *testing.T) {
 		}
 	}
 	s.ends(t)
+}
+
+// Who says that only this machine reaches the registry is not overruled by a socket that all others reach.
+func TestSocketForOthersIsNoSocketForThisMachineAlone(t *testing.T) {
+	t.Parallel()
+	m := newTestManager(t)
+	address := m.listenAt("berth.socket", ":0")
+	s := m.start("--data", filepath.Join(t.TempDir(), "data"), "--addr", "127.0.0.1:1")
+	ended := make(chan error, 1)
+	go func() { ended <- s.wait() }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-time.After(time.Minute):
+		t.Fatal("it serves")
+	}
+	if said := s.stderr.String(); err == nil || !strings.Contains(said, "--addr 127.0.0.1:1 is for this machine alone") || !strings.Contains(said, address) {
+		t.Errorf("it ends with %v, and says\n%s", err, said)
+	}
 }
 
 func TestSocketForPlainHTTPIsHandedOver(t *testing.T) {

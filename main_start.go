@@ -56,6 +56,10 @@ func (cfg *config) takeAddresses() (listener net.Listener, err error) {
 		return nil, err
 	}
 	cfg.handedOver = listener != nil
+	if cfg.handedOver && cfg.given["addr"] && isLoopbackAddress(cfg.addr) && !isLoopbackAddress(listener.Addr().String()) {
+		return listener, fmt.Errorf("--addr %s is for this machine alone, but the socket of the service manager, %s, is for others too: "+
+			"`sudo berth install --addr %[1]s` changes it, or ListenStream= in berth.socket; or leave out the address", cfg.addr, listener.Addr())
+	}
 	if cfg.tls.open != nil && cfg.tls.mode == "" {
 		return listener, errors.New("the service manager hands over a socket for plain HTTP (http-addr), which needs TLS: add --tls=auto, --tls=acme, or --tls-cert and --tls-key; or disable berth-http.socket")
 	}
@@ -68,6 +72,12 @@ func (cfg *config) takeAddresses() (listener net.Listener, err error) {
 		cfg.tls.open, err = cfg.listen("http-addr", cfg.tls.httpAddr)
 	}
 	return listener, err
+}
+
+// isLoopbackAddress reports whether nobody but this machine reaches HOST:PORT.
+func isLoopbackAddress(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && isLoopback(host)
 }
 
 // refuseFiles returns an error if a file that the server needs from its start on is missing or wrong.
