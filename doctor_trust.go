@@ -26,7 +26,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml"
 )
@@ -41,6 +43,9 @@ type puller struct {
 	cas     []string // files of CAs that it trusts beside the system's store
 	by      string   // the file that says so; "" if none says anything
 	insist  remedy   // how it is made to use plain HTTP
+
+	daemons []string // processes that have read the system's store once, as /proc calls them; nil if each run reads it
+	restart string   // the line that starts them again
 }
 
 // examineTrust asks for each program that is installed here whether it would use the registry.
@@ -68,7 +73,7 @@ func (d *doctor) examineTrust() {
 	case d.plain:
 	case bySystem:
 		d.well("system", "the system's certificates vouch for it")
-	case d.lastUpdate(system):
+	case d.lastUpdate():
 	case found == 0:
 		d.fail("system", "system-trust", d.trustSteps("The system's store"), "the system's certificates do not vouch for it: it is signed by %q", d.chain[0].Issuer.CommonName)
 	default:
@@ -106,7 +111,7 @@ func (d *doctor) judge(p *puller, system *x509.CertPool, bySystem bool) {
 		d.well(p.name, "it takes any certificate, %s", by)
 		return
 	case bySystem:
-		d.well(p.name, "it trusts the certificate, by the system's store")
+		d.judgeBySystem(p)
 		return
 	}
 	pool := system.Clone()
@@ -133,6 +138,105 @@ func (d *doctor) judge(p *puller, system *x509.CertPool, bySystem bool) {
 		return
 	}
 	d.fail(p.name, p.name+"-trust", d.trustSteps(p.section), "%s does not trust the certificate, which %q has signed", p.name, d.chain[0].Issuer.CommonName)
+}
+
+// judgeBySystem is judge for a certificate that the system's store vouches for. A daemon that runs has
+// read the store once, perhaps before the CA was added. Public CAs were there before, so nobody added
+// them by a file of their own.
+func (d *doctor) judgeBySystem(p *puller) {
+	if file := d.vouching(p.cas...); file != "" {
+		d.well(p.name, "it trusts the certificate, by %s", file)
+		return
+	}
+	anchor, _ := d.anchor()
+	if p.daemons == nil || anchor == "" && d.ca == nil {
+		d.well(p.name, "it trusts the certificate, by the system's store")
+		return
+	}
+	r := advise("Restart it: it reads the system's store only once.", p.restart)
+	if p.name == "docker" && anchor != "" {
+		dir := "/etc/docker/certs.d/" + d.written()
+		r = advise("Give Docker the CA for this name, which needs no restart, by the first two lines; or restart it, which stops its containers.",
+			"sudo mkdir -p '"+dir+"'", "sudo cp '"+anchor+"' '"+dir+"/ca.crt'", "", p.restart)
+	}
+	switch daemon, started := d.running(p.daemons); {
+	case daemon == "":
+		d.well(p.name, "it trusts the certificate, by the system's store, if it was started after the CA was added there")
+	case anchor != "" && started.Before(d.modified(anchor)):
+		d.fail(p.name, p.name+"-before-ca", r, "%s was started before this CA was added to the system's store, and does not trust it until it is restarted", daemon)
+	case started.Before(d.modified(bundles...)):
+		d.warn(p.name, p.name+"-before-update", r, "%s was started before the system's store was last updated. If this CA was added then, it is not trusted until %[1]s is restarted", daemon)
+	default:
+		d.well(p.name, "it trusts the certificate, by the system's store")
+	}
+}
+
+// vouching is the first of the files that vouches for the registry without the others; "" if none does.
+func (d *doctor) vouching(files ...string) string {
+	for _, file := range files {
+		text, _ := os.ReadFile(filepath.Join(d.root, file))
+		if pool := x509.NewCertPool(); pool.AppendCertsFromPEM(text) && d.verifies(pool) {
+			return file
+		}
+	}
+	return ""
+}
+
+// anchor is the file by which a person added the registry's CA to the system's store, and the command
+// that makes the store take it over; "" if nobody did.
+func (d *doctor) anchor() (file, update string) {
+	for dir, update := range anchorDirs {
+		names, _ := filepath.Glob(filepath.Join(d.root, dir, "*"))
+		for _, name := range names {
+			if file := d.vouching(filepath.Join(dir, filepath.Base(name))); file != "" {
+				return file, update
+			}
+		}
+	}
+	return "", ""
+}
+
+// modified is when the first of the files that is there was last written; the zero time if none is there.
+func (d *doctor) modified(files ...string) time.Time {
+	for _, file := range files {
+		if info, err := os.Stat(filepath.Join(d.root, file)); err == nil {
+			return info.ModTime()
+		}
+	}
+	return time.Time{}
+}
+
+// bootTime is a line of /proc/stat, in seconds since 1970.
+var bootTime = regexp.MustCompile(`(?m)^btime (\d+)$`)
+
+// running finds the process with one of the names that was started first, and when, to a second at the
+// latest; "" if none is seen, as on systems without Linux's /proc.
+func (d *doctor) running(names []string) (name string, started time.Time) {
+	text, _ := os.ReadFile(filepath.Join(d.root, "/proc/stat"))
+	boot := bootTime.FindSubmatch(text)
+	if boot == nil {
+		return "", time.Time{}
+	}
+	booted, _ := strconv.ParseInt(string(boot[1]), 10, 64)
+	files, _ := filepath.Glob(filepath.Join(d.root, "/proc/[0-9]*/stat"))
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		_, rest, _ := strings.Cut(string(text), " (")
+		end := strings.LastIndex(rest, ") ")
+		if end < 0 || !slices.Contains(names, rest[:end]) {
+			continue
+		}
+		fields := strings.Fields(rest[end+2:])
+		if len(fields) < 20 {
+			continue
+		}
+		// The field is the 22nd, in hundredths of a second since the machine was started.
+		ticks, err := strconv.ParseInt(fields[19], 10, 64)
+		if at := time.Unix(booted+1, 0).Add(time.Duration(ticks) * 10 * time.Millisecond); err == nil && (name == "" || at.Before(started)) {
+			name, started = rest[:end], at
+		}
+	}
+	return name, started
 }
 
 // nameInPEM is the name of the first certificate in a file.
@@ -181,8 +285,8 @@ func (d *doctor) trustSteps(section string) remedy {
 var (
 	bundles = []string{"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
 		"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem"}
-	anchorDirs = map[string]string{"/usr/local/share/ca-certificates": "sudo update-ca-certificates", "/etc/pki/ca-trust/source/anchorDirs": "sudo update-ca-trust",
-		"/etc/ca-certificates/trust-source/anchorDirs": "sudo update-ca-trust", "/etc/pki/trust/anchorDirs": "sudo update-ca-certificates"}
+	anchorDirs = map[string]string{"/usr/local/share/ca-certificates": "sudo update-ca-certificates", "/etc/pki/ca-trust/source/anchors": "sudo update-ca-trust",
+		"/etc/ca-certificates/trust-source/anchors": "sudo update-ca-trust", "/etc/pki/trust/anchors": "sudo update-ca-certificates"}
 )
 
 // systemPool is what this system trusts.
@@ -203,25 +307,17 @@ func (d *doctor) systemPool() *x509.CertPool {
 }
 
 // lastUpdate reports whether the CA was added to the system and the command that takes it over was forgotten.
-func (d *doctor) lastUpdate(system *x509.CertPool) bool {
-	for dir, update := range anchorDirs {
-		files, _ := filepath.Glob(filepath.Join(d.root, dir, "*"))
-		for _, file := range files {
-			text, _ := os.ReadFile(file)
-			pool := system.Clone()
-			if !pool.AppendCertsFromPEM(text) || !d.verifies(pool) {
-				continue
-			}
-			name := filepath.Join(dir, filepath.Base(file))
-			if !strings.HasSuffix(name, ".crt") && strings.Contains(update, "update-ca-certificates") {
-				d.warn("system", "store-file-name", advise("Give it a name that ends in .crt.", "sudo mv "+name+" "+strings.TrimSuffix(name, filepath.Ext(name))+".crt", update), "%s would vouch for it, but only files that end in .crt are taken", name)
-				return true
-			}
-			d.warn("system", "store-not-updated", advise("Have the system take it over, then restart docker and other programs that run.", update), "%s vouches for it, but the system's store does not have it yet", name)
-			return true
-		}
+func (d *doctor) lastUpdate() bool {
+	name, update := d.anchor()
+	switch {
+	case name == "":
+		return false
+	case !strings.HasSuffix(name, ".crt") && strings.Contains(update, "update-ca-certificates"):
+		d.warn("system", "store-file-name", advise("Give it a name that ends in .crt.", "sudo mv "+name+" "+strings.TrimSuffix(name, filepath.Ext(name))+".crt", update), "%s would vouch for it, but only files that end in .crt are taken", name)
+	default:
+		d.warn("system", "store-not-updated", advise("Have the system take it over, then restart docker and other programs that run.", update), "%s vouches for it, but the system's store does not have it yet", name)
 	}
-	return false
+	return true
 }
 
 // installed reports whether one of the directories is there, or one of the programs on this machine.
@@ -275,7 +371,7 @@ func (d *doctor) docker() *puller {
 	if !d.installed([]string{"/etc/docker", "/var/snap/docker", filepath.Join(d.home, ".config/docker/daemon.json"), "/lib/systemd/system/docker.service", "/usr/lib/systemd/system/docker.service"}, "dockerd", "docker") {
 		return nil
 	}
-	p := &puller{name: "docker", section: "Docker:", plain: d.onThisMachine(), blind: d.onThisMachine()}
+	p := &puller{name: "docker", section: "Docker:", daemons: []string{"dockerd"}, restart: "sudo systemctl restart docker", plain: d.onThisMachine(), blind: d.onThisMachine()}
 	p.insist = advise("Better: let the registry speak TLS (berth --tls=auto). Or, for a network that you trust, have docker speak plain HTTP: write in /etc/docker/daemon.json (Docker Desktop: Settings, Docker Engine)",
 		`{ "insecure-registries": ["`+d.written()+`"] }`, "", "and then:", "sudo systemctl restart docker")
 	for _, file := range []string{"/etc/docker/daemon.json", filepath.Join(d.home, ".config/docker/daemon.json"), filepath.Join(d.home, ".docker/daemon.json"), "/var/snap/docker/current/config/daemon.json"} {
@@ -464,7 +560,7 @@ func (d *doctor) containerd() *puller {
 	if !d.there("/etc/containerd") || !d.containerdPulls() {
 		return nil
 	}
-	p := &puller{name: "containerd", section: "containerd:", plain: d.onThisMachine(), blind: d.onThisMachine()}
+	p := &puller{name: "containerd", section: "containerd:", daemons: []string{"containerd"}, restart: "sudo systemctl restart containerd", plain: d.onThisMachine(), blind: d.onThisMachine()}
 	dir := "/etc/containerd/certs.d"
 	file := filepath.Join(dir, d.written(), "hosts.toml")
 	p.insist = advise("Better: let the registry speak TLS (berth --tls=auto). Or, for a network that you trust, write in "+file,
@@ -611,7 +707,7 @@ func (d *doctor) k3s() *puller {
 		return nil
 	}
 	const file = "/etc/rancher/k3s/registries.yaml"
-	p := &puller{name: "k3s", section: "k3s,"}
+	p := &puller{name: "k3s", section: "k3s,", daemons: []string{"k3s-server", "k3s-agent"}, restart: "sudo systemctl restart k3s      # or k3s-agent"}
 	p.insist = advise("Better: let the registry speak TLS (berth --tls=auto). Or, for a network that you trust, write in "+file+" on every node",
 		"mirrors:", `  "`+d.written()+`":`, "    endpoint:", `      - "http://`+d.written()+`"`, "", "and then:", "sudo systemctl restart k3s      # or k3s-agent")
 	text := d.readBelow(file)
@@ -658,7 +754,7 @@ func (d *doctor) buildkit() *puller {
 	if !d.installed([]string{"/etc/buildkit", files[1]}, "buildkitd") {
 		return nil
 	}
-	p := &puller{name: "buildkit", section: "BuildKit:", plain: d.onThisMachine()}
+	p := &puller{name: "buildkit", section: "BuildKit:", daemons: []string{"buildkitd"}, restart: "sudo systemctl restart buildkit      # or docker restart BUILDER", plain: d.onThisMachine()}
 	p.insist = advise("Better: let the registry speak TLS (berth --tls=auto). Or, for a network that you trust, write in "+files[0]+" and restart buildkitd, or create the builder again",
 		`[registry."`+d.written()+`"]`, "  http = true")
 	for _, file := range files {
