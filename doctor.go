@@ -23,6 +23,7 @@ type severity string
 
 const (
 	isWell    severity = "ok"
+	isNote    severity = "note" // nothing is wrong, and it is good to know
 	isWarning severity = "warning"
 	isProblem severity = "problem"
 )
@@ -53,6 +54,11 @@ func (x *diagnoses) add(d diagnosis) {
 // well notes that nothing is wrong.
 func (x *diagnoses) well(check, format string, args ...any) {
 	x.add(diagnosis{Check: check, Level: isWell, Says: fmt.Sprintf(format, args...)})
+}
+
+// note notes what is neither good nor wrong.
+func (x *diagnoses) note(check, format string, args ...any) {
+	x.add(diagnosis{Check: check, Level: isNote, Says: fmt.Sprintf(format, args...)})
 }
 
 // A remedy is what to do: a sentence, and lines to type.
@@ -89,8 +95,8 @@ const checkColumn = 22
 // write tells a person of one finding, without what to do.
 func (d *diagnosis) write(out *console) {
 	label := strings.ToUpper(string(d.Level))
-	if d.Level == isWell {
-		label = "ok"
+	if d.Level == isWell || d.Level == isNote {
+		label = string(d.Level)
 	}
 	out.printf("%-9s%-12s %s\n", label, d.Check, wrap(printable(d.Says), checkColumn, checkColumn))
 }

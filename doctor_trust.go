@@ -77,7 +77,7 @@ func (d *doctor) examineTrust() {
 	case found == 0:
 		d.fail("system", "system-trust", d.trustSteps("The system's store"), "the system's certificates do not vouch for it: it is signed by %q", d.chain[0].Issuer.CommonName)
 	default:
-		d.well("system", "the system's certificates do not vouch for it: curl, crane and browsers refuse it")
+		d.note("system", "the system's certificates do not vouch for it. If curl, crane or a browser is to use it on this machine, add the CA to the system's store, too")
 	}
 }
 
@@ -258,8 +258,7 @@ func (d *doctor) trustSteps(section string) remedy {
 	t := trustIn(d.written(), top.Raw)
 	r := advise("Get the CA's certificate as ca.crt from whoever runs the registry, and put it where this program looks:")
 	if d.ca != nil {
-		r = advise("Trust the registry's own CA. For all programs at once, if you have an account there, by the first line; or else compare the fingerprint with what berth trust prints on the server, and do the rest:",
-			"ssh "+bareHost(t.Host)+" 'sudo berth trust "+t.Full+" --script' | sudo sh", "",
+		r = advise("Trust the registry's own CA. Compare the fingerprint with the one that berth trust prints on the server before you go on:",
 			"curl -fsSo ca.crt http://"+t.Full+"/trust.crt", "openssl x509 -in ca.crt -noout -fingerprint -sha256")
 	} else if top.CheckSignatureFrom(top) == nil && len(d.chain) == 1 {
 		r = advise("It is signed by itself: that certificate is what to trust. Compare it with the one on the server, then:",
@@ -276,6 +275,11 @@ func (d *doctor) trustSteps(section string) remedy {
 				r.lines = append(r.lines, strings.TrimPrefix(line, "  "))
 			}
 		}
+	}
+	if d.ca != nil {
+		r.lines = append(r.lines, "", "Or all programs at once, if the registry's user on the server can be reached",
+			"by ssh (as another user: sudo berth). DIR is the registry's data directory there:",
+			"ssh "+bareHost(t.Host)+" 'berth trust "+t.Full+" --script --data DIR' | sudo sh")
 	}
 	return r
 }

@@ -3,9 +3,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -75,5 +77,23 @@ func TestDoctorStartedBeforeTheCA(t *testing.T) {
 				t.Errorf("the doctor does not say %q: %+v", x.says, d.list)
 			}
 		})
+	}
+}
+
+// What is neither good nor wrong is not called ok.
+func TestDoctorNotes(t *testing.T) {
+	t.Parallel()
+	ca := newIssuer(t)
+	r := startRegistry(t)
+	d := doctorAt(t, behindTLS(t, certified(t, ca), r.server.handler())).file(t, "/etc/docker/certs.d/hub.lan:5000/ca.crt", string(ca.pem()))
+	d.noPush = true
+	d.wantFaults(t)
+	var b bytes.Buffer
+	out := newConsole(&b, false)
+	for _, x := range d.list {
+		x.write(out)
+	}
+	if !strings.Contains(b.String(), "\nnote     system       the system's certificates do not vouch for it") || d.verdict() != "all is well" {
+		t.Errorf("the doctor's verdict is %q, and it says\n%s", d.verdict(), &b)
 	}
 }
