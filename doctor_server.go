@@ -54,7 +54,11 @@ func serverDoctor(ctx context.Context, cfg *config, out *console) *diagnoses {
 		x.fail("data", "data-unusable", advise("Do what it says, and run this again."), "%v", plainly(err))
 		return &x.diagnoses
 	case found != aRegistry:
-		x.fail("data", "no-registry", advise("Name its directory with --data or BERTH_DATA.", "berth doctor --data /var/lib/berth"), "there is no registry in %s", data.whole())
+		r := advise("Name its directory with --data or BERTH_DATA.", "berth doctor --data DIR")
+		if _, err := os.Stat(filepath.Join(x.root, serviceData)); err == nil && x.cfg.dir != serviceData {
+			r.lines = []string{"sudo berth doctor --data " + serviceData}
+		}
+		x.fail("data", "no-registry", r, "there is no registry in %s", data.whole())
 		return &x.diagnoses
 	}
 	x.well("data", "the registry is in %s", data.whole())
