@@ -1,21 +1,22 @@
-// A real push and pull of a small image of random bytes, in the ways of several clients, to
+// A real push and pull of a small image, in the ways of several clients, to
 // see what a proxy on the way does to it.
 //
 // A blob is pushed as docker does (POST, one PATCH in chunks without a length, PUT), and the largest as
 // containerd does (POST, one PUT with a length). Then all is read back. What comes back must be what was
 // sent, byte by byte, and with the headers that clients need. At the end the image is deleted,
-// if the registry lets its user delete; otherwise the doctor says what remains.
+// if the registry lets its user delete; otherwise the doctor says what remains. A registry keeps the bytes
+// until it removes garbage, so they are the same in each run and on each machine, and are stored only once.
 
 package main
 
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"slices"
@@ -88,13 +89,13 @@ func (d *doctor) pushAndPull(ctx context.Context, s *doctorSession) {
 	if len(d.faults(isProblem, isWarning)) == before {
 		d.well("pull", "all comes back as it was pushed, with its headers")
 	}
-	s.remove(ctx, image)
+	s.remove(ctx, image, blobs)
 }
 
-// randomBlob returns random bytes.
-func randomBlob(n int64) []byte {
+// sampleBlob returns n bytes that look random, and are the same for each n.
+func sampleBlob(n int64) []byte {
 	b := make([]byte, n)
-	rand.Read(b)
+	rand.NewChaCha8([32]byte([]byte("the doctor's samples, " + fmt.Sprintf("%10d", n)))).Read(b)
 	return b
 }
 
@@ -109,7 +110,7 @@ func (s *doctorSession) pushBlobs(ctx context.Context) (blobs [][]byte) {
 		if size > s.largest && i > 0 {
 			break
 		}
-		body := randomBlob(size)
+		body := sampleBlob(size)
 		step, a := s.pushBlob(ctx, body, i == 2)
 		if step != "" {
 			s.explainRefusal(step, a, size, most)
@@ -267,7 +268,7 @@ func (s *doctorSession) pushImage(ctx context.Context, blobs [][]byte) (image di
 		layers = append(layers, descriptor{doctorLayer, digest.FromBytes(b), len(b)})
 		diffs = append(diffs, digest.FromBytes(b))
 	}
-	config, err := json.Marshal(map[string]any{"architecture": "amd64", "os": "linux", "config": map[string]any{},
+	config, err := json.Marshal(map[string]any{"architecture": "amd64", "os": "linux", "config": map[string]any{"Labels": map[string]string{"berth-doctor": s.random}}, // another image for each run
 		"rootfs": map[string]any{"type": "layers", "diff_ids": diffs}, "created": s.now().UTC().Format(time.RFC3339)})
 	if err != nil {
 		panic(err) // all of it can be said in JSON
@@ -405,16 +406,20 @@ func (s *doctorSession) listTags(ctx context.Context) {
 	}
 }
 
-// remove deletes the image again.
-func (s *doctorSession) remove(ctx context.Context, image digest.Digest) {
+// remove deletes the image of the blobs again.
+func (s *doctorSession) remove(ctx context.Context, image digest.Digest, blobs [][]byte) {
+	var size int64
+	for _, b := range blobs {
+		size += int64(len(b))
+	}
 	a := s.do(ctx, http.MethodDelete, "manifests/"+image.String(), nil)
 	remains := fmt.Sprintf("%s and %s in %s", s.tags()[0], s.tags()[1], s.name)
 	switch {
 	case a.err == nil && a.status/100 == 2:
-		s.well("delete", "the test image is deleted again")
+		s.well("delete", "the test image is deleted again. The registry keeps its %s until it removes garbage, and only once, however often this is run", formatSize(size))
 	case a.err == nil && a.message() == "":
 		s.warn("delete", "method-blocked", s.proxyRemedy("If images are to be deleted through it, let the proxy pass DELETE on."), "DELETE is refused before it reaches the registry: %s%s. The tags %s remain", a.in(), a.by(), remains)
 	default:
-		s.well("delete", "the registry does not let this user delete: the tags %s remain", remains)
+		s.note("delete", "the registry does not let this user delete: the tags %s remain", remains)
 	}
 }

@@ -5,9 +5,11 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -95,5 +97,31 @@ func TestDoctorNotes(t *testing.T) {
 	}
 	if !strings.Contains(b.String(), "\nnote     system       the system's certificates do not vouch for it") || d.verdict() != "all is well" {
 		t.Errorf("the doctor's verdict is %q, and it says\n%s", d.verdict(), &b)
+	}
+}
+
+// However often the doctor pushes, a registry has its layers once.
+func TestDoctorPushesTheSameBytes(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, believesProxies)
+	var mu sync.Mutex
+	pushed := map[string]bool{}
+	at := inPlain(t, proxyTo(r, rewritten(func(x *httputil.ProxyRequest) {
+		if x.In.Method == "PUT" && strings.Contains(x.In.URL.Path, "/blobs/") {
+			mu.Lock()
+			pushed[x.In.URL.Query().Get("digest")] = true
+			mu.Unlock()
+		}
+	})))
+	for range 2 {
+		d := doctorAt(t, at)
+		d.largest = 3 << 20
+		d.wantFaults(t)
+		if !d.says("The registry keeps its 5.0 MiB until it removes garbage") {
+			t.Errorf("the doctor does not say what the registry keeps: %+v", d.list)
+		}
+	}
+	if len(pushed) != 3+2 {
+		t.Errorf("two runs have pushed %d blobs, want three layers, and a configuration for each run", len(pushed))
 	}
 }
