@@ -226,7 +226,8 @@ func (b *backup) tell(asJSON bool) error {
 	b.out.printf("copied the registry %s to %s\n", b.st.whole(), dest)
 	b.out.printf("%s cloned, %s linked, %s copied (%s), %s there already, %s removed\n", plural(b.cloned, "blob"), plural(b.linked, "blob"),
 		plural(b.copied, "blob"), formatSize(b.bytes), plural(b.kept, "blob"), plural(b.removed, "file"))
-	b.out.printf("to go back to it: berth --data %[1]s; only to look into it: berth --data %[1]s --read-only\n", dest)
+	b.out.printf("to look into it: berth --data %s --read-only\n"+
+		"to go back to it: stop Berth, move the damaged %s away, copy %[1]s there, and start with the same flags (docs/storage.md#backup)\n", dest, b.st.whole())
 	if b.cloned+b.linked > 0 {
 		b.out.printf("it is on the same file system as the registry, and shares disk space with it: it is no help when the disk fails\n")
 	}

@@ -41,7 +41,7 @@ func checkRestoreCommand(cfg *config) error {
 	if len(cfg.Args) == 0 {
 		return nil
 	}
-	return fmt.Errorf("berth restore takes no directory: it mends a damaged berth.db. To go back to a backup, start berth --data %s, or copy that directory", cfg.Args[0])
+	return fmt.Errorf("berth restore takes no directory: it mends a damaged berth.db. To go back to a backup, stop Berth, move the damaged data directory away, copy %s there, and start with the same flags (docs/storage.md#backup)", cfg.Args[0])
 }
 
 // restore is `berth restore`: it makes the data directory one that starts.

@@ -50,7 +50,7 @@ func TestWhatNewcomersType(t *testing.T) {
 		{"ls|--data=", "--data is empty (perhaps by a variable that is not set): name a directory"},
 
 		// Arguments that nearly are right.
-		{"restore|/mnt/usb/berth", "berth restore takes no directory: it mends a damaged berth.db. To go back to a backup, start berth --data /mnt/usb/berth, or copy that directory"},
+		{"restore|/mnt/usb/berth", "berth restore takes no directory: it mends a damaged berth.db. To go back to a backup, stop Berth, move the damaged data directory away, copy /mnt/usb/berth there, and start with the same flags (docs/storage.md#backup)"},
 		{"trust|https://pi.local:5000", `"https://pi.local:5000": give the name without https://, as in berth trust pi.local:5000`},
 		{"trust|https://a b/", `"https://a b/" is not a registry's HOST or HOST:PORT`},
 		{"policy|check|ann|push|pi.local:5000/home/app", `"pi.local:5000/home/app": give the name without the host`},
@@ -147,7 +147,8 @@ func TestBackupNamesWhatItCopies(t *testing.T) {
 	r := startRegistry(t)
 	r.stop()
 	dest := filepath.Join(t.TempDir(), "copy")
-	if got := tell(t, nil, "", "backup", dest, "--data", r.cfg.dir); got.code != 0 || !strings.HasPrefix(got.out, "copied the registry "+r.cfg.dir+" to "+dest+"\n") {
+	back := "to look into it: berth --data " + dest + " --read-only\nto go back to it: stop Berth, move the damaged " + r.cfg.dir + " away, copy " + dest + " there, "
+	if got := tell(t, nil, "", "backup", dest, "--data", r.cfg.dir); got.code != 0 || !strings.HasPrefix(got.out, "copied the registry "+r.cfg.dir+" to "+dest+"\n") || !strings.Contains(got.out, back) {
 		t.Errorf("backup ends with %d, and says\n%s%s", got.code, got.out, got.err)
 	}
 	if got := tell(t, nil, "", "backup", dest, "--data", r.cfg.dir, "--json"); got.code != 0 || !strings.HasPrefix(got.out, "{") {

@@ -259,8 +259,8 @@ func careCommands() []*command {
 		{name: "backup", synopsis: "DEST", least: 1, most: 1, flags: []flagDef{jsonFlag}, onStore: backupCommand,
 			server: []string{"htpasswd", "policy"},
 			about:  "copy everything to the directory DEST",
-			more: "A backup is a registry: to go back to it, start `berth --data DEST`, or copy it. " +
-				"The second time, only what is new is copied. A running server makes the copy, as its own user.",
+			more: "To look into a backup, start `berth --data DEST --read-only`. To go back to it, stop Berth, move the damaged data directory away, " +
+				"copy DEST there, and start with the same flags. The second time, only what is new is copied. A running server makes the copy, as its own user.",
 			example: "berth backup /mnt/usb/berth"},
 		{name: "restore", most: 1, check: checkRestoreCommand,
 			onFiles: func(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) error {
