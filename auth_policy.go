@@ -199,15 +199,15 @@ func parsePolicy(text []byte) (*policy, error) {
 			if _, whole, theirs, err := parsePerson(member); theirs && !whole && err == nil {
 				continue
 			}
-			if err := checkUserName(member); err != nil {
-				return nil, fmt.Errorf("group %s: %w", name, err)
+			if err := checkMember(member); err != nil {
+				return nil, fmt.Errorf("%sgroup %s: %w", lineOfExclusion(text, "groups", 1, name, err), name, err)
 			}
 		}
 	}
 	for i, x := range file.Rule {
 		r := &accessRule{who: x.Who, origin: fmt.Sprintf("rule %d", i+1)}
 		if err := r.bind(p.groups); err != nil {
-			return nil, fmt.Errorf("rule %d: %w", i+1, err)
+			return nil, fmt.Errorf("%srule %d: %w", lineOfExclusion(text, "rule", i+1, "who", err), i+1, err)
 		}
 		if r.repositories, err = parseRepositories(x.Repositories); err != nil {
 			return nil, fmt.Errorf("rule %d: %w", i+1, err)
@@ -357,6 +357,8 @@ func (r *accessRule) bind(groups map[string][]string) error {
 		group, isGroup := strings.CutPrefix(who, "group:")
 		origin, whole, theirs, err := parsePerson(who)
 		switch {
+		case strings.HasPrefix(who, "!"):
+			return exclusionError(who)
 		case err != nil:
 			return err
 		case who == "anonymous":
@@ -383,6 +385,50 @@ func (r *accessRule) bind(groups map[string][]string) error {
 		}
 	}
 	return nil
+}
+
+// An exclusionError is about a word in a list of people that is written like an exception from a list of repositories.
+type exclusionError string
+
+func (e exclusionError) Error() string {
+	return fmt.Sprintf("%q: ! excludes repositories and tags only; name the users or groups in `who`", string(e))
+}
+
+// checkMember is checkUserName for the members of a group in [groups].
+func checkMember(name string) error {
+	if strings.HasPrefix(name, "!") {
+		return exclusionError(name)
+	}
+	return checkUserName(name)
+}
+
+// lineOfExclusion says on which line the word of an exclusionError is: in the list that key has below the n-th
+// heading of that name, counted from 1. It is "" if that is not found, and for any other error.
+func lineOfExclusion(text []byte, heading string, n int, key string, err error) string {
+	var word exclusionError
+	if !errors.As(err, &word) {
+		return ""
+	}
+	headed := regexp.MustCompile(`^\s*\[+\s*` + heading + `\s*\]`)
+	list := regexp.MustCompile(`^\s*["']?` + regexp.QuoteMeta(key) + `["']?\s*=`)
+	form := regexp.MustCompile(`["']` + regexp.QuoteMeta(string(word)) + `["']`)
+	for before, part := range sections(text) {
+		if !slices.ContainsFunc(bytes.Split(part, []byte("\n")), headed.Match) {
+			continue
+		}
+		if n--; n > 0 {
+			continue
+		}
+		inside := false
+		for line := range bytes.Lines(part) {
+			before++
+			if inside = inside || list.Match(line); inside && form.Match(line) {
+				return fmt.Sprintf("line %d: ", before)
+			}
+		}
+		return ""
+	}
+	return ""
 }
 
 // defaultPolicy holds where there is no policy.toml.
