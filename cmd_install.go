@@ -168,13 +168,14 @@ func newInstaller(cfg *config, stdout io.Writer) (*installer, error) {
 	in := &installer{root: cfg.Root, dry: cfg.DryRun, out: stdout}
 	switch {
 	case runtime.GOOS != "linux":
-		return nil, fmt.Errorf("berth %s is for Linux with systemd. On this system, have its own service manager start `berth --data DIR`; docs/deploy.md has examples", cfg.Command)
+		return nil, fmt.Errorf("berth %s is for Linux with systemd. On this system, start the program by hand or by its service manager: berth --data DIR --tls=auto, as a user of its own", cfg.Command)
 	case in.root != "":
 		if info, err := os.Stat(in.root); err != nil || !info.IsDir() {
 			return nil, usageErrorf("--root: there is no directory %s", in.root)
 		}
 	case !thereIs("/run/systemd/system"):
-		return nil, fmt.Errorf("systemd does not run this machine, and berth %s is for systemd; docs/deploy.md has examples for other service managers. (--root DIR works on the files of an image)", cfg.Command)
+		return nil, fmt.Errorf("systemd does not run this machine, and berth %s is for systemd. Start the program by hand or by this system's service manager: berth --data DIR --tls=auto, "+
+			"as a user of its own (docs/deploy.md, \"By hand\", has the user and the directory). --root DIR works on the files of an image", cfg.Command)
 	case !isRoot() && !in.dry:
 		return nil, fmt.Errorf("berth %s writes to /etc and %s: run it as root, for example with sudo (--dry-run shows what it would do)", cfg.Command, installedBinary)
 	}

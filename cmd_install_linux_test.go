@@ -175,6 +175,14 @@ func TestInstallRefusesBeforeItMakesAnything(t *testing.T) {
 			t.Errorf("berth install %s: %v, want %q", strings.Join(args, " "), err, want)
 		}
 	}
+	if !exists("/run/systemd/system") { // else it is for this machine
+		for _, command := range []string{"install", "uninstall", "upgrade --rollback"} {
+			const want = "Start the program by hand or by this system's service manager: berth --data DIR --tls=auto, as a user of its own (docs/deploy.md, \"By hand\", has"
+			if _, err := runOnce(t, append(strings.Fields(command), "--dry-run")...); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("berth %s without systemd: %v", command, err)
+			}
+		}
+	}
 	if said, err := runOnce(t, "install", "--root", root, "--dry-run"); err != nil || !strings.Contains(said, "would: write /etc/systemd/system/berth.service") {
 		t.Errorf("--dry-run says %v\n%s", err, said)
 	}
