@@ -260,7 +260,11 @@ func parseArguments(command string, flags *flag.FlagSet, args []string, set func
 		}
 		if !given {
 			if len(args) == 0 || strings.HasPrefix(args[0], "--") {
-				return nil, usageErrorf("--%s: its value is missing (see berth help %s)", name, command)
+				err := usageErrorf("--%s: its value is missing (see berth help %s)", name, command)
+				if name == "tls" { // it looks like a switch
+					err = usageErrorf("%w: --tls=auto (a local CA) or --tls=acme", err)
+				}
+				return nil, err
 			}
 			value, args = args[0], args[1:]
 		}

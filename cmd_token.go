@@ -18,6 +18,8 @@ import (
 // checkTokenCommand refuses what is none of the forms of `berth token`.
 func checkTokenCommand(cfg *config) error {
 	switch verb, names := cfg.Args[0], cfg.Args[1:]; {
+	case verb == "create" && cfg.Allow == "" && cfg.Repo == "":
+		return findCommand("token").wrongArguments("token create: --allow and --repo are missing: what the token may do, and in which repositories")
 	case verb == "create":
 		_, err := newRobot(cfg.options)
 		return err
