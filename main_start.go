@@ -217,6 +217,7 @@ type greeting struct {
 	ca            string   // fingerprint of the local CA, "" without one
 	passed        string   // the value of --addr, in whose place the service manager has handed over a socket; "" if it has not
 	plain         bool     // Docker on other machines does not take it as it is
+	inside        string   // if there are no repositories, another registry in the data directory
 }
 
 // greeting gathers what is to be said. addr is where the server listens.
@@ -232,6 +233,9 @@ func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
 	var err error
 	if g.repositories, err = s.st.countRepositories(); err != nil {
 		return nil, err
+	}
+	if g.repositories == 0 {
+		g.inside = s.st.registryInside()
 	}
 	scheme := "http"
 	if s.certificates != nil {
@@ -323,6 +327,9 @@ func (g *greeting) write(w io.Writer) {
 		has = append(has, "client certificates")
 	}
 	fmt.Fprintf(w, "%s: %s\n", begun, strings.Join(has, ", "))
+	if g.inside != "" {
+		fmt.Fprintf(w, "There is another registry in %s: to use that, stop Berth, and start it with --data %[1]s, or with that directory in the place of %s\n", g.inside, g.data)
+	}
 	if g.passed != "" {
 		fmt.Fprintf(w, "The service manager listens for it: its socket's address counts, not %s\n", g.passed)
 	}
@@ -413,5 +420,5 @@ func (g *greeting) log(log *slog.Logger) {
 		log.Warn("everybody who reaches this registry may push and delete; `berth user add NAME` makes it ask for a password")
 	}
 	log.Info("serving", "version", g.version, "data", g.data, "new", g.found != aRegistry, "made", g.found == noDirectory,
-		"repositories", g.repositories, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "container", g.container != "", "open", g.open, "try", g.try, "ca", g.ca)
+		"repositories", g.repositories, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "container", g.container != "", "inside", g.inside, "open", g.open, "try", g.try, "ca", g.ca)
 }

@@ -83,6 +83,13 @@ func TestGreetingFitsWhatIsSet(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(rules, policyFile), []byte(rule), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	around, usedAround := t.TempDir(), t.TempDir() // copied to too late
+	serveFor(t, nil, "--data", around)
+	for at, from := range map[string]string{usedAround: used, filepath.Join(usedAround, "berth"): used, filepath.Join(around, "berth"): used} {
+		if err := os.CopyFS(at, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	const (
 		push   = "docker tag alpine ADDR/alpine && docker push ADDR/alpine\n"
 		alone  = "No other machine reaches it, except through a proxy on this one\n"
@@ -103,6 +110,9 @@ func TestGreetingFitsWhatIsSet(t *testing.T) {
 		{guarded, "--public-url https://hub.example.org", "Opens the registry there: 2 repositories, 1 user, 1 token\n" +
 			"Other machines reach it at https://hub.example.org\n" + closed +
 			"Try:  docker login -u kim hub.example.org\n      docker tag alpine hub.example.org/alpine && docker push hub.example.org/alpine\n"},
+		{around, "", "Opens the registry there: no repositories, no users\nThere is another registry in DIR/berth: to use that, stop Berth, and start it with --data DIR/berth, or with that directory in the place of DIR\n" +
+			alone + open + "push, pull or delete\nTo make it ask for one:  berth user add NAME\nTry:  " + push},
+		{usedAround, "--read-only", "Opens the registry there: 2 repositories, no users\n" + alone + open + "pull\nTo make it ask for one:  berth user add NAME\nTry:  docker pull ADDR/home/app:1.0\n"},
 		{rules, "", "Begins a new registry there: no repositories, no users\n" + alone + "Without a password everybody may pull from some repositories\n" +
 			"Try:  berth user add NAME --htpasswd DIR/htpasswd\n      docker login -u NAME ADDR\n      " + push},
 		{used, "--tls auto", "Opens the registry there: 2 repositories, no users\n" + alone + open + "push, pull or delete\nTo make it ask for one:  berth user add NAME\nTry:  " + push},
