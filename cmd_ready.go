@@ -32,7 +32,11 @@ func askServes(ctx context.Context, cfg *config) error {
 	where := askWhere(ctx, cfg)
 	host, port, err := net.SplitHostPort(where.Address)
 	if err != nil {
-		return fmt.Errorf("no server runs on %s, as far as can be seen; if it has another data directory, name that with --data or BERTH_DATA", cfg.dir)
+		why := ""
+		if there, err := isThere(cfg.dir); err == nil && !there {
+			why = ": that directory is missing"
+		}
+		return fmt.Errorf("no server runs on %s, as far as can be seen%s; if it has another data directory, name that with --data or BERTH_DATA", cfg.dir, why)
 	}
 	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
 		host = "localhost"

@@ -211,6 +211,7 @@ func (s *server) serve(route route) http.Handler {
 		}
 		if !known {
 			s.st.ruined(err)
+			s.st.missing()
 		}
 		if e == errNoSpace {
 			e = e.saying("%s", s.st.fullness()+roomAdvice)
@@ -295,8 +296,11 @@ func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
 	return writeBody(w, "text/plain; charset=utf-8", []byte("ok\n"))
 }
 
-// getReady says whether requests should come here: the database answers.
+// getReady says whether requests should come here: the data directory is there, and the database answers.
 func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
+	if what := s.st.missing(); what != "" {
+		return errNotReady.with(what + " is gone")
+	}
 	if err := s.st.answers(); err != nil {
 		s.log.Error("the database does not answer", "error", err)
 		return errNotReady.with("the database does not answer")

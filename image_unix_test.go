@@ -53,6 +53,10 @@ func TestReady(t *testing.T) {
 		if out, err := runOnce(t, "ready", "--data", data); err == nil || !strings.Contains(err.Error(), "no server runs on "+data) {
 			t.Errorf("without a server: %v\n%s", err, out)
 		}
+		const missing = ", as far as can be seen: that directory is missing; if"
+		if out, err := runOnce(t, "ready", "--data", data+"/none"); err == nil || !strings.Contains(err.Error(), missing) {
+			t.Errorf("without the directory: %v\n%s", err, out)
+		}
 		p := startProcess(t, "", "--data", data, "--tls", tls)
 		if out, err := runOnce(t, "ready", "--data", data); err != nil || out != "ready\n" {
 			t.Errorf("--tls=%s: %v\n%s", tls, err, out)

@@ -70,6 +70,7 @@ type store struct {
 	promises promises
 
 	ruinedOnce atomic.Bool // the log has said that the database is damaged
+	goneOnce   atomic.Bool // the log has said that the directory or the database is gone
 	pulls      pulls       // what was pulled lately
 	sending    sending
 	saved      int64 // uptime last written, in seconds; used by the writer only

@@ -31,10 +31,11 @@ import (
 type dataDir struct {
 	dirConfig
 	found        premises
-	lock         *os.File // open as long as the directory is this process's
-	readOnlyDisk bool     // found by own: only pulls work
-	arrivals     string   // the directory that has uploads/ and quarantine/
-	shards       struct { // of which algorithms makeShards has seen to it that they are there
+	lock         *os.File    // open as long as the directory is this process's
+	owned        os.FileInfo // the directory that has the lock, nil if that is not known
+	readOnlyDisk bool        // found by own: only pulls work
+	arrivals     string      // the directory that has uploads/ and quarantine/
+	shards       struct {    // of which algorithms makeShards has seen to it that they are there
 		sync.Mutex          // held while they are made
 		sha256, sha512 bool // guarded by the mutex
 	}
@@ -93,8 +94,26 @@ func (data *dataDir) own() (err error) {
 	} else if err != nil {
 		return fmt.Errorf("%s cannot be locked: %w", data.dir, err)
 	}
+	data.owned, _ = os.Stat(data.dir) // only gone needs it
 	data.readOnlyDisk = data.readOnlyDisk || onReadOnlyDisk(filepath.Join(data.dir, "blobs"))
 	return nil
+}
+
+// gone names what was removed or replaced while this process has the directory: the directory itself, or its
+// database. It is "" if nothing was, or if that cannot be seen.
+func (data *dataDir) gone() string {
+	if data.owned == nil {
+		return ""
+	}
+	info, err := os.Stat(data.dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, data.owned) {
+		return "the data directory " + data.whole()
+	}
+	db := filepath.Join(data.whole(), "berth.db")
+	if _, err := os.Stat(db); errors.Is(err, fs.ErrNotExist) {
+		return "the database " + db
+	}
+	return ""
 }
 
 // ownNamed is own for the directory that --data names.

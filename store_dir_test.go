@@ -397,3 +397,60 @@ func TestDiskGoesBeforeTheFirstPush(t *testing.T) {
 	r.pushBlob("b", "other")
 	f.pull()
 }
+
+// A data directory that is removed, replaced or emptied while it is served is said: to whoever asks
+// whether the registry is ready, and once in the log.
+func TestDataDirectoryGone(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		gone    string // in the data directory, "" for itself
+		replace bool
+		said    string
+	}{
+		{"", false, "the data directory DIR"},
+		{"", true, "the data directory DIR"},
+		{"berth.db", false, "the database DIR/berth.db"},
+	} {
+		r := startRegistry(t, func(cfg *config) { cfg.dir = filepath.Join(t.TempDir(), "data") })
+		r.pushImage("home/app", "1.0", "{}", "layer")
+		r.want(200, "GET", "/readyz", nil)
+		path, aside := filepath.Join(r.cfg.dir, x.gone), r.cfg.dir+".aside"
+		if err := os.Rename(path, aside); err != nil {
+			t.Fatal(err)
+		}
+		if x.replace {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		said := strings.ReplaceAll(x.said, "DIR", r.cfg.dir)
+		logged := func() int {
+			return strings.Count(r.log.String(), said+" has been removed or replaced while Berth serves it: stop Berth and restore a backup")
+		}
+		if x.gone == "" && !x.replace { // else an upload can begin
+			for range 2 {
+				r.want(500, "POST", "/v2/home/app/blobs/uploads/", nil)
+			}
+			if n := logged(); n != 1 {
+				t.Errorf("after two pushes the log says %d times that %s is gone, want once\n%s", n, said, r.log)
+			}
+		}
+		for range 2 {
+			if got := r.want(503, "GET", "/readyz", nil); !strings.Contains(string(got.body), said+" is gone") {
+				t.Errorf("/readyz: %s", got.body)
+			}
+		}
+		if n := logged(); n != 1 {
+			t.Errorf("the log says %d times that %s is gone, want once\n%s", n, said, r.log)
+		}
+		if x.replace {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Rename(aside, path); err != nil {
+			t.Fatal(err)
+		}
+		r.want(200, "GET", "/readyz", nil)
+	}
+}

@@ -288,3 +288,13 @@ func (st *store) ruined(err error) error {
 	}
 	return err
 }
+
+// missing is gone, and has the log say so once: files that are open still answer, and the errors of the others
+// do not show why.
+func (st *store) missing() string {
+	what := st.gone()
+	if what != "" && st.goneOnce.CompareAndSwap(false, true) {
+		st.log.Error(what + " has been removed or replaced while Berth serves it: stop Berth and restore a backup")
+	}
+	return what
+}
