@@ -61,6 +61,12 @@ func serverDoctor(ctx context.Context, cfg *config, out *console) *diagnoses {
 		x.fail("data", "no-registry", r, "there is no registry in %s", data.whole())
 		return &x.diagnoses
 	}
+	if f, err := os.Open(filepath.Join(data.dir, "berth.db")); errors.Is(err, fs.ErrPermission) {
+		x.fail("data", "no-permission", advise("Run this as root, or as the owner of the directory.", "sudo berth doctor --data "+data.whole()), "you may not read the registry in %s", data.whole())
+		return &x.diagnoses
+	} else if err == nil {
+		f.Close()
+	}
 	x.well("data", "the registry is in %s", data.whole())
 	x.examineFiles()
 	x.examineFileSystem()
@@ -219,10 +225,10 @@ func (x *serverExamination) askStore(ctx context.Context) whereabouts {
 	var text bytes.Buffer
 	done, err := askServer(ctx, &ask, &text)
 	if !done {
+		x.examineStopped(ctx, &text) // first: what does not open is not to be started
 		x.explainStopped(ctx)
-		x.examineStopped(ctx, &text)
 	} else if err != nil {
-		x.fail("server", "server-does-not-answer", advise("Restart it with this version.", "sudo systemctl restart berth"), "a server has the registry, and does not say how it is: %v", err)
+		x.fail("server", "server-does-not-answer", x.goBackOr(err, advise("Restart it with this version.", "sudo systemctl restart berth")), "a server has the registry, and does not say how it is: %v", err)
 		return askWhere(ctx, x.cfg)
 	}
 	var told storeFindings
@@ -240,6 +246,14 @@ func (x *serverExamination) askStore(ctx context.Context) whereabouts {
 		return whereabouts{}
 	}
 	return askWhere(ctx, x.cfg)
+}
+
+// goBackOr is what to do about a database that is damaged, and otherwise that.
+func (x *serverExamination) goBackOr(err error, otherwise remedy) remedy {
+	if !isRuined(err) && !strings.Contains(err.Error(), "berth restore") { // a server says it in words
+		return otherwise
+	}
+	return advise("Stop the server, if it runs, and go back to the newest snapshot; then start it.", "sudo systemctl stop berth", "sudo berth restore --data "+x.cfg.dir, "sudo systemctl start berth")
 }
 
 // explainStopped tells that no server runs, and what systemd knows of that.
@@ -267,7 +281,7 @@ func (x *serverExamination) examineStopped(ctx context.Context, text *bytes.Buff
 		st, err = openStore(x.cfg.storeConfig)
 	}
 	if err != nil {
-		x.fail("database", "not-opened", advise("Do what it says."), "the registry cannot be opened: %v", plainly(err))
+		x.fail("database", "not-opened", x.goBackOr(err, advise("Do what it says.")), "the registry cannot be opened: %v", plainly(err))
 		return
 	}
 	err = recallFlags(st, x.cfg.given)

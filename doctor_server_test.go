@@ -186,6 +186,12 @@ func TestServerDoctorWithoutServer(t *testing.T) {
 	version(latestVersion + 1)
 	r.wantDoctor([]string{"not-opened", "not-running"})
 	version(latestVersion)
+	if err := os.WriteFile(db, []byte("no database"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, text := r.doctor(); !strings.Contains(text, "sudo berth restore --data "+r.cfg.dir) || strings.Index(text, "berth restore") > strings.Index(text, "Start it.") {
+		t.Errorf("of a database that is damaged the doctor says\n%s", text)
+	}
 
 	r = newRegistry(t)
 	r.wantDoctor([]string{"no-registry"})

@@ -298,8 +298,8 @@ func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
 
 // getReady says whether requests should come here: the data directory is there, and the database answers.
 func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
-	if what := s.st.missing(); what != "" {
-		return errNotReady.with(what + " is gone")
+	if s.st.missing() != "" { // the log has the path, which is not for everybody
+		return errNotReady.with("the data directory, or the database in it, is gone")
 	}
 	if err := s.st.answers(); err != nil {
 		s.log.Error("the database does not answer", "error", err)
