@@ -8,6 +8,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -17,7 +20,22 @@ import (
 func TestLogLevelOfARunningServer(t *testing.T) {
 	t.Parallel()
 	data := t.TempDir()
-	p := startProcess(t, "", "--data", data, "--log-level", "warn")
+	log, err := os.Create(filepath.Join(t.TempDir(), "log")) // which has a line as soon as it is written
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd := exec.Command(itself(t))
+	cmd.Stderr = log
+	p := startProcessBy(t, cmd, "", "--data", data, "--log-level", "warn")
+	logged := func() string {
+		t.Helper()
+		text, err := os.ReadFile(log.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
 	lines := func() int {
 		t.Helper()
 		if _, err := p.ask("GET", "/readyz", nil); err != nil {
@@ -26,7 +44,7 @@ func TestLogLevelOfARunningServer(t *testing.T) {
 		if _, err := p.ask("GET", "/v2/", nil); err != nil {
 			t.Fatal(err)
 		}
-		return strings.Count(p.stderr.String(), "msg=request")
+		return strings.Count(logged(), "msg=request")
 	}
 	level := func(want string, args ...string) {
 		t.Helper()
@@ -40,13 +58,13 @@ func TestLogLevelOfARunningServer(t *testing.T) {
 	level("debug until the server ends, then warn\n", "debug")
 	lines()
 	during := lines()
-	if n := strings.Count(p.stderr.String(), "level=DEBUG msg=request"); before != 0 || during == 0 || n == 0 {
-		t.Errorf("%d lines of requests at level warn, then %d at level debug, %d of them of probes\n%s", before, during, n, &p.stderr)
+	if n := strings.Count(logged(), "level=DEBUG msg=request"); before != 0 || during == 0 || n == 0 {
+		t.Errorf("%d lines of requests at level warn, then %d at level debug, %d of them of probes\n%s", before, during, n, logged())
 	}
 	level("error until the server ends, then warn\n", "error")
 	again := lines()
 	if lines() != again {
-		t.Errorf("requests are still logged\n%s", &p.stderr)
+		t.Errorf("requests are still logged\n%s", logged())
 	}
 	level("debug until 20", "debug", "--for", "1h")
 	out, err := runOnce(t, "log-level", "--data", data, "--json")
@@ -58,8 +76,8 @@ func TestLogLevelOfARunningServer(t *testing.T) {
 		t.Errorf("berth log-level --json: %v\n%s", err, out)
 	}
 	level("warn\n", "warn")
-	if n := strings.Count(p.stderr.String(), `level=AUDIT msg=audit event="log level changed"`); n != 4 {
-		t.Errorf("%d changes are in the audit, want 4\n%s", n, &p.stderr)
+	if n := strings.Count(logged(), `level=AUDIT msg=audit event="log level changed"`); n != 4 {
+		t.Errorf("%d changes are in the audit, want 4\n%s", n, logged())
 	}
 	p.stop(t)
 	for _, x := range []struct{ args, want string }{

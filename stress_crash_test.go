@@ -22,7 +22,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -121,7 +120,7 @@ func serveUntil(at string, args []string) error {
 type process struct {
 	cmd    *exec.Cmd
 	url    string
-	stderr bytes.Buffer // valid after wait
+	stderr logBuffer
 	client *http.Client
 	wait   func() error // for its end
 }
@@ -138,7 +137,9 @@ func startProcessBy(t testing.TB, cmd *exec.Cmd, at string, args ...string) *pro
 	p := &process{cmd: cmd}
 	p.cmd.Args = append(append(p.cmd.Args, args...), "--addr", "127.0.0.1:0")
 	p.cmd.Env = append(os.Environ(), serveVariable+"="+at)
-	p.cmd.Stderr = &p.stderr
+	if p.cmd.Stderr == nil {
+		p.cmd.Stderr = &p.stderr
+	}
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
