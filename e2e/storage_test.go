@@ -128,7 +128,7 @@ func TestDockerImageIsCollected(t *testing.T) {
 	if stats(); figures.InGrace.Bytes < 5<<20 {
 		t.Errorf("%d bytes in grace, want the layer of 5 MiB", figures.InGrace.Bytes)
 	}
-	if out, err := reg.command("gc", "--now"); err != nil || !strings.Contains(out, "a push may need them") {
+	if out, err := reg.command("gc", "--now"); err != nil || !strings.Contains(out, "a push in progress may need it") {
 		t.Errorf("berth gc --now, just after the push: %v\n%s", err, out)
 	}
 	// Nobody pushes when the server is stopped.

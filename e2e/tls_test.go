@@ -315,7 +315,7 @@ func networkAddress(t *testing.T) string {
 func trustingRoot(t *testing.T, b *berth) string {
 	t.Helper()
 	root := tempDir(t)
-	for _, dir := range []string{"etc/docker", "etc/containers", "etc/containerd", "usr/local/share/ca-certificates"} {
+	for _, dir := range []string{"etc/docker", "etc/containers", "etc/containerd", "etc/kubernetes", "usr/local/share/ca-certificates"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
