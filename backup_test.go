@@ -12,7 +12,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -710,37 +709,6 @@ func TestBackupStoppedAnywhere(t *testing.T) {
 	t.Logf("stopped at %d points", stopped)
 	auditBackup(t, dest)
 	r.serveCopy(dest).want(200, "GET", "/v2/a/manifests/2", nil)
-}
-
-// A push that puts a file anew into its place takes it away for a moment.
-func TestBackupDoesNotTakeAPushForDamage(t *testing.T) {
-	slow(t)
-	t.Parallel()
-	r := startRegistry(t)
-	d := r.pushBlob("a", "layer")
-	unlock := r.st.digests.lock(d.String()) // as a push does
-	if err := os.Rename(r.st.path(d), r.st.path(d)+".away"); err != nil {
-		t.Fatal(err)
-	}
-	dest := filepath.Join(t.TempDir(), "backup")
-	done := make(chan error, 1)
-	go func() {
-		_, err := r.backup(dest)
-		done <- err
-	}()
-	for waits := false; !waits; runtime.Gosched() {
-		r.st.digests.mu.Lock()
-		waits = r.st.digests.held[d.String()].n == 2
-		r.st.digests.mu.Unlock()
-	}
-	if err := os.Rename(r.st.path(d)+".away", r.st.path(d)); err != nil {
-		t.Fatal(err)
-	}
-	unlock()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	r.serveCopy(dest).want(200, "GET", "/v2/a/blobs/"+d.String(), nil).is("layer")
 }
 
 // A backup of rows whose blobs are all damaged is a registry too.

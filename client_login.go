@@ -71,7 +71,7 @@ func (o remoteOptions) client(ctx context.Context, host string, env environment,
 // passwordFor asks a person at the terminal for a password that there is, or reads it from the first line of stdin.
 func passwordFor(ctx context.Context, whom string, stdin io.Reader, stdout io.Writer) (string, error) {
 	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		typed, err := readPasswords(ctx, f, stdout, nil, "Password of "+whom+": ")
+		typed, err := readPasswords(ctx, f, stdout, nil, "Password for "+whom+": ")
 		if err != nil {
 			return "", err
 		}

@@ -13,12 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/term"
 )
 
 // doctorFlags are those of the command alone.
@@ -72,7 +69,7 @@ func doctorCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.
 	d.random = hex.EncodeToString(name)
 	if d.user != "" {
 		var err error
-		if d.password, err = knownPassword(ctx, d.user, stdin, stdout); err != nil {
+		if d.password, err = passwordFor(ctx, d.user, stdin, stdout); err != nil {
 			return err
 		}
 	}
@@ -105,26 +102,6 @@ func (cfg *config) tellOf(out *console, x *diagnoses) error {
 		return errNo
 	}
 	return nil
-}
-
-// knownPassword asks for a password that exists, or reads it from standard input.
-func knownPassword(ctx context.Context, name string, stdin io.Reader, stdout io.Writer) (string, error) {
-	if f, ok := stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		typed, err := readPasswords(ctx, f, stdout, nil, "Password for "+name+": ")
-		if err != nil {
-			return "", err
-		}
-		return typed[0], nil
-	}
-	line, err := io.ReadAll(io.LimitReader(stdin, 64<<10))
-	if err != nil {
-		return "", fmt.Errorf("reading the password: %w", err)
-	}
-	password, _, _ := strings.Cut(string(line), "\n")
-	if password = strings.TrimRight(password, "\r"); password == "" {
-		return "", errors.New("no password: type one, or pass it as a line on standard input")
-	}
-	return password, nil
 }
 
 // examine does all, as far as one thing does not need another that is broken.
