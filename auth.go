@@ -700,9 +700,9 @@ func (s *server) allow(c *caller, need access, name string) error {
 	}
 	switch {
 	case s.st.readOnly && (need == push || need == remove):
-		return errUnsupported.with("this registry is read-only").withHeader("Allow", "GET, HEAD")
+		return errUnsupported.saying("this registry is read-only").withHeader("Allow", "GET, HEAD")
 	case s.st.noDelete && need == remove:
-		return errUnsupported.with("this registry does not delete").withHeader("Allow", "GET, HEAD")
+		return errUnsupported.saying("this registry does not delete").withHeader("Allow", "GET, HEAD")
 	}
 	return nil
 }

@@ -228,7 +228,7 @@ func (b *backup) tell(asJSON bool) error {
 		plural(b.copied, "blob"), formatSize(b.bytes), plural(b.kept, "blob"), plural(b.removed, "file"))
 	b.out.printf("to look into it: berth --data %s --read-only\n"+
 		"to go back to it: stop Berth, move the damaged %s away, copy %[1]s there, and start with the same flags (docs/storage.md#backup)\n", dest, b.st.whole())
-	if b.cloned+b.linked > 0 {
+	if b.cloned+b.linked > 0 || sameDisk(b.st.dir, dest) {
 		b.out.printf("it is on the same file system as the registry, and shares disk space with it: it is no help when the disk fails\n")
 	}
 	return nil

@@ -273,11 +273,16 @@ var otherNames = map[string]string{"start": "serve", "run": "serve", "list": "ls
 
 // notOurs has the commands that others have and Berth has not, with what to do instead.
 var notOurs = map[string]string{
-	"stop":   "stop the process, with ctrl-C where it runs or as the service that it is: sudo systemctl stop berth",
-	"push":   "that is docker's: docker push HOST:PORT/NAME:TAG",
-	"pull":   "that is docker's: docker pull HOST:PORT/NAME:TAG",
-	"login":  "that is docker's: docker login HOST:PORT; `berth user add NAME` makes a user",
-	"logout": "that is docker's: docker logout HOST:PORT",
+	"stop":    "stop the process, with ctrl-C where it runs or as the service that it is: sudo systemctl stop berth",
+	"push":    "that is docker's: docker push HOST:PORT/NAME:TAG",
+	"pull":    "that is docker's: docker pull HOST:PORT/NAME:TAG",
+	"login":   "that is docker's: docker login HOST:PORT; `berth user add NAME` makes a user",
+	"migrate": "docs/migrate.md shows how to move images here from registry:2 and others",
+	"adopt":   "docs/migrate.md shows how to move images here from registry:2 and others",
+	"import":  "docs/airgap.md shows how to bring in images as files, with skopeo or crane",
+	"export":  "docs/airgap.md shows how to write images to files, with skopeo or crane",
+	"config":  noConfiguration,
+	"logout":  "that is docker's: docker logout HOST:PORT",
 }
 
 // noConfiguration is what a person is told who names a configuration file.

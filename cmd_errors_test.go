@@ -361,7 +361,8 @@ func TestDurations(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
 	for text, want := range map[string]time.Duration{"0": 0, "0d": 0, "1d": day, "30d": 30 * day, "1d12h": 36 * time.Hour, "90m": 90 * time.Minute,
-		"2d30m": 2*day + 30*time.Minute, "168h": 7 * day, "1.5h": 90 * time.Minute, "36499d": 36499 * day} {
+		"2d30m": 2*day + 30*time.Minute, "168h": 7 * day, "1.5h": 90 * time.Minute, "36499d": 36499 * day,
+		"2w": 14 * day, "1y": 365 * day, "1y2w1d1h": 380*day + time.Hour} {
 		if got, err := parseDuration(text); err != nil || got != want {
 			t.Errorf("%s is %v (%v), want %v", text, got, err, want)
 		}
@@ -384,7 +385,7 @@ func TestDurations(t *testing.T) {
 			t.Errorf("a rule with %s: %v, %v", text, rules, err)
 		}
 	}
-	for _, text := range []string{"", "d", "1", "-1d", "1d-1h", "+1h", "1d1", "1w", "1d2d", "12h1d", "1.5d", "36500d", "1h36500d", "99999999999d", "never", "1d 2h", " 1d", "9999999h", "65535d2562047h"} {
+	for _, text := range []string{"", "d", "1", "-1d", "1d-1h", "+1h", "1d1", "w", "1d1w", "1w1y", "100y", "1d2d", "12h1d", "1.5d", "36500d", "1h36500d", "99999999999d", "never", "1d 2h", " 1d", "9999999h", "65535d2562047h"} {
 		if got, err := parseDuration(text); err == nil {
 			t.Errorf("%q is taken for %v", text, got)
 		}

@@ -77,14 +77,18 @@ func keptByPromises(ctx context.Context, st *store, o options, g graces, c tally
 
 // tellKept says what stays, until when, and what to do about it.
 func tellKept(ctx context.Context, st *store, o options, out *console, c tally, kept int64, wait time.Duration) error {
+	minutes := plural(int((wait+time.Minute-1)/time.Minute), "minute")
 	if !o.Now {
 		f, err := st.stats.figures(ctx)
-		if err != nil {
+		if err != nil || f.InGrace.Bytes == 0 {
 			return err
 		}
-		if left := f.InGrace.Bytes - kept; left > 0 {
-			out.printf("another %s is kept until its grace period is over; --now removes it at once, and ends `berth undo` for what was overwritten or deleted\n", formatSize(left))
+		out.printf("another %s is kept until its grace period is over; --now removes it at once, and ends `berth undo` for what was overwritten or deleted", formatSize(f.InGrace.Bytes))
+		if kept > 0 {
+			out.printf(". But %s of it not even --now removes for up to %s more: clients have just pushed it, or asked for it", formatSize(kept), minutes)
 		}
+		out.printf("\n")
+		return nil
 	}
 	if kept > 0 || c.Promised > 0 {
 		what := formatSize(kept)
@@ -92,7 +96,7 @@ func tellKept(ctx context.Context, st *store, o options, out *console, c tally, 
 			what = plural(c.Promised, "item")
 		}
 		out.printf("%s is kept for up to %s more, also with --now: clients have pushed it, or asked for it, in the last 15 minutes, and a push in progress may need it. "+
-			"To remove it at once: stop the server, then `berth gc --now`\n", what, plural(int((wait+time.Minute-1)/time.Minute), "minute"))
+			"To remove it at once: stop the server, then `berth gc --now`\n", what, minutes)
 	}
 	return nil
 }

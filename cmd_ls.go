@@ -8,6 +8,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -79,7 +80,7 @@ func checkNames(cfg *config) error {
 	return nil
 }
 
-// listCommand is `berth ls [NAME]`.
+// listCommand is `berth ls [NAME]`: the tags of a repository, or if there is none of that name the repositories below it.
 func listCommand(ctx context.Context, st *store, o options, out *console) error {
 	if len(o.Args) == 0 {
 		return listAll(ctx, st, o, out)
@@ -93,6 +94,13 @@ func listCommand(ctx context.Context, st *store, o options, out *console) error 
 		st.log.Warn("when images were pulled cannot be recorded", "error", err)
 	}
 	tags, unknown, err := st.listTagsOf(ctx, name, ref.tag)
+	if errors.Is(err, errNameUnknown) && ref == (reference{}) {
+		below, e := st.listAll(ctx)
+		below = slices.DeleteFunc(below, func(r listedRepository) bool { return !strings.HasPrefix(r.Repository, name+"/") })
+		if e == nil && len(below) > 0 {
+			return printRepositories(below, o, out)
+		}
+	}
 	if err == nil && len(unknown) > 0 && st.writer != nil && st.platforms.lookForPlatforms(unknown) == nil {
 		tags, _, err = st.listTagsOf(ctx, name, ref.tag)
 	}
@@ -122,11 +130,15 @@ func listAll(ctx context.Context, st *store, o options, out *console) error {
 	if err != nil {
 		return err
 	}
+	return printRepositories(repositories, o, out)
+}
+
+func printRepositories(list []listedRepository, o options, out *console) error {
 	if o.JSON {
-		return out.json(repositories)
+		return out.json(list)
 	}
 	table := out.table("REPOSITORY", "TAGS", "SIZE", "PUSHED")
-	for _, r := range repositories {
+	for _, r := range list {
 		table.row(r.Repository, r.Tags, sizeCell(r.Size), timeCellOf(r.Pushed))
 	}
 	table.end("There are no repositories.\n")

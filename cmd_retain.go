@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 )
 
 // retainCommand is `berth retain [NAME] [--explain]`.
@@ -14,6 +15,9 @@ func retainCommand(ctx context.Context, st *store, o options, out *console) erro
 		if name, err = parseName(o.Args[0]); err != nil {
 			return err
 		}
+	}
+	if err := st.host.reread(); err != nil { // what is in force would be explained, and not what was written last
+		return fmt.Errorf("%w. Until that is corrected, the rules from before it hold (berth policy check)", err)
 	}
 	list, err := st.retainer.explainRetention(ctx, name)
 	if err != nil {

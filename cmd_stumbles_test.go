@@ -126,3 +126,50 @@ func TestUndoInADeletedRepository(t *testing.T) {
 	r.says("home/old restored\nto take this back: berth undo 10\n", "undo 8 --as home/old")
 	r.wantImage("home/old", "1.1", two)
 }
+
+// Somebody types the first part of a name, to see what is there.
+func TestListBelow(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	for _, name := range []string{"home/app", "home/web/x", "homes/x"} {
+		r.pushImage(name, "1", "{}", "layer of "+name)
+	}
+	out := r.command("ls", "home")
+	if !strings.Contains(out, "home/app ") || !strings.Contains(out, "home/web/x ") || strings.Contains(out, "homes") {
+		t.Errorf("ls home says\n%s", out)
+	}
+	var list []struct{ Repository string }
+	if err := json.Unmarshal([]byte(r.command("ls", "home", "--json")), &list); err != nil || len(list) != 2 {
+		t.Errorf("ls home --json lists %v (%v)", list, err)
+	}
+	r.refuses("there is no repository hom; `berth ls` lists them", "ls hom")
+	r.refuses("there is no repository home; `berth ls` lists them", "ls home:1")
+}
+
+// Whoever asks what the rules would do has just written them: the ones from before are no answer.
+func TestRetainRefusesBrokenRules(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t, ruled("[[retain]]\nrepositories = [\"**\"]\ntags = [\"*\"]\nnewest = 1\n"))
+	r.pushImage("a", "1", "{}", "one")
+	writeRules(r.cfg.dir, "[[retain]]\nrepositories = [\"**\"]\ntags = [\"*\"]\nkeep = 1\n")
+	for _, command := range []string{"retain --explain", "retain", "retain a"} {
+		args := strings.Fields(command)
+		out, err := runOnceOn(t, r.st, args[0], args[1:]...)
+		if err == nil || out != "" || !strings.Contains(err.Error(), "retain.keep") || !strings.Contains(err.Error(), "the rules from before it hold") {
+			t.Errorf("berth %s: %v\n%s", command, err, out)
+		}
+	}
+	writeRules(r.cfg.dir, "[[retain]]\nrepositories = [\"**\"]\ntags = [\"*\"]\nnewest = 1\n")
+	r.wantTags("a", "1")
+}
+
+// What docker shows of a refusal is its message.
+func TestReadOnlySaysSo(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	r.pushImage("a", "1", "{}", "one")
+	r.restart(func(c *config) { c.readOnly, c.noDelete = true, true })
+	if re := r.do("POST", "/v2/a/blobs/uploads/", nil); re.status != 405 || !strings.Contains(string(re.body), `"message":"this registry is read-only"`) {
+		t.Errorf("a push: %d %s", re.status, re.body)
+	}
+}

@@ -139,7 +139,7 @@ func imageCommands() []*command {
 	return []*command{
 		{name: "ls", heading: "Images", synopsis: "[NAME[:TAG]]", most: 1, flags: []flagDef{jsonFlag}, check: checkNameOrTag, onStore: listCommand,
 			about:   "list the repositories, or the tags of one",
-			more:    "Tags are shown with platforms, sizes, and when they were pushed and pulled.",
+			more:    "If there is no repository NAME, those below it (NAME/…) are listed. Tags are shown with platforms, sizes, and when they were pushed and pulled.",
 			example: "berth ls\nberth ls home/app"},
 		{name: "tag", synopsis: "NAME:OLD NEW [--force]", least: 2, most: 2, flags: []flagDef{forceFlag, jsonFlag}, check: checkTagCommand, onStore: tagCommand, changes: always,
 			server:  []string{"policy"},

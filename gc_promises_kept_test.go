@@ -70,7 +70,7 @@ func TestPromisesAcrossARestart(t *testing.T) {
 			t.Errorf("crashed: %v: the wrong layers are kept", crashed)
 		}
 		// Said before somebody tries, too, and by how much.
-		if out, err = runOnce(t, "gc", "--data", r.cfg.dir); err != nil || !strings.Contains(out, "is kept for up to "+wait+" more, also with --now") {
+		if out, err = runOnce(t, "gc", "--data", r.cfg.dir); err != nil || !strings.Contains(out, "not even --now removes for up to "+wait+" more") {
 			t.Errorf("crashed: %v: gc says\n%s(%v)", crashed, out, err)
 		}
 		stop()

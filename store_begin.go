@@ -13,6 +13,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -118,6 +119,9 @@ func (data *dataDir) refuseStrangers() error {
 		return nil
 	}
 	if inside := data.registryInside(); inside != "" {
+		if isBackup(inside) {
+			return fmt.Errorf("%s is neither empty nor a registry, but there is a backup of one in it, which --read-only leaves a backup: --data %s --read-only", data.whole(), inside)
+		}
 		return fmt.Errorf("%s is neither empty nor a registry, but there is one in it: --data %s", data.whole(), inside)
 	}
 	if layout := layoutIn(data.whole()); layout != "" {
@@ -139,17 +143,28 @@ func (data *dataDir) refuseStrangers() error {
 // for a new registry.
 type strangersError struct{ error }
 
-// registryInside returns the whole path of a registry that is in the directory, as a directory of its own;
-// "" if none can be seen.
+// registryInside returns the whole path of a registry that is in the directory, as a directory of its own, and
+// only if there is no other of one that is a backup; "" if none can be seen.
 func (data *dataDir) registryInside() string {
 	entries, _ := os.ReadDir(data.dir) // which its reader looks at again
+	found := ""
 	for _, e := range entries {
 		inside := filepath.Join(data.whole(), e.Name())
-		if there, err := isThere(filepath.Join(inside, "berth.db")); err == nil && there && !data.expects(e) {
+		if there, err := isThere(filepath.Join(inside, "berth.db")); err != nil || !there || data.expects(e) {
+			continue
+		}
+		if !isBackup(inside) {
 			return inside
 		}
+		found = cmp.Or(found, inside)
 	}
-	return ""
+	return found
+}
+
+// isBackup reports whether a directory is a backup, as far as can be seen.
+func isBackup(dir string) bool {
+	there, err := isThere(filepath.Join(dir, backupMark))
+	return err == nil && there
 }
 
 // whole is the directory's whole path, for people who said `--data .` or nothing.

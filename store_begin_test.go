@@ -73,6 +73,8 @@ func TestDirectoriesOfOthersAreRefused(t *testing.T) {
 		{"a file", []string{"notes.txt"}, "", "DIR is neither empty nor a registry: it has notes.txt. Name a directory that is empty or does not exist yet, such as --data DIR/berth"},
 		{"many", []string{"a", "b", "c", "d/", "e/x"}, "", "it has a, b, c and 2 more."},
 		{"a directory of Berth's", []string{"berth/berth.db"}, "", "DIR is neither empty nor a registry, but there is one in it: --data DIR/berth"},
+		{"a backup, and what it is of", []string{"a/berth.db", "a/berth.backup", "data/berth.db"}, "", "but there is one in it: --data DIR/data"},
+		{"a backup", []string{"a/berth.db", "a/berth.backup"}, "", "DIR is neither empty nor a registry, but there is a backup of one in it, which --read-only leaves a backup: --data DIR/a --read-only"},
 		{"no directory", []string{"data"}, "data", "data is a file, not a directory"},
 	} {
 		dir := t.TempDir()
@@ -91,6 +93,8 @@ func TestDirectoriesOfOthersAreRefused(t *testing.T) {
 				want = "there is no registry in " + dir + "; name the registry's directory"
 			case x.name == "a directory of Berth's":
 				want = "there is no registry in " + dir + ", but there is one in " + dir + "/berth: --data " + dir + "/berth"
+			case x.name == "a backup":
+				want = "there is no registry in " + dir + ", but there is one in " + dir + "/a: --data " + dir + "/a"
 			}
 			if err := refused(t, append(args, "--data", named)...); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: berth %s: %v, want %q", x.name, args[0], err, want)

@@ -291,14 +291,19 @@ func (r *tagRule) means(tag string) bool {
 }
 
 // parseDuration reads a time span as people write it, wherever Berth takes one: 30d, 12h,
-// 1d12h, 90m. It is not negative, and shorter than a hundred years.
+// 1d12h, 90m, 2w, and 1y for 365 days. It is not negative, and shorter than a hundred years.
 func parseDuration(text string) (time.Duration, error) {
 	const day, limit = 24 * time.Hour, 36500 * 24 * time.Hour
 	var d time.Duration
 	rest := text
-	if digits, after, ok := strings.Cut(text, "d"); ok {
-		if days, err := strconv.ParseUint(digits, 10, 16); err == nil {
-			d, rest = time.Duration(days)*day, after
+	for _, unit := range []struct {
+		letter string
+		days   time.Duration
+	}{{"y", 365}, {"w", 7}, {"d", 1}} {
+		if digits, after, ok := strings.Cut(rest, unit.letter); ok {
+			if n, err := strconv.ParseUint(digits, 10, 16); err == nil {
+				d, rest = d+time.Duration(n)*unit.days*day, after
+			}
 		}
 	}
 	if rest != "" || text == "" {
