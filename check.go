@@ -68,6 +68,9 @@ func (st *store) check(ctx context.Context, deep bool, read func(int64)) (*repor
 	if err != nil {
 		return nil, fmt.Errorf("checking: %w", err)
 	}
+	if err := st.knownRuin(); err != nil {
+		r.problemf("%v", err) // what a connection keeps in memory may still be whole
+	}
 	if err := r.checkFiles(ctx, read); err != nil {
 		return nil, fmt.Errorf("checking files: %w", err)
 	}
@@ -82,6 +85,7 @@ func (r *report) checkDatabase() error {
 		text, err := scanOne[string](rows)
 		if err == nil && text != "ok" {
 			r.problemf("database: %s", text)
+			r.st.ruinedBy(errors.New(text))
 		}
 		return err
 	}, `PRAGMA integrity_check`)

@@ -253,7 +253,12 @@ func (x *serverExamination) goBackOr(err error, otherwise remedy) remedy {
 	if !isRuined(err) && !strings.Contains(err.Error(), "berth restore") { // a server says it in words
 		return otherwise
 	}
-	return advise("Stop the server, if it runs, and go back to the newest snapshot; then start it.", "sudo systemctl stop berth", "sudo berth restore --data "+x.cfg.dir, "sudo systemctl start berth")
+	return goBack(x.cfg.dir)
+}
+
+// goBack is what to do about a damaged database in dir.
+func goBack(dir string) remedy {
+	return advise("Stop the server, if it runs, and go back to the newest snapshot; then start it.", "sudo systemctl stop berth", "sudo berth restore --data "+dir, "sudo systemctl start berth")
 }
 
 // explainStopped tells that no server runs, and what systemd knows of that.
@@ -417,7 +422,10 @@ func doctorOnStore(ctx context.Context, st *store, _ options, out *console) erro
 		return err
 	}
 	x.examineProcess()
-	if err := errors.Join(x.examineStored(ctx), x.examineTokens(), x.examineUsers(), x.examineBackup()); err != nil {
+	err := errors.Join(x.examineStored(ctx), x.examineTokens(), x.examineUsers(), x.examineBackup())
+	if ruin := st.knownRuin(); ruin != nil {
+		x.fail("database", "database-damaged", goBack(st.whole()), "%v", plainly(ruin))
+	} else if err != nil {
 		return err
 	}
 	return out.json(storeFindings{buildVersion(), append([]*diagnosis{}, x.list...)})

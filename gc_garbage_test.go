@@ -903,7 +903,7 @@ func planPages(t *testing.T, st *store) (total tally, pages int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := newPlanner(st, snapshot{tx, new(statements)}, collectNow, false, func(doomed) error { return nil })
+	p := newPlanner(st, snapshot{st.database, tx, new(statements)}, collectNow, false, func(doomed) error { return nil })
 	err = p.rows()
 	p.stmts.close()
 	tx.Rollback()

@@ -296,12 +296,17 @@ func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
 	return writeBody(w, "text/plain; charset=utf-8", []byte("ok\n"))
 }
 
-// getReady says whether requests should come here: the data directory is there, and the database answers.
+// getReady says whether requests should come here: the data directory is there, and the database answers and
+// has never been found damaged. Parts of one that is damaged still answer, but a push may harm it more.
 func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 	if s.st.missing() != "" { // the log has the path, which is not for everybody
 		return errNotReady.with("the data directory, or the database in it, is gone")
 	}
-	if err := s.st.answers(); err != nil {
+	err := s.st.answers()
+	if s.st.knownRuin() != nil {
+		return errNotReady.with("the database is damaged")
+	}
+	if err != nil {
 		s.log.Error("the database does not answer", "error", err)
 		return errNotReady.with("the database does not answer")
 	}
@@ -309,8 +314,16 @@ func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
 }
 
 // answersItself returns an error unless this server answers a client on its own machine that the registry is
-// ready. s.address is where it listens.
+// ready, or why another start would not help: that of a database that is damaged. s.address is where it listens.
 func (s *server) answersItself(ctx context.Context) error {
+	err := s.asksItself(ctx)
+	if errors.Is(err, errNotReady) && s.st.knownRuin() != nil {
+		return nil
+	}
+	return err
+}
+
+func (s *server) asksItself(ctx context.Context) error {
 	host, port, err := net.SplitHostPort(s.address)
 	if err != nil {
 		return err
@@ -343,10 +356,13 @@ func askReady(ctx context.Context, url, name string) error {
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s is answered with %s", url, resp.Status)
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return nil
+	case errNotReady.status:
+		return fmt.Errorf("%s is answered with %s: %w", url, resp.Status, errNotReady)
 	}
-	return nil
+	return fmt.Errorf("%s is answered with %s", url, resp.Status)
 }
 
 // getManifest serves a manifest's exact bytes: GET and HEAD

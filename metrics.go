@@ -198,6 +198,12 @@ func (s *server) registerMetrics() {
 			return value(s.st.writer)
 		}
 	}
+	meter("gauge", "berth_database_damaged", "1 if the database was found damaged since the start, so that it must be restored, else 0.", func() int64 {
+		if s.st.knownRuin() != nil {
+			return 1
+		}
+		return 0
+	})
 	meter("gauge", "berth_database_writable", "0 if the disk was read-only at the start, so that pushes and deletes fail, else 1.", ofWriter(func(*committer) int64 { return 1 }))
 	meter("counter", "berth_database_commits_total", "Commits that waited for the disk.", ofWriter(func(c *committer) int64 { return c.syncs.Load() }))
 	meter("counter", "berth_database_write_failures_total", "Transactions that the disk, or its being full, has made fail.", ofWriter(func(c *committer) int64 { return c.failures.Load() }))

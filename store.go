@@ -69,12 +69,12 @@ type store struct {
 	lookups  lookups
 	promises promises
 
-	ruinedOnce atomic.Bool // the log has said that the database is damaged
-	goneOnce   atomic.Bool // the log has said that the directory or the database is gone
-	pulls      pulls       // what was pulled lately
-	sending    sending
-	saved      int64 // uptime last written, in seconds; used by the writer only
-	backups    outcome
+	ruin     atomic.Pointer[error] // what has shown that the database is damaged, and what to do; nil for nothing so far
+	goneOnce atomic.Bool           // the log has said that the directory or the database is gone
+	pulls    pulls                 // what was pulled lately
+	sending  sending
+	saved    int64 // uptime last written, in seconds; used by the writer only
+	backups  outcome
 
 	// Parts with a state of their own, each in its file.
 	uploads   *uploads
@@ -195,6 +195,7 @@ func newStore(cfg storeConfig) *store {
 	if st.at == nil {
 		st.at = func(string) {}
 	}
+	data.notice = func(err error) { st.ruined(err) }
 	st.collector = &collector{store: st, wake: make(chan struct{}, 1), trashed: make(chan struct{}, 1)}
 	st.scrubber = &scrubber{store: st, suspects: make(chan digest.Digest, 100)}
 	st.snapshots = &snapshots{store: st, changed: make(chan struct{}, 1)}

@@ -145,6 +145,7 @@ func (c *committer) run() {
 // commit runs a group in one transaction and tells each member its result.
 func (c *committer) commit(group []write) {
 	results, err := c.try(group)
+	c.data.notice(err)
 	if c.data.isFull(err) && c.checkpoint() == nil {
 		// The log had no room to grow. Now it is empty, and most of what it
 		// held took none in the database.
@@ -400,6 +401,7 @@ func (t *tx) exec(query string, args ...any) (int64, error) {
 	}
 	r, err := s.Exec(args...)
 	if err != nil {
+		t.fails(err)
 		return 0, err
 	}
 	return r.RowsAffected()
@@ -413,8 +415,11 @@ func (t *tx) script(text string) error {
 
 func (t *tx) statement(query string) (*sql.Stmt, error) { return t.c.statement(query) }
 
-// again: what failed in a transaction ends it.
-func (t *tx) again(error) bool { return false }
+// fails: there is no second try, since what fails in a transaction ends it.
+func (t *tx) fails(err error) bool {
+	t.c.data.notice(err)
+	return false
+}
 
 // get scans the one row of query into dest; sql.ErrNoRows if there is none.
 func (t *tx) get(query string, args []any, dest ...any) error { return getRow(t, query, args, dest...) }

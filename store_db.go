@@ -223,6 +223,11 @@ func (db *database) statement(query string) (*sql.Stmt, error) {
 	return db.reads.get(query, db.readers.Prepare)
 }
 
+func (db *database) fails(err error) (again bool) {
+	db.notice(err)
+	return db.again(err)
+}
+
 // get scans the one row of query into dest; sql.ErrNoRows if there is none.
 func (db *database) get(query string, args []any, dest ...any) error {
 	return getRow(db, query, args, dest...)
@@ -244,9 +249,10 @@ func (db *database) look(ctx context.Context, fn func(snapshot) error) error {
 	}
 	tx, err := db.readers.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
+		db.notice(err)
 		return err
 	}
-	s := snapshot{tx, new(statements)}
+	s := snapshot{db, tx, new(statements)}
 	defer func() {
 		s.stmts.close()
 		tx.Rollback()

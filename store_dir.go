@@ -43,6 +43,7 @@ type dataDir struct {
 	reserve   reserve       // of room
 	tight     atomic.Bool   // the disk was full: SQLite's log must not take what room there is
 	fileSyncs atomic.Int64  // syncs of files and directories since the start, for the metrics
+	notice    func(error)   // told of what the database fails with, also nil
 }
 
 type dirConfig struct {
@@ -65,7 +66,7 @@ func newDataDir(cfg dirConfig) *dataDir {
 		opened := time.Now()
 		cfg.now = func() time.Duration { return time.Since(opened) }
 	}
-	return &dataDir{dirConfig: cfg, arrivals: cfg.dir}
+	return &dataDir{dirConfig: cfg, arrivals: cfg.dir, notice: func(error) {}}
 }
 
 // own makes the directory and takes its lock. It finds out whether the disk is

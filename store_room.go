@@ -271,22 +271,37 @@ func (data *dataDir) damaged(err error) error {
 		"(without berth.db-wal and berth.db-shm) and start again", db, err, data.restoreHint())
 }
 
-// ruined adds to an error of a database that was damaged since it was opened what to do, and
-// has the log say so once. Any other error it returns as it is.
+// ruined adds to an error of a database that was damaged since it was opened what to do. Any other error it
+// returns as it is.
 func (st *store) ruined(err error) error {
 	if !isRuined(err) {
 		return err
 	}
+	return st.ruinedBy(err)
+}
+
+// ruinedBy says what to do about a database that is damaged, as err shows. The first time it has the log say so; from then
+// on the registry is not ready.
+func (st *store) ruinedBy(err error) error {
 	stop := ""
 	if st.host != nil && st.host.serves() {
 		stop = "stop the server, then "
 	}
 	err = fmt.Errorf("the database %s is damaged: %w. Its blobs are untouched. What to do: %s%sput berth.db back from a backup "+
 		"(without berth.db-wal and berth.db-shm) and start again", filepath.Join(st.dir, "berth.db"), err, stop, st.restoreHint())
-	if st.ruinedOnce.CompareAndSwap(false, true) {
+	if st.ruin.CompareAndSwap(nil, &err) {
 		st.log.Error("the database is damaged; it was overwritten, or the disk fails", "error", err)
 	}
 	return err
+}
+
+// knownRuin is what ruinedBy has said first; nil if no damage of the database is known. Going back to a copy needs another
+// start, so it does not end.
+func (st *store) knownRuin() error {
+	if err := st.ruin.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // missing is gone, and has the log say so once: files that are open still answer, and the errors of the others

@@ -18,18 +18,19 @@ import (
 // a transaction.
 type queryer interface {
 	statement(query string) (*sql.Stmt, error)
-	// again reports whether what failed is worth a second try.
-	again(err error) bool
+	// fails is told of each query that fails, and reports whether it is worth a second try.
+	fails(err error) (again bool)
 }
 
 // getRow scans the one row of query into dest; sql.ErrNoRows if there is none.
 func getRow(q queryer, query string, args []any, dest ...any) error {
 	s, err := q.statement(query)
 	if err != nil {
+		q.fails(err)
 		return err
 	}
 	err = s.QueryRow(args...).Scan(dest...)
-	if err != nil && q.again(err) {
+	if err != nil && q.fails(err) {
 		err = s.QueryRow(args...).Scan(dest...)
 	}
 	return err
@@ -40,10 +41,11 @@ func getRow(q queryer, query string, args []any, dest ...any) error {
 func listRows[T any](q queryer, scan func(*sql.Rows) (T, error), query string, args ...any) ([]T, error) {
 	s, err := q.statement(query)
 	if err != nil {
+		q.fails(err)
 		return nil, err
 	}
 	list, err := readAll(s, scan, args)
-	if err != nil && q.again(err) {
+	if err != nil && q.fails(err) {
 		return readAll(s, scan, args)
 	}
 	return list, err
@@ -62,10 +64,12 @@ func readAll[T any](s *sql.Stmt, scan func(*sql.Rows) (T, error), args []any) ([
 func eachRow(q queryer, fn func(*sql.Rows) error, query string, args ...any) error {
 	s, err := q.statement(query)
 	if err != nil {
+		q.fails(err)
 		return err
 	}
 	rows, err := s.Query(args...)
 	if err != nil {
+		q.fails(err)
 		return err
 	}
 	defer rows.Close()
@@ -76,7 +80,10 @@ func eachRow(q queryer, fn func(*sql.Rows) error, query string, args ...any) err
 			return err
 		}
 	}
-	return rows.Err()
+	if err = rows.Err(); err != nil {
+		q.fails(err)
+	}
+	return err
 }
 
 // collectRows reads rows to the end and closes them.
@@ -147,14 +154,18 @@ func (db *database) answers() error {
 
 // A snapshot reads the database as it is at one moment.
 type snapshot struct {
+	db    *database
 	tx    *sql.Tx
 	stmts *statements
 }
 
 func (s snapshot) statement(query string) (*sql.Stmt, error) { return s.stmts.get(query, s.tx.Prepare) }
 
-// again: what a snapshot has seen is gone with it.
-func (s snapshot) again(error) bool { return false }
+// fails: there is no second try, since what a snapshot has seen is gone with it.
+func (s snapshot) fails(err error) bool {
+	s.db.notice(err)
+	return false
+}
 
 // get scans the one row of query into dest; sql.ErrNoRows if there is none.
 func (s snapshot) get(query string, args []any, dest ...any) error {
