@@ -40,6 +40,8 @@ type command struct {
 	flags    []flagDef
 	server   []string // flags of the server that matter to it, except --data
 
+	standards map[string]string // the defaults of those flags that have others here
+
 	// check refuses arguments and flags that cannot be right, whatever the registry holds.
 	// It opens nothing. nil is all that least and most do.
 	check func(*config) error

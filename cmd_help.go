@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -173,7 +174,9 @@ func (c *command) allFlags() (list []flagDef) {
 		list = append(list, findServerFlag("data"))
 	}
 	for _, name := range c.server {
-		list = append(list, findServerFlag(name))
+		f := findServerFlag(name)
+		f.standard = cmp.Or(c.standards[name], f.standard)
+		list = append(list, f)
 	}
 	return list
 }

@@ -46,6 +46,9 @@ const (
 	dropIn          = "install.conf"
 )
 
+// serviceStandards are the defaults of the service, where they are other than the server's: its unit sets them.
+var serviceStandards = map[string]string{"tls": "auto", "data": serviceData}
+
 // serviceUnits are the units of install/ for every server; httpSocket is only for one with --http-addr.
 var serviceUnits = []string{"berth.service", "berth.socket", "berth.target"}
 
@@ -166,6 +169,9 @@ func (in *installer) remove(path string) error {
 // newInstaller returns an installer for what the flags say, or an error if this machine has no such service.
 func newInstaller(cfg *config, stdout io.Writer) (*installer, error) {
 	in := &installer{root: cfg.Root, dry: cfg.DryRun, out: stdout}
+	if in.root != "" && filepath.Clean(in.root) == "/" {
+		in.root = "" // this machine, and not its image
+	}
 	switch {
 	case runtime.GOOS != "linux":
 		return nil, fmt.Errorf("berth %s is for Linux with systemd. On this system, start the program by hand or by its service manager: berth --data DIR --tls=auto, as a user of its own", cfg.Command)
@@ -173,6 +179,11 @@ func newInstaller(cfg *config, stdout io.Writer) (*installer, error) {
 		if info, err := os.Stat(in.root); err != nil || !info.IsDir() {
 			return nil, usageErrorf("--root: there is no directory %s", in.root)
 		}
+		if in.hasAccounts() && !isRoot() && !in.dry {
+			return nil, fmt.Errorf("berth %s changes files of root's below %s, and gives some to the service's user: run it as root, for example with sudo (--dry-run shows what it would do)", cfg.Command, in.root)
+		}
+	case in.dry && cfg.Command == "install" && !thereIs("/run/systemd/system"):
+		fmt.Fprintln(stdout, "systemd does not run this machine, so the service cannot be installed here. On one that it runs:")
 	case !thereIs("/run/systemd/system"):
 		return nil, fmt.Errorf("systemd does not run this machine, and berth %s is for systemd. Start the program by hand or by this system's service manager: berth --data DIR --tls=auto, "+
 			"as a user of its own (docs/deploy.md, \"By hand\", has the user and the directory). --root DIR works on the files of an image", cfg.Command)
@@ -277,7 +288,7 @@ func newSettings() string {
 			for i, line := range strings.Split(wrap(f.about, 2, 0), "\n") {
 				fmt.Fprintf(&b, "# %s%s\n", strings.Repeat("  ", min(i, 1)), line)
 			}
-			fmt.Fprintf(&b, "#%s=%s\n", variableOf(f.name), f.standard)
+			fmt.Fprintf(&b, "#%s=%s\n", variableOf(f.name), cmp.Or(serviceStandards[f.name], f.standard))
 		}
 	}
 	return b.String()
@@ -393,16 +404,26 @@ func installCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Wri
 	if err := in.refuseData(cfg.dir, uid, known); err != nil {
 		return err
 	}
+	if in.root != "" && !known {
+		if err := in.refuseLinks(); err != nil {
+			return err
+		}
+	}
 
 	if err := in.copyItself(); err != nil {
 		return err
 	}
-	if !known {
-		if uid, gid, err = in.makeUser(ctx); err != nil {
-			return err
+	if !known && !in.hasAccounts() {
+		err = in.declareUser(cfg.dir)
+	} else {
+		if !known {
+			uid, gid, err = in.makeUser(ctx)
+		}
+		if err == nil {
+			err = in.makeData(cfg.dir, uid, gid)
 		}
 	}
-	if err := in.makeData(cfg.dir, uid, gid); err != nil {
+	if err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(units)) {
@@ -492,14 +513,17 @@ func (in *installer) account() (uid, gid int, ok bool) {
 // makeUser makes the service's user, who cannot log in.
 func (in *installer) makeUser(ctx context.Context) (uid, gid int, err error) {
 	in.say("make the system user %s", serviceAccount)
+	if in.root != "" {
+		if in.dry {
+			return 0, 0, nil
+		}
+		return in.addUser()
+	}
 	name, args := "useradd", []string{"--system", "--user-group", "--no-create-home", "--home-dir", serviceData, "--shell", "/usr/sbin/nologin", serviceAccount}
-	if _, err := exec.LookPath(name); err != nil && in.root == "" {
+	if _, err := exec.LookPath(name); err != nil {
 		if _, err := exec.LookPath("adduser"); err == nil { // Debian has had it without the other
 			name, args = "adduser", []string{"--system", "--group", "--no-create-home", "--home", serviceData, "--shell", "/usr/sbin/nologin", serviceAccount}
 		}
-	}
-	if in.root != "" {
-		args = append([]string{"--prefix", in.root}, args...)
 	}
 	if err := in.run(ctx, name, args...); err != nil || in.dry {
 		return 0, 0, err
@@ -681,7 +705,7 @@ func (in *installer) tellInstalled(ctx context.Context, cfg *config) error {
 		return nil
 	}
 	if in.root != "" {
-		fmt.Fprintf(in.out, "Installed below %s; the service starts with the machine\n", in.root)
+		in.tellTree()
 		return nil
 	}
 	where := askWhere(ctx, cfg)
@@ -733,7 +757,7 @@ func uninstallCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.W
 			left = append(left, dir)
 		}
 	}
-	for _, path := range []string{installedBinary, installedBinary + previousSuffix} {
+	for _, path := range []string{installedBinary, installedBinary + previousSuffix, userDeclared, dataDeclared} {
 		if err := in.remove(path); err != nil {
 			return err
 		}

@@ -176,10 +176,16 @@ func TestInstallRefusesBeforeItMakesAnything(t *testing.T) {
 		}
 	}
 	if !exists("/run/systemd/system") { // else it is for this machine
-		for _, command := range []string{"install", "uninstall", "upgrade --rollback"} {
+		for _, command := range []string{"install", "uninstall --dry-run", "upgrade --rollback --dry-run"} {
 			const want = "Start the program by hand or by this system's service manager: berth --data DIR --tls=auto, as a user of its own (docs/deploy.md, \"By hand\", has"
-			if _, err := runOnce(t, append(strings.Fields(command), "--dry-run")...); err == nil || !strings.Contains(err.Error(), want) {
+			if _, err := runOnce(t, strings.Fields(command)...); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("berth %s without systemd: %v", command, err)
+			}
+		}
+		said, err := runOnce(t, "install", "--dry-run", "--addr", "127.0.0.1:47391")
+		for _, want := range []string{"systemd does not run this machine", "would: make /var/lib/berth", "would: systemctl start berth.service"} {
+			if err != nil && !strings.Contains(err.Error(), "as a package") || err == nil && !strings.Contains(said, want) {
+				t.Errorf("berth install --dry-run without systemd: %v\n%s, want %q", err, said, want)
 			}
 		}
 	}
