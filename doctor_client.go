@@ -232,6 +232,12 @@ func (d *doctor) examineAPI(ctx context.Context) bool {
 		}
 		d.fail("registry", "redirects", advise("Clients do not follow that. Have the proxy serve the registry at the root of its host."), "GET /v2/ is redirected to %s%s", a.header.Get("Location"), a.by())
 		return false
+	case a.status == errSpeakTLS.status && strings.Contains(a.message(), errSpeakTLS.message):
+		d.berth = true // and TLS was tried here first, so somebody else has passed this on
+		r := advise("Let the proxy speak https with it, such as proxy_pass https://127.0.0.1:5000; in nginx. Or, where the proxy does TLS on the same machine, let Berth speak plain HTTP:", "berth --tls=off --addr 127.0.0.1:5000 --trusted-proxies 127.0.0.1", "",
+			"as a service:", "sudo berth install --tls=off --addr 127.0.0.1:5000 --trusted-proxies 127.0.0.1")
+		d.fail("registry", "backend-wants-https", r, "the proxy speaks plain HTTP with Berth, which wants https there: %s%s%s", a.in(), a.by(), saying(a))
+		return false
 	case a.status >= 502 && a.status <= 504:
 		d.fail("registry", "gateway-fails", advise("See whether the registry runs behind the proxy, and whether the proxy has its right address and scheme."), "the proxy does not reach the registry: %s%s", a.in(), a.by())
 		return false
@@ -301,6 +307,7 @@ type doctorSession struct {
 	*doctor
 	name          string // the repository
 	authorization string // the header; "" for none
+	keeps         bool   // what is pushed cannot be deleted, and that was said
 }
 
 // target is the repository that is pushed to.

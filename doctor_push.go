@@ -4,7 +4,7 @@
 // A blob is pushed as docker does (POST, one PATCH in chunks without a length, PUT), and the largest as
 // containerd does (POST, one PUT with a length). Then all is read back. What comes back must be what was
 // sent, byte by byte, and with the headers that clients need. At the end the image is deleted,
-// if the registry lets its user delete; otherwise the doctor says what remains. A registry keeps the bytes
+// if the registry lets its user delete; otherwise the doctor says before the push what will remain. A registry keeps the bytes
 // until it removes garbage, so they are the same in each run and on each machine, and are stored only once.
 
 package main
@@ -70,6 +70,7 @@ func (s *doctorSession) at(where string) string {
 
 // pushAndPull does it all.
 func (d *doctor) pushAndPull(ctx context.Context, s *doctorSession) {
+	s.askDelete(ctx)
 	blobs := s.pushBlobs(ctx)
 	if blobs == nil {
 		return
@@ -90,6 +91,22 @@ func (d *doctor) pushAndPull(ctx context.Context, s *doctorSession) {
 		d.well("pull", "all comes back as it was pushed, with its headers")
 	}
 	s.remove(ctx, image, blobs)
+}
+
+// askDelete says before anything is pushed if it could not be deleted again. It asks for a manifest to be deleted that
+// nobody has: a registry looks at rights first.
+func (s *doctorSession) askDelete(ctx context.Context) {
+	a := s.do(ctx, http.MethodDelete, "manifests/"+digest.FromString("nobody has pushed "+s.random).String(), nil)
+	refused := a.status == http.StatusUnauthorized || a.status == http.StatusForbidden || a.status == http.StatusMethodNotAllowed
+	if a.err == nil && refused && a.message() != "" {
+		s.keeps = true
+		s.note("delete", "the registry does not let this user delete, so a push leaves the tags %s. --no-push pushes nothing", s.remains())
+	}
+}
+
+// remains are the tags that stay where they are not deleted.
+func (s *doctorSession) remains() string {
+	return fmt.Sprintf("%s and %s in %s", s.tags()[0], s.tags()[1], s.name)
 }
 
 // sampleBlob returns n bytes that look random, and are the same for each n.
@@ -412,14 +429,16 @@ func (s *doctorSession) remove(ctx context.Context, image digest.Digest, blobs [
 	for _, b := range blobs {
 		size += int64(len(b))
 	}
+	if s.keeps {
+		return // which was said
+	}
 	a := s.do(ctx, http.MethodDelete, "manifests/"+image.String(), nil)
-	remains := fmt.Sprintf("%s and %s in %s", s.tags()[0], s.tags()[1], s.name)
 	switch {
 	case a.err == nil && a.status/100 == 2:
 		s.well("delete", "the test image is deleted again. The registry keeps its %s until it removes garbage, and only once, however often this is run", formatSize(size))
 	case a.err == nil && a.message() == "":
-		s.warn("delete", "method-blocked", s.proxyRemedy("If images are to be deleted through it, let the proxy pass DELETE on."), "DELETE is refused before it reaches the registry: %s%s. The tags %s remain", a.in(), a.by(), remains)
+		s.warn("delete", "method-blocked", s.proxyRemedy("If images are to be deleted through it, let the proxy pass DELETE on."), "DELETE is refused before it reaches the registry: %s%s. The tags %s remain", a.in(), a.by(), s.remains())
 	default:
-		s.note("delete", "the registry does not let this user delete: the tags %s remain", remains)
+		s.note("delete", "the registry does not let this user delete: the tags %s remain", s.remains())
 	}
 }

@@ -422,6 +422,7 @@ func doctorOnStore(ctx context.Context, st *store, _ options, out *console) erro
 		return err
 	}
 	x.examineProcess()
+	x.examineTasks()
 	err := errors.Join(x.examineStored(ctx), x.examineTokens(), x.examineUsers(), x.examineBackup())
 	if ruin := st.knownRuin(); ruin != nil {
 		x.fail("database", "database-damaged", goBack(st.whole()), "%v", plainly(ruin))
@@ -502,6 +503,22 @@ func (x *storeExamination) examineStored(ctx context.Context) error {
 	return nil
 }
 
+// examineTasks looks at what the server does by itself, and has failed to do the last time.
+func (x *storeExamination) examineTasks() {
+	for _, task := range []struct {
+		fault, what string
+		*outcome
+	}{
+		{"collection-failed", "garbage could not be removed", &x.collector.outcome},
+		{"snapshot-failed", "no snapshot of the database could be made", &x.snapshots.outcome},
+		{"scrub-failed", "what is stored could not be read again", &x.scrubber.outcome},
+	} {
+		if why := task.why.Load(); why != nil {
+			x.warn("tasks", task.fault, advise("Put right what it says; the log has more. The server tries again by itself."), "%s the last time: %v", task.what, plainly(*why))
+		}
+	}
+}
+
 // examineTokens looks at the tokens that have ended, or soon will.
 func (x *storeExamination) examineTokens() error {
 	list, err := listRobots(x.readers)
@@ -547,7 +564,7 @@ func (x *storeExamination) examineUsers() error {
 		return nil
 	}
 	if len(bad) > 0 {
-		x.warn("users", "lines-of-nobody", advise("Write them anew with a bcrypt hash (htpasswd -B, or berth user passwd NAME)."), "nobody can log in by %s of %s, such as line %d", plural(len(bad), "line"), x.usersFile, bad[0])
+		x.warn("users", "lines-of-nobody", advise("Give each of these users a password again, which replaces the line; the name is before its colon.", "berth user add NAME"), "nobody can log in by %s of %s, such as line %d", plural(len(bad), "line"), x.usersFile, bad[0])
 	}
 	admins := 0
 	for name := range list {

@@ -14,8 +14,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -231,6 +233,9 @@ func TestServerDoctorUsersAndTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantDoctor([]string{"lines-of-nobody"})
+	if _, text := r.doctor(); !strings.Contains(text, `"berth user add NAME"`) || strings.Contains(text, "passwd NAME") {
+		t.Errorf("of a line with another hash it says\n%s", text)
+	}
 	writeRules(r.cfg.dir, "[[rule]\n")
 	r.wantDoctor([]string{"rules-wrong"})
 	writeRules(r.cfg.dir, admin)
@@ -245,6 +250,41 @@ func TestServerDoctorUsersAndTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantDoctor([]string{"lines-of-nobody", "token-expired"})
+}
+
+// What the server does by itself, and has failed to do the last time, is said until it works again.
+func TestServerDoctorTasks(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t).served()
+	r.pushImage("home/app", "1", "config", "layer")
+	r.wantDoctor([]string{"no-backup"})
+	inTheWay := filepath.Join(r.cfg.dir, "snapshots")
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sn := r.st.snapshots
+	sn.due() // sees the push
+	r.moved.Add(int64(snapshotDelay))
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { sn.run(ctx) })
+	for sn.outcome.failed.Load() == 0 {
+		runtime.Gosched()
+	}
+	cancel()
+	running.Wait()
+	r.wantDoctor([]string{"no-backup", "snapshot-failed"})
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	running.Go(func() { sn.run(ctx) })
+	for sn.outcome.succeeded.Load() == 0 {
+		runtime.Gosched()
+	}
+	cancel()
+	running.Wait()
+	r.wantDoctor([]string{"no-backup"})
 }
 
 // Backups are noted when they are finished, and damage is known.

@@ -759,7 +759,7 @@ func TestDoctorFindsNothing(t *testing.T) {
 		says   string
 		faults []string
 	}{
-		{func(c *config) { c.noDelete = true }, " remain", nil},
+		{func(c *config) { c.noDelete = true }, "a push leaves the tags berth-doctor-", nil},
 		{func(c *config) { c.readOnly = true }, "berth doctor --no-push hub.lan:5000", []string{"registry-read-only"}},
 	} {
 		r := startRegistry(t, x.option)
@@ -768,7 +768,27 @@ func TestDoctorFindsNothing(t *testing.T) {
 		if !d.says(x.says) {
 			t.Errorf("the doctor does not say %q: %+v", x.says, d.list)
 		}
+		at := func(check string) int {
+			return slices.IndexFunc(d.list, func(x *diagnosis) bool { return x.Check == check })
+		}
+		if at("delete") > at("push") {
+			t.Errorf("what the push leaves is said after it: %+v", d.list)
+		}
 	}
+}
+
+// A proxy that speaks plain HTTP with a Berth that has TLS is named by what Berth answers it, before any password is asked for.
+func TestDoctorProxySpeaksPlainToTLS(t *testing.T) {
+	t.Parallel()
+	s := startSecure(t, tlsOptions{mode: "auto"})
+	to, err := url.Parse("http://" + s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{ErrorLog: quietLog, Rewrite: func(x *httputil.ProxyRequest) { x.SetURL(to); x.Out.Host = x.In.Host }}
+	d := doctorAt(t, inPlain(t, proxy))
+	d.user, d.password = "kim", "right"
+	d.wantFaults(t, "backend-wants-https")
 }
 
 // The command, as it is typed: lines of at most 80 columns, the remedies at the end, exit codes.

@@ -300,15 +300,18 @@ func writeConnections(b *bytes.Buffer, c *connections, certs *certificates) {
 
 // An outcome is how a task has gone, of those that the registry does again and again.
 type outcome struct {
-	succeeded atomic.Int64 // when it last did, in Unix time; 0 if that is not known
-	failed    atomic.Int64 // how often it has not, since the start
+	succeeded atomic.Int64          // when it last did, in Unix time; 0 if that is not known
+	failed    atomic.Int64          // how often it has not, since the start
+	why       atomic.Pointer[error] // of the last time; nil if it succeeded then, or was never run
 }
 
 func (o *outcome) note(err error) {
 	if err != nil {
 		o.failed.Add(1)
+		o.why.Store(&err)
 	} else {
 		o.succeeded.Store(time.Now().Unix())
+		o.why.Store(nil)
 	}
 }
 
