@@ -86,35 +86,43 @@ type gate struct {
 	warned       atomic.Bool // that passwords travel in the clear
 }
 
-// openGate reads the users and the rules. What cannot be read at start is an
-// error; later it leaves what was there before.
-func openGate(st *store, cfg authConfig, certificates *certificates, log *slog.Logger) (*gate, error) {
-	g := &gate{authConfig: cfg, certificates: certificates, st: st, log: log, now: time.Now,
-		logins:  newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.uptime),
-		limiter: limiter{perSecond: cfg.perSecond, now: st.uptime, of: make(map[string]*rate.Limiter)},
-	}
-	g.directory, g.provider = newDirectory(log, st.uptime), newProvider(log, st.uptime)
+// readGate reads the users and the rules; dir is the data directory. What cannot be read at start is an
+// error; later it leaves what was there before. It changes nothing, and needs no data directory.
+func readGate(cfg authConfig, dir string, log *slog.Logger) (*gate, error) {
+	g := &gate{authConfig: cfg, log: log, now: time.Now}
 	g.standard, _ = g.complete(defaultPolicy(), nil)
-	err := g.readFiles(st.dir, g.usersChanged, g.policyChanged)
-	if err != nil {
+	if err := g.readFiles(dir); err != nil {
 		return nil, err
 	}
+	return g, nil
+}
+
+// attend has the gate let in who comes to a store.
+func (g *gate) attend(st *store, certificates *certificates) (err error) {
+	if err := g.reread(); err != nil { // opening the store may have taken long
+		return err
+	}
+	g.st, g.certificates = st, certificates
+	g.logins = newLogins(max(1, runtime.GOMAXPROCS(0)/2), st.uptime)
+	g.limiter = limiter{perSecond: g.perSecond, now: st.uptime, of: make(map[string]*rate.Limiter)}
+	g.directory, g.provider = newDirectory(g.log, st.uptime), newProvider(g.log, st.uptime)
 	g.started = true
 	if g.signer, err = openSigner(st); err != nil {
-		return nil, err
+		return err
 	}
 	if err := g.remember(); err != nil {
-		return nil, err
+		return err
 	}
+	notify(st.retainer.rulesChanged)
 	st.collector.doubtOwners() // somebody may have been removed while nobody looked
-	return g, nil
+	return nil
 }
 
 // readFiles reads the users and the rules for the first time; dir is the data directory. Files
 // that flags name must be there.
-func (g *gate) readFiles(dir string, usersChanged func(old, new *users, err error), policyChanged func(old, new **policy, err error)) error {
-	g.users = watched[users]{files: []string{g.usersPath(dir)}, parse: g.parseUsers, changed: usersChanged, glance: g.glance}
-	g.policy = watched[*policy]{files: []string{g.policyPath(dir)}, changed: policyChanged, glance: g.glance,
+func (g *gate) readFiles(dir string) error {
+	g.users = watched[users]{files: []string{g.usersPath(dir)}, parse: g.parseUsers, changed: g.usersChanged, glance: g.glance}
+	g.policy = watched[*policy]{files: []string{g.policyPath(dir)}, changed: g.policyChanged, glance: g.glance,
 		parse: func(texts [][]byte) (*policy, error) { return g.complete(g.parsePolicy(texts[0])) }}
 	switch err := errors.Join(g.users.problem(), g.policy.problem(), g.readLogin(dir)); {
 	case err != nil:
@@ -125,13 +133,6 @@ func (g *gate) readFiles(dir string, usersChanged func(old, new *users, err erro
 		return fmt.Errorf("--policy: there is no file %s", g.policyFile)
 	}
 	return nil
-}
-
-// refuseFiles returns the error that openGate would have because of the files of users and rules. It
-// changes nothing, and needs no data directory.
-func (a authConfig) refuseFiles(dir string) error {
-	g := &gate{authConfig: a, log: slog.New(slog.DiscardHandler)} // openGate logs what is to be said of them
-	return g.readFiles(dir, func(_, _ *users, _ error) {}, func(_, _ **policy, _ error) {})
 }
 
 // everybodyMay reports whether the registry is open.
@@ -338,7 +339,7 @@ func (g *gate) parseUsers(texts [][]byte) (users, error) {
 	return list, nil
 }
 
-// usersChanged tells of an edit. What is wrong at the start openGate returns.
+// usersChanged tells of an edit. What is wrong at the start readGate returns.
 func (g *gate) usersChanged(old, new *users, err error) {
 	if !g.started {
 		return
@@ -368,12 +369,14 @@ func (g *gate) usersChanged(old, new *users, err error) {
 	g.st.audit("users changed", "added", added, "removed", removed, "changed", changed)
 }
 
-// policyChanged tells of an edit. What is wrong at the start openGate returns.
+// policyChanged tells of an edit. What is wrong at the start readGate returns.
 func (g *gate) policyChanged(old, new **policy, err error) {
 	switch {
-	case err != nil && g.started:
+	case !g.started:
+		return
+	case err != nil:
 		g.log.Error("the rules cannot be read; the ones before still hold", "file", g.policy.files[0], "error", err)
-	case g.started:
+	default:
 		g.st.collector.forgetOwners()
 		g.st.audit("rules changed", "file", g.policy.files[0], "rules", strings.Join((*new).lines(), "; "))
 		if p := *new; p.people && !p.hasAdministrator() {

@@ -67,7 +67,7 @@ func (g *gate) readLogin(dir string) error {
 	return g.login.problem()
 }
 
-// loginChanged tells of an edit. What is wrong at the start openGate returns.
+// loginChanged tells of an edit. What is wrong at the start readGate returns.
 func (g *gate) loginChanged(_, new **loginConfig, err error) {
 	switch {
 	case !g.started:

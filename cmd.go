@@ -174,20 +174,6 @@ func (cfg *config) refuseNowhere(files ...string) error {
 	return noRegistry(cfg.dir, err)
 }
 
-// refuseNoDirectory refuses for a command a data directory that cannot be one.
-func refuseNoDirectory(dir string) error {
-	info, err := os.Stat(dir)
-	switch {
-	case err == nil && !info.IsDir():
-		return fmt.Errorf("%s is a file, not a directory; name the registry's with --data or BERTH_DATA", dir)
-	case errors.Is(err, syscall.ENOTDIR):
-		return fmt.Errorf("%s cannot be a directory: a file is on the way there; name the registry's with --data or BERTH_DATA", dir)
-	case errors.Is(err, fs.ErrNotExist) && isLink(dir):
-		return fmt.Errorf("%s is a link to what is not there; is a disk not mounted?", dir)
-	}
-	return nil
-}
-
 // runCommand runs a command on the store in cfg.dir.
 func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if err := cfg.refuseNowhere(); err != nil {

@@ -57,6 +57,7 @@ type serverConfig struct {
 	stallTimeout stallTimeout
 	maxArriving  int64 // bodies of uploads at once; 0 for no limit
 	auth         authConfig
+	gate         *gate         // that has been read and attends to no store; nil to read it
 	certificates *certificates // nil without TLS
 	log          *slog.Logger
 
@@ -136,7 +137,13 @@ type route struct {
 
 // newServer returns the registry over st; serve its handler.
 func newServer(st *store, cfg serverConfig) (*server, error) {
-	gate, err := openGate(st, cfg.auth, cfg.certificates, cfg.log)
+	gate, err := cfg.gate, error(nil)
+	if gate == nil {
+		gate, err = readGate(cfg.auth, st.dir, cfg.log)
+	}
+	if err == nil {
+		err = gate.attend(st, cfg.certificates)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -152,7 +153,7 @@ func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout
 	if cfg.elsewhere() {
 		return c.onFiles(ctx, cfg, stdin, stdout)
 	}
-	if err := refuseNoDirectory(cfg.dir); err != nil {
+	if _, err := lookForDirectory(cfg.dir); err != nil && !errors.Is(err, fs.ErrPermission) { // root becomes its owner
 		return err
 	}
 	if err := cfg.becomeOwner(); err != nil {

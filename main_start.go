@@ -31,7 +31,7 @@ func (cfg *config) start() (s *server, listener net.Listener, err error) {
 	if _, err := newDataDir(cfg.dirConfig).survey(); err != nil {
 		return nil, nil, err
 	}
-	if err := cfg.refuseFiles(); err != nil {
+	if err := cfg.readFiles(); err != nil {
 		return nil, nil, err
 	}
 	if listener, err = cfg.takeAddresses(); err == nil {
@@ -80,16 +80,17 @@ func isLoopbackAddress(address string) bool {
 	return err == nil && isLoopback(host)
 }
 
-// refuseFiles returns an error if a file that the server needs from its start on is missing or wrong.
-// Opening the registry reads them again.
-func (cfg *config) refuseFiles() error {
-	if err := cfg.tls.refuseFiles(); err != nil {
+// readFiles reads the files that the server needs from its start on. One that is missing or wrong is an
+// error. It makes nothing.
+func (cfg *config) readFiles() (err error) {
+	if cfg.certificates, err = readTLS(cfg.tls); err != nil {
 		return cfg.asGiven(err)
 	}
 	if _, err := readListeners(cfg.dir); err != nil {
 		return err
 	}
-	return cfg.asGiven(cfg.auth.refuseFiles(cfg.dir))
+	cfg.gate, err = readGate(cfg.auth, cfg.dir, cfg.serverConfig.log)
+	return cfg.asGiven(err)
 }
 
 // open opens the data directory and all that the server needs of it.
@@ -105,7 +106,7 @@ func (cfg *config) open() (*server, error) {
 	if err := rememberFlags(st); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
-	if cfg.certificates, err = openTLS(cfg.tls); err != nil {
+	if err := cfg.certificates.begin(cfg.tls.open); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	s, err := newServer(st, cfg.serverConfig)

@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // notMountedMark is the file that says that a disk is to be mounted over it.
@@ -41,17 +42,11 @@ func (data *dataDir) survey() (premises, error) {
 	if err := data.refuseUnmounted(); err != nil {
 		return 0, err
 	}
-	info, err := os.Stat(data.dir)
-	if target, e := os.Readlink(data.dir); e == nil && errors.Is(err, fs.ErrNotExist) {
-		return 0, fmt.Errorf("%s is a link to %s, which does not exist: is a disk not mounted?", data.dir, target)
-	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return noDirectory, data.refuseToBegin()
+	switch there, err := lookForDirectory(data.dir); {
 	case err != nil:
-		return 0, fmt.Errorf("looking at the data directory: %w", err)
-	case !info.IsDir():
-		return 0, fmt.Errorf("--data: %s is a file, not a directory", data.dir)
+		return 0, err
+	case !there:
+		return noDirectory, data.refuseToBegin()
 	}
 	switch info, err := os.Stat(filepath.Join(data.dir, "berth.db")); {
 	case errors.Is(err, fs.ErrPermission):
@@ -73,6 +68,27 @@ func (data *dataDir) survey() (premises, error) {
 		return 0, err
 	}
 	return noRegistryYet, data.refuseStrangers()
+}
+
+// lookForDirectory reports whether there is a data directory. What is in its place, or on the way there, is
+// an error, and so is a directory that cannot be looked at.
+func lookForDirectory(dir string) (there bool, err error) {
+	const named = "name the registry's with --data or BERTH_DATA"
+	info, err := os.Stat(dir)
+	switch {
+	case err == nil && !info.IsDir():
+		return false, fmt.Errorf("%s is a file, not a directory; "+named, dir)
+	case errors.Is(err, syscall.ENOTDIR):
+		return false, fmt.Errorf("%s cannot be a directory: a file is on the way there; "+named, dir)
+	case errors.Is(err, fs.ErrNotExist):
+		if target, e := os.Readlink(dir); e == nil {
+			return false, fmt.Errorf("%s is a link to %s, which does not exist: is a disk not mounted?", dir, target)
+		}
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("looking at the data directory: %w", err)
+	}
+	return true, nil
 }
 
 // refuseUnmounted returns an error if the data directory, or its blobs, are where a disk is

@@ -75,7 +75,7 @@ func TestDirectoriesOfOthersAreRefused(t *testing.T) {
 		{"a directory of Berth's", []string{"berth/berth.db"}, "", "DIR is neither empty nor a registry, but there is one in it: --data DIR/berth"},
 		{"a backup, and what it is of", []string{"a/berth.db", "a/berth.backup", "data/berth.db"}, "", "but there is one in it: --data DIR/data"},
 		{"a backup", []string{"a/berth.db", "a/berth.backup"}, "", "DIR is neither empty nor a registry, but there is a backup of one in it, which --read-only leaves a backup: --data DIR/a --read-only"},
-		{"no directory", []string{"data"}, "data", "data is a file, not a directory"},
+		{"no directory", []string{"data"}, "data", "data is a file, not a directory; name the registry's with --data or BERTH_DATA"},
 	} {
 		dir := t.TempDir()
 		put(t, dir, x.files...)

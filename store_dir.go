@@ -183,7 +183,15 @@ func (data *dataDir) refuseBlobs() error {
 
 // anyBlobs reports whether there is anything where blobs are.
 func (data *dataDir) anyBlobs() (bool, error) {
+	missing := make(map[digest.Algorithm]bool) // the whole directory, as in a new registry
+	for _, algorithm := range algorithms {
+		_, err := os.Stat(data.blobsDir(algorithm))
+		missing[algorithm] = errors.Is(err, fs.ErrNotExist)
+	}
 	for _, s := range shards() {
+		if missing[s.algorithm] {
+			continue
+		}
 		entries, err := os.ReadDir(filepath.Join(data.blobsDir(s.algorithm), s.prefix))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err

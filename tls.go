@@ -43,7 +43,7 @@ type tlsOptions struct {
 	acmeEmail, acmeDirectory string
 	proxied                  bool         // flags tell of a proxy in front
 	httpAddr                 string       // also listen here for plain HTTP; "" for not
-	open                     net.Listener // on httpAddr; nil for none, or if openTLS is to listen
+	open                     net.Listener // on httpAddr; nil for none, or if begin is to listen
 	dir                      string       // the data directory
 	hostname                 string       // the machine's name unless a test says another
 	now                      func() time.Time
@@ -59,7 +59,8 @@ type certificates struct {
 	served    sync.Map                   // then by name of --tls-name: until when what a client got last is valid
 	clients   *watched[*clientCAs]       // with --client-ca
 	base      *tls.Config
-	called    func(*http.Request) string // HOST or HOST:PORT as a flag or a trusted proxy says, or ""; nil for nobody
+	find      func(*tls.ClientHelloInfo) (*tls.Certificate, error) // set by begin, if not before
+	called    func(*http.Request) string                           // HOST or HOST:PORT as a flag or a trusted proxy says, or ""; nil for nobody
 }
 
 // refuseIdle refuses what has no effect without something else that is not asked for.
@@ -93,9 +94,9 @@ func (o *tlsOptions) refuseIdle() error {
 	return nil
 }
 
-// openTLS reads or makes what o asks for, and listens on o.httpAddr. What
-// cannot work is an error that says what to do. Without a mode it returns nil.
-func openTLS(o tlsOptions) (*certificates, error) {
+// readTLS reads what o asks for, and makes nothing: begin does. What cannot work is an error that
+// says what to do. Without a mode it returns nil.
+func readTLS(o tlsOptions) (*certificates, error) {
 	if err := o.refuseIdle(); err != nil || o.mode == "" {
 		return nil, err
 	}
@@ -110,24 +111,20 @@ func openTLS(o tlsOptions) (*certificates, error) {
 	if c.names, err = parseNames(o.names); err != nil {
 		return nil, err
 	}
-	c.base = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, Time: c.clock}
+	c.base = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, Time: c.clock,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return c.find(hello) }}
 	switch o.mode {
 	case "files":
 		err = c.openFiles()
 	case "auto":
-		err = c.openAuthority()
+		err = c.refuseCA()
 	case "acme":
-		err = c.openACME()
+		c.base.NextProtos = append(c.base.NextProtos, acme.ALPNProto)
 	default:
 		err = fmt.Errorf("--tls: say auto, acme or off, not %q", o.mode)
 	}
 	if err == nil && o.clientCA != "" {
 		err = c.openClientCA()
-	}
-	if err == nil && o.httpAddr != "" && o.open == nil {
-		if c.open, err = net.Listen("tcp", o.httpAddr); err != nil {
-			err = fmt.Errorf("--http-addr: %w", err)
-		}
 	}
 	if err != nil {
 		return nil, err
@@ -135,27 +132,28 @@ func openTLS(o tlsOptions) (*certificates, error) {
 	return c, nil
 }
 
-// refuseFiles returns the error that openTLS would have because of the files of certificates that flags name,
-// or of the local CA. It makes nothing.
-func (o tlsOptions) refuseFiles() (err error) {
-	if o.now == nil {
-		o.now = time.Now
+// begin makes what has to be made before clients are answered. It has open for the listener for plain HTTP;
+// if that is nil, it listens on c.httpAddr.
+func (c *certificates) begin(open net.Listener) (err error) {
+	if c == nil {
+		return nil
 	}
-	o.log = slog.New(slog.DiscardHandler) // openTLS logs what is to be said of them
-	c := &certificates{tlsOptions: o, base: &tls.Config{}}
-	switch o.mode {
-	case "files":
-		err = c.openFiles()
+	c.open = open
+	switch c.mode {
 	case "auto":
-		err = c.refuseCA()
+		err = c.openAuthority()
+	case "acme":
+		err = c.openACME()
 	}
-	if err == nil && o.clientCA != "" {
-		err = c.openClientCA()
+	if err == nil && c.httpAddr != "" && c.open == nil {
+		if c.open, err = net.Listen("tcp", c.httpAddr); err != nil {
+			err = fmt.Errorf("--http-addr: %w", err)
+		}
 	}
 	return err
 }
 
-// close gives up what openTLS holds, where serve is not called: it does that too.
+// close gives up what begin holds, where serve is not called: it does that too.
 func (c *certificates) close() error {
 	if c == nil || c.open == nil {
 		return nil
@@ -244,7 +242,7 @@ func (c *certificates) openFiles() error {
 	if err != nil {
 		return fmt.Errorf("--tls-cert, --tls-key: %w", err)
 	}
-	c.base.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return *c.pair.get(), nil }
+	c.find = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return *c.pair.get(), nil }
 	return nil
 }
 
@@ -270,10 +268,9 @@ func (c *certificates) openACME() error {
 	if c.acmeDirectory == "" {
 		c.acme.Client.DirectoryURL = autocert.DefaultACMEDirectory
 	}
-	c.base.NextProtos = append(c.base.NextProtos, acme.ALPNProto)
 	var mu sync.Mutex // guards told
 	var told time.Time
-	c.base.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.find = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		certificate, err := c.acme.GetCertificate(hello)
 		if name := hostName(hello.ServerName); err == nil && certificate.Leaf != nil && slices.Contains(c.names, name) && !isChallenge(hello) {
 			c.served.Store(name, certificate.Leaf.NotAfter)

@@ -94,7 +94,7 @@ func (c *certificates) openAuthority() error {
 		c.log.Warn("the local CA has expired, or the clock is wrong", "until", a.cert.NotAfter)
 	}
 	c.authority = a
-	c.base.GetCertificate = a.certificate
+	c.find = a.certificate
 	_, err = a.leaf("")
 	return err
 }

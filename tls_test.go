@@ -66,6 +66,18 @@ func newSecure(t testing.TB, o tlsOptions) *secureServer {
 	return s
 }
 
+// openTLS has all certificates that o asks for, as a start has them.
+func openTLS(o tlsOptions) (*certificates, error) {
+	c, err := readTLS(o)
+	if err == nil {
+		err = c.begin(o.open)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
 // startSecure serves until the test ends.
 func startSecure(t testing.TB, o tlsOptions) *secureServer {
 	t.Helper()
