@@ -221,7 +221,7 @@ func (s *server) serve(route route) http.Handler {
 			s.st.missing()
 		}
 		if e == errNoSpace {
-			e = e.saying("%s", s.st.fullness()+roomAdvice)
+			e = e.saying("%s", s.st.fullness(err)+roomAdvice)
 		}
 		writeError(w, e)
 	})

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -236,6 +237,28 @@ func TestUploadLargerThanTheDisk(t *testing.T) {
 	r.pushBlob("home/app", noise(52, int(room.Bavail)*int(room.Bsize)*7/8))
 	r.restart()
 	f.pull()
+}
+
+// Whoever pushes is told how much there is room for, where the length of the push is known.
+func TestFullDiskSaysHowMuchAPushNeeds(t *testing.T) {
+	t.Parallel()
+	r := onDisk(t, mountDisk(t, "size=16m"), func(c *config) { c.minFree = 1 << 20 })
+	said := func(body io.Reader) string {
+		t.Helper()
+		re := r.want(507, "POST", "/v2/home/app/blobs/uploads/?digest="+sum("whatever").String(), body)
+		if strings.Contains(string(re.body), r.cfg.dir) {
+			t.Errorf("a path is told: %s", re.body)
+		}
+		return string(re.body)
+	}
+	known := regexp.MustCompile(`the registry's disk is full: this needs 40\.0 MiB, and there is room for 1[0-4]\.[0-9] MiB \(1[1-5]\.[0-9] MiB is free, and pushes leave 1\.0 MiB: --min-free\); pulls still work`)
+	if got := said(bytes.NewReader(make([]byte, 40<<20))); !known.MatchString(got) {
+		t.Errorf("with a length: %s", got)
+	}
+	streamed := regexp.MustCompile(`the registry's disk is full: this needs more than the 1[0-4]\.[0-9] MiB that there is room for \(1[1-5]\.[0-9] MiB is free, and pushes leave 1\.0 MiB: --min-free\); pulls still work`)
+	if got := said(zeros(40 << 20)); !streamed.MatchString(got) {
+		t.Errorf("streamed: %s", got)
+	}
 }
 
 // The disk is filled by pushes alone, down to the smallest. The error says that

@@ -55,10 +55,19 @@ func (data *dataDir) roomOn(dir string, n int64, inodes uint64) error {
 		return err
 	}
 	if !fits || data.reserve.spent.Load() && !data.regain() {
-		return errNoSpace
+		return noRoomError{dir, max(n, 0)}
 	}
 	return nil
 }
+
+// A noRoomError is errNoSpace for the disk of a directory, and for so many bytes; 0 if more than that is not known.
+type noRoomError struct {
+	dir   string
+	needs int64
+}
+
+func (e noRoomError) Error() string { return errNoSpace.Error() }
+func (e noRoomError) Unwrap() error { return errNoSpace }
 
 // fits is roomOn as far as the system tells.
 func (data *dataDir) fits(dir string, n int64, inodes uint64) (bool, error) {
@@ -72,24 +81,35 @@ func (data *dataDir) fits(dir string, n int64, inodes uint64) (bool, error) {
 	return bytes.free >= floor && bytes.free-floor >= uint64(max(n, 0)) && (files.total == 0 || files.free >= filesFloor+inodes), nil
 }
 
-// fullness says for want of what pushes are refused.
-func (data *dataDir) fullness() string {
+// fullness says for want of what a push was refused with err.
+func (data *dataDir) fullness(err error) string {
 	const full = "the registry's disk is full"
 	if data.reserve.spent.Load() {
 		return full + " to the last byte, or a quota is used up"
 	}
-	dir := data.arrivals
-	if fits, err := data.fits(data.dir, 0, 0); err == nil && !fits {
-		dir = data.dir
+	no := noRoomError{dir: data.arrivals}
+	if !errors.As(err, &no) {
+		if fits, err := data.fits(data.dir, 0, 0); err == nil && !fits {
+			no.dir = data.dir
+		}
 	}
-	bytes, files, err := freeSpace(dir)
-	switch {
-	case err != nil:
+	bytes, files, err := freeSpace(no.dir)
+	if err != nil {
 		return full
-	case bytes.free >= data.floor(bytes.total) && files.total > 0 && files.free < 1000:
+	}
+	floor := data.floor(bytes.total)
+	if bytes.free >= floor+uint64(no.needs) && files.total > 0 && files.free < 1000 {
 		return fmt.Sprintf("%s: there is room for %d more files", full, files.free)
 	}
-	return fmt.Sprintf("%s: %s is free, and pushes leave %s (--min-free)", full, formatSize(int64(bytes.free)), formatSize(int64(data.floor(bytes.total))))
+	left := fmt.Sprintf("%s is free, and pushes leave %s", formatSize(int64(bytes.free)), formatSize(int64(floor)))
+	room := int64(bytes.free - min(bytes.free, floor))
+	switch {
+	case no.needs > 0:
+		return fmt.Sprintf("%s: this needs %s, and there is room for %s (%s: --min-free)", full, formatSize(no.needs), formatSize(room), left)
+	case room > 0: // what had come of it has been removed
+		return fmt.Sprintf("%s: this needs more than the %s that there is room for (%s: --min-free)", full, formatSize(room), left)
+	}
+	return fmt.Sprintf("%s: %s (--min-free)", full, left)
 }
 
 // floor is how many bytes of a disk of that size pushes leave.
