@@ -87,11 +87,13 @@ func (gc *collector) run(ctx context.Context) {
 	}
 }
 
-// sleep waits for next (negative: for ever), or until something was added that
-// is due before that; stubborn ignores additions.
+// sleep waits for next (negative: for ever), or until what was added meanwhile may be
+// due before that; stubborn ignores additions. A push looks for nothing: of a hundred a
+// second each would cost as much as to write what it brings.
 func (gc *collector) sleep(ctx context.Context, next time.Duration, stubborn bool) {
 	timer, stop := alarm(next)
-	defer stop()
+	defer func() { stop() }()
+	began, added := time.Now(), false
 	for {
 		select {
 		case <-ctx.Done():
@@ -103,9 +105,18 @@ func (gc *collector) sleep(ctx context.Context, next time.Duration, stubborn boo
 				return
 			}
 		case <-gc.wake:
-			// What has just become loose has all its grace before it.
-			if !stubborn && (next < 0 || gc.shortestGrace() < next) {
-				return
+			if stubborn {
+				continue
+			}
+			if gc.tight.Load() || gc.reserve.spent.Load() {
+				return // perhaps there is room for the reserve again
+			}
+			// What has just become loose has all its grace before it, and what follows has more.
+			grace := gc.shortestGrace() + time.Second // the times are whole seconds
+			if !added && (next < 0 || grace < next-time.Since(began)) {
+				stop()
+				timer, stop = alarm(grace)
+				added = true
 			}
 		}
 	}
@@ -142,6 +153,7 @@ func (gc *collector) collectDue(ctx context.Context) (next time.Duration, err er
 	if gc.readOnly {
 		return -1, nil
 	}
+	gc.at("looking for garbage")
 	if _, err := gc.collect(ctx, gc.graces()); err != nil {
 		return 0, err
 	}

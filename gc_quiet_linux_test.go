@@ -38,9 +38,13 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		var wakes atomic.Int64 // whoever wakes asks for the uptime
 		cfg.now = func() time.Duration { wakes.Add(1); return time.Since(opened) }
 		var syncs atomic.Int64 // of the files of small blobs
+		var looked atomic.Int64
 		cfg.at = func(point string) {
-			if point == "syncing" {
+			switch point {
+			case "syncing":
 				syncs.Add(1)
+			case "looking for garbage":
+				looked.Add(1)
 			}
 		}
 		st, err := openStore(cfg.storeConfig)
@@ -80,6 +84,17 @@ func TestIdleRegistryIsQuiet(t *testing.T) {
 		old := push("x", "old")
 		im := push("x", "new")
 		do(202, "POST", "/v2/a/blobs/uploads/", "") // and never goes on
+
+		// What a push leaves is not due before its grace is over: the collector need not look.
+		synctest.Wait()
+		first := looked.Load()
+		for i := range 10 {
+			push("y", fmt.Sprint("another", i))
+			synctest.Wait()
+		}
+		if n := looked.Load() - first; n != 0 {
+			t.Errorf("ten pushes had the collector look %d times", n)
+		}
 
 		// The files of their blobs are synced together a little later. After the first
 		// snapshot nobody looks again.
