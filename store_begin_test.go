@@ -93,6 +93,8 @@ func TestDirectoriesOfOthersAreRefused(t *testing.T) {
 				want = "there is no registry in " + dir + "; name the registry's directory"
 			case x.name == "a directory of Berth's":
 				want = "there is no registry in " + dir + ", but there is one in " + dir + "/berth: --data " + dir + "/berth"
+			case x.name == "a backup, and what it is of":
+				want = "there is no registry in " + dir + ", but there is one in " + dir + "/data: --data " + dir + "/data"
 			case x.name == "a backup":
 				want = "there is no registry in " + dir + ", but there is one in " + dir + "/a: --data " + dir + "/a"
 			}
