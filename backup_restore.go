@@ -741,7 +741,7 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 	if tokens > 0 {
 		out.printf("%s for machines: what was revoked since the snapshot is good again; see berth token list\n", plural(tokens, "token"))
 	}
-	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", plural(int(f.Repositories), "repository"),
+	out.printf("restored: %s, %s, %s with %s; start the registry as usual\n", f.counts(),
 		plural(int(f.Tags), "tag"), plural(int(f.Blobs.Count), "blob"), formatSize(f.Blobs.Bytes))
 	return nil
 }

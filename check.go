@@ -31,11 +31,12 @@ type report struct {
 	deep   bool
 	sparse bool // what a manifest refers to may be absent
 
-	repositories, manifests, tags, blobs, uploads int
-	bytes                                         int64     // of blobs
-	findings                                      []finding // broken invariants
-	damaged                                       []string  // what is known to be damaged, and who needs it
-	rubbish                                       []string  // files that belong to nothing, which is allowed (1)
+	repositories                    repositoryCounts
+	manifests, tags, blobs, uploads int
+	bytes                           int64     // of blobs
+	findings                        []finding // broken invariants
+	damaged                         []string  // what is known to be damaged, and who needs it
+	rubbish                         []string  // files that belong to nothing, which is allowed (1)
 }
 
 // A finding is a broken invariant, and what repair does about it. The registry
@@ -182,7 +183,8 @@ func (r *report) checkMembers(x checkedManifest, m *manifest, where string) erro
 
 // checkTags verifies (5).
 func (r *report) checkTags() error {
-	err := errors.Join(r.get(`SELECT count(*) FROM tag`, nil, &r.tags), r.get(`SELECT count(*) FROM repository`, nil, &r.repositories))
+	err := errors.Join(r.get(`SELECT count(*) FROM tag t JOIN repository r ON r.id = t.repository WHERE r.deleted IS NULL`, nil, &r.tags),
+		r.get(`SELECT `+countsOfRepositories+` FROM repository r`, nil, &r.repositories.seen, &r.repositories.deleted))
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 // A checkAnswer is a report for programs.
 type checkAnswer struct {
 	Repositories int      `json:"repositories"`
+	Deleted      int      `json:"deletedRepositories"` // whose images can be brought back
 	Manifests    int      `json:"manifests"`
 	Tags         int      `json:"tags"`
 	Blobs        int      `json:"blobs"`
@@ -33,13 +34,13 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 		for _, f := range r.findings {
 			wrong = append(wrong, f.problem)
 		}
-		if err := out.json(checkAnswer{r.repositories, r.manifests, r.tags, r.blobs, r.bytes, r.uploads,
+		if err := out.json(checkAnswer{r.repositories.seen, r.repositories.deleted, r.manifests, r.tags, r.blobs, r.bytes, r.uploads,
 			wrong, append([]string{}, r.damaged...), append([]string{}, r.rubbish...)}); err != nil {
 			return err
 		}
 		out = newConsole(io.Discard, false)
 	}
-	out.printf("%s, %s, %s, %s with %s, %s\n", plural(r.repositories, "repository"), plural(r.manifests, "manifest"),
+	out.printf("%s, %s, %s, %s with %s, %s\n", r.repositories, plural(r.manifests, "manifest"),
 		plural(r.tags, "tag"), plural(r.blobs, "blob"), formatSize(r.bytes), plural(r.uploads, "open upload"))
 	for _, path := range r.rubbish {
 		out.printf("left over, not served: %s\n", path)

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -56,7 +57,7 @@ func statsCommand(ctx context.Context, st *store, o options, out *console) error
 func (c *console) figures(f figures) {
 	t := c.table().breaking(3)
 	line := func(name string, a amount, what string) { t.row(name, a.Count, sizeCell(a.Bytes), what) }
-	t.row("repositories", f.Repositories, "", "")
+	t.row("repositories", f.Repositories, "", strings.Trim(f.counts().andDeleted(), " ()"))
 	t.row("tags", f.Tags, "", "")
 	line("manifests", f.Manifests, fmt.Sprintf("%d unused: deleted, or no tag, index or subject", f.Untagged))
 	line("blobs", f.Blobs, "")

@@ -613,7 +613,7 @@ func (x *storeExamination) examineBackup() error {
 		return err
 	}
 	n, err := x.countRepositories()
-	if err != nil || n == 0 {
+	if err != nil || n.seen == 0 {
 		return err
 	}
 	how := advise("Make one, on another disk, and have it made regularly (cron, or a systemd timer).", "berth backup /mnt/usb/berth")

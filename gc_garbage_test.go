@@ -58,6 +58,7 @@ type inventory struct {
 	trash     map[digest.Digest]int64
 	files     map[digest.Digest]int64
 	uploads   amount
+	emptying  map[string]bool // repositories
 }
 
 type storedThing struct {
@@ -140,6 +141,12 @@ func (r *registry) inventory() *inventory {
 		offset, err := scanOne[int64](rows)
 		c.uploads.Count++
 		c.uploads.Bytes += offset
+		return err
+	})
+	c.emptying = make(map[string]bool)
+	query(`SELECT name FROM repository WHERE emptying = 1`, func(rows *sql.Rows) error {
+		name, err := scanOne[string](rows)
+		c.emptying[name] = true
 		return err
 	})
 	c.files = blobFiles(r.t, r.cfg.dir)
@@ -309,7 +316,18 @@ func (c *inventory) figures(due func(*storedThing) bool) (f figures, list []repo
 		}
 	}
 	maps.DeleteFunc(repositories, func(name string, _ *repositoryFigures) bool { return strings.Contains(name, "#") })
-	f.Repositories = int64(len(repositories))
+	seen, deleted := make(map[string]bool), make(map[string]bool)
+	for _, m := range c.manifests {
+		if !m.deleted && !m.hidden.Valid {
+			seen[m.repository] = true
+		}
+	}
+	for _, m := range c.manifests {
+		if !seen[m.repository] && !c.emptying[m.repository] {
+			deleted[m.repository] = true
+		}
+	}
+	f.Repositories, f.DeletedRepositories = int64(len(seen)), int64(len(deleted))
 	f.Uploads = c.uploads
 	now, _ := c.dead(due)
 	later, _ := c.dead(func(x *storedThing) bool { return !x.live })

@@ -24,14 +24,15 @@ type amount struct {
 
 // figures are of one moment, and exact.
 type figures struct {
-	Repositories int64  `json:"repositories"` // as far as they have something
-	Tags         int64  `json:"tags"`
-	Manifests    amount `json:"manifests"`
-	Untagged     int64  `json:"untagged"` // manifests without a tag, an index or a subject, or deleted
-	Blobs        amount `json:"blobs"`
-	Shared       amount `json:"shared"` // of the blobs, those in several repositories
-	Saved        int64  `json:"saved"`  // bytes that this saves
-	Unused       amount `json:"unused"` // of the blobs, those that no manifest uses
+	Repositories        int64  `json:"repositories"`        // that clients see
+	DeletedRepositories int64  `json:"deletedRepositories"` // that can be brought back
+	Tags                int64  `json:"tags"`
+	Manifests           amount `json:"manifests"`
+	Untagged            int64  `json:"untagged"` // manifests without a tag, an index or a subject, or deleted
+	Blobs               amount `json:"blobs"`
+	Shared              amount `json:"shared"` // of the blobs, those in several repositories
+	Saved               int64  `json:"saved"`  // bytes that this saves
+	Unused              amount `json:"unused"` // of the blobs, those that no manifest uses
 
 	Reclaimable amount `json:"reclaimable"` // of the blobs, what is being removed
 	InGrace     amount `json:"inGrace"`     // of the blobs, what will be, once its grace is over
@@ -116,9 +117,9 @@ func (x *statistics) figuresOr(ctx context.Context, patience int) (f figures, er
 		}
 		f.Reclaimable = amount{int64(due.total.Blobs), due.total.Bytes}
 		return errors.Join(
-			s.get(`SELECT count(CASE WHEN deleted IS NULL THEN 1 END), coalesce(sum(CASE WHEN deleted IS NULL THEN tags ELSE 0 END), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
-				coalesce(sum(CASE WHEN deleted IS NULL THEN loose_manifests ELSE manifests END), 0), coalesce(sum(bytes), 0) FROM repository`, nil,
-				&f.Repositories, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged, &f.Saved),
+			s.get(`SELECT `+countsOfRepositories+`, coalesce(sum(CASE WHEN deleted IS NULL THEN tags ELSE 0 END), 0), coalesce(sum(manifests), 0), coalesce(sum(manifest_bytes), 0),
+				coalesce(sum(CASE WHEN deleted IS NULL THEN loose_manifests ELSE manifests END), 0), coalesce(sum(bytes), 0) FROM repository r`, nil,
+				&f.Repositories, &f.DeletedRepositories, &f.Tags, &f.Manifests.Count, &f.Manifests.Bytes, &f.Untagged, &f.Saved),
 			s.get(`SELECT count(*), coalesce(sum(offset), 0) FROM upload`, nil, &f.Uploads.Count, &f.Uploads.Bytes),
 			s.get(`SELECT count(*), coalesce(sum(size), 0) FROM (
 				SELECT size FROM blob WHERE damaged IS NOT NULL
@@ -138,6 +139,11 @@ func (x *statistics) figuresOr(ctx context.Context, patience int) (f figures, er
 		f.DatabaseDisk = &diskFigures{disk.free, disk.total, x.floor(disk.total)}
 	}
 	return f, err
+}
+
+// counts are the numbers of repositories.
+func (f *figures) counts() repositoryCounts {
+	return repositoryCounts{int(f.Repositories), int(f.DeletedRepositories)}
 }
 
 // commits returns how many durable commits there have been, and whether none is

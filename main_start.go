@@ -205,7 +205,7 @@ func checkAddress(flag, addr string) error {
 type greeting struct {
 	version, data string // the latter is a whole path
 	found         premises
-	repositories  int
+	repositories  repositoryCounts
 	users, tokens int
 	certificates  bool     // of clients are believed
 	url           string   // how this machine reaches it
@@ -235,7 +235,7 @@ func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
 	if g.repositories, err = s.st.countRepositories(); err != nil {
 		return nil, err
 	}
-	if g.repositories == 0 {
+	if g.repositories.seen == 0 {
 		g.inside = s.st.registryInside()
 	}
 	scheme := "http"
@@ -314,10 +314,7 @@ func (g *greeting) write(w io.Writer) {
 	case noRegistryYet:
 		begun = "Begins a new registry there"
 	}
-	has := []string{"no repositories", "no users"}
-	if g.repositories > 0 {
-		has[0] = plural(g.repositories, "repository")
-	}
+	has := []string{g.repositories.String(), "no users"}
 	if g.users > 0 {
 		has[1] = plural(g.users, "user")
 	}
@@ -421,5 +418,5 @@ func (g *greeting) log(log *slog.Logger) {
 		log.Warn("everybody who reaches this registry may push and delete; `berth user add NAME` makes it ask for a password")
 	}
 	log.Info("serving", "version", g.version, "data", g.data, "new", g.found != aRegistry, "made", g.found == noDirectory,
-		"repositories", g.repositories, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "container", g.container != "", "inside", g.inside, "open", g.open, "try", g.try, "ca", g.ca)
+		"repositories", g.repositories.seen, "deleted", g.repositories.deleted, "users", g.users, "tokens", g.tokens, "url", g.url, "elsewhere", g.elsewhere, "container", g.container != "", "inside", g.inside, "open", g.open, "try", g.try, "ca", g.ca)
 }

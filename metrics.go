@@ -232,7 +232,8 @@ func (s *server) allMetrics(ctx context.Context) []byte {
 		value int64
 		help  string
 	}{
-		{"berth_repositories", f.Repositories, "Repositories that have something."},
+		{"berth_repositories", f.Repositories, "Repositories that clients see."},
+		{"berth_repositories_deleted", f.DeletedRepositories, "Deleted repositories that can be brought back."},
 		{"berth_tags", f.Tags, "Tags."},
 		{"berth_manifests", f.Manifests.Count, "Manifests, with deleted ones that can still be restored."},
 		{"berth_manifest_bytes", f.Manifests.Bytes, "Bytes of those manifests."},

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -35,9 +36,7 @@ func (st *store) listRepositories(last string, n int, visible func(name string) 
 	size := n + 1
 	for more = n > 0; more; size = max(size, 1000) {
 		var page []string
-		// A tag points at a manifest (5); without tags one must be looked for.
-		page, more, err = st.page(size, `SELECT name FROM repository r WHERE name > ? AND r.deleted IS NULL
-			AND (r.tags > 0 OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL)) ORDER BY name LIMIT ?`, last)
+		page, more, err = st.page(size, `SELECT name FROM repository r WHERE name > ? AND `+hasImages+` ORDER BY name LIMIT ?`, last)
 		if err != nil {
 			return nil, false, err
 		}
@@ -55,11 +54,37 @@ func (st *store) listRepositories(last string, n int, visible func(name string) 
 	return names, false, nil
 }
 
-// countRepositories returns how many there are that listRepositories would list.
-func (st *store) countRepositories() (n int, err error) {
-	err = st.get(`SELECT count(*) FROM repository r WHERE r.deleted IS NULL
-		AND (r.tags > 0 OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL))`, nil, &n)
+// hasImages is the condition on a repository r that clients see it: a tag points at a manifest (5), and
+// without tags one must be looked for.
+const hasImages = `r.deleted IS NULL AND (r.tags > 0 OR EXISTS (SELECT 1 FROM manifest m WHERE m.repository = r.id AND m.deleted IS NULL))`
+
+// countsOfRepositories are the columns of a repositoryCounts, of all repositories r.
+const countsOfRepositories = `count(CASE WHEN ` + hasImages + ` THEN 1 END),
+	count(CASE WHEN r.emptying = 0 AND r.manifests > 0 AND NOT (` + hasImages + `) THEN 1 END)`
+
+// repositoryCounts are how many repositories there are that listRepositories would list, and how many
+// whose images are all deleted and can be brought back.
+type repositoryCounts struct{ seen, deleted int }
+
+func (st *store) countRepositories() (n repositoryCounts, err error) {
+	err = st.get(`SELECT `+countsOfRepositories+` FROM repository r`, nil, &n.seen, &n.deleted)
 	return n, err
+}
+
+// String names the deleted ones beside the others, if there are any.
+func (n repositoryCounts) String() string {
+	seen := plural(n.seen, "repository")
+	if n.seen == 0 {
+		seen = "no repositories"
+	}
+	return seen + n.andDeleted()
+}
+
+func (n repositoryCounts) andDeleted() string {
+	if n.deleted == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (and %d deleted that can be brought back)", n.deleted)
 }
 
 // A referrer is an entry of the referrers list: a descriptor.

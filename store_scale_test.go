@@ -455,7 +455,7 @@ func TestScaleIsSound(t *testing.T) {
 	if len(report.findings)+len(report.damaged)+len(report.rubbish) > 0 {
 		t.Fatalf("check finds %+v, damaged %v, left over %v", report.findings[:min(3, len(report.findings))], report.damaged, report.rubbish)
 	}
-	if report.repositories != f.repositories || report.manifests != f.scale.manifests || report.blobs != f.blobs || len(f.manifests) != f.scale.manifests {
+	if report.repositories.seen != f.repositories || report.manifests != f.scale.manifests || report.blobs != f.blobs || len(f.manifests) != f.scale.manifests {
 		t.Errorf("check counts %+v, want %+v", report, f.scale)
 	}
 	figures, err := r.st.stats.figures(t.Context())
