@@ -84,7 +84,24 @@ func checkNewName(name string) error {
 	if strings.ContainsFunc(name, unicode.IsSpace) {
 		return fmt.Errorf("%q has a space in it; choose a name without", name)
 	}
+	if why := oddName(name); why != "" {
+		return fmt.Errorf("%q begins with %s; choose a name that begins with a letter or a digit", name, why)
+	}
 	return nil
+}
+
+// oddName says with what a name begins that is taken for something else; "" for nothing. Such a name in a file
+// holds: people log in with it.
+func oddName(name string) string {
+	switch name[0] {
+	case '!':
+		return "!, which excludes in rules, so that no rule can name this user"
+	case '*':
+		return "*, which is for any name in rules"
+	case '-':
+		return "-, so that commands take it for a flag"
+	}
+	return ""
 }
 
 // minCost is the least bcrypt cost that is not too cheap to guess at, as of what is

@@ -222,6 +222,7 @@ func TestServerDoctorUsersAndTokens(t *testing.T) {
 		want  []string
 	}{
 		{admin, []string{"kim", "ann"}, []string{"user-without-rights"}},
+		{admin + "[[rule]]\nwho = [\"users\"]\nrepositories = [\"**\"]\nallow = [\"pull\"]\n", []string{"kim", "!ann"}, []string{"odd-name"}},
 		{"[[rule]]\nwho = [\"users\"]\nrepositories = [\"**\"]\nallow = [\"push\"]\n", []string{"kim"}, []string{"no-administrator"}},
 		{admin + "[[rule]]\nwho = [\"kim\", \"nobody\"]\nrepositories = [\"home/*\"]\nallow = [\"push\"]\n", []string{"kim"}, []string{"rule-for-nobody"}},
 		{admin + "[[rule]]\nwho = [\"users\"]\nrepositories = [\"home/ap\"]\nallow = [\"push\"]\n", []string{"kim"}, []string{"rule-for-nothing"}},
