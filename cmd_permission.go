@@ -31,6 +31,10 @@ func (cfg *config) withPermission(err error) error {
 	if cfg.became != "" {
 		who = cfg.became
 	}
+	if owner, _ := ownerName(cfg.editing); owner == "root" && !cfg.hasInside(cfg.editing) && (cfg.became == "" || cfg.auth.usersFile == "") {
+		return fmt.Errorf("%w. %s belongs to root, and %s. Have root edit it, by its name: sudo berth user %s --htpasswd %[2]s --data %[5]s",
+			err, cfg.editing, who, strings.Join(cfg.Args, " "), newDataDir(cfg.dirConfig).whole())
+	}
 	return fmt.Errorf("%w. %s", err, cfg.permit(path, accountName(me), who))
 }
 
@@ -40,7 +44,7 @@ func (cfg *config) permit(path, me, who string) string {
 	at, missing := obstacle(path)
 	owner, isDir := ownerName(at)
 	what := fmt.Sprintf("%s belongs to %s, and %s", at, owner, who)
-	inside := at == data || strings.HasPrefix(at, data+string(filepath.Separator))
+	inside := cfg.hasInside(at)
 	switch {
 	case owner == me:
 		return fmt.Sprintf("%s, so only its mode is in the way. To change that: chmod u+rwX %s", what, at)
@@ -58,6 +62,12 @@ func (cfg *config) permit(path, me, who string) string {
 		return fmt.Sprintf("%s. Run this as root, or put a copy of the file where %s can read it", what, me)
 	}
 	return fmt.Sprintf("%s. Let %s read it, for example by a group, or name a copy that belongs to %[2]s", what, me)
+}
+
+// hasInside reports whether a whole path is that of the data directory, or of something in it.
+func (cfg *config) hasInside(path string) bool {
+	data := newDataDir(cfg.dirConfig).whole()
+	return path == data || strings.HasPrefix(path, data+string(filepath.Separator))
 }
 
 // obstacle returns the first directory on the way to path that this process may not look into, or else

@@ -55,6 +55,7 @@ func userCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Wr
 		return err
 	}
 	file := &userFile{path: auth.usersPath(cfg.dir), policy: auth.policyPath(cfg.dir), out: cfg.console(stdout)}
+	cfg.editing = file.path
 	if verb != "add" {
 		if err := cfg.refuseNowhere(file.path, file.policy); err != nil {
 			return err

@@ -93,6 +93,7 @@ type config struct {
 	typed      []string        // all that followed the command's name
 	container  bool            // this is one, with a network of its own
 	became     string          // what root did to work on the directory; "" for nothing
+	editing    string          // the users' file, by `berth user`
 	remote     remoteOptions
 	env        environment // of this process
 	doctor     doctorFlags
