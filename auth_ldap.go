@@ -20,12 +20,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ber "github.com/go-asn1-ber/asn1-ber"
@@ -44,8 +46,8 @@ const (
 	// up after 15 seconds.
 	dialTimeout = 4 * time.Second
 	askTimeout  = 10 * time.Second
-	// maxLDAPMessage bounds what is read of one message, in bytes.
-	maxLDAPMessage = 4 << 20
+	// maxLDAPAnswer bounds what is read of the answer to one question, in bytes: of all its messages.
+	maxLDAPAnswer = 1 << 20
 	// maxNested and maxFound bound the groups of groups that are asked for.
 	maxNested = 8
 	maxFound  = 500
@@ -175,7 +177,32 @@ var (
 	errNotTheirs = errors.New("wrong user or password")
 	// errUnusable is an entry whose password is right, and that nobody can be.
 	errUnusable = errors.New("the entry cannot be used")
+	// errOwnAccount is that the directory does not take the account that searches.
+	errOwnAccount = errors.New("the directory does not take the account of bind-dn")
+	// errLongAnswer is an answer of more than maxLDAPAnswer.
+	errLongAnswer = errors.New("the answer of the directory is too long")
 )
+
+// An answerLimit is a connection on which an answer, which is all that comes until more is asked, has a bounded length.
+type answerLimit struct {
+	net.Conn
+	left atomic.Int64
+	long atomic.Bool // one was too long
+}
+
+func (c *answerLimit) Write(b []byte) (int, error) {
+	c.left.Store(maxLDAPAnswer)
+	return c.Conn.Write(b)
+}
+
+func (c *answerLimit) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.left.Add(-int64(n)) < 0 {
+		c.long.Store(true)
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
 
 // A directory asks for people. Its methods may be called from any goroutine.
 type directory struct {
@@ -192,8 +219,8 @@ func newDirectory(log *slog.Logger, now func() time.Duration) *directory {
 	return &directory{log: log, now: now, asking: make(chan struct{}, maxAsking)}
 }
 
-// limitMessages bounds what is read of a directory, or of who says to be one.
-var limitMessages = sync.OnceFunc(func() { ber.MaxPacketLengthBytes = maxLDAPMessage })
+// limitMessages bounds one message: the library makes room for all of it when it begins.
+var limitMessages = sync.OnceFunc(func() { ber.MaxPacketLengthBytes = maxLDAPAnswer })
 
 // ask returns who has a name, in small letters, and a password. The error is errNotTheirs if nobody has, and
 // errDirectoryDown if the directory does not say; the log tells why, once.
@@ -214,31 +241,58 @@ func (d *directory) ask(c *ldapConfig, user, password string) (person, error) {
 		err = errNotTheirs
 	}
 	answered := err == nil || errors.Is(err, errNotTheirs)
+	down := !answered && isDown(err)
 	d.mu.Lock()
 	before := d.down
-	d.down, d.since = !answered, d.now()
+	d.down, d.since = down, d.now()
 	d.mu.Unlock()
 	switch {
-	case answered && before:
+	case !down && before:
 		d.log.Info("the directory answers again", "url", c.URL)
-	case !answered && !before:
+	case down && !before:
 		d.log.Error("the directory cannot be asked, so its people cannot log in; local users and tokens are not affected, and who has logged in a moment ago is still known",
 			"url", c.URL, "error", err)
 	}
-	if err != nil && !answered {
+	if !answered && !down {
+		d.log.Warn("the directory does not say whether a password is right", "name", user, "url", c.URL, "error", err)
+	}
+	if !answered {
 		err = errDirectoryDown.because(err)
 	}
 	return who, err
 }
 
+// isDown reports whether there is no use in asking the directory for anybody else now. A code that it answers about one
+// person does not say so, whatever it means.
+func isDown(err error) bool {
+	var e *ldap.Error
+	switch {
+	case errors.Is(err, errLongAnswer):
+		return false
+	case errors.Is(err, errOwnAccount) || !errors.As(err, &e):
+		return true
+	}
+	own := e.ResultCode >= ldap.ErrorNetwork && e.ResultCode <= ldap.ErrorEmptyPassword // the library's codes, for no answer
+	return own || e.ResultCode == ldap.LDAPResultBusy || e.ResultCode == ldap.LDAPResultUnavailable
+}
+
 // ask is directory.ask without what is remembered.
 func (c *ldapConfig) ask(user, password string) (person, error) {
-	conn, err := c.connect()
+	conn, limit, err := c.connect()
 	if err != nil {
 		return person{}, err
 	}
 	defer conn.Close()
+	who, err := c.askOver(conn, user, password)
+	if err != nil && (limit.long.Load() || strings.Contains(err.Error(), "greater than maximum")) { // the words of the library about one message
+		err = fmt.Errorf("%w: more than %s (%w)", errLongAnswer, formatSize(maxLDAPAnswer), err)
+	}
+	return who, err
+}
+
+func (c *ldapConfig) askOver(conn *ldap.Conn, user, password string) (person, error) {
 	var entry *ldap.Entry
+	var err error
 	if c.UserDN != "" {
 		entry, err = c.bindFirst(conn, user, password)
 	} else {
@@ -259,25 +313,26 @@ func (c *ldapConfig) ask(user, password string) (person, error) {
 	return who, err
 }
 
-// connect opens a connection, which ends by itself after askTimeout.
-func (c *ldapConfig) connect() (*ldap.Conn, error) {
+// connect opens a connection, which ends by itself after askTimeout, and returns also its limit.
+func (c *ldapConfig) connect() (*ldap.Conn, *answerLimit, error) {
 	pool, err := readCAs(c.CAFile)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	security := &tls.Config{ServerName: c.name, RootCAs: pool, MinVersion: tls.VersionTLS12}
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
 	plain, err := dialer.Dial("tcp", c.host)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	plain.SetDeadline(time.Now().Add(askTimeout))
-	raw := plain
+	limit := &answerLimit{Conn: plain}
+	var raw net.Conn = limit
 	if !c.ldap {
-		secured := tls.Client(plain, security)
+		secured := tls.Client(limit, security)
 		if err := secured.Handshake(); err != nil {
 			plain.Close()
-			return nil, fmt.Errorf("TLS: %w", err)
+			return nil, nil, fmt.Errorf("TLS: %w", err)
 		}
 		raw = secured
 	}
@@ -287,10 +342,10 @@ func (c *ldapConfig) connect() (*ldap.Conn, error) {
 	if *c.StartTLS {
 		if err := conn.StartTLS(security); err != nil {
 			conn.Close()
-			return nil, fmt.Errorf("StartTLS: %w", err)
+			return nil, nil, fmt.Errorf("StartTLS: %w", err)
 		}
 	}
-	return conn, nil
+	return conn, limit, nil
 }
 
 // bindFirst finds an entry by binding as it.
@@ -328,7 +383,7 @@ func (c *ldapConfig) bindSelf(conn *ldap.Conn) error {
 		return err
 	}
 	if err := conn.Bind(c.BindDN, secret); err != nil {
-		return fmt.Errorf("binding as %s: %w", c.BindDN, err)
+		return fmt.Errorf("%w, %s: %w", errOwnAccount, c.BindDN, err)
 	}
 	return nil
 }

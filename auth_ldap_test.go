@@ -31,9 +31,10 @@ type ldapServer struct {
 	mu       sync.Mutex // guards the rest
 	listener net.Listener
 	entries  map[string]map[string][]string
-	binds    []string // whom there were tries to be, with password, and the result
-	searches []string // their filters
-	plain    int      // binds with a password without TLS
+	binds    []string         // whom there were tries to be, with password, and the result
+	searches []string         // their filters
+	plain    int              // binds with a password without TLS
+	odd      map[string]int64 // by DN, what a bind is answered with, whatever the password
 }
 
 const peopleDN = ",ou=people,dc=example,dc=org"
@@ -131,6 +132,9 @@ func (x *ldapServer) bind(dn, password string, secured bool) int64 {
 		if strings.EqualFold(name, dn) && slices.Contains(entry["userPassword"], password) {
 			code = 0
 		}
+	}
+	if odd, ok := x.odd[dn]; ok {
+		code = odd
 	}
 	x.binds = append(x.binds, fmt.Sprintf("%s %s %d", dn, password, code))
 	return code
@@ -463,6 +467,60 @@ func TestDirectoryThatIsDown(t *testing.T) {
 		t.Errorf("the log:\n%s", r.log.String())
 	}
 	x.open.Wait() // for nothing stays open
+}
+
+// What the directory answers about one person, odd as it may be, keeps out nobody else; and an answer of
+// any length takes no memory.
+func TestDirectoryThatAnswersOddly(t *testing.T) {
+	t.Parallel()
+	x := startLDAP(t)
+	r := startRegistry(t, guarded(peopleRules, "local"), x.knownThere(""))
+	r.still = true
+	r.restart()
+	set := func(fn func()) { x.mu.Lock(); defer x.mu.Unlock(); fn() }
+	bob := "uid=bob" + peopleDN
+	for _, code := range []int64{ldap.LDAPResultOther, ldap.LDAPResultOperationsError, ldap.LDAPResultAuthorizationDenied, 4711} {
+		set(func() { x.odd = map[string]int64{bob: code} })
+		r.want(503, "GET", "/v2/token", nil, there("bob"))
+		r.pass(rememberRight + time.Second) // so that it is asked for the next
+		r.want(200, "GET", "/v2/token", nil, there("ann"))
+	}
+	many := make([]string, 3*maxLDAPAnswer>>17)
+	for i := range many {
+		many[i] = "cn=" + strings.Repeat("x", 128<<10) + fmt.Sprint(i)
+	}
+	set(func() { x.odd = nil; x.entries[bob]["memberOf"] = many })
+	r.want(503, "GET", "/v2/token", nil, there("bob"))
+	r.pass(rememberRight + time.Second)
+	r.want(200, "GET", "/v2/token", nil, there("ann"))
+	set(func() { x.entries[bob]["memberOf"] = many[:6] }) // each answer may be as long as that
+	r.want(200, "GET", "/v2/token", nil, there("bob"))
+	if strings.Contains(r.log.String(), "the directory cannot be asked") || !strings.Contains(r.log.String(), "the answer of the directory is too long") {
+		t.Errorf("the log:\n%s", r.log.String())
+	}
+	// An answer of many messages is one, too.
+	r.edit(loginFile, x.config("group-base = \"ou=groups,dc=example,dc=org\"\ngroup-filter = \"(member={dn})\"\n"))
+	set(func() {
+		for i := range 12 {
+			x.entries[fmt.Sprintf("cn=%s%d,ou=groups,dc=example,dc=org", strings.Repeat("x", 128<<10), i)] = map[string][]string{"member": {bob}}
+		}
+	})
+	r.want(503, "GET", "/v2/token", nil, there("bob"))
+	r.want(200, "GET", "/v2/token", nil, there("ann"))
+	if n := strings.Count(r.log.String(), "the answer of the directory is too long"); n != 2 || strings.Contains(r.log.String(), "the directory cannot be asked") {
+		t.Errorf("the log says %d times that an answer is too long:\n%s", n, r.log.String())
+	}
+	// One that is busy, or does not take the account that searches, is left alone.
+	for dn, code := range map[string]int64{bob: ldap.LDAPResultBusy, "cn=berth,dc=example,dc=org": ldap.LDAPResultInvalidCredentials} {
+		r.pass(rememberRight + time.Second)
+		set(func() { x.odd = map[string]int64{dn: code} })
+		r.want(503, "GET", "/v2/token", nil, there("bob"))
+		set(func() { x.odd, x.binds = nil, nil })
+		r.want(503, "GET", "/v2/token", nil, there("ann"))
+		if got := x.asked(); got != nil {
+			t.Errorf("asked %q", got)
+		}
+	}
 }
 
 func TestDirectoryOverTLS(t *testing.T) {
