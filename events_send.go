@@ -100,16 +100,31 @@ func (s *sender) current() *listeners {
 func (s *sender) run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
-	begun := make(map[string]bool)
+	type begun struct {
+		end  context.CancelFunc
+		done chan struct{}
+	}
+	deliveries := make(map[string]begun) // by the endpoint's name
 	for {
-		for _, p := range s.current().endpoints {
+		now := s.current()
+		for name, b := range deliveries {
+			if now.find(name) == nil {
+				b.end()
+				<-b.done // or one that is named so again would have two
+				delete(deliveries, name)
+			}
+		}
+		for _, p := range now.endpoints {
 			s.mu.Lock()
 			w := s.of(p.name)
 			notify(w.more) // its address may be another one
 			s.mu.Unlock()
-			if !begun[p.name] {
-				begun[p.name] = true
+			if _, ok := deliveries[p.name]; !ok {
+				ctx, end := context.WithCancel(ctx)
+				b := begun{end, make(chan struct{})}
+				deliveries[p.name] = b
 				all.Go(func() {
+					defer close(b.done)
 					keepRunning(ctx, s.log, "events", func(ctx context.Context) { (&delivery{sender: s, name: p.name, more: w.more}).run(ctx) })
 				})
 			}
