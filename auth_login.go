@@ -76,6 +76,8 @@ func checkGroups(groups map[string]string) error {
 		switch {
 		case !isGroupName(name):
 			return fmt.Errorf("%q cannot be a group's name: use letters, digits and . _ -", name)
+		case strings.ContainsFunc(groups[name], unicode.IsControl):
+			return fmt.Errorf("group %s: %q cannot be a group: it has a character that cannot be seen", name, groups[name])
 		case groups[name] == "":
 			return fmt.Errorf("group %s: say which group it is there", name)
 		}

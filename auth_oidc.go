@@ -141,6 +141,7 @@ type browserSession struct {
 	who    string   // as oidc:ann@example.org
 	issuer string   // who says so
 	member []string // of which groups of login.toml, as the issuer calls them
+	domain string   // of the e-mail address; "" if that is not verified
 	until  time.Duration
 }
 
@@ -426,6 +427,11 @@ func (c *oidcConfig) claims(ctx context.Context, p *knownProvider, redirect stri
 	return said, nil
 }
 
+// takes reports whether people with e-mail addresses of a domain, "" for one that is not verified, may log in.
+func (c *oidcConfig) takes(domain string) bool {
+	return len(c.Domains) == 0 || slices.Contains(c.Domains, domain)
+}
+
 // admit returns the session of a person of whom the provider says this. The error is
 // errLoginRefused.
 func (c *oidcConfig) admit(said map[string]any) (*browserSession, error) {
@@ -439,11 +445,13 @@ func (c *oidcConfig) admit(said map[string]any) (*browserSession, error) {
 		return nil, errLoginRefused.saying("the login provider has not verified your e-mail address, by which this registry would know you")
 	case len(c.Domains) > 0 && !verified:
 		return nil, errLoginRefused.saying("the login provider has not verified your e-mail address")
-	case len(c.Domains) > 0:
-		_, domain, _ := cutLast(inSmallLetters(email), "@")
-		if !slices.Contains(c.Domains, domain) {
-			return nil, errLoginRefused.saying("people with your e-mail address may not log in to this registry")
-		}
+	}
+	domain := ""
+	if verified {
+		_, domain, _ = cutLast(inSmallLetters(email), "@")
+	}
+	if !c.takes(domain) {
+		return nil, errLoginRefused.saying("people with your e-mail address may not log in to this registry")
 	}
 	who, err := personOf(fromOIDC, name)
 	if err != nil {
@@ -460,7 +468,7 @@ func (c *oidcConfig) admit(said map[string]any) (*browserSession, error) {
 			}
 		}
 	}
-	s := &browserSession{who: who.user, issuer: c.Issuer}
+	s := &browserSession{who: who.user, issuer: c.Issuer, domain: domain}
 	for _, group := range c.Groups {
 		if slices.Contains(theirs, group) && !slices.Contains(s.member, group) {
 			s.member = append(s.member, group)
@@ -491,7 +499,7 @@ func (x *provider) session(id string, c *oidcConfig) *browserSession {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	s := x.sessions[id]
-	if s == nil || x.uptime() >= s.until || s.issuer != c.Issuer {
+	if s == nil || x.uptime() >= s.until || s.issuer != c.Issuer || !c.takes(s.domain) {
 		return nil
 	}
 	return s

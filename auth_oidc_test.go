@@ -617,6 +617,67 @@ func TestPeoplesTokensAreBounded(t *testing.T) {
 	}
 }
 
+// The bound is for those of one provider: another's Ann is another person, who may have as many.
+func TestPeoplesTokensAreBoundedByProvider(t *testing.T) {
+	t.Parallel()
+	x, y := startIssuer(t), startIssuer(t)
+	r := startRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
+	full := func() {
+		b := r.browser().open("/login", 200)
+		mark := regexp.MustCompile(`name="mark" value="([^"]+)"`).FindStringSubmatch(b.page)[1]
+		for range maxOwned {
+			b.post("/login/token", 200)
+		}
+		b.post("/login/token", 409, "mark", mark).shows("You have 10 tokens; revoke one first")
+	}
+	full()
+	r.edit(loginFile, y.config(""))
+	full()
+	r.edit(loginFile, x.config(""))
+	r.browser().open("/login", 200).shows("as many as you may have")
+}
+
+// Who is of none of the domains any more has no token that works, and no session.
+func TestDomainsThatAreNarrowedEndTokens(t *testing.T) {
+	t.Parallel()
+	x := startIssuer(t)
+	r := startRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
+	ann := r.browser().open("/login", 200)
+	inside := basic("ann", ann.post("/login/token", 200).token())
+	x.says(func() { x.change = func(c map[string]any) { c["email"], c["sub"] = "bob@example.com", "2" } })
+	bob := r.browser().open("/login", 200)
+	outside := basic("bob", bob.post("/login/token", 200).token())
+	x.says(func() {
+		x.change = func(c map[string]any) {
+			c["preferred_username"], c["email_verified"], c["sub"] = "eve@example.org", false, "3"
+		}
+	})
+	r.edit(loginFile, x.config(`name-claim = "preferred_username"`))
+	unverified := basic("eve", r.browser().open("/login", 200).post("/login/token", 200).token())
+	docker := r.bearer(outside, "repository:bob/app:pull")
+	r.want(200, "GET", "/v2/", nil, docker)
+
+	for range 2 {
+		r.edit(loginFile, x.config(`domains = ["example.org"]`))
+		r.want(200, "GET", "/v2/", nil, inside)
+		ann.open("/login", 200).shows("oidc:ann@example.org")
+		for _, by := range []string{outside, unverified, docker} {
+			r.want(401, "GET", "/v2/", nil, by)
+		}
+		r.edit(loginFile, x.config("")) // and back
+		for _, by := range []string{inside, outside, unverified} {
+			r.want(200, "GET", "/v2/", nil, by)
+		}
+		r.restart()
+		ann = r.browser()
+		x.says(func() { x.change = nil })
+		ann.open("/login", 200)
+		docker = r.bearer(outside, "repository:bob/app:pull")
+	}
+	r.edit(loginFile, x.config(`domains = ["example.com"]`))
+	ann.open("/login", 403)
+}
+
 func TestSessionsEndAndAreFew(t *testing.T) {
 	t.Parallel()
 	x := startIssuer(t)

@@ -38,6 +38,7 @@ type robot struct {
 	owner        string   // as oidc:ann@example.org; "" for a robot
 	issuer       string   // who has said so, and
 	member       []string // which groups the owner is in, as the issuer calls them
+	domain       string   // of the owner's verified e-mail address; "" for none
 	created      time.Time
 	expires      time.Time    // zero for never
 	used         atomic.Int64 // Unix time of the last request, 0 for none
@@ -111,6 +112,13 @@ func scanRobot(rows *sql.Rows) (*robot, error) {
 		b.allow, err = parseActions(strings.Fields(words))
 	} else {
 		err = json.Unmarshal([]byte(member), &b.member)
+		b.member = slices.DeleteFunc(b.member, func(group string) bool {
+			domain, is := strings.CutPrefix(group, domainMark)
+			if is {
+				b.domain = domain
+			}
+			return is
+		})
 	}
 	if err != nil {
 		return nil, fmt.Errorf("token %s: %w", b.id, err)
@@ -237,12 +245,19 @@ func (x *robots) add(b *robot) error {
 	return nil
 }
 
+// domainMark is what a domain begins with among the groups that the issuer has said. No group of login.toml can begin so.
+const domainMark = "\x00@"
+
 func (b *robot) insert(t *tx) error {
 	var expires any
 	if !b.expires.IsZero() {
 		expires = b.expires.Unix()
 	}
-	member, err := json.Marshal(append([]string{}, b.member...))
+	said := append([]string{}, b.member...)
+	if b.domain != "" {
+		said = append(said, domainMark+b.domain)
+	}
+	member, err := json.Marshal(said)
 	if err != nil {
 		return err
 	}
@@ -306,7 +321,7 @@ func (b *robot) stands(c *caller) bool {
 	if b.owner == "" {
 		return true
 	}
-	if !c.view.login.has(fromOIDC) || c.view.login.oidc.Issuer != b.issuer {
+	if login := c.view.login; !login.has(fromOIDC) || login.oidc.Issuer != b.issuer || !login.oidc.takes(b.domain) {
 		return false
 	}
 	c.person = b.person(c.view.login)

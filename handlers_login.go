@@ -281,7 +281,7 @@ func (s loginPages) postLoginToken(w http.ResponseWriter, r *http.Request) error
 	if v.session == nil {
 		return v.problem(errSessionEnded)
 	}
-	b := &robot{id: strings.ToLower(rand.Text()[:8]), owner: v.session.who, issuer: v.session.issuer, member: v.session.member, created: s.gate.now()}
+	b := &robot{id: strings.ToLower(rand.Text()[:8]), owner: v.session.who, issuer: v.session.issuer, member: v.session.member, domain: v.session.domain, created: s.gate.now()}
 	b.name = v.session.who + "-" + b.id // no other token can have a colon in its name
 	b.expires = b.created.Add(v.cfg.life)
 	if b.repositories, err = parseRepositories([]string{"**"}); err != nil {

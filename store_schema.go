@@ -200,7 +200,7 @@ CREATE TABLE token (
 	used         INTEGER NOT NULL, -- the last time, to the hour; 0 for never
 	owner        TEXT NOT NULL DEFAULT '',  -- whose it is, as oidc:NAME, who may do what rules say; '' for a robot's
 	issuer       TEXT NOT NULL DEFAULT '',  -- who has said that; '' for a robot's
-	member       TEXT NOT NULL DEFAULT '[]' -- a JSON list: the groups that the issuer has said the owner is in
+	member       TEXT NOT NULL DEFAULT '[]' -- a JSON list: the groups that the issuer has said the owner is in, and the domain (domainMark)
 ) STRICT, WITHOUT ROWID;
 
 -- When a manifest was last pulled, to the hour.
