@@ -146,6 +146,12 @@ func (m *booted) journal() string {
 	return said
 }
 
+// served is all that the journal has of the service and its sockets, with times.
+func (m *booted) served() string {
+	said, _ := m.try("journalctl --no-pager --output=short-precise --unit=berth.service --unit=berth.socket --unit=clients.service")
+	return said
+}
+
 // says insists on what a script prints, and whether it succeeds.
 func (m *booted) says(script string, succeeds bool, wants ...string) {
 	m.t.Helper()
@@ -222,7 +228,7 @@ systemd-run --quiet --unit=clients sh /run/clients`)
 		m.must("cmp /opt/berth/berth /usr/local/bin/berth; . /opt/berth/functions; pull x; pull y")
 	}
 	if said := m.must("touch /run/enough; while systemctl -q is-active clients; do sleep 0.1; done; wc -l </run/answered; cat /run/refused 2>/dev/null || true"); strings.Count(said, "\n") != 1 || strings.HasPrefix(said, "0") {
-		t.Errorf("connections while the service restarts, the number of those answered and the ones that were not:\n%s\n%s", said, m.journal())
+		t.Errorf("connections while the service restarts: the number of those answered, and when others ended, with curl's code (28: no answer within 60 s):\n%s\nthe journal:\n%s", said, m.served())
 	}
 	if said := m.must("journalctl --unit=berth --no-pager"); !strings.Contains(said, "taken") && !strings.Contains(said, "it is again as it was before") {
 		t.Errorf("the database was not taken back:\n%s", said)
