@@ -90,17 +90,23 @@ func passwordFor(ctx context.Context, whom string, stdin io.Reader, stdout io.Wr
 // storedLogin is what Docker or Podman has stored for a registry, as text; "" for nothing. Helpers that keep passwords
 // elsewhere are not asked.
 func storedLogin(env environment, host string) (user, password string, err error) {
+	user, password, _, err = loginIn(loginFiles(env), host)
+	return user, password, err
+}
+
+// loginIn is storedLogin in some files, and the one that has it.
+func loginIn(files []string, host string) (user, password, file string, err error) {
 	keys := []string{host, "https://" + host, "http://" + host, "https://" + host + "/v1/", "https://" + host + "/v2/"}
 	if host == "docker.io" || host == "index.docker.io" || host == "registry-1.docker.io" {
 		keys = []string{"https://index.docker.io/v1/", "docker.io"}
 	}
-	for _, file := range loginFiles(env) {
+	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 			continue
 		}
 		if err != nil {
-			return "", "", err
+			return "", "", "", err
 		}
 		var doc struct {
 			Auths       map[string]struct{ Auth, Username, Password string }
@@ -108,7 +114,7 @@ func storedLogin(env environment, host string) (user, password string, err error
 			CredHelpers map[string]string
 		}
 		if err := json.Unmarshal(text, &doc); err != nil {
-			return "", "", fmt.Errorf("%s is not the JSON that `docker login` writes: %w", file, err)
+			return "", "", "", fmt.Errorf("%s is not the JSON that `docker login` writes: %w", file, err)
 		}
 		for _, key := range keys {
 			login, ok := doc.Auths[key]
@@ -121,14 +127,14 @@ func storedLogin(env environment, host string) (user, password string, err error
 				password = strings.TrimRight(password, "\x00")
 			}
 			if helper := cmp.Or(doc.CredHelpers[key], doc.CredsStore); user+password == "" && helper != "" {
-				return "", "", fmt.Errorf("the password for %s is kept by docker-credential-%s, which Berth does not ask: name the user with --user", host, helper)
+				return "", "", "", fmt.Errorf("the password for %s is kept by docker-credential-%s, which Berth does not ask: name the user with --user", host, helper)
 			}
 			if user+password != "" {
-				return user, password, nil
+				return user, password, file, nil
 			}
 		}
 	}
-	return "", "", nil
+	return "", "", "", nil
 }
 
 // loginFiles are the files in which logins are, if they are there.

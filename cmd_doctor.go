@@ -22,22 +22,27 @@ import (
 type doctorFlags struct {
 	user   string // who logs in; "" for nobody
 	noPush bool
+	push   bool   // even what cannot be deleted again
 	strict bool   // warnings count as problems
 	size   string // of the largest blob to push
 
 	// What tests move; the zero values are this machine.
-	root   string // below which the system's files are
-	now    func() time.Time
-	synced func() (synced, known bool) // whether a time server keeps the clock right
+	root     string // below which the system's files are
+	hostname string
+	now      func() time.Time
+	synced   func() (synced, known bool) // whether a time server keeps the clock right
 }
 
 // checkDoctorCommand refuses what cannot be examined.
 func checkDoctorCommand(cfg *config) error {
 	if len(cfg.Args) == 0 {
-		if cfg.doctor.user != "" || cfg.doctor.noPush || cfg.given["size"] {
-			return errors.New("doctor: --user, --no-push and --size are about a registry that is named: berth doctor HOST")
+		if cfg.doctor.user != "" || cfg.doctor.noPush || cfg.doctor.push || cfg.given["size"] {
+			return errors.New("doctor: --user, --push, --no-push and --size are about a registry that is named: berth doctor HOST")
 		}
 		return nil
+	}
+	if cfg.doctor.push && cfg.doctor.noPush {
+		return errors.New("doctor: give --push or --no-push, not both")
 	}
 	size, err := parseSize(cfg.doctor.size)
 	if err != nil {
@@ -62,7 +67,7 @@ func doctorCommand(ctx context.Context, cfg *config, stdin io.Reader, stdout io.
 	if err := d.read(cfg.Args[0]); err != nil {
 		return err
 	}
-	d.user, d.noPush = cfg.doctor.user, cfg.doctor.noPush
+	d.user, d.push, d.noPush = cfg.doctor.user, cfg.doctor.push, cfg.doctor.noPush
 	d.largest, _ = parseSize(cfg.doctor.size)
 	name := make([]byte, 4)
 	rand.Read(name)

@@ -210,18 +210,20 @@ func careCommands() []*command {
 			server: []string{"min-free", "htpasswd", "policy"},
 			forms: []form{
 				{"[--strict] [--json]", "on the server: examine the machine, the registry, and who may do what"},
-				{"HOST[:PORT][/REPOSITORY] [--user NAME] [--no-push] [--size SIZE]", "on any machine: find out why pushes to a registry, or pulls from it, do not work"},
+				{"HOST[:PORT][/REPOSITORY] [--user NAME] [--push] [--no-push] [--size SIZE]", "on any machine: find out why pushes to a registry, or pulls from it, do not work"},
 			},
 			flags: []flagDef{
 				{"user", "NAME", "", "log in as this user; the password is asked for, or read from the first line of standard input", func(c *config, _ *textFlags) any { return &c.doctor.user }},
+				{"push", "", "", "push the test image even if it cannot be deleted again", func(c *config, _ *textFlags) any { return &c.doctor.push }},
 				{"no-push", "", "", "do not push a test image", func(c *config, _ *textFlags) any { return &c.doctor.noPush }},
-				{"size", "SIZE", "16MiB", "the size of the largest blob to push, to find limits of proxies", func(c *config, _ *textFlags) any { return &c.doctor.size }},
+				{"size", "SIZE", "2MiB", "the size of the largest blob to push, to find limits of proxies; that of nginx is 1 MiB if it is told none", func(c *config, _ *textFlags) any { return &c.doctor.size }},
 				{"strict", "", "", "fail for warnings, too", func(c *config, _ *textFlags) any { return &c.doctor.strict }},
 				jsonFlag,
 			},
 			about: "find out what is wrong, and what to do",
 			more: "With HOST it examines the name, the port, TLS, the certificate, what docker, podman, containerd, k3s and BuildKit on this machine are configured to trust, " +
-				"proxies, the login, and pushes and pulls a small image in REPOSITORY, or in one of its own, which it deletes afterwards. It works with any registry. " +
+				"proxies and the login. Then it pushes an image of 2 MiB without a tag to REPOSITORY, or to `berth-doctor`, pulls it, and deletes it. " +
+				"Before that it finds out whether it may delete there; if not, it only begins uploads and gives them up. It works with any registry. " +
 				"Without HOST it examines the registry in `--data` and the machine. It ends with 1 if there is a problem; a warning is none, unless `--strict` is given.",
 			example: "berth doctor pi.local:5000\nberth doctor pi.local:5000/home/app --user kim\nsudo berth doctor --data /srv/berth"},
 		{name: "stats", synopsis: "[NAME]", most: 1, flags: []flagDef{jsonFlag}, check: checkNames, onStore: statsCommand,

@@ -101,11 +101,11 @@ func (d *diagnosis) write(out *console) {
 	out.printf("%-9s%-12s %s\n", label, d.Check, wrap(printable(d.Says), checkColumn, checkColumn))
 }
 
-// writeRemedies tells a person what to do, the problems first.
+// writeRemedies tells a person what to do, the problems first, and last what could be done.
 func (x *diagnoses) writeRemedies(out *console) {
 	var told []string
 	n := 0
-	for _, level := range []severity{isProblem, isWarning} {
+	for _, level := range []severity{isProblem, isWarning, isNote} {
 		for _, d := range x.list {
 			said := d.Do + strings.Join(d.Lines, "\n")
 			if d.Level != level || d.Do == "" || slices.Contains(told, said) {
@@ -129,7 +129,10 @@ func (x *diagnoses) verdict() string {
 	for _, d := range x.list {
 		count[d.Level]++
 	}
+	partly := slices.ContainsFunc(x.list, func(d *diagnosis) bool { return d.Level == isNote && d.Fault != "" })
 	switch problems, warnings := count[isProblem], count[isWarning]; {
+	case problems == 0 && warnings == 0 && partly:
+		return "nothing is wrong in what could be examined"
 	case problems == 0 && warnings == 0:
 		return "all is well"
 	case problems == 0:

@@ -18,12 +18,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,10 +164,33 @@ func (a *doctorAnswer) in() string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", a.status, http.StatusText(a.status)))
 }
 
+// ofProxy reports whether it is a proxy, and not the registry, that asks for a password here: it does so with a page
+// for people.
+func (a *doctorAnswer) ofProxy() bool {
+	scheme, _, _ := strings.Cut(a.header.Get("WWW-Authenticate"), " ")
+	return a.err == nil && a.status == http.StatusUnauthorized && strings.EqualFold(scheme, "Basic") && strings.HasPrefix(a.header.Get("Content-Type"), "text/html")
+}
+
+// asker is what asks for a password before the registry does.
+func (a *doctorAnswer) asker() string {
+	if strings.HasPrefix(a.header.Get("Server"), "nginx") {
+		return "nginx"
+	}
+	return "a proxy"
+}
+
+// askRegistryAlone is what to do about that.
+func (a *doctorAnswer) askRegistryAlone() remedy {
+	if a.asker() == "nginx" {
+		return advise("Remove auth_basic and auth_basic_user_file from the registry's location in nginx, and let the registry alone know the users (Berth: --htpasswd, or berth user add). Then:", "sudo nginx -s reload")
+	}
+	return advise("Let the proxy ask for no password at the registry's location, and let the registry alone know the users (Berth: --htpasswd, or berth user add).")
+}
+
 // nginxLines are what a good nginx has for a registry, as docs/deploy.md shows.
 var nginxLines = []string{
 	"location / {",
-	"    proxy_pass http://127.0.0.1:5000;",
+	"    proxy_pass http://127.0.0.1:5000;   # where the registry listens",
 	"    proxy_http_version 1.1;",
 	"    proxy_set_header Host $http_host;",
 	"    proxy_set_header X-Forwarded-Proto $scheme;",
@@ -173,6 +198,9 @@ var nginxLines = []string{
 	"    client_max_body_size 0;",
 	"    proxy_request_buffering off;",
 	"}"}
+
+// onServer is the doctor's own command on the other machine.
+const onServer = "sudo berth doctor --data " + serviceData + "      # on the server"
 
 // proxyRemedy is what to do to the proxy, and for nginx what it needs.
 func (d *doctor) proxyRemedy(do string) remedy {
@@ -214,7 +242,7 @@ func (d *doctor) examineAPI(ctx context.Context) bool {
 			d.fail("registry", "client-certificate", advise("Give each program a certificate and key for it; for docker client.cert and client.key in", "/etc/docker/certs.d/"+d.written()+"/"), "it wants a client certificate")
 			return false
 		}
-		d.fail("registry", "no-answer", advise("See the log of the registry, and of a proxy before it."), "it takes connections and does not answer GET /v2/: %s", a.in())
+		d.fail("registry", "no-answer", advise("See the log of the registry, and of a proxy before it. If it is a Berth:", onServer), "it takes connections and does not answer GET /v2/: %s", a.in())
 		return false
 	}
 	d.server = a.header.Get("Server")
@@ -239,7 +267,7 @@ func (d *doctor) examineAPI(ctx context.Context) bool {
 		d.fail("registry", "backend-wants-https", r, "the proxy speaks plain HTTP with Berth, which wants https there: %s%s%s", a.in(), a.by(), saying(a))
 		return false
 	case a.status >= 502 && a.status <= 504:
-		d.fail("registry", "gateway-fails", advise("See whether the registry runs behind the proxy, and whether the proxy has its right address and scheme."), "the proxy does not reach the registry: %s%s", a.in(), a.by())
+		d.fail("registry", "gateway-fails", advise("See whether the registry runs behind the proxy, and whether the proxy has its right address and scheme. If it is a Berth:", onServer), "the proxy does not reach the registry: %s%s", a.in(), a.by())
 		return false
 	case !isRegistry && a.status == 400 && bytes.Contains(bytes.ToLower(a.body), []byte("https")):
 		d.fail("registry", "wants-https", advise("Use https: it is docker's way unless insecure-registries says otherwise."), "the port is one for TLS: %s", a.in())
@@ -254,7 +282,11 @@ func (d *doctor) examineAPI(ctx context.Context) bool {
 		d.fail("registry", "not-a-registry", advise("Name the host and port of the registry itself. A proxy must serve /v2/ at the root of its host; a path prefix does not work."), "what answers is not a registry: GET /v2/ is %s%s", a.in(), a.by())
 		return false
 	}
-	d.well("registry", "%s answers%s", d.kind(a), a.by())
+	if a.ofProxy() {
+		d.note("registry", "%s answers, before the registry does%s", a.asker(), a.by())
+	} else {
+		d.well("registry", "%s answers%s", d.kind(a), a.by())
+	}
 	d.examineClock(a)
 	return true
 }
@@ -307,7 +339,6 @@ type doctorSession struct {
 	*doctor
 	name          string // the repository
 	authorization string // the header; "" for none
-	keeps         bool   // what is pushed cannot be deleted, and that was said
 }
 
 // target is the repository that is pushed to.
@@ -315,7 +346,7 @@ func (d *doctor) target() string {
 	if d.repository != "" {
 		return d.repository
 	}
-	return "berth-doctor/" + d.random
+	return "berth-doctor"
 }
 
 // challengeForm is one of a challenge's parameters.
@@ -332,6 +363,14 @@ func (d *doctor) logIn(ctx context.Context) *doctorSession {
 		if d.user == "" {
 			return s
 		}
+	}
+	if a.ofProxy() {
+		r := a.askRegistryAlone()
+		d.add(diagnosis{Check: "login", Level: isNote, Fault: "proxy-asks-password", Do: r.do, Lines: r.lines, Says: fmt.Sprintf("%s asks for a password itself, before the registry does. "+
+			"Pulls without a password fail, and so does everybody whom %[1]s does not know", a.asker())})
+	}
+	if d.user == "" && challenge != "" && d.trusted {
+		d.useStoredLogin()
 	}
 	if d.user != "" && !d.trusted {
 		d.fail("login", "password-not-sent", advise("Settle the trust first, then run this again."), "the password was not sent: no program here would use this server as it is")
@@ -351,42 +390,103 @@ func (d *doctor) logIn(ctx context.Context) *doctorSession {
 		return nil
 	}
 	s.authorization = basic
-	if a := d.get(ctx, "/v2/", map[string]string{"Authorization": basic}); a.status != http.StatusOK {
-		d.fail("login", "login-refused", d.proxyRemedy("Check the name and the password. If they are right, a proxy takes the header Authorization away."), "%s cannot log in: %s%s", d.user, a.in(), a.by())
+	switch b := d.get(ctx, "/v2/", map[string]string{"Authorization": basic}); {
+	case b.status == http.StatusOK:
+	case b.ofProxy():
+		d.fail("login", "login-refused", b.askRegistryAlone(), "%s cannot log in: %s asks for a password itself, and does not take this one%s", d.user, b.asker(), b.by())
+		return nil
+	case a.ofProxy():
+		d.fail("login", "login-refused", a.askRegistryAlone(), "%s cannot log in: %s takes the password, and the registry behind it does not: %s%s", d.user, a.asker(), b.in(), saying(b))
+		return nil
+	default:
+		d.fail("login", "login-refused", d.proxyRemedy("Check the name and the password. If they are right, a proxy takes the header Authorization away."), "%s cannot log in: %s%s", d.user, b.in(), b.by())
 		return nil
 	}
-	d.well("login", "%s logs in, by Basic", d.user)
+	d.well("login", "%s logs in with %s, which goes along with each request (Basic)", d.user, d.secret())
 	return s
 }
 
-func (d *doctor) askUser() {
-	again := "berth doctor --user NAME " + d.written()
-	stored := ""
-	if at, ok := d.storedLogin(); ok {
-		stored = ". This machine has a login for " + at
+// secret is what a user logs in with, for people.
+func (d *doctor) secret() string {
+	switch {
+	case robotForm.MatchString(d.password):
+		return "a token that berth token or the page has made"
+	case d.loginFile != "":
+		return "the password in " + d.loginFile
 	}
-	d.warn("login", "login-needed", advise("To examine login, push and pull, give a user; the password is asked for.", again), "it asks for a user and a password%s", stored)
+	return "the password"
 }
 
-// storedLogin looks whether docker or podman has a login for the registry.
-func (d *doctor) storedLogin() (at string, ok bool) {
+// askUser says that somebody has to log in for the rest.
+func (d *doctor) askUser() {
+	if d.asked {
+		return
+	}
+	d.asked = true
+	x := diagnosis{Check: "login", Level: isNote, Fault: "login-needed", Do: "To examine the login, a push and a pull, give a user; the password is asked for.", Lines: []string{"berth doctor --user NAME " + d.whole()},
+		Says: "it asks for a user and a password, so pushes and pulls were not examined"}
+	if at, ok := d.otherLogin(); ok {
+		x.Says += ". " + at
+	}
+	d.add(x)
+}
+
+// whole is the registry with the repository, if one was named.
+func (d *doctor) whole() string {
+	if d.repository == "" {
+		return d.written()
+	}
+	return d.written() + "/" + d.repository
+}
+
+// loginFiles are those in which docker and podman of this person store logins.
+func (d *doctor) loginFiles() (files []string) {
+	if d.root == "" {
+		return loginFiles(d.env)
+	}
 	for _, file := range []string{".docker/config.json", ".config/containers/auth.json"} {
-		text, err := os.ReadFile(filepath.Join(d.root, d.home, file))
+		files = append(files, filepath.Join(d.root, d.home, file))
+	}
+	return files
+}
+
+// calledAtHome is a file as a person writes it.
+func (d *doctor) calledAtHome(file string) string {
+	if inside, ok := strings.CutPrefix(file, filepath.Join(d.root, d.home)+string(filepath.Separator)); ok && d.home != "" {
+		return "~/" + filepath.ToSlash(inside)
+	}
+	return file
+}
+
+// useStoredLogin takes the login that docker or podman would use here, where it stands in their files.
+func (d *doctor) useStoredLogin() {
+	user, password, file, err := loginIn(d.loginFiles(), d.written())
+	if err != nil || user == "" || password == "" || user == "<token>" { // which is docker's word for a token of another kind
+		return
+	}
+	d.user, d.password, d.loginFile = user, password, d.calledAtHome(file)
+	d.note("login", "no --user was given, so %s logs in, by what docker login has stored in %s", printable(user), d.loginFile)
+}
+
+// otherLogin says what docker or podman have stored that was not used: with a helper, or for another port.
+func (d *doctor) otherLogin() (says string, ok bool) {
+	if _, _, _, err := loginIn(d.loginFiles(), d.written()); err != nil {
+		return plainly(err).Error(), true
+	}
+	for _, file := range d.loginFiles() {
+		text, err := os.ReadFile(file)
 		var config struct{ Auths map[string]any }
 		if err != nil || json.Unmarshal(text, &config) != nil {
 			continue
 		}
-		for name := range config.Auths {
+		for _, name := range slices.Sorted(maps.Keys(config.Auths)) {
 			bare := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://"), "/")
-			if bare == d.written() {
-				return name + " in ~/" + file, true
-			}
-			if bareHost(bare) == d.host {
-				at, ok = name+" in ~/"+file+", which is another port", true
+			if bare != d.written() && bareHost(bare) == d.host {
+				return "This machine has a login for " + name + " in " + d.calledAtHome(file) + ", which is another port", true
 			}
 		}
 	}
-	return at, ok
+	return "", false
 }
 
 // logInByToken is logIn by Docker's token flow.
@@ -424,23 +524,30 @@ func (d *doctor) logInByToken(ctx context.Context, s *doctorSession, challenge, 
 	if token == "" {
 		return nil
 	}
-	if subject, ok := subjectOf(token); ok && subject == "" && d.user != "" {
-		d.fail("login", "authorization-dropped", d.proxyRemedy("Let the proxy pass the header Authorization on: remove a line such as proxy_set_header Authorization \"\", or auth_basic."), "the registry does not get the password: it gave a token for nobody")
+	subject, ok := subjectOf(token)
+	if ok && d.berth {
+		d.subject = strings.TrimPrefix(subject, "user:")
+	}
+	if ok && subject == "" && d.user != "" {
+		d.fail("login", "authorization-dropped", d.proxyRemedy("Let the proxy pass the header Authorization on: remove a line such as proxy_set_header Authorization \"\"."), "the registry does not get the password: it gave a token for nobody")
 		return nil
 	}
 	s.authorization = "Bearer " + token
-	if a := d.get(ctx, "/v2/", map[string]string{"Authorization": s.authorization}); a.status == http.StatusUnauthorized && d.user != "" {
+	if a := d.get(ctx, "/v2/", map[string]string{"Authorization": s.authorization}); a.ofProxy() {
+		d.fail("login", "proxy-asks-password", a.askRegistryAlone(), "%s asks for a password itself, where clients send the token that the registry gave them%s", a.asker(), a.by())
+		return nil
+	} else if a.status == http.StatusUnauthorized && d.user != "" {
 		d.fail("login", "authorization-dropped", d.proxyRemedy("Let the proxy pass the header Authorization on, as it comes."), "the registry gives a token and does not get it back with the next request%s", a.by())
 		return nil
 	}
 	switch {
 	case d.user != "":
-		d.well("login", "%s logs in, by a token", d.user)
+		d.well("login", "%s logs in with %s. The registry answers with tokens that are valid for some minutes, as docker expects", d.user, d.secret())
 	case !strings.Contains(string(grantsOf(token)), `"push"`):
 		d.askUser()
 		return nil
 	default:
-		d.well("login", "everybody may push there, by a token")
+		d.well("login", "everybody may push there, without a password")
 	}
 	return s
 }
@@ -470,7 +577,7 @@ func (d *doctor) fetchToken(ctx context.Context, realm *url.URL, own bool, basic
 	case a.status == http.StatusUnauthorized && d.user == "":
 		d.askUser()
 	case a.status == http.StatusUnauthorized || a.status == http.StatusForbidden:
-		d.fail("login", "password-wrong", advise("Check the name and the password; on the server of a Berth:", "berth user list", "berth user passwd "+d.user), "%s cannot log in: %s%s", d.user, a.in(), saying(a))
+		d.fail("login", "password-wrong", d.checkPassword(), "%s cannot log in with %s: %s%s", d.user, d.secret(), a.in(), saying(a))
 	case a.status == http.StatusTooManyRequests:
 		d.fail("login", "too-many-logins", advise("Wait a minute, and see which machine tries a wrong password again and again."), "too many wrong passwords came from here: %s%s", a.in(), saying(a))
 	case a.status != http.StatusOK || json.Unmarshal(a.body, &got) != nil || got.Token+got.Access == "":
@@ -481,6 +588,30 @@ func (d *doctor) fetchToken(ctx context.Context, realm *url.URL, own bool, basic
 		return got.Access
 	}
 	return ""
+}
+
+// checkPassword is for a password, or a token, that is refused.
+func (d *doctor) checkPassword() remedy {
+	if m := robotForm.FindStringSubmatch(d.password); m != nil {
+		return advise("See on the server whether there is a token of that id, and whether it has expired.", "berth token list      # the id is "+m[1])
+	}
+	if d.loginFile != "" {
+		return advise("Log in anew, which replaces what is in "+d.loginFile+"; on the server of a Berth berth user list says which users there are.", "docker login "+d.written())
+	}
+	return advise("Check the name and the password; on the server of a Berth:", "berth user list", "berth user passwd "+d.user)
+}
+
+// caller is who logs in as berth policy check calls it.
+func (d *doctor) caller() string {
+	switch m := robotForm.FindStringSubmatch(d.password); {
+	case m != nil:
+		return "token:" + m[1] // whatever the user is called
+	case d.subject != "":
+		return d.subject // as ldap:ann
+	case d.user != "":
+		return d.user
+	}
+	return "anonymous"
 }
 
 // saying is the registry's message, in brackets.

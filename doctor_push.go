@@ -3,14 +3,19 @@
 //
 // A blob is pushed as docker does (POST, one PATCH in chunks without a length, PUT), and the largest as
 // containerd does (POST, one PUT with a length). Then all is read back. What comes back must be what was
-// sent, byte by byte, and with the headers that clients need. At the end the image is deleted,
-// if the registry lets its user delete; otherwise the doctor says before the push what will remain. A registry keeps the bytes
-// until it removes garbage, so they are the same in each run and on each machine, and are stored only once.
+// sent, byte by byte, and with the headers that clients need. At the end the image is deleted.
+//
+// A doctor leaves as little as it can. Where the image could not be deleted again it is not pushed, unless
+// --push says so: only uploads are begun, and given up. The image has no tag, so that no rule for tags is
+// about it and no tag of others makes way for it, and a Berth writes one line into its history, of the
+// delete. All runs use one repository. A registry keeps the bytes until it removes garbage, so they are
+// the same in each run and on each machine, and are stored only once.
 
 package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,9 +38,31 @@ const (
 	doctorImage  = "application/vnd.oci.image.manifest.v1+json"
 )
 
-// sampleSizes are those of the blobs before the largest: less than any limit, and more than the usual
-// one of nginx, which is 1 MiB.
-var sampleSizes = []int64{4 << 10, 2 << 20}
+const (
+	sampleSize = 4 << 10 // less than any limit
+	usualSize  = 2 << 20 // more than the limit of an nginx that is told none, which is 1 MiB
+)
+
+// sizes are those of the blobs to push: what any limit lets through, then more than the usual one if a
+// larger one is asked for, and at last the largest.
+func (d *doctor) sizes() []int64 {
+	sizes := []int64{sampleSize}
+	if d.largest > usualSize {
+		sizes = append(sizes, usualSize)
+	}
+	if d.largest > sampleSize {
+		sizes = append(sizes, d.largest)
+	}
+	return sizes
+}
+
+// total is how much is pushed, in bytes.
+func (d *doctor) total() (n int64) {
+	for _, size := range d.sizes() {
+		n += size
+	}
+	return n
+}
 
 // do sends a request about the repository; of another URL what follows the host is taken.
 func (s *doctorSession) do(ctx context.Context, method, where string, body []byte, header ...string) *doctorAnswer {
@@ -70,7 +97,10 @@ func (s *doctorSession) at(where string) string {
 
 // pushAndPull does it all.
 func (d *doctor) pushAndPull(ctx context.Context, s *doctorSession) {
-	s.askDelete(ctx)
+	if a := s.tryDelete(ctx); !d.push && !s.mayDelete(a) {
+		s.tryUploads(ctx, a)
+		return
+	}
 	blobs := s.pushBlobs(ctx)
 	if blobs == nil {
 		return
@@ -86,27 +116,80 @@ func (d *doctor) pushAndPull(ctx context.Context, s *doctorSession) {
 		s.pullBlob(ctx, b)
 	}
 	s.pullRange(ctx, blobs[0])
-	s.listTags(ctx)
+	s.listPages(ctx)
 	if len(d.faults(isProblem, isWarning)) == before {
 		d.well("pull", "all comes back as it was pushed, with its headers")
 	}
-	s.remove(ctx, image, blobs)
+	s.remove(ctx, image)
 }
 
-// askDelete says before anything is pushed if it could not be deleted again. It asks for a manifest to be deleted that
-// nobody has: a registry looks at rights first.
-func (s *doctorSession) askDelete(ctx context.Context) {
-	a := s.do(ctx, http.MethodDelete, "manifests/"+digest.FromString("nobody has pushed "+s.random).String(), nil)
-	refused := a.status == http.StatusUnauthorized || a.status == http.StatusForbidden || a.status == http.StatusMethodNotAllowed
-	if a.err == nil && refused && a.message() != "" {
-		s.keeps = true
-		s.note("delete", "the registry does not let this user delete, so a push leaves the tags %s. --no-push pushes nothing", s.remains())
+// tryDelete deletes an image that is not there.
+func (s *doctorSession) tryDelete(ctx context.Context) *doctorAnswer {
+	return s.do(ctx, http.MethodDelete, "manifests/"+digest.FromString("nothing, "+s.random).String(), nil)
+}
+
+// mayDelete reports whether tryDelete's answer says that an image that is there would be deleted. Registries
+// that may not or cannot delete say so before they look for it (401, 403, 405); of any other answer than that it
+// is not there, nobody knows what it means.
+func (s *doctorSession) mayDelete(a *doctorAnswer) bool {
+	return a.err == nil && (a.status/100 == 2 || a.status == http.StatusNotFound && a.message() != "")
+}
+
+// tryUploads is for an image that could not be deleted again: it begins uploads and gives them up, which
+// leaves nothing, and shows who may push and what a proxy does to bodies. a is tryDelete's answer.
+func (s *doctorSession) tryUploads(ctx context.Context, a *doctorAnswer) {
+	if a.err == nil && a.message() == "" && a.status != http.StatusUnauthorized {
+		s.warn("delete", "method-blocked", s.proxyRemedy("If images are to be deleted through it, let the proxy pass DELETE on."), "DELETE is refused before it reaches the registry: %s%s", a.in(), a.by())
 	}
+	most, begun := int64(0), false
+	for _, size := range append([]int64{0}, s.sizes()...) { // the first, without bytes, shows whether it can be given up
+		step, b, given := s.tryUpload(ctx, size)
+		if step != "" {
+			s.explainRefusal(step, b, size, most)
+			break
+		}
+		if begun, most = true, size; !given {
+			break
+		}
+	}
+	if !begun {
+		return // which has been told
+	}
+	if most > 0 {
+		s.well("push", "uploads of up to %s are taken; they were given up again", formatSize(most))
+	}
+	s.add(diagnosis{Check: "push", Level: isNote, Fault: "not-pushed", Do: fmt.Sprintf("To examine a whole push and pull all the same, which leaves an image of %s without a tag in %s:", formatSize(s.total()), s.name),
+		Lines: []string{s.again("--push")}, Says: fmt.Sprintf("no image was pushed to %s and none pulled, since it could not be deleted again: DELETE is answered with %s", s.name, a.in())})
 }
 
-// remains are the tags that stay where they are not deleted.
-func (s *doctorSession) remains() string {
-	return fmt.Sprintf("%s and %s in %s", s.tags()[0], s.tags()[1], s.name)
+// tryUpload begins an upload, sends so many bytes of it as docker does, and gives it up. It returns the step
+// that failed, "" if none did, and whether the upload was given up.
+func (s *doctorSession) tryUpload(ctx context.Context, size int64) (step string, a *doctorAnswer, given bool) {
+	if a = s.do(ctx, http.MethodPost, "blobs/uploads/", []byte{}); a.err != nil || a.status != http.StatusAccepted {
+		return "POST", a, false
+	}
+	if !s.examineLocation(a) {
+		return "Location", a, false
+	}
+	where := a.header.Get("Location")
+	if size > 0 {
+		if a = s.do(ctx, http.MethodPatch, where, sampleBlob(size), "chunked: yes", "Content-Type: application/octet-stream"); a.err != nil || a.status/100 != 2 {
+			step = "PATCH"
+		} else if next := a.header.Get("Location"); next != "" {
+			where = next
+		}
+	}
+	b := s.do(ctx, http.MethodDelete, where, nil)
+	return step, a, b.err == nil && b.status/100 == 2
+}
+
+// again is the line that runs the same doctor with one more flag.
+func (s *doctorSession) again(flag string) string {
+	line := "berth doctor " + flag
+	if s.user != "" && s.loginFile == "" {
+		line += " --user " + s.user
+	}
+	return line + " " + s.whole()
 }
 
 // sampleBlob returns n bytes that look random, and are the same for each n.
@@ -118,17 +201,11 @@ func sampleBlob(n int64) []byte {
 
 // pushBlobs pushes blobs of growing size; nil if the smallest cannot be pushed.
 func (s *doctorSession) pushBlobs(ctx context.Context) (blobs [][]byte) {
-	sizes := slices.Clone(sampleSizes)
-	if s.largest > sizes[len(sizes)-1] {
-		sizes = append(sizes, s.largest)
-	}
+	sizes := s.sizes()
 	var most int64
 	for i, size := range sizes {
-		if size > s.largest && i > 0 {
-			break
-		}
 		body := sampleBlob(size)
-		step, a := s.pushBlob(ctx, body, i == 2)
+		step, a := s.pushBlob(ctx, body, i > 0 && i == len(sizes)-1)
 		if step != "" {
 			s.explainRefusal(step, a, size, most)
 			break
@@ -240,13 +317,13 @@ func (s *doctorSession) explainRefusal(step string, a *doctorAnswer, size, most 
 	case a.status == http.StatusUnauthorized && s.user == "":
 		s.askUser()
 	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
-		who := s.user
-		if who == "" {
-			who = "anonymous"
+		who := cmp.Or(s.user, "anonymous")
+		lines := []string{"berth doctor " + s.written() + "/REPOSITORY"}
+		if s.user != "" && s.loginFile == "" {
+			lines[0] = "berth doctor --user " + who + " " + s.written() + "/REPOSITORY"
 		}
-		lines := []string{"berth doctor --user " + who + " " + s.written() + "/REPOSITORY"}
 		if s.berth {
-			lines = append(lines, "", "on the server:", "berth policy check "+who+" push "+s.name)
+			lines = append(lines, "", "on the server:", "berth policy check "+s.caller()+" push "+s.name)
 		}
 		s.fail("push", "push-denied", advise("Name a repository in which this user may push, or change the rules.", lines...), "%s may not push to %s: %s%s", who, s.name, a.in(), saying(a))
 	case a.status == http.StatusBadRequest && step == "PUT":
@@ -272,7 +349,7 @@ func tooLate(err error) bool {
 	return errors.As(err, &t) && t.Timeout()
 }
 
-// pushImage pushes an image of the blobs under two tags, and returns its digest; "" if that failed.
+// pushImage pushes an image of the blobs, without a tag, and returns its digest; "" if that failed.
 func (s *doctorSession) pushImage(ctx context.Context, blobs [][]byte) (image digest.Digest, text []byte) {
 	type descriptor struct {
 		MediaType string        `json:"mediaType"`
@@ -299,48 +376,36 @@ func (s *doctorSession) pushImage(ctx context.Context, blobs [][]byte) (image di
 		panic(err)
 	}
 	image = digest.FromBytes(text)
-	for _, tag := range s.tags() {
-		a := s.do(ctx, http.MethodPut, "manifests/"+tag, text, "Content-Type: "+doctorImage)
-		if a.err != nil || a.status != http.StatusCreated {
-			if a.message() == "" && a.err == nil && a.status == http.StatusUnsupportedMediaType {
-				s.fail("push", "content-type-refused", s.proxyRemedy("Let the proxy pass bodies of any Content-Type on."), "the manifest is refused before it reaches the registry: %s%s", a.in(), a.by())
-			} else {
-				s.explainRefusal("PUT", a, int64(len(text)), 0)
-			}
-			return "", nil
+	a := s.do(ctx, http.MethodPut, "manifests/"+image.String(), text, "Content-Type: "+doctorImage)
+	if a.err != nil || a.status != http.StatusCreated {
+		if a.message() == "" && a.err == nil && a.status == http.StatusUnsupportedMediaType {
+			s.fail("push", "content-type-refused", s.proxyRemedy("Let the proxy pass bodies of any Content-Type on."), "the manifest is refused before it reaches the registry: %s%s", a.in(), a.by())
+		} else {
+			s.explainRefusal("PUT", a, int64(len(text)), 0)
 		}
-		s.needHeader(a, "Docker-Content-Digest", image.String(), "PUT of a manifest")
+		return "", nil
 	}
+	s.needHeader(a, "Docker-Content-Digest", image.String(), "PUT of a manifest")
 	return image, text
-}
-
-// tags are those of the image: two, so that the list has a second page.
-func (s *doctorSession) tags() []string {
-	return []string{"berth-doctor-" + s.random + "-a", "berth-doctor-" + s.random + "-b"}
 }
 
 // pullImage reads the manifest back.
 func (s *doctorSession) pullImage(ctx context.Context, image digest.Digest, text []byte) {
-	tag := s.tags()[0]
-	accept := "Accept: " + doctorImage
-	a := s.do(ctx, http.MethodHead, "manifests/"+tag, nil, accept)
+	accept, where := "Accept: "+doctorImage, "manifests/"+image.String()
+	a := s.do(ctx, http.MethodHead, where, nil, accept)
 	if s.headWorks(a, "a manifest", int64(len(text))) {
 		s.needHeader(a, "Docker-Content-Digest", image.String(), "HEAD of a manifest")
 		s.needHeader(a, "Content-Type", doctorImage, "HEAD of a manifest")
 	}
-	for _, ref := range []string{tag, image.String()} {
-		a = s.do(ctx, http.MethodGet, "manifests/"+ref, nil, accept, "Accept-Encoding: gzip")
-		switch {
-		case a.err != nil || a.status != http.StatusOK:
-			s.once("pull", "pull-fails", s.proxyRemedy("See the log of the registry, and of a proxy before it."), "the manifest cannot be read back: %s%s%s", a.in(), a.by(), saying(a))
-			return
-		case a.header.Get("Content-Encoding") != "":
-			s.explainCompression(a)
-			return
-		case !bytes.Equal(a.body, text):
-			s.explainChange(a, "manifest")
-			return
-		}
+	a = s.do(ctx, http.MethodGet, where, nil, accept, "Accept-Encoding: gzip")
+	switch {
+	case a.err != nil || a.status != http.StatusOK:
+		s.once("pull", "pull-fails", s.proxyRemedy("See the log of the registry, and of a proxy before it."), "the manifest cannot be read back: %s%s%s", a.in(), a.by(), saying(a))
+	case a.header.Get("Content-Encoding") != "":
+		s.explainCompression(a)
+	case !bytes.Equal(a.body, text):
+		s.explainChange(a, "manifest")
+	default:
 		s.needHeader(a, "Content-Type", doctorImage, "GET of a manifest")
 	}
 }
@@ -400,45 +465,57 @@ func (s *doctorSession) pullRange(ctx context.Context, body []byte) {
 	}
 }
 
-// listTags reads the tags page by page.
-func (s *doctorSession) listTags(ctx context.Context) {
-	a := s.do(ctx, http.MethodGet, "tags/list?n=1", nil)
-	if a.err != nil || a.status != http.StatusOK {
-		return // not all registries let everybody list, and no pull needs it
+// listPages reads a list page by page: that of the tags, or else that of the repositories, which need two
+// entries for it. Not all registries let everybody list, and no pull needs it.
+func (s *doctorSession) listPages(ctx context.Context) {
+	entries := func(a *doctorAnswer) int {
+		var page struct{ Tags, Repositories []string }
+		if a.err != nil || a.status != http.StatusOK || json.Unmarshal(a.body, &page) != nil {
+			return 0
+		}
+		return len(page.Tags) + len(page.Repositories)
 	}
-	var page struct{ Tags []string }
-	link := a.header.Get("Link")
-	target, _, _ := strings.Cut(strings.TrimPrefix(link, "<"), ">")
-	to, err := url.Parse(target)
-	switch {
-	case json.Unmarshal(a.body, &page) != nil || len(page.Tags) != 1:
-	case link == "":
-		s.warn("pull", "link-dropped", s.proxyRemedy("Let the proxy pass the header Link on: lists of tags end after a page without it."), "the list of tags has more pages, and lacks the header Link%s", a.by())
-	case err != nil || to.Host != "" && !strings.EqualFold(to.Hostname(), s.host):
-		s.warn("pull", "link-inner", s.proxyRemedy("Let the proxy pass Host on, so that the registry knows how clients call it."), "the next page of tags is said to be at %s", target)
-	default:
-		if b := s.do(ctx, http.MethodGet, target, nil); b.err != nil || b.status != http.StatusOK {
-			s.warn("pull", "link-broken", s.proxyRemedy("Let the proxy pass queries on as they come."), "the next page of tags, %s, cannot be read: %s%s", target, b.in(), b.by())
+	for _, list := range []string{"tags/list", "/v2/_catalog"} {
+		if entries(s.do(ctx, http.MethodGet, list+"?n=2", nil)) == 2 {
+			if a := s.do(ctx, http.MethodGet, list+"?n=1", nil); entries(a) == 1 {
+				s.examineLink(ctx, a)
+			}
+			return
 		}
 	}
 }
 
-// remove deletes the image of the blobs again.
-func (s *doctorSession) remove(ctx context.Context, image digest.Digest, blobs [][]byte) {
-	var size int64
-	for _, b := range blobs {
-		size += int64(len(b))
+// examineLink looks at the way to the page of a list after the first.
+func (s *doctorSession) examineLink(ctx context.Context, a *doctorAnswer) {
+	link := a.header.Get("Link")
+	target, _, _ := strings.Cut(strings.TrimPrefix(link, "<"), ">")
+	to, err := url.Parse(target)
+	switch {
+	case link == "":
+		s.warn("pull", "link-dropped", s.proxyRemedy("Let the proxy pass the header Link on: lists end after a page without it."), "a list has more pages, and lacks the header Link%s", a.by())
+	case err != nil || to.Host != "" && !strings.EqualFold(to.Hostname(), s.host):
+		s.warn("pull", "link-inner", s.proxyRemedy("Let the proxy pass Host on, so that the registry knows how clients call it."), "the next page of a list is said to be at %s", target)
+	default:
+		if b := s.do(ctx, http.MethodGet, target, nil); b.err != nil || b.status != http.StatusOK {
+			s.warn("pull", "link-broken", s.proxyRemedy("Let the proxy pass queries on as they come."), "the next page of a list, %s, cannot be read: %s%s", target, b.in(), b.by())
+		}
 	}
-	if s.keeps {
-		return // which was said
-	}
+}
+
+// remove deletes the image again.
+func (s *doctorSession) remove(ctx context.Context, image digest.Digest) {
 	a := s.do(ctx, http.MethodDelete, "manifests/"+image.String(), nil)
+	remains := fmt.Sprintf("an image of %s remains in %s, without a tag", formatSize(s.total()), s.name)
 	switch {
 	case a.err == nil && a.status/100 == 2:
-		s.well("delete", "the test image is deleted again. The registry keeps its %s until it removes garbage, and only once, however often this is run", formatSize(size))
+		s.well("delete", "the test image is deleted again. The registry keeps its %s until it removes garbage, and only once, however often this is run", formatSize(s.total()))
 	case a.err == nil && a.message() == "":
-		s.warn("delete", "method-blocked", s.proxyRemedy("If images are to be deleted through it, let the proxy pass DELETE on."), "DELETE is refused before it reaches the registry: %s%s. The tags %s remain", a.in(), a.by(), s.remains())
+		s.warn("delete", "method-blocked", s.proxyRemedy("If images are to be deleted through it, let the proxy pass DELETE on."), "DELETE is refused before it reaches the registry: %s%s; %s", a.in(), a.by(), remains)
 	default:
-		s.note("delete", "the registry does not let this user delete: the tags %s remain", s.remains())
+		left := diagnosis{Check: "delete", Level: isNote, Fault: "image-remains", Says: fmt.Sprintf("the registry does not let this user delete (%s): %s", a.in(), remains)}
+		if s.berth && a.status != http.StatusMethodNotAllowed { // or the server was started with --no-delete
+			left.Do, left.Lines = "To remove what remains, on the server:", []string{"sudo berth rm --data " + serviceData + " " + s.name + "@" + image.String()}
+		}
+		s.add(left)
 	}
 }

@@ -27,7 +27,8 @@ type doctor struct {
 	host, port     string // the port is "" if none was given
 	repository     string // to push to; "" for one of the doctor's own
 	user, password string // "" for nobody
-	noPush         bool
+	loginFile      string // that user and password are from; "" if they were given
+	noPush, push   bool   // as the flags
 	largest        int64  // bytes of the largest blob to push
 	random         string // names what is pushed
 
@@ -48,12 +49,14 @@ type doctor struct {
 	ca      *x509.Certificate   // that it hands out, if it is a Berth with a local CA
 	trusted bool                // something here would use it as it is, so a password may be sent
 	server  string              // its header Server; "" for none
+	subject string              // who has logged in, as a Berth says; "" for nobody, or if it does not say
+	asked   bool                // that somebody has to log in has been told
 	berth   bool                // it is a Berth for all that can be seen
 }
 
 // newDoctor returns one for this machine.
 func newDoctor(env environment) *doctor {
-	d := &doctor{env: env, now: time.Now, knock: 5 * time.Second, patience: 20 * time.Second, largest: 16 << 20,
+	d := &doctor{env: env, now: time.Now, knock: 5 * time.Second, patience: 20 * time.Second, largest: usualSize,
 		lookup: net.DefaultResolver.LookupHost, dial: new(net.Dialer).DialContext,
 		has: func(program string) bool { _, err := exec.LookPath(program); return err == nil }}
 	d.home, _ = os.UserHomeDir()
@@ -97,8 +100,8 @@ func (d *doctor) read(arg string) error {
 		host, port = strings.Trim(name, "[]"), ""
 	}
 	if repository != "" {
-		if _, err := parseName(repository); err != nil {
-			return fmt.Errorf("%q is not a repository's name", repository)
+		if repository, _, err = parseArgument(repository); err != nil { // what is behind : or @ is of no use here
+			return fmt.Errorf("%q is not a repository's name, as in berth doctor %s/home/app: %w", strings.TrimPrefix(arg, name+"/"), name, err)
 		}
 	}
 	d.host, d.port, d.repository = strings.ToLower(host), port, repository
@@ -280,7 +283,7 @@ func (d *doctor) explainUnreachable(ctx context.Context, addresses []string, bad
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
 			d.fail("port", "port-refused", advise("Start the registry there, or name the port on which it listens. If it runs, see its address: with 127.0.0.1 it serves only its own machine."+stale,
-				"ss -ltnp | grep :"+port+"      # on that machine"),
+				"ss -ltnp | grep :"+port+"      # on that machine", onServer),
 				"%s refuses connections: the machine is there, and nothing listens on the port", net.JoinHostPort(address, port))
 		case errors.As(err, &timeout) && timeout.Timeout():
 			d.fail("port", "port-filtered", advise("A firewall drops the packets, or the machine is off. Open the port there."+stale,
@@ -385,7 +388,7 @@ func (d *doctor) examineCertificate() {
 	for _, ip := range leaf.IPAddresses {
 		names = append(names, ip.String())
 	}
-	anew := advise("Make it again with the name among its subjectAltNames, on the server; with Berth's own CA: berth --tls=auto --tls-name " + d.host + ".")
+	anew := d.certifyAnew()
 	if err := leaf.VerifyHostname(d.host); err != nil {
 		bad = true
 		switch {
@@ -407,6 +410,22 @@ func (d *doctor) examineCertificate() {
 	}
 }
 
+// certifyAnew is how the registry gets a certificate for its name here. A Berth's own CA is made once, for
+// the names that the machine had then: it may not vouch for others.
+func (d *doctor) certifyAnew() remedy {
+	ca := d.ca
+	for _, c := range d.chain[1:] {
+		if ca == nil && c.IsCA && d.chain[0].CheckSignatureFrom(c) == nil {
+			ca = c
+		}
+	}
+	if ca != nil && !permits(ca, d.host) {
+		return advise(fmt.Sprintf("The CA that signs (%s) was made without the name %s and cannot vouch for it. To have the name, make a new CA on the server: "+
+			"stop the server, remove the directory tls in its data directory, start it with this flag, and trust the new CA on every client.", ca.Subject.CommonName, d.host), "berth --tls=auto --tls-name "+d.host+" ...", "berth trust")
+	}
+	return advise("Make it again with the name among its subjectAltNames, on the server. With Berth's own CA, start it with this flag:", "berth --tls=auto --tls-name "+d.host+" ...")
+}
+
 // useNames proposes to call the registry what its certificate says.
 func (d *doctor) useNames(names []string, otherwise remedy) remedy {
 	for _, name := range names {
@@ -414,7 +433,7 @@ func (d *doctor) useNames(names []string, otherwise remedy) remedy {
 			continue // or it is nothing to type: a stranger has written it
 		}
 		called := doctor{host: name, port: d.port}
-		return remedy{fmt.Sprintf("Call it %s, or make the certificate again. %s", called.written(), otherwise.do), append([]string{"berth doctor " + called.written()}, otherwise.lines...)}
+		return remedy{fmt.Sprintf("Call it %s, the first line, or have a certificate made for this name. %s", called.written(), otherwise.do), append([]string{"berth doctor " + called.written(), ""}, otherwise.lines...)}
 	}
 	return otherwise
 }

@@ -108,6 +108,10 @@ func (d *doctor) judge(p *puller, system *x509.CertPool, bySystem bool) {
 		return
 	case p.blind:
 		d.trusted = true
+		if p.by == "" {
+			d.well(p.name, "it verifies no certificate at the addresses of this machine itself (localhost, 127.0.0.0/8), so it needs no CA here. Other machines do")
+			return
+		}
 		d.well(p.name, "it takes any certificate, %s", by)
 		return
 	case bySystem:
@@ -407,8 +411,8 @@ func (d *doctor) docker() *puller {
 			break
 		}
 	}
-	if p.blind && by != "" {
-		p.by = by
+	if p.blind {
+		p.by = by // a CA in certs.d is not asked then
 	}
 	return p
 }
