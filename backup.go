@@ -151,13 +151,37 @@ func (b *backup) take(o options) (err error) {
 	return err
 }
 
-// lastBackupFile is in the data directory, and says when the last backup was made, and to where.
+// lastBackupFile is in the data directory, and says when the last backup was made, and to where; and the same of the
+// last to each other destination.
 const lastBackupFile = "last-backup.json"
 
-// A lastBackup is what it says.
-type lastBackup struct {
+// A backupCopy is the last backup to a destination.
+type backupCopy struct {
 	Time        time.Time `json:"time"`
 	Destination string    `json:"destination"`
+}
+
+// A lastBackup is what the file says.
+type lastBackup struct {
+	backupCopy
+	Others []backupCopy `json:"others,omitempty"` // to other destinations, the last first; at most maxBackupsNoted
+}
+
+// maxBackupsNoted bounds the destinations that are remembered beside the last.
+const maxBackupsNoted = 15
+
+// copies are all of them, the last first.
+func (l lastBackup) copies() []backupCopy {
+	if l.Destination == "" {
+		return nil
+	}
+	return append([]backupCopy{l.backupCopy}, l.Others...)
+}
+
+// then is what the file says after one more backup.
+func (l lastBackup) then(c backupCopy) lastBackup {
+	others := slices.DeleteFunc(l.copies(), func(o backupCopy) bool { return o.Destination == c.Destination })
+	return lastBackup{c, others[:min(len(others), maxBackupsNoted)]}
 }
 
 // note notes that a backup was made, or not. Where that cannot be written down, as on a disk
@@ -171,7 +195,8 @@ func (b *backup) note(err error) {
 		return
 	}
 	st.backups.note(nil)
-	text, err := json.Marshal(lastBackup{time.Unix(st.backups.succeeded.Load(), 0).UTC(), b.dest.whole()})
+	last, _ := readLastBackup(st.dir) // what cannot be read is written anew
+	text, err := json.Marshal(last.then(backupCopy{time.Unix(st.backups.succeeded.Load(), 0).UTC(), b.dest.whole()}))
 	if err == nil && st.writer != nil {
 		err = writeSynced(filepath.Join(st.dir, lastBackupFile), bytes.NewReader(append(text, '\n')))
 	}

@@ -9,6 +9,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -271,7 +272,24 @@ func (x *serverExamination) explainStopped(ctx context.Context) {
 			return
 		}
 	}
-	x.fail("server", "not-running", advise("Start it.", "berth --data "+x.cfg.dir), "no server serves the registry")
+	x.fail("server", "not-running", advise("Start it, with the other flags that it had before in place of the dots.", x.startLine()), "no server serves the registry")
+}
+
+// startLine starts a server, with the flags that the data directory tells of.
+func (x *serverExamination) startLine() string {
+	line := "berth --data " + x.cfg.dir
+	if _, there, _ := readCA(filepath.Join(x.cfg.dir, "tls")); there {
+		line += " --tls=auto"
+	}
+	if users, policy, err := rememberedFiles(filepath.Join(x.cfg.dir, "berth.db")); err == nil {
+		if users != "" {
+			line += " --htpasswd " + users
+		}
+		if policy != "" {
+			line += " --policy " + policy
+		}
+	}
+	return line + " ..."
 }
 
 // examineStopped opens the registry that no server has, unless that would change its version.
@@ -403,10 +421,20 @@ func (x *serverExamination) examineOwnCertificate(d *doctor) {
 	default:
 		x.well("certificate", "it is valid until %s", leaf.NotAfter.UTC().Format(time.DateOnly))
 	}
+	if host := cmp.Or(x.cfg.doctor.hostname, machineName()); d.ca != nil && hostName(host) != "" && !permits(d.ca, host) {
+		x.warn("certificate", "ca-not-for-name", advise("Call it by a name that the CA has, or make a new CA: stop the server, remove the directory tls in the data directory, start it, and trust the new CA everywhere.", "berth trust"),
+			"this machine is called %s, and its local CA (%s) was made without this name and cannot vouch for it", host, d.ca.Subject.CommonName)
+	}
 	if d.ca != nil && d.ca.NotAfter.Sub(now) < 90*24*time.Hour {
 		x.warn("certificate", "ca-expires", advise("Make a new CA before: stop the server, remove the directory tls in the data directory, start it, and trust the new CA everywhere.", "berth trust"),
 			"the local CA expires on %s, %s", d.ca.NotAfter.UTC().Format(time.DateOnly), formatAge(d.ca.NotAfter, now))
 	}
+}
+
+// machineName is what this machine is called; "" if it does not say.
+func machineName() string {
+	name, _ := os.Hostname()
+	return name
 }
 
 // storeFindings are what doctorOnStore tells.
@@ -423,7 +451,7 @@ func doctorOnStore(ctx context.Context, st *store, _ options, out *console) erro
 	}
 	x.examineProcess()
 	x.examineTasks()
-	err := errors.Join(x.examineStored(ctx), x.examineTokens(), x.examineUsers(), x.examineBackup())
+	err := errors.Join(x.examineStored(ctx), x.examineTokens(), x.examineUsers(), x.examineBackup(), x.examineEvents())
 	if ruin := st.knownRuin(); ruin != nil {
 		x.fail("database", "database-damaged", goBack(st.whole()), "%v", plainly(ruin))
 	} else if err != nil {
@@ -470,10 +498,15 @@ func (x *storeExamination) examineRoom() error {
 // examineProcess looks at what the system gives this process.
 func (x *storeExamination) examineProcess() {
 	const little, few = 64 << 20, 1024
-	if m := memory(); m > 0 && m < little {
-		x.warn("memory", "little-memory", advise("Give it 64 MiB or more (MemoryMax in the unit, --memory of docker)."), "the process may have %s of memory", formatSize(m))
-	} else if m > 0 {
-		x.well("memory", "the process may have %s", formatSize(m))
+	switch m, limited := memory(); {
+	case limited && m < little:
+		x.warn("memory", "little-memory", advise("Give it 64 MiB or more (MemoryMax in the unit, --memory of docker)."), "its control group (a unit, or a container) lets it have %s of memory", formatSize(m))
+	case limited:
+		x.well("memory", "its control group (a unit, or a container) lets it have %s", formatSize(m))
+	case m > 0 && m < little:
+		x.warn("memory", "little-memory", advise("Berth runs well with 64 MiB or more."), "this machine has %s of memory", formatSize(m))
+	case m > 0:
+		x.well("memory", "this machine has %s, and no limit keeps the server from it", formatSize(m))
 	}
 	if n := fileLimit(); n > 0 && n < few {
 		x.warn("memory", "few-files", advise("Raise it: in the unit,", "[Service]", "LimitNOFILE=65536"), "the process may have %d files and connections open", n)
@@ -619,17 +652,26 @@ func (x *storeExamination) examineBackup() error {
 	if err != nil || n.seen == 0 {
 		return err
 	}
-	how := advise("Make one, on another disk, and have it made regularly (cron, or a systemd timer).", "berth backup /mnt/usb/berth")
-	age := x.now.Sub(last.Time)
+	program := "berth"
+	if path, err := os.Executable(); err == nil {
+		program = path
+	}
+	how := advise("Make one, on another disk, and have it made regularly: the second line, in the crontab that `sudo crontab -e` opens, does it every night (docs/storage.md).",
+		"berth backup /mnt/usb/berth", fmt.Sprintf("17 3 * * * %s backup --data %s /mnt/usb/berth", program, x.whole()))
+	fresh := func(c backupCopy) bool { return x.now.Sub(c.Time) <= 8*24*time.Hour }
+	for _, c := range last.copies() { // one that is good makes up for any other
+		if fresh(c) && !sameDisk(x.dir, c.Destination) {
+			x.well("backup", "the last one that is not on this disk was finished %s, in %s", formatAge(c.Time, x.now), c.Destination)
+			return nil
+		}
+	}
 	switch {
 	case last.Destination == "":
 		x.warn("backup", "no-backup", how, "`berth backup` has never made a backup of this registry")
-	case age > 8*24*time.Hour:
+	case !fresh(last.backupCopy):
 		x.warn("backup", "old-backup", how, "the last backup, to %s, was finished %s", last.Destination, formatAge(last.Time, x.now))
-	case sameDisk(x.dir, last.Destination):
-		x.warn("backup", "backup-on-same-disk", how, "the last backup is on the disk of the registry, in %s: if the disk fails, both are lost", last.Destination)
 	default:
-		x.well("backup", "the last one was finished %s, in %s", formatAge(last.Time, x.now), last.Destination)
+		x.warn("backup", "backup-on-same-disk", how, "the only backup of the last days, to %s, is on the disk of the registry: if the disk fails, both are lost", last.Destination)
 	}
 	return nil
 }
@@ -639,6 +681,30 @@ func sameDisk(a, b string) bool {
 	one, _, _ := strings.Cut(dirID(a), ":")
 	other, _, _ := strings.Cut(dirID(b), ":")
 	return one != "" && one == other && runtime.GOOS != "windows"
+}
+
+// examineEvents looks for endpoints that take no events. What waits longer than a try is told.
+func (x *storeExamination) examineEvents() error {
+	l, err := x.host.listeners()
+	if err != nil {
+		return nil // events.toml cannot be used, which the server's log says; what it said before stays in force
+	}
+	for _, p := range l.endpoints {
+		n, oldest, failing := x.events.stuck(p.name)
+		if !failing || oldest == nil {
+			continue
+		}
+		waiting, since := plural(n, "event")+" wait", ""
+		if n == 1 {
+			waiting = "1 event waits"
+		}
+		if e, err := x.events.read(oldest); err == nil {
+			since = ", the first of them since " + e.Time.UTC().Format(time.DateTime) + " UTC"
+		}
+		x.warn("events", "endpoint-down", advise("See why in the server's log; mend the endpoint, or remove it from "+eventsFile+". Its events are kept, and sent when it takes them again.", "journalctl -u berth | grep endpoint"),
+			"the endpoint %s (%s) did not take what was sent to it last: %s%s", p.name, p.address(), waiting, since)
+	}
+	return nil
 }
 
 // hasRepository reports whether there is a repository of that name.

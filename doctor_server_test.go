@@ -191,7 +191,7 @@ func TestServerDoctorWithoutServer(t *testing.T) {
 	if err := os.WriteFile(db, []byte("no database"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, text := r.doctor(); !strings.Contains(text, "sudo berth restore --data "+r.cfg.dir) || strings.Index(text, "berth restore") > strings.Index(text, "Start it.") {
+	if _, text := r.doctor(); !strings.Contains(text, "sudo berth restore --data "+r.cfg.dir) || strings.Index(text, "berth restore") > strings.Index(text, "Start it,") {
 		t.Errorf("of a database that is damaged the doctor says\n%s", text)
 	}
 
@@ -303,7 +303,7 @@ func TestServerDoctorContent(t *testing.T) {
 		t.Errorf("a backup says of itself that it has one: %+v, %v", last, err)
 	}
 	week := time.Now().Add(9 * 24 * time.Hour)
-	old, err := json.Marshal(lastBackup{week.Add(-18 * 24 * time.Hour), "/mnt/away"})
+	old, err := json.Marshal(backupCopy{week.Add(-18 * 24 * time.Hour), "/mnt/away"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +311,7 @@ func TestServerDoctorContent(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantDoctor([]string{"old-backup"})
-	fresh, _ := json.Marshal(lastBackup{time.Now(), "/mnt/away"})
+	fresh, _ := json.Marshal(backupCopy{time.Now(), "/mnt/away"})
 	if err := os.WriteFile(filepath.Join(r.cfg.dir, lastBackupFile), fresh, 0o600); err != nil {
 		t.Fatal(err)
 	}

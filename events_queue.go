@@ -57,11 +57,12 @@ type eventQueue struct {
 
 // waitingEvents are those of one endpoint.
 type waitingEvents struct {
-	list   []*queuedEvent // in the order in which they happened
-	pulls  int            // of them
-	full   bool           // some were given up, and none has arrived since
-	more   chan struct{}  // tells the sender of another one
-	counts eventCounts
+	list    []*queuedEvent // in the order in which they happened
+	pulls   int            // of them
+	failing bool           // the last try came to nothing
+	full    bool           // some were given up, and none has arrived since
+	more    chan struct{}  // tells the sender of another one
+	counts  eventCounts
 }
 
 // eventCounts are an endpoint's since the start.
@@ -318,7 +319,7 @@ func (q *eventQueue) done(name string, it *queuedEvent, arrived bool) error {
 	switch {
 	case arrived:
 		w.counts.sent++
-		w.full = false
+		w.full, w.failing = false, false
 	case there:
 		w.counts.dropped++
 	}
@@ -338,7 +339,21 @@ func (q *eventQueue) done(name string, it *queuedEvent, arrived bool) error {
 func (q *eventQueue) failed(name string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.of(name).counts.failed++
+	w := q.of(name)
+	w.counts.failed++
+	w.failing = true
+}
+
+// stuck is how many events wait for an endpoint, the first of them, and whether the last try to send one
+// came to nothing.
+func (q *eventQueue) stuck(name string) (n int, first *queuedEvent, failing bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	w := q.of(name)
+	if len(w.list) > 0 {
+		first = w.list[0]
+	}
+	return len(w.list), first, w.failing
 }
 
 // ride deletes the rows of what has arrived, in a transaction that there is anyway.

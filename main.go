@@ -215,7 +215,8 @@ func parseConfig(command string, args []string, env environment, stderr io.Write
 		return nil, asUsage(cfg.asGiven(err))
 	}
 	cfg.auth.glance = defaultGlance
-	cfg.budget = budgetFor(memory()).within(fileLimit())
+	all, _ := memory()
+	cfg.budget = budgetFor(all).within(fileLimit())
 	cfg.jsonLog = text.format == "json"
 	cfg.level = &logLevel{usual: text.level}
 	cfg.level.Set(text.level)

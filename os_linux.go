@@ -138,13 +138,13 @@ func monotonic() time.Duration {
 }
 
 // memory is how many bytes this process may have: the machine's, or less if its
-// control group, or one above that, has a limit.
-func memory() int64 {
+// control group, or one above that, has a limit; limited says which.
+func memory() (total int64, limited bool) {
 	var s unix.Sysinfo_t
 	if unix.Sysinfo(&s) != nil {
-		return 0
+		return 0, false
 	}
-	total := int64(uint64(s.Totalram) * uint64(s.Unit))
+	total = int64(uint64(s.Totalram) * uint64(s.Unit))
 	groups, _ := os.ReadFile("/proc/self/cgroup")
 	for line := range strings.Lines(string(groups)) { // 0::/a/b, or 5:memory:/a/b
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
@@ -160,14 +160,14 @@ func memory() int64 {
 		for dir := path.Clean("/" + fields[2]); ; dir = path.Dir(dir) {
 			text, err := os.ReadFile(path.Join(root, dir, file))
 			if limit, e := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && e == nil && limit > 0 {
-				total = min(total, limit)
+				total, limited = min(total, limit), limited || limit < total
 			}
 			if dir == "/" {
 				break
 			}
 		}
 	}
-	return total
+	return total, limited
 }
 
 // clockSynced reports whether a time server keeps the clock right, and whether that is known.

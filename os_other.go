@@ -47,7 +47,7 @@ func isBadSector(err error) bool { return errors.Is(err, syscall.EIO) }
 func processFigures() []processFigure { return nil }
 
 // memory would be how many bytes this process may have; there is no portable call.
-func memory() int64 { return 0 }
+func memory() (total int64, limited bool) { return 0, false }
 
 // clockSynced would report whether a time server keeps the clock right; there is no portable call.
 func clockSynced() (synced, known bool) { return false, false }
