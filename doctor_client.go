@@ -369,7 +369,7 @@ func (d *doctor) logIn(ctx context.Context) *doctorSession {
 		d.add(diagnosis{Check: "login", Level: isNote, Fault: "proxy-asks-password", Do: r.do, Lines: r.lines, Says: fmt.Sprintf("%s asks for a password itself, before the registry does. "+
 			"Pulls without a password fail, and so does everybody whom %[1]s does not know", a.asker())})
 	}
-	if d.user == "" && challenge != "" && d.trusted {
+	if d.user == "" && challenge != "" {
 		d.useStoredLogin()
 	}
 	if d.user != "" && !d.trusted {
@@ -425,8 +425,8 @@ func (d *doctor) askUser() {
 	d.asked = true
 	x := diagnosis{Check: "login", Level: isNote, Fault: "login-needed", Do: "To examine the login, a push and a pull, give a user; the password is asked for.", Lines: []string{"berth doctor --user NAME " + d.whole()},
 		Says: "it asks for a user and a password, so pushes and pulls were not examined"}
-	if at, ok := d.otherLogin(); ok {
-		x.Says += ". " + at
+	if d.unused != "" {
+		x.Says += ". " + d.unused
 	}
 	d.add(x)
 }
@@ -458,21 +458,29 @@ func (d *doctor) calledAtHome(file string) string {
 	return file
 }
 
-// useStoredLogin takes the login that docker or podman would use here, where it stands in their files.
+// useStoredLogin takes the login that docker or podman would use here, where it stands in their files: with a server
+// that a program here trusts, and not in the clear, since nobody has asked for that. d.unused says why there is none.
 func (d *doctor) useStoredLogin() {
 	user, password, file, err := loginIn(d.loginFiles(), d.written())
-	if err != nil || user == "" || password == "" || user == "<token>" { // which is docker's word for a token of another kind
-		return
+	file = d.calledAtHome(file)
+	switch {
+	case err != nil:
+		d.unused = "Of what docker login has stored: " + plainly(err).Error()
+	case user == "" || password == "":
+		d.unused = d.loginOfAnotherPort()
+	case user == "<token>": // which is docker's word for a token of another kind
+	case !d.trusted:
+		d.unused = "What docker login has stored in " + file + " was not sent, since no program here would use this server as it is"
+	case d.plain && !d.onThisMachine():
+		d.unused = "What docker login has stored in " + file + " was not sent, since over plain HTTP whoever is in the network can read it"
+	default:
+		d.user, d.password, d.loginFile = user, password, file
+		d.note("login", "no --user was given, so %s logs in, by what docker login has stored in %s", printable(user), file)
 	}
-	d.user, d.password, d.loginFile = user, password, d.calledAtHome(file)
-	d.note("login", "no --user was given, so %s logs in, by what docker login has stored in %s", printable(user), d.loginFile)
 }
 
-// otherLogin says what docker or podman have stored that was not used: with a helper, or for another port.
-func (d *doctor) otherLogin() (says string, ok bool) {
-	if _, _, _, err := loginIn(d.loginFiles(), d.written()); err != nil {
-		return plainly(err).Error(), true
-	}
+// loginOfAnotherPort says that docker or podman have a login for the host at another port; "" if they have none.
+func (d *doctor) loginOfAnotherPort() string {
 	for _, file := range d.loginFiles() {
 		text, err := os.ReadFile(file)
 		var config struct{ Auths map[string]any }
@@ -482,11 +490,11 @@ func (d *doctor) otherLogin() (says string, ok bool) {
 		for _, name := range slices.Sorted(maps.Keys(config.Auths)) {
 			bare := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(name, "https://"), "http://"), "/")
 			if bare != d.written() && bareHost(bare) == d.host {
-				return "This machine has a login for " + name + " in " + d.calledAtHome(file) + ", which is another port", true
+				return "This machine has a login for " + name + " in " + d.calledAtHome(file) + ", which is another port"
 			}
 		}
 	}
-	return "", false
+	return ""
 }
 
 // logInByToken is logIn by Docker's token flow.

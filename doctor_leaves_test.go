@@ -1,3 +1,5 @@
+//go:build unix
+
 // What a doctor leaves in a registry: as little as it can, and nothing where it could not delete it again.
 
 package main
@@ -270,11 +272,17 @@ func TestDoctorUsesStoredLogin(t *testing.T) {
 			}
 		}
 	}
-	// Nothing that is stored is sent to a server that no program here would use.
-	d := doctorAt(t, at).file(t, "/home/kim/.docker/config.json", `{"auths": {"hub.lan:5000": {"auth": "a2ltOmtpbS1zZWNyZXQ="}}}`)
-	d.noPush = true
-	if d.examine(t.Context()); d.user != "" || d.says("logs in") {
-		t.Errorf("a stored password was used with a server that is not trusted: %+v", d.list)
+	// Nothing that is stored is sent to a server that no program here would use, or in the clear.
+	const stored = `{"auths": {"hub.lan:5000": {"auth": "a2ltOmtpbS1zZWNyZXQ="}}}`
+	d := doctorAt(t, at).file(t, "/home/kim/.docker/config.json", stored)
+	d.wantFaults(t, "system-trust")
+	if d.user != "" || !d.says("was not sent, since no program here would use this server") {
+		t.Errorf("with a server that is not trusted: %+v", d.list)
+	}
+	d = doctorAt(t, inPlain(t, proxyTo(r))).file(t, "/home/kim/.docker/config.json", stored).file(t, "/etc/docker/daemon.json", `{"insecure-registries": ["hub.lan:5000"]}`)
+	d.wantFaults(t)
+	if d.user != "" || !d.says("was not sent, since over plain HTTP") {
+		t.Errorf("over plain HTTP: %+v", d.list)
 	}
 }
 

@@ -50,6 +50,7 @@ type doctor struct {
 	trusted bool                // something here would use it as it is, so a password may be sent
 	server  string              // its header Server; "" for none
 	subject string              // who has logged in, as a Berth says; "" for nobody, or if it does not say
+	unused  string              // why no stored login was used, in a sentence; "" if there is none
 	asked   bool                // that somebody has to log in has been told
 	berth   bool                // it is a Berth for all that can be seen
 }
