@@ -332,6 +332,15 @@ func (st *store) dueSoon(loose int64, grace time.Duration) bool {
 	return st.uptime()-time.Duration(loose)*time.Second >= grace/2
 }
 
+// holdsUntil is the uptime from which on a row that was read is due (dueSoon), if it was loose; 0 for never,
+// as on a read-only disk, where nothing is collected.
+func (st *store) holdsUntil(loose sql.NullInt64, grace time.Duration) time.Duration {
+	if !loose.Valid || st.writer == nil {
+		return 0
+	}
+	return max(time.Duration(loose.Int64)*time.Second+grace/2, 1)
+}
+
 // keep starts the grace of a loose row anew, because a client is about to be
 // told that it exists (4). update takes the uptime and key; exists takes key.
 // The error is errGone if the row has gone meanwhile.

@@ -312,7 +312,7 @@ func unknownBlob(repository string, d digest.Digest) *protocolError {
 // lookUpBlob is openBlob for its row. q is the question for it, and again whether the
 // answer was known.
 func (st *store) lookUpBlob(q question, d digest.Digest, promise bool) (found *answer, again bool, err error) {
-	known, version := st.lookups.get(q)
+	known, version := st.lookups.get(q, st.uptime)
 	if known != nil {
 		return known, true, nil
 	}
@@ -344,10 +344,8 @@ func (st *store) lookUpBlob(q question, d digest.Digest, promise bool) (found *a
 			st.log.Warn("the grace of a blob cannot be extended", "digest", d, "error", err)
 		}
 	}
-	found = &answer{repo: repo, size: size}
-	if !loose.Valid {
-		st.lookups.put(q, found, version)
-	}
+	found = &answer{repo: repo, size: size, until: st.holdsUntil(loose, st.grace)}
+	st.lookups.put(q, found, version)
 	return found, false, nil
 }
 

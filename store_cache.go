@@ -17,13 +17,14 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// lookups maps questions to answers. What is loose is not kept, since reading it
-// may start its grace anew (4 in store.go), and neither is what is not there.
+// lookups maps questions to answers. What is loose is kept until its grace has to start
+// anew when somebody reads it (4 in store.go); what is not there is not kept.
 type lookups struct {
 	limit  int          // bytes of all that is kept, about; not changed after the start
 	missed atomic.Int64 // questions without an answer, for the metrics
@@ -53,6 +54,7 @@ const (
 // An answer is a manifest, or a blob that a repository has.
 type answer struct {
 	repo     int64           // the repository's id
+	until    time.Duration   // the uptime from which on the database must be asked again; 0 for never
 	manifest *storedManifest // nil for a blob
 	size     int64           // of the blob,
 	body     []byte          // and its bytes, if it is small and was asked for again; they are verified
@@ -72,14 +74,17 @@ func (a *answer) cost() int {
 	return len(a.body) + perAnswer
 }
 
-// get returns the answer to q, or nil; and the version to give to put.
-func (l *lookups) get(q question) (a *answer, version int64) {
+// get returns the answer to q, or nil; and the version to give to put. uptime tells what
+// is too old, and is asked about what is loose alone.
+func (l *lookups) get(q question, uptime func() time.Duration) (a *answer, version int64) {
 	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if a = l.answers[q]; a == nil {
+	a, version = l.answers[q], l.version
+	l.mu.RUnlock()
+	if a == nil || a.until > 0 && uptime() >= a.until {
 		l.missed.Add(1)
+		return nil, version
 	}
-	return a, l.version
+	return a, version
 }
 
 // bytes is how many bytes all that is kept takes, about.
@@ -99,8 +104,15 @@ func (l *lookups) put(q question, a *answer, version int64) {
 	defer l.mu.Unlock()
 	_, now := l.committing[a.repo]
 	_, all := l.committing[everyRepository]
-	if now || all || l.changed[uint8(a.repo)] > version || l.answers[q] != nil {
+	if now || all || l.changed[uint8(a.repo)] > version {
 		return
+	}
+	switch old := l.answers[q]; {
+	case old == nil:
+	case old.until == 0 || old.until == a.until:
+		return
+	default:
+		l.drop(q)
 	}
 	l.add(q, a)
 }

@@ -62,7 +62,7 @@ func TestLookupsAreBounded(t *testing.T) {
 	body := []byte(strings.Repeat("x", 100<<10))
 	about := func(i int) question { return question{"a", byTag, fmt.Sprint(i)} }
 	keep := func(i int, m *storedManifest) {
-		_, version := l.get(about(i))
+		_, version := l.get(about(i), nil)
 		l.put(about(i), &answer{repo: int64(i % 3), manifest: m}, version)
 	}
 	for i := range 1000 {
@@ -84,7 +84,7 @@ func TestLookupsAreBounded(t *testing.T) {
 	}
 	for i := range 1000 { // the bytes of blobs count as well
 		q := question{"b", ofBlob, fmt.Sprint(i)}
-		_, version := l.get(q)
+		_, version := l.get(q, nil)
 		blob := &answer{repo: int64(i % 3), size: maxKept}
 		l.put(q, blob, version)
 		l.remember(q, blob, make([]byte, maxKept))
@@ -99,7 +99,7 @@ func TestLookupsAreBounded(t *testing.T) {
 		t.Errorf("%d bytes of manifests and blobs are kept, want at most %d", held, l.limit)
 	}
 	keep(-1, &storedManifest{body: make([]byte, maxManifest)})
-	if a, _ := l.get(about(-1)); a != nil {
+	if a, _ := l.get(about(-1), nil); a != nil {
 		t.Error("a manifest of 4 MiB is kept")
 	}
 }
@@ -111,37 +111,37 @@ func TestLookupsForgetWhatACommitTouches(t *testing.T) {
 	l := lookups{limit: 8 << 20}
 	mine, other := question{"a", byTag, "x"}, question{"b", ofBlob, "y"}
 	a, b := &answer{repo: 1, size: 1}, &answer{repo: 2, size: 2}
-	_, before := l.get(mine)
+	_, before := l.get(mine, nil)
 	l.put(mine, a, before)
 	l.put(other, b, before)
 	l.suspend(map[int64]struct{}{1: {}})
-	if got, _ := l.get(mine); got != nil {
+	if got, _ := l.get(mine, nil); got != nil {
 		t.Error("it is known during the commit")
 	}
 	l.put(mine, a, before)
-	_, during := l.get(mine)
+	_, during := l.get(mine, nil)
 	l.put(mine, a, during)
 	l.resume()
 	l.put(mine, a, before)
 	l.put(mine, a, during)
-	if got, _ := l.get(mine); got != nil {
+	if got, _ := l.get(mine, nil); got != nil {
 		t.Error("what was read before the end of a commit is kept after it")
 	}
-	if got, _ := l.get(other); got != b {
+	if got, _ := l.get(other, nil); got != b {
 		t.Error("another repository's answer is gone")
 	}
 	l.remember(mine, a, []byte("x"))
-	if got, _ := l.get(mine); got != nil {
+	if got, _ := l.get(mine, nil); got != nil {
 		t.Error("bytes are kept of what a commit has touched")
 	}
-	_, after := l.get(mine)
+	_, after := l.get(mine, nil)
 	l.put(mine, b, after)
 	l.remember(mine, a, []byte("x"))
-	if got, _ := l.get(mine); got != b {
+	if got, _ := l.get(mine, nil); got != b {
 		t.Error("the bytes of what it was are kept with what it is")
 	}
 	l.remember(mine, b, []byte("xy"))
-	if got, _ := l.get(mine); got == nil || string(got.body) != "xy" || b.body != nil {
+	if got, _ := l.get(mine, nil); got == nil || string(got.body) != "xy" || b.body != nil {
 		t.Errorf("%+v, want the bytes in an answer of their own", got)
 	}
 }

@@ -82,7 +82,7 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 	if ref.tag != "" {
 		q = question{repository, byTag, ref.tag}
 	}
-	known, version := st.lookups.get(q)
+	known, version := st.lookups.get(q, st.uptime)
 	if known != nil {
 		return known.manifest, nil
 	}
@@ -130,9 +130,11 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 			st.log.Warn("the grace of a manifest cannot be extended", "digest", m.digest, "error", err)
 		}
 	}
-	if !loose.Valid {
-		st.lookups.put(q, &answer{repo: repo, manifest: m}, version)
+	found := &answer{repo: repo, manifest: m}
+	if st.untaggedGrace > 0 {
+		found.until = st.holdsUntil(loose, st.untaggedGrace)
 	}
+	st.lookups.put(q, found, version)
 	return m, nil
 }
 
