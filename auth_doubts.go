@@ -140,7 +140,7 @@ func (list *patterns) doubts(origin string) (lines []string) {
 				origin, pattern, strings.TrimSuffix(pattern, word)+bare, strings.TrimSuffix(pattern, word)+bare+"/**"))
 		case word != bare || strings.Contains(word, "//"):
 			lines = append(lines, fmt.Sprintf("%s: no repository matches %q, because names neither begin nor end with a slash, nor have two in a row", origin, pattern))
-		case !strings.ContainsAny(word, "*?") && !nameGrammar.MatchString(word):
+		case !strings.ContainsAny(word, "*?") && !isName(word):
 			lines = append(lines, fmt.Sprintf("%s: no repository matches %q, because names have a-z and 0-9, with single . _ - / in between", origin, pattern))
 		}
 	}

@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -342,7 +341,7 @@ func parseDigest(s string) (digest.Digest, error) {
 		return "", errDigestInvalid.withf("%.80q is not a digest, which is sha256: and 64 hexadecimal digits, or sha512: and 128", s)
 	case len(hex) != digits:
 		return "", errDigestInvalid.withf("%.80q is not a digest: %s: has %d digits, and this has %d", s, algorithm, digits, utf8.RuneCountInString(hex))
-	case d.Validate() != nil:
+	case !isHex(hex):
 		return "", errDigestInvalid.withf("%.80q is not a digest: its digits are 0 to 9 and a to f", s)
 	default:
 		return d, nil
@@ -355,30 +354,76 @@ const (
 	maxDigest = len("sha512:") + 128
 )
 
-var (
-	nameGrammar = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagGrammar  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-)
+// isName reports whether s is a name by the specification's grammar, of whatever length. A loop, like the
+// ones below: each request has a name, and regular expressions cost more than the rest of looking it up.
+func isName(s string) bool {
+	for i := 0; ; {
+		begin := i
+		for i < len(s) && isLowerOrDigit(s[i]) {
+			i++
+		}
+		if i == begin || i == len(s) {
+			return i > begin
+		}
+		switch s[i] {
+		case '/', '.':
+			i++
+		case '_':
+			if i++; i < len(s) && s[i] == '_' {
+				i++
+			}
+		case '-':
+			for i < len(s) && s[i] == '-' {
+				i++
+			}
+		default:
+			return false
+		}
+	}
+}
+
+func isLowerOrDigit(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
+
+// isTag reports whether s is a tag by the specification's grammar.
+func isTag(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !isLowerOrDigit(c) && (c < 'A' || c > 'Z') && c != '_' && (i == 0 || c != '.' && c != '-') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxTag
+}
+
+// isHex reports whether all of s are digits of a digest.
+func isHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
 
 // parseName checks a repository name by the specification's grammar and length.
 func parseName(s string) (string, error) {
+	if len(s) <= maxName && isName(s) {
+		return s, nil
+	}
 	if len(s) > maxName {
 		return "", errNameInvalid.withf("longer than %d characters", maxName)
 	}
 	if lower := lowerName(s); lower != "" {
 		return "", errNameInvalid.withf("%q: names are in lower case: %s", s, lower)
 	}
-	if !nameGrammar.MatchString(s) {
-		return "", errNameInvalid.withf("%q: want lower-case letters and digits, with single . _ - between them, and / between components", s)
-	}
-	return s, nil
+	return "", errNameInvalid.withf("%q: want lower-case letters and digits, with single . _ - between them, and / between components", s)
 }
 
 // lowerName returns the name that s would be in lower case; "" if it is one as it is, or is
 // none then either.
 func lowerName(s string) string {
 	lower := strings.ToLower(s)
-	if lower == s || !nameGrammar.MatchString(lower) {
+	if lower == s || !isName(lower) {
 		return ""
 	}
 	return lower
@@ -386,7 +431,7 @@ func lowerName(s string) string {
 
 // parseTag checks a tag by the specification's grammar.
 func parseTag(s string) (string, error) {
-	if len(s) > maxTag || !tagGrammar.MatchString(s) {
+	if !isTag(s) {
 		return "", errTagInvalid.withf("%.140q: want letters, digits, . _ -, at most %d characters", s, maxTag)
 	}
 	return s, nil
