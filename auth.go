@@ -653,7 +653,10 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	if err == nil && c.id() == "" && (c.view == nil || !isSafe(r.Method)) && fromBrowser(r.Header) {
 		err = s.gate.calledByName(r, w.origin) // nothing else keeps a stranger's page out
 	}
-	var e *protocolError
+	if err == nil {
+		return nil
+	}
+	var e *protocolError // which errors.As puts on the heap
 	if errors.As(err, &e) && e.Is(errUnauthorized) {
 		return s.challenge(w, e, need, name, c)
 	}

@@ -219,7 +219,7 @@ func TestWritesHaveTheStallTimeoutForEachPiece(t *testing.T) {
 		func(w *response) (int64, error) { n, err := w.Write([]byte(body)); return int64(n), err },
 	} {
 		to := &pieceWriter{ResponseRecorder: httptest.NewRecorder()}
-		w := &response{ResponseWriter: to, control: http.NewResponseController(to), stall: 1}
+		w := &response{ResponseWriter: to, control: *http.NewResponseController(to), stall: 1}
 		n, err := send(w)
 		if n != int64(len(body)) || err != nil || to.Body.String() != body || w.bytes != n {
 			t.Errorf("%d bytes are sent, and %d counted (%v), want %d", n, w.bytes, err, len(body))
@@ -230,7 +230,7 @@ func TestWritesHaveTheStallTimeoutForEachPiece(t *testing.T) {
 	}
 	// Nothing is something to send: the header.
 	to := &pieceWriter{ResponseRecorder: httptest.NewRecorder()}
-	w := &response{ResponseWriter: to, control: http.NewResponseController(to), stall: 1}
+	w := &response{ResponseWriter: to, control: *http.NewResponseController(to), stall: 1}
 	if n, err := w.Write(nil); n != 0 || err != nil || len(to.pieces) != 1 || w.status != 200 {
 		t.Errorf("an empty body: %d %v, %d writes, status %d", n, err, len(to.pieces), w.status)
 	}

@@ -456,7 +456,7 @@ func benchRegistry(b *testing.B) *registry {
 // logToNowhere formats every log line, as in production, and drops it; and users
 // and rules are looked for as they are there.
 func logToNowhere(cfg *config) {
-	cfg.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	cfg.log = newLog(io.Discard, false, slog.LevelInfo)
 	cfg.storeConfig.log, cfg.serverConfig.log = cfg.log, cfg.log
 	cfg.auth.glance = defaultGlance
 }

@@ -93,8 +93,10 @@ func (s *sender) current() *listeners {
 	if l := s.endpoints.get(); l != nil {
 		return *l
 	}
-	return &listeners{}
+	return noListeners
 }
+
+var noListeners = &listeners{}
 
 // run sends events until ctx ends.
 func (s *sender) run(ctx context.Context) {

@@ -193,17 +193,27 @@ func (s *server) handler() http.Handler {
 	return s.observe(s.forPages(s.onlyOurPages(fold(s.mux))))
 }
 
+// Values of headers that are always the same. Nobody changes them: Set puts another in their place.
+var (
+	headerVersion   = []string{"registry/2.0"}
+	headerNosniff   = []string{"nosniff"}
+	headerImmutable = []string{"max-age=31536000, immutable"}
+	headerRanges    = []string{"bytes"}
+)
+
 // serve makes a route an http.Handler: it checks the access, calls the handler
 // and writes its error.
 func (s *server) serve(route route) http.Handler {
 	label := route.pattern[strings.IndexByte(route.pattern, ' ')+1:]
+	meter := s.meters.of(label)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/v2") {
-			w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-			w.Header().Set("X-Content-Type-Options", "nosniff")
+			h := w.Header()
+			h["Docker-Distribution-Api-Version"] = headerVersion
+			h["X-Content-Type-Options"] = headerNosniff
 		}
 		resp := w.(*response)
-		resp.route = label
+		resp.route, resp.meter = label, meter
 		err := s.admit(resp, r, route.access)
 		if err == nil {
 			resp.held = hold(r, route.access)
@@ -236,12 +246,12 @@ func fold(next http.Handler) http.Handler {
 		folded, plain := escaped, r.URL.Path
 		rest, isV2 := strings.CutPrefix(escaped, "/v2/")
 		at, word := -1, ""
-		for _, x := range []string{"/manifests/", "/blobs/", "/tags/", "/referrers/", "/_berth/"} {
-			if i := strings.LastIndex(rest, x); isV2 && i > at {
-				at, word = i, x
-			}
+		if isV2 {
+			at, word = lastWord(rest)
 		}
-		if at > 0 {
+		if at > 0 && isPlain(rest[:at]) && isPlain(rest[at+len(word):]) {
+			// It is folded as it is, as nearly all names of one component are.
+		} else if at > 0 {
 			tail := rest[at+len(word):]
 			prefix := ""
 			if word == "/blobs/" && strings.HasPrefix(tail, "uploads/") {
@@ -266,6 +276,28 @@ func fold(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// lastWord finds the last of the segments between slashes that end a repository's name, and returns it
+// with both slashes, and where it begins; -1 if there is none.
+func lastWord(path string) (at int, word string) {
+	for end := strings.LastIndexByte(path, '/'); end > 0; {
+		begin := strings.LastIndexByte(path[:end], '/')
+		if begin < 0 {
+			break
+		}
+		switch path[begin+1 : end] {
+		case "manifests", "blobs", "tags", "referrers", "_berth":
+			return begin, path[begin : end+1]
+		}
+		end = begin
+	}
+	return -1, ""
+}
+
+// isPlain reports whether oneSegment would change nothing.
+func isPlain(escaped string) bool {
+	return escaped != "." && escaped != ".." && strings.IndexByte(escaped, '/') < 0
 }
 
 // oneSegment makes an escaped path one segment that path cleaning leaves alone.
@@ -391,11 +423,10 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 	if m, err = s.negotiate(w, r, name, m); err != nil {
 		return err
 	}
-	var content io.ReadSeeker
-	if r.Method == http.MethodHead && m.verified.Load() {
-		content = io.NewSectionReader(nil, 0, int64(m.size)) // nothing of it is read
-	} else {
-		body, release, err := s.st.bodyOf(r.Context(), m)
+	var body []byte
+	if r.Method != http.MethodHead || !m.verified.Load() { // else nothing of it is read
+		var release func()
+		body, release, err = s.st.bodyOf(r.Context(), m)
 		if errors.Is(err, context.Canceled) {
 			return errTooManyAnswers // the client has gone
 		}
@@ -403,11 +434,18 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		defer release()
-		content = bytes.NewReader(body)
 	}
 	s.st.notePull(m, r.Method == http.MethodHead, ref.tag != "", pushed)
 	if r.Method == http.MethodGet && s.st.events.hearsPulls() {
 		s.st.events.announcePull(name, ref.tag, m, w.(*response).requester())
+	}
+	if unconditional(r.Header) {
+		s.sendEntity(w, r, &m.header, ref.digest != "", body)
+		return nil
+	}
+	var content io.ReadSeeker = bytes.NewReader(body)
+	if body == nil {
+		content = io.NewSectionReader(nil, 0, int64(m.size))
 	}
 	return s.serveContent(w, r, m.mediaType, m.digest, ref.digest != "", content)
 }
@@ -437,6 +475,11 @@ func (s *server) getBlob(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer f.Close()
+	if m, ok := f.(*inMemory); ok && unconditional(r.Header) {
+		w.Header()["Accept-Ranges"] = headerRanges
+		s.sendEntity(w, r, &m.known.header, true, m.known.body)
+		return nil
+	}
 	err = s.serveContent(w, r, typeBlob, d, true, f)
 	if resp, ok := w.(*response); ok && isBadSector(resp.failed) {
 		s.st.scrubber.suspect(d) // the disk failed; the client has got too few bytes, and knows

@@ -24,21 +24,8 @@ import (
 // 304, or 416. What has an immutable address may be kept for ever.
 func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentType string, d digest.Digest, immutable bool, content io.ReadSeeker) error {
 	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Docker-Content-Digest", d.String())
-	h.Set("Etag", `"`+d.String()+`"`)
-	// No more headers than are of use: with the ninth Go's map of them grows, which costs
-	// more than the five before it.
-	if !inert(contentType) {
-		h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
-	}
-	if immutable {
-		kept := "max-age=31536000, immutable"
-		if h.Get("Cache-Control") != "" {
-			kept = "private, " + kept
-		}
-		h.Set("Cache-Control", kept)
-	}
+	header := newEntityHeader(contentType, d, 0)
+	header.set(h, immutable)
 	switch ranges := r.Header.Get("Range"); {
 	case ranges == "":
 	case emptySuffix.MatchString(ranges) && r.Method == http.MethodGet:
@@ -84,6 +71,36 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 	}
 	http.ServeContent(w, r, "", time.Time{}, content)
 	return nil
+}
+
+// sendEntity is serveContent for bytes in memory that are asked for as a whole. For HEAD they need not
+// be there.
+func (s *server) sendEntity(w http.ResponseWriter, r *http.Request, header *entityHeader, immutable bool, body []byte) {
+	h := w.Header()
+	header.set(h, immutable)
+	h["Content-Length"] = header.length
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		w.Write(body) // an error means that the client has gone
+	}
+}
+
+// set says what the bytes are. No more headers than are of use: with the ninth Go's map of them grows,
+// which costs more than the five before it.
+func (e *entityHeader) set(h http.Header, immutable bool) {
+	h["Content-Type"] = e.contentType
+	h["Docker-Content-Digest"] = e.digest
+	h["Etag"] = e.etag
+	if !inert(e.contentType[0]) {
+		h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+	}
+	switch {
+	case !immutable:
+	case len(h["Cache-Control"]) == 0:
+		h["Cache-Control"] = headerImmutable
+	default:
+		h.Set("Cache-Control", "private, "+headerImmutable[0])
+	}
 }
 
 // sendVerified sends a blob that was not verified for long, and hashes it on the way. If

@@ -32,17 +32,18 @@ type response struct {
 	origin  origin
 	caller  *caller
 	held    *connection // not closed for others until there is an answer; nil for none
-	control *http.ResponseController
+	control http.ResponseController
 	stall   stallTimeout
 	moving  struct{ read, write time.Time } // until when the clock need not be set again
 	status  int                             // 0 until the header is written
 	bytes   int64                           // of the body
 	route   string
-	head    bool  // net/http drops the body
-	broken  bool  // the client's body ended badly
-	cut     bool  // ours ends early, and the client must see that
-	failed  error // sending a file
-	err     error // a stranger, for the log
+	meter   *routeMeter // of the route; nil if none takes the request
+	head    bool        // net/http drops the body
+	broken  bool        // the client's body ended badly
+	cut     bool        // ours ends early, and the client must see that
+	failed  error       // sending a file
+	err     error       // a stranger, for the log
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -176,9 +177,9 @@ func (x *requestIDs) next() string {
 func (s *server) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		w := &response{ResponseWriter: rw, request: r, control: http.NewResponseController(rw), id: s.ids.next(),
+		w := &response{ResponseWriter: rw, request: r, control: *http.NewResponseController(rw), id: s.ids.next(),
 			origin: s.gate.proxies.origin(r), caller: anyone, stall: s.stallTimeout, head: r.Method == http.MethodHead}
-		w.Header().Set("X-Request-Id", w.id)
+		w.Header()["X-Request-Id"] = []string{w.id}
 		if !w.origin.proxied {
 			s.doubted.note(w.origin, r.Header, s.log)
 		}
@@ -220,15 +221,16 @@ func (s *server) observe(next http.Handler) http.Handler {
 
 // record writes the request's log line and counts it.
 func (s *server) record(w *response, r *http.Request, took time.Duration) {
-	route := w.route
-	if route == "" {
+	route, meter := w.route, w.meter
+	if meter == nil {
 		route = "none"
+		meter = s.meters.of(route)
 	}
 	status := w.status
 	if status == 0 {
 		status = http.StatusOK
 	}
-	s.meters.count(method(r), route, status, took)
+	meter.count(method(r), status, took)
 	s.meters.sent.Add(w.bytes)
 
 	level := slog.LevelInfo
@@ -241,25 +243,14 @@ func (s *server) record(w *response, r *http.Request, took time.Duration) {
 	if !s.log.Enabled(r.Context(), level) {
 		return
 	}
-	attrs := []slog.Attr{
-		slog.String("method", shorten(r.Method)),
-		slog.String("path", shorten(r.URL.EscapedPath())),
-		slog.String("route", route),
-		slog.Int("status", status),
-		slog.Int64("bytes", w.bytes),
-		slog.Duration("took", took.Round(time.Microsecond)),
-		slog.String("client", w.origin.client),
-		slog.String("id", w.id),
-	}
+	line := requestLine{at: time.Now(), method: shorten(r.Method), path: shorten(r.URL.EscapedPath()), route: route, status: status,
+		bytes: w.bytes, took: took.Round(time.Microsecond), client: w.origin.client, id: w.id}
 	if w.caller.view != nil {
-		attrs = append(attrs, slog.String("user", w.caller.label()))
+		line.user = w.caller.label()
 	}
-	if w.err != nil {
-		attrs = append(attrs, slog.String("error", w.err.Error()))
+	if h, ok := s.log.Handler().(logHandler); !ok || level != slog.LevelInfo || !h.writePlain(&line) {
+		s.log.Handler().Handle(r.Context(), line.record(level, w.err))
 	}
-	line := slog.NewRecord(time.Now(), level, "request", 0) // LogAttrs would look for the caller, whom nobody wants
-	line.AddAttrs(attrs...)
-	s.log.Handler().Handle(r.Context(), line)
 }
 
 // isProbe reports whether a route is asked every few seconds by a machine that watches.

@@ -53,6 +53,9 @@ func newLogger(w io.Writer, form logForm, level slog.Leveler) *slog.Logger {
 		return a
 	}}
 	h := logHandler{timeless: form.journal && !form.json}
+	if !form.json && !form.journal {
+		h.plain = lines
+	}
 	for kind := range h.of {
 		options, to := all, io.Writer(lines)
 		if kind == kindAudit {
@@ -136,6 +139,7 @@ func kindOf(level slog.Level) int {
 type logHandler struct {
 	of       [len(priorities)]slog.Handler // by kind
 	timeless bool                          // lines have no time
+	plain    *lineWriter                   // where a requestLine may be written as text; nil if only slog knows how
 }
 
 func (h logHandler) Enabled(ctx context.Context, level slog.Level) bool {
@@ -150,6 +154,7 @@ func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
 }
 
 func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	h.plain = nil
 	for kind := range h.of {
 		h.of[kind] = h.of[kind].WithAttrs(attrs)
 	}
@@ -157,6 +162,7 @@ func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 }
 
 func (h logHandler) WithGroup(name string) slog.Handler {
+	h.plain = nil
 	for kind := range h.of {
 		h.of[kind] = h.of[kind].WithGroup(name)
 	}

@@ -25,18 +25,25 @@ import (
 
 // meters are the metrics of a server.
 type meters struct {
-	requests sync.Map // meter → *atomic.Int64, how many
-	times    sync.Map // route → *spread
-	values   []metered
+	routes sync.Map // route → *routeMeter
+	values []metered
 
 	received, sent atomic.Int64 // bytes of blobs, and of bodies
 }
 
-// A meter is for the requests that have the same labels, of which there are few:
-// nothing of a stranger's is one.
+// A routeMeter is for the requests of a route. There are few methods and statuses: nothing of a
+// stranger's is a label.
+type routeMeter struct {
+	times  spread
+	mu     sync.Mutex // held while counts grows
+	counts atomic.Pointer[[]*meter]
+}
+
+// A meter is for the requests that have the same labels.
 type meter struct {
-	method, route string
-	status        int
+	method string
+	status int
+	n      atomic.Int64
 }
 
 // A metric is what is said of one before its values.
@@ -65,44 +72,79 @@ type spread struct {
 	sum    atomic.Int64                        // nanoseconds
 }
 
-// count counts a request.
-func (m *meters) count(method, route string, status int, took time.Duration) {
-	load(&m.requests, meter{method, route, status}, func() *atomic.Int64 { return new(atomic.Int64) }).Add(1)
-	s := load(&m.times, route, func() *spread { return new(spread) })
-	i, _ := slices.BinarySearch(spreadBounds[:], took.Seconds())
-	s.counts[i].Add(1)
-	s.sum.Add(int64(took))
+// of returns the meter of a route.
+func (m *meters) of(route string) *routeMeter {
+	v, ok := m.routes.Load(route)
+	if !ok {
+		v, _ = m.routes.LoadOrStore(route, new(routeMeter))
+	}
+	return v.(*routeMeter)
 }
 
-// load returns what a map has for a key, which fresh makes.
-func load[K comparable, V any](m *sync.Map, key K, fresh func() *V) *V {
-	v, ok := m.Load(key)
-	if !ok {
-		v, _ = m.LoadOrStore(key, fresh())
+// count counts a request.
+func (m *routeMeter) count(method string, status int, took time.Duration) {
+	m.meter(method, status).n.Add(1)
+	i, _ := slices.BinarySearch(spreadBounds[:], took.Seconds())
+	m.times.counts[i].Add(1)
+	m.times.sum.Add(int64(took))
+}
+
+func (m *routeMeter) meter(method string, status int) *meter {
+	if x := m.find(method, status); x != nil {
+		return x
 	}
-	return v.(*V)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x := m.find(method, status)
+	if x == nil {
+		x = &meter{method: method, status: status}
+		grown := append(slices.Clone(m.all()), x)
+		m.counts.Store(&grown)
+	}
+	return x
+}
+
+// find returns the meter for a method and a status, nil if there was none yet.
+func (m *routeMeter) find(method string, status int) *meter {
+	for _, x := range m.all() {
+		if x.status == status && x.method == method {
+			return x
+		}
+	}
+	return nil
+}
+
+func (m *routeMeter) all() []*meter {
+	if counts := m.counts.Load(); counts != nil {
+		return *counts
+	}
+	return nil
 }
 
 // write writes all of it but what the process is.
 func (m *meters) write(b *bytes.Buffer) {
-	var keys []meter
-	m.requests.Range(func(key, _ any) bool { keys = append(keys, key.(meter)); return true })
-	slices.SortFunc(keys, func(a, b meter) int {
-		return cmp.Or(cmp.Compare(a.route, b.route), cmp.Compare(a.method, b.method), cmp.Compare(a.status, b.status))
-	})
-	requestsMetric.begin(b)
-	for _, k := range keys {
-		n, _ := m.requests.Load(k)
-		fmt.Fprintf(b, requestsMetric.name+"{method=%q,route=%q,status=\"%d\"} %d\n", k.method, k.route, k.status, n.(*atomic.Int64).Load())
-	}
 	var routes []string
-	m.times.Range(func(key, _ any) bool { routes = append(routes, key.(string)); return true })
+	m.routes.Range(func(key, x any) bool {
+		if x.(*routeMeter).counts.Load() != nil { // else nobody has asked yet
+			routes = append(routes, key.(string))
+		}
+		return true
+	})
 	slices.Sort(routes)
+	requestsMetric.begin(b)
+	for _, route := range routes {
+		all := slices.Clone(m.of(route).all())
+		slices.SortFunc(all, func(a, b *meter) int {
+			return cmp.Or(cmp.Compare(a.method, b.method), cmp.Compare(a.status, b.status))
+		})
+		for _, x := range all {
+			fmt.Fprintf(b, requestsMetric.name+"{method=%q,route=%q,status=\"%d\"} %d\n", x.method, route, x.status, x.n.Load())
+		}
+	}
 	name := timesMetric.name
 	timesMetric.begin(b)
 	for _, route := range routes {
-		x, _ := m.times.Load(route)
-		s, n := x.(*spread), int64(0)
+		s, n := &m.of(route).times, int64(0)
 		for i, bound := range spreadBounds {
 			n += s.counts[i].Load()
 			fmt.Fprintf(b, "%s_bucket{route=%q,le=\"%s\"} %d\n", name, route, strconv.FormatFloat(bound, 'g', -1, 64), n)

@@ -852,7 +852,7 @@ func TestSpreadOfTimes(t *testing.T) {
 	t.Parallel()
 	var m meters
 	for _, ms := range []int{0, 5, 6, 10000, 10001} {
-		m.count("GET", "/x", 200, time.Duration(ms)*time.Millisecond)
+		m.of("/x").count("GET", 200, time.Duration(ms)*time.Millisecond)
 	}
 	var b bytes.Buffer
 	m.write(&b)

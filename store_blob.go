@@ -251,7 +251,7 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (io.
 		return nil, unknownBlob(repository, d)
 	}
 	if known.body != nil && !promise {
-		return inMemory{bytes.NewReader(known.body)}, nil
+		return &inMemory{*bytes.NewReader(known.body), known}, nil
 	}
 	f, err := openSized(st.path(d), known.size)
 	if err == nil && again && !promise && known.size <= maxKept {
@@ -296,14 +296,17 @@ func (st *store) remember(q question, known *answer, f *os.File, d digest.Digest
 	if d.Algorithm().FromBytes(body) != d {
 		return fmt.Errorf("the file has other bytes: %w", errDamaged)
 	}
-	st.lookups.remember(q, known, body)
+	st.lookups.remember(q, known, body, newEntityHeader(typeBlob, d, known.size))
 	return nil
 }
 
 // inMemory is a blob whose bytes are remembered.
-type inMemory struct{ *bytes.Reader }
+type inMemory struct {
+	bytes.Reader
+	known *answer
+}
 
-func (inMemory) Close() error { return nil }
+func (*inMemory) Close() error { return nil }
 
 func unknownBlob(repository string, d digest.Digest) *protocolError {
 	return errBlobUnknown.with(map[string]string{"name": repository, "digest": d.String()})

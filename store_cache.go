@@ -15,10 +15,12 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -58,6 +60,15 @@ type answer struct {
 	manifest *storedManifest // nil for a blob
 	size     int64           // of the blob,
 	body     []byte          // and its bytes, if it is small and was asked for again; they are verified
+	header   entityHeader    // of those
+}
+
+// An entityHeader is what the header of an answer says of immutable bytes, made once for all who ask for
+// them: the values, which nobody changes.
+type entityHeader struct{ contentType, digest, etag, length []string }
+
+func newEntityHeader(contentType string, d digest.Digest, size int64) entityHeader {
+	return entityHeader{[]string{contentType}, []string{d.String()}, []string{`"` + d.String() + `"`}, []string{strconv.FormatInt(size, 10)}}
 }
 
 // maxKept is how many bytes a blob has at most whose bytes are kept. Configs are
@@ -65,7 +76,7 @@ type answer struct {
 const maxKept = 16 << 10
 
 // perAnswer is how many bytes an answer costs beside the manifest or the blob, about.
-const perAnswer = 512
+const perAnswer = 768
 
 func (a *answer) cost() int {
 	if a.manifest != nil {
@@ -119,7 +130,7 @@ func (l *lookups) put(q question, a *answer, version int64) {
 
 // remember keeps the bytes of a blob with the answer that get has returned, if that is
 // still true.
-func (l *lookups) remember(q question, known *answer, body []byte) {
+func (l *lookups) remember(q question, known *answer, body []byte, header entityHeader) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.answers[q] != known {
@@ -127,7 +138,7 @@ func (l *lookups) remember(q question, known *answer, body []byte) {
 	}
 	l.drop(q)
 	a := *known
-	a.body = body
+	a.body, a.header = body, header
 	l.add(q, &a)
 }
 

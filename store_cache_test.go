@@ -87,7 +87,7 @@ func TestLookupsAreBounded(t *testing.T) {
 		_, version := l.get(q, nil)
 		blob := &answer{repo: int64(i % 3), size: maxKept}
 		l.put(q, blob, version)
-		l.remember(q, blob, make([]byte, maxKept))
+		l.remember(q, blob, make([]byte, maxKept), entityHeader{})
 	}
 	held := 0
 	for _, a := range l.answers {
@@ -130,17 +130,17 @@ func TestLookupsForgetWhatACommitTouches(t *testing.T) {
 	if got, _ := l.get(other, nil); got != b {
 		t.Error("another repository's answer is gone")
 	}
-	l.remember(mine, a, []byte("x"))
+	l.remember(mine, a, []byte("x"), entityHeader{})
 	if got, _ := l.get(mine, nil); got != nil {
 		t.Error("bytes are kept of what a commit has touched")
 	}
 	_, after := l.get(mine, nil)
 	l.put(mine, b, after)
-	l.remember(mine, a, []byte("x"))
+	l.remember(mine, a, []byte("x"), entityHeader{})
 	if got, _ := l.get(mine, nil); got != b {
 		t.Error("the bytes of what it was are kept with what it is")
 	}
-	l.remember(mine, b, []byte("xy"))
+	l.remember(mine, b, []byte("xy"), entityHeader{})
 	if got, _ := l.get(mine, nil); got == nil || string(got.body) != "xy" || b.body != nil {
 		t.Errorf("%+v, want the bytes in an answer of their own", got)
 	}

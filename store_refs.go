@@ -30,6 +30,7 @@ type storedManifest struct {
 	made      bool         // the tag it was found by is on an index of the registry's
 	pushed    int64        // uptime when the tag that it was found by was pushed
 	noted     atomic.Int64 // uptime when a pull of it was last noted, in hours and one
+	header    entityHeader
 }
 
 // findManifest returns the manifest that ref names in a repository, or
@@ -130,6 +131,7 @@ func (st *store) lookUpManifest(repository string, ref reference, promise bool) 
 			st.log.Warn("the grace of a manifest cannot be extended", "digest", m.digest, "error", err)
 		}
 	}
+	m.header = newEntityHeader(m.mediaType, m.digest, int64(m.size))
 	found := &answer{repo: repo, manifest: m}
 	if st.untaggedGrace > 0 {
 		found.until = st.holdsUntil(loose, st.untaggedGrace)

@@ -184,7 +184,7 @@ func (d *deadlines) SetReadDeadline(t time.Time) error { d.read = t; return nil 
 func TestHurryEndsWhenBytesHaveCome(t *testing.T) {
 	t.Parallel()
 	d := &deadlines{ResponseWriter: httptest.NewRecorder()}
-	b := &bodyReader{body: strings.NewReader("0123"), response: &response{ResponseWriter: d, control: http.NewResponseController(d)},
+	b := &bodyReader{body: strings.NewReader("0123"), response: &response{ResponseWriter: d, control: *http.NewResponseController(d)},
 		left: -1, queue: &queue{waiting: 1}, patience: time.Hour}
 	for range 2 {
 		if n, err := b.Read(make([]byte, 2)); n != 2 || err != nil || !d.read.IsZero() {
