@@ -593,7 +593,7 @@ func TestBackupsWhileEverythingGoesOn(t *testing.T) {
 		t.Fatalf("%v\n%s", err, said)
 	}
 	r.pass(time.Minute) // the files that waited for the backups go
-	if n, err := r.st.collector.emptyTrash(context.Background()); n != 0 || err != nil {
+	if n, err := r.st.collector.emptyTrash(r.st.collector.steps(context.Background())); n != 0 || err != nil {
 		t.Errorf("%d files are still to be removed, %v", n, err)
 	}
 

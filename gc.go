@@ -44,10 +44,6 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// collectAtOnce bounds the rows a collecting transaction removes, so that no
-// push waits long for it.
-const collectAtOnce = 50
-
 // A collector removes what nothing refers to from its store.
 type collector struct {
 	*store
@@ -56,6 +52,7 @@ type collector struct {
 	ownersGone atomic.Bool   // users or rules have changed: there may be uploads of owners who are no more
 	ownersSure atomic.Int64  // uptime, in nanoseconds, from which on what the users' file said last is taken for true
 	removal    sync.RWMutex  // held for writing while files of blobs go, for reading by backups
+	sure       certainty
 
 	collectedBlobs, collectedBytes atomic.Int64 // since the start, for the metrics
 	outcome                        outcome
@@ -170,14 +167,19 @@ func (gc *collector) collectDue(ctx context.Context) (next time.Duration, err er
 // collect removes all that is due by g, and what becomes due by that. It may
 // run beside the janitor.
 func (gc *collector) collect(ctx context.Context, g graces) (all tally, err error) {
+	s := gc.steps(ctx)
 	for ctx.Err() == nil {
 		var c tally
 		var errs []error // one that cannot be removed must not keep the others
 		trash := 0
-		for _, step := range []func(graces, *tally) error{gc.expireUploads, gc.collectRepositories, gc.collectManifests, gc.collectLinks} {
-			errs = append(errs, step(g, &c))
+		for _, part := range []func(*steps, graces, *tally) error{gc.expireUploads, gc.collectRepositories, gc.collectManifests, gc.collectLinks} {
+			s.begin()
+			errs = append(errs, part(s, g, &c))
 		}
-		trash, err = gc.emptyTrash(ctx)
+		if s.removed {
+			errs = append(errs, s.certain())
+		}
+		trash, err = gc.emptyTrash(s)
 		if err := errors.Join(append(errs, err)...); err != nil {
 			return all, err
 		}
@@ -261,7 +263,7 @@ func (g graces) onlyDeleted() string {
 
 // collectRepositories empties the repositories that were deleted long enough ago;
 // their blobs go like all others.
-func (gc *collector) collectRepositories(g graces, c *tally) error {
+func (gc *collector) collectRepositories(s *steps, g graces, c *tally) error {
 	cutoff := gc.cutoff(g.manifest)
 	if g.now {
 		cutoff = math.MaxInt64
@@ -272,6 +274,9 @@ func (gc *collector) collectRepositories(g graces, c *tally) error {
 			return err
 		}
 		c.Manifests += n
+		if err := s.end(1); err != nil {
+			return err
+		}
 	}
 }
 
@@ -311,12 +316,12 @@ func (gc *collector) emptyRepositories(cutoff int64) (n int, err error) {
 }
 
 // collectManifests removes the manifests that are due.
-func (gc *collector) collectManifests(g graces, c *tally) error {
+func (gc *collector) collectManifests(s *steps, g graces, c *tally) error {
 	rules, err := gc.host.rulesNow()
 	if err != nil {
 		return err
 	}
-	return gc.collectLoose(g, g.manifest, c,
+	return gc.collectLoose(s, g, g.manifest, c,
 		`SELECT m.loose, m.repository, m.id, m.digest, r.name, m.deleted IS NOT NULL FROM manifest m`+g.index()+` JOIN repository r ON r.id = m.repository
 			WHERE m.loose < ?1 AND (m.loose, m.id) > (?2, ?4) AND ?3 IS NOT NULL`+g.onlyDeleted()+` ORDER BY m.loose, m.id LIMIT ?5`,
 		`UPDATE manifest SET loose = ?3 WHERE repository = ?1 AND id = ?2`,
@@ -338,8 +343,8 @@ func (gc *collector) collectManifests(g graces, c *tally) error {
 
 // collectLinks removes the links that are due, and the rows of blobs that have
 // no other.
-func (gc *collector) collectLinks(g graces, c *tally) error {
-	return gc.collectLoose(g, g.blob, c,
+func (gc *collector) collectLinks(s *steps, g graces, c *tally) error {
+	return gc.collectLoose(s, g, g.blob, c,
 		`SELECT l.loose, l.repository, l.blob, b.digest, r.name, 0
 			FROM link l JOIN blob b ON b.id = l.blob JOIN repository r ON r.id = l.repository
 			WHERE l.loose < ?1 AND (l.loose, l.repository, l.blob) > (?2, ?3, ?4)
@@ -363,11 +368,12 @@ func (gc *collector) collectLinks(g graces, c *tally) error {
 		})
 }
 
-// collectLoose goes through what the query finds due, in short transactions.
+// collectLoose goes through what the query finds due, in short transactions that need not wait for
+// the disk, unless remove says errMustLast.
 // remove takes one away, or finds that it must stay; removed is called when
 // that is committed. What a client was promised lately gets a new time by
 // extend, so that it is looked at again when the promise has been kept.
-func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query, extend string,
+func (gc *collector) collectLoose(s *steps, g graces, grace time.Duration, c *tally, query, extend string,
 	remove func(*tx, *looseRow) (bool, error), removed func(looseRow)) error {
 
 	cutoff := gc.cutoff(grace)
@@ -375,6 +381,9 @@ func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query
 		cutoff = math.MaxInt64
 	}
 	after := looseRow{loose: math.MinInt64}
+	write, own := gc.updateLazy, int64(0)
+	removing := condemned{promises: &gc.promises}
+	defer removing.end()
 	for {
 		// Most times nothing is due, which a reader finds out.
 		due, err := listRows[looseRow](gc, scanLoose, query, cutoff, after.loose, after.repo, after.id, 1)
@@ -382,21 +391,24 @@ func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query
 			return err
 		}
 		gc.at("collecting")
-		// Who makes a promise waits until it is seen what goes.
-		short := gc.heedsPromises(g, grace)
-		if short {
-			gc.promises.mu.Lock()
-		}
 		var gone []looseRow
-		var promised int
-		err = gc.update(func(t *tx) (err error) {
-			gone, promised = nil, 0
-			due, err = listRows(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, collectAtOnce)
+		var promised, seen int
+		size := s.size()
+		err = write(func(t *tx) (err error) {
+			gone, promised, seen = nil, 0, 0
+			removing.end() // of a run that failed
+			gc.sure.missing.Store(true)
+			s.removed = true
+			due, err = listRows(t, scanLoose, query, cutoff, after.loose, after.repo, after.id, size)
 			if err != nil {
 				return err
 			}
 			for _, x := range due {
-				if short && !x.deleted && gc.promises.held(x.repository, x.digest) {
+				if s.enough(t, seen) {
+					break
+				}
+				seen++
+				if gc.heedsPromises(g, grace) && !x.deleted && !removing.add(x.repository, x.digest) {
 					promised++
 					if !g.now {
 						_, err = t.exec(extend, x.repo, x.id, t.clock+int64((promiseTime-grace)/time.Second))
@@ -411,10 +423,13 @@ func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query
 					return err
 				}
 			}
+			gc.at("decided")
 			return nil
 		})
-		if short {
-			gc.promises.mu.Unlock()
+		removing.end()
+		if errors.Is(err, errMustLast) {
+			write, own = gc.update, 1
+			continue
 		}
 		if err != nil {
 			return err
@@ -423,12 +438,18 @@ func (gc *collector) collectLoose(g graces, grace time.Duration, c *tally, query
 			removed(x)
 		}
 		c.Promised += promised
-		if len(due) < collectAtOnce {
+		if len(due) < size && seen == len(due) {
 			return nil
 		}
-		after = due[len(due)-1]
+		after = due[seen-1]
+		if err := s.end(own); err != nil {
+			return err
+		}
 	}
 }
+
+// errMustLast is the error of a removal that has to be on the disk when it is committed.
+var errMustLast = errors.New("only in a durable transaction")
 
 // heedsPromises reports whether promises keep what is due by g: with a long
 // grace the rows themselves tell of them.
@@ -444,60 +465,62 @@ func (t *tx) live(query string, key ...any) (bool, error) {
 
 // emptyTrash removes the files of all blobs whose row is gone. They come in the
 // order of their directories, so that those of one need one sync.
-func (gc *collector) emptyTrash(ctx context.Context) (n int, err error) {
-	if !gc.removal.TryLock() {
-		return 0, nil // a backup needs the files; it tells when it has done
-	}
-	defer gc.removal.Unlock()
+func (gc *collector) emptyTrash(s *steps) (n int, err error) {
 	var errs []error
 	for last := digest.Digest(""); ; {
-		due, err := listRows(gc, scanOne[digest.Digest], `SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`, last, collectAtOnce)
-		if err != nil {
-			return n, err
+		due, err := listRows(gc, scanOne[digest.Digest], `SELECT digest FROM trash WHERE digest > ? ORDER BY digest LIMIT ?`, last, s.size())
+		if err == nil && len(due) > 0 {
+			err = s.certain()
 		}
-		for rest := due; len(rest) > 0 && ctx.Err() == nil; {
-			shard := gc.shardDir(rest[0])
-			k := 1
-			for k < len(rest) && gc.shardDir(rest[k]) == shard {
-				k++
-			}
-			removed, err := gc.unlink(rest[:k])
-			n += removed
-			errs = append(errs, err)
-			rest = rest[k:]
+		if err != nil || len(due) == 0 {
+			return n, errors.Join(append(errs, err)...)
 		}
-		if len(due) < collectAtOnce || ctx.Err() != nil {
+		if !gc.removal.TryLock() {
+			return n, errors.Join(errs...) // a backup needs the files; it tells when it has done
+		}
+		removed, err := gc.unlink(due)
+		gc.removal.Unlock()
+		n += removed
+		errs = append(errs, err)
+		last = due[len(due)-1]
+		if s.end(0) != nil {
 			return n, errors.Join(errs...)
 		}
-		last = due[len(due)-1]
 	}
 }
 
-// unlink removes the files of blobs in one shard, except of those whose rows
+// unlink removes the files of blobs, except of those whose rows
 // have come back, and drops the trash rows (2). It returns how many rows went;
 // one file that cannot be removed, or whose row cannot be looked for, does not keep
 // the others, and its trash row stays.
 func (gc *collector) unlink(list []digest.Digest) (n int, err error) {
 	var errs []error
 	var gone, back []digest.Digest
-	for _, d := range list { // in order, so that two of us do not wait for each other
+	var shards []string      // in which some have gone
+	for i, d := range list { // in order, so that two of us do not wait for each other
 		defer gc.digests.lock(d.String())()
+		shard := gc.shardDir(d)
 		if has, err := gc.hasBlob(d); err != nil {
 			errs = append(errs, err)
 		} else if has {
 			back = append(back, d)
-		} else if err := os.RemoveAll(filepath.Dir(gc.path(d))); err != nil {
+		} else if err := removeBlobDir(filepath.Dir(gc.path(d))); err != nil {
 			errs = append(errs, fmt.Errorf("removing the file of %s: %w", d, err))
 		} else {
 			os.Remove(gc.aside(d)) // scrubbing removes what stays
 			gc.log.Info("blob removed", "digest", d)
 			gone = append(gone, d)
+			if len(shards) == 0 || shards[len(shards)-1] != shard {
+				shards = append(shards, shard)
+			}
+		}
+		if i+1 == len(list) || gc.shardDir(list[i+1]) != shard {
+			gc.at("unlinked")
 		}
 	}
-	gc.at("unlinked")
-	if len(gone) > 0 {
+	for _, shard := range shards { // the first waits for the disk's journal, the others hardly
 		// A file must not come back after its trash row has gone.
-		if err := gc.syncDir(gc.shardDir(gone[0])); err != nil {
+		if err := gc.syncDir(shard); err != nil {
 			return 0, errors.Join(append(errs, err)...)
 		}
 	}
@@ -520,4 +543,14 @@ func (gc *collector) unlink(list []digest.Digest) (n int, err error) {
 		n = len(gone) + len(back)
 	}
 	return n, errors.Join(append(errs, err)...)
+}
+
+// removeBlobDir removes a blob's directory with all that is in it, which is one file as a rule. It
+// need not be there.
+func removeBlobDir(dir string) error {
+	os.Remove(filepath.Join(dir, "data"))
+	if os.Remove(dir) == nil {
+		return nil
+	}
+	return os.RemoveAll(dir)
 }

@@ -721,7 +721,7 @@ func TestFiguresAfterTheTrashWasEmptied(t *testing.T) {
 	if f := r.figures(); f.Reclaimable != (amount{1, 5}) || f.InGrace != (amount{}) {
 		t.Errorf("a file is about to go: %+v", f)
 	}
-	if _, err := r.st.collector.emptyTrash(t.Context()); err != nil {
+	if _, err := r.st.collector.emptyTrash(r.st.collector.steps(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if f := r.figures(); f.Reclaimable != (amount{}) || f.InGrace != (amount{}) {

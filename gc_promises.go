@@ -30,10 +30,11 @@ import (
 // halves by age; a half that is full, and the time before a process that has not heard
 // from the one before it, count as having promised everything.
 type promises struct {
-	mu         sync.Mutex // guards the rest; held while what is not promised goes
+	mu         sync.Mutex // guards the rest
 	uptime     func() time.Duration
 	begun      time.Duration // uptime when young began
 	young, old half
+	going      map[uint64]chan struct{} // by hash, what a transaction under way removes; closed when it has ended
 }
 
 type half struct {
@@ -54,11 +55,18 @@ func (p *promises) forget() {
 }
 
 // make promises that a repository's blob or manifest will stay for promiseTime.
-// Whoever sees it in the database after that may tell a client so.
+// Whoever sees it in the database after that may tell a client so. It waits for a transaction that
+// removes it, and for no other.
 func (p *promises) make(repository string, d digest.Digest) {
 	hash := hashPromise(repository, d)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for p.going[hash] != nil {
+		ended := p.going[hash]
+		p.mu.Unlock()
+		<-ended
+		p.mu.Lock()
+	}
 	p.age()
 	until := p.uptime() + promiseTime
 	if p.young.until == nil {
@@ -71,8 +79,7 @@ func (p *promises) make(repository string, d digest.Digest) {
 	}
 }
 
-// held reports whether there may be a promise. The caller holds mu until what
-// it does about it is done.
+// held reports whether there may be a promise. The caller holds mu.
 func (p *promises) held(repository string, d digest.Digest) bool {
 	return p.until(repository, d) > p.uptime()
 }
@@ -95,6 +102,51 @@ func (p *promises) age() {
 		p.old = half{}
 	}
 	p.young, p.begun = half{}, now
+}
+
+// condemned is what a transaction under way removes. Nobody is promised that it exists until it is
+// seen whether it still does.
+type condemned struct {
+	promises *promises
+	hashes   []uint64
+	ended    chan struct{} // nil without hashes
+}
+
+// add condemns a repository's blob or manifest, unless there may be a promise: then it is false.
+func (x *condemned) add(repository string, d digest.Digest) bool {
+	p := x.promises
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held(repository, d) {
+		return false
+	}
+	if x.ended == nil {
+		x.ended = make(chan struct{})
+	}
+	if p.going == nil {
+		p.going = make(map[uint64]chan struct{})
+	}
+	hash := hashPromise(repository, d)
+	p.going[hash] = x.ended
+	x.hashes = append(x.hashes, hash)
+	return true
+}
+
+// end is called when the transaction has ended.
+func (x *condemned) end() {
+	if x.ended == nil {
+		return
+	}
+	p := x.promises
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, hash := range x.hashes {
+		if p.going[hash] == x.ended { // else another transaction tries, after this one has failed
+			delete(p.going, hash)
+		}
+	}
+	close(x.ended)
+	x.hashes, x.ended = nil, nil
 }
 
 // hashPromise is the same in every process.

@@ -186,7 +186,7 @@ func TestCollectionBetweenAPushAndItsAnswer(t *testing.T) {
 		c.at = func(point string) {
 			if s := st.Load(); s != nil && point == "recorded" {
 				// All but the files, which the push has locked.
-				if err := s.collector.collectLinks(collectNow, new(tally)); err != nil {
+				if err := s.collector.collectLinks(s.collector.steps(t.Context()), collectNow, new(tally)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -211,8 +211,8 @@ func waitingIn(t testing.TB, function string) {
 	}
 }
 
-// A collection has decided what goes, and waits for the database. Whoever asks
-// now what there is must not be told of what goes.
+// A collection has decided what it removes, and has not committed. Whoever asks
+// now what there is must not be told of that.
 func TestAnswersWhileACollectionDecides(t *testing.T) {
 	alone(t, "the stacks of all goroutines are looked through for one that waits")
 	index, _ := ociIndex(ociImage("{}", "layer").manifest)
@@ -232,7 +232,7 @@ func TestAnswersWhileACollectionDecides(t *testing.T) {
 			}},
 		{"HEAD of a manifest", func(r *registry) {
 			r.pushImage("a", "x", "{}", "layer")
-			r.want(202, "DELETE", "/v2/a/manifests/x", nil)
+			r.pushImage("a", "x", "{}", "newer")
 		}, false,
 			func(r *registry) (*reply, error) { return r.try("HEAD", "/v2/a/manifests/"+im.digest.String(), nil) },
 			func(r *registry) {
@@ -256,7 +256,15 @@ func TestAnswersWhileACollectionDecides(t *testing.T) {
 			}},
 	} {
 		t.Run(x.name, func(t *testing.T) {
-			r := startRegistry(t, func(c *config) { c.untaggedGrace = time.Hour })
+			var decided func()
+			r := startRegistry(t, func(c *config) {
+				c.untaggedGrace = time.Hour
+				c.at = func(point string) {
+					if point == "decided" && decided != nil {
+						decided()
+					}
+				}
+			})
 			x.prepare(r)
 			r.st.promises.forget()
 			var wg sync.WaitGroup
@@ -269,25 +277,21 @@ func TestAnswersWhileACollectionDecides(t *testing.T) {
 					}
 				})
 			}
-			release := busyWriter(t, r.st)
-			defer release()
 			if x.first {
+				release := busyWriter(t, r.st)
+				defer release()
 				ask()
 				queued(r.st, 1)
-			}
-			wg.Go(func() {
-				if _, err := r.st.collector.collect(t.Context(), collectNow); err != nil {
-					t.Error(err)
-				}
-			})
-			if !x.first {
-				queued(r.st, 1)
-				ask()
-				waitingIn(t, "(*promises).make")
-			} else {
+				wg.Go(func() { r.collect(collectNow) })
 				queued(r.st, 2)
+				release()
+			} else {
+				decided = sync.OnceFunc(func() {
+					ask()
+					waitingIn(t, "(*promises).make")
+				})
+				r.collect(collectNow)
 			}
-			release()
 			wg.Wait()
 			if answer.status == 200 || answer.status == 201 {
 				x.then(r)

@@ -86,7 +86,7 @@ func (gc *collector) dropUpload(id, repository, owner string, c *tally) error {
 }
 
 // expireUploads ends sessions that were idle for the expiry.
-func (gc *collector) expireUploads(g graces, c *tally) error {
+func (gc *collector) expireUploads(_ *steps, g graces, c *tally) error {
 	if err := gc.dropUploads(c); err != nil {
 		return err
 	}

@@ -197,6 +197,7 @@ func newStore(cfg storeConfig) *store {
 	}
 	data.notice = func(err error) { st.ruined(err) }
 	st.collector = &collector{store: st, wake: make(chan struct{}, 1), trashed: make(chan struct{}, 1)}
+	st.collector.sure.missing.Store(true)
 	st.scrubber = &scrubber{store: st, suspects: make(chan digest.Digest, 100)}
 	st.snapshots = &snapshots{store: st, changed: make(chan struct{}, 1)}
 	st.retainer = &retainer{store: st, tagged: make(chan struct{}, 1), rulesChanged: make(chan struct{}, 1)}

@@ -800,7 +800,7 @@ func TestBlobDeletedAgainWhileTheJanitorWaits(t *testing.T) {
 	})
 	<-placed
 	wg.Go(func() {
-		if _, err := r.st.collector.emptyTrash(context.Background()); err != nil {
+		if _, err := r.st.collector.emptyTrash(r.st.collector.steps(context.Background())); err != nil {
 			t.Error(err)
 		}
 	})

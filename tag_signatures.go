@@ -31,12 +31,16 @@ func signatureTag(d digest.Digest) string {
 const signatureTags = `SELECT name FROM tag WHERE repository = ?1 AND name >= ?2 AND name < ?2 || '/' AND (name = ?2 OR substr(name, length(?2) + 1, 1) = '.')`
 
 // dropSignatures takes away the tags that belong to an image which has just been
-// collected, but for those that a rule names.
+// collected, but for those that a rule names. The error is errMustLast if there are some and
+// the transaction does not wait for the disk.
 func (t *tx) dropSignatures(repo storedRepository, d digest.Digest, rules *tagRules) error {
 	tags, err := listRows(t, scanOne[string], signatureTags, repo.id, signatureTag(d))
 	tags = slices.DeleteFunc(tags, func(tag string) bool { return rules.immutableBy(repo.name, tag) != nil })
 	if err != nil || len(tags) == 0 {
 		return err
+	}
+	if !t.durable { // whoever hears of it may not hear the same again
+		return errMustLast
 	}
 	c := author{who: "retention", overwrite: true}.change("retention", "with its image")
 	for _, tag := range tags {
