@@ -241,13 +241,15 @@ func isLink(path string) bool {
 }
 
 // writeNew writes a file that is not there.
-func writeNew(path string, body []byte) error {
+func writeNew(path string, body []byte) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = f.Write(body)
-	return errors.Join(err, f.Close())
+	if _, err := f.Write(body); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // openSized opens a file that must have size bytes; errDamaged if it has not.

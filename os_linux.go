@@ -85,6 +85,23 @@ func syncFileSystem(f *os.File, dirs map[string]bool) (done bool, err error) {
 	return false, nil // FUSE, for one, would do nothing and say that it is done
 }
 
+// littleDirty reports whether the machine has little to write, so that the sync of a whole file system
+// takes no longer than that of what was written to it just now.
+func littleDirty() bool {
+	const little = 32 << 10 // KiB
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		var n int
+		if k, _ := fmt.Sscanf(line, "Dirty: %d kB", &n); k == 1 {
+			return n < little
+		}
+	}
+	return false
+}
+
 // tellsErrors reports whether this kernel's syncfs tells of writes that failed:
 // since 5.8.
 func tellsErrors() bool {

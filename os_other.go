@@ -51,3 +51,5 @@ func memory() (total int64, limited bool) { return 0, false }
 
 // clockSynced would report whether a time server keeps the clock right; there is no portable call.
 func clockSynced() (synced, known bool) { return false, false }
+
+func littleDirty() bool { return false }

@@ -109,6 +109,7 @@ type settings struct {
 	sparse        bool          // what a manifest refers to may be absent
 	readOnly      bool          // pushes and deletes are refused, and nothing is collected
 	noDelete      bool          // deletes are refused, also those by rules
+	syncImages    bool          // blobs are synced with the manifest that needs them
 	usersFile     string        // who may log in,
 	policyFile    string        // and do what: for backups
 	budget        budget
@@ -201,7 +202,7 @@ func newStore(cfg storeConfig) *store {
 	st.scrubber = &scrubber{store: st, suspects: make(chan digest.Digest, 100)}
 	st.snapshots = &snapshots{store: st, changed: make(chan struct{}, 1)}
 	st.retainer = &retainer{store: st, tagged: make(chan struct{}, 1), rulesChanged: make(chan struct{}, 1)}
-	st.small = &smallBlobs{store: st, unsynced: unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1)}}
+	st.small = &smallBlobs{store: st, unsynced: unsynced{first: make(chan struct{}, 1), many: make(chan struct{}, 1), files: make(map[digest.Digest]*unsyncedFile)}}
 	st.uploads = newUploads(st)
 	st.robots = &robots{store: st}
 	st.stats = &statistics{store: st}
@@ -230,6 +231,9 @@ func (st *store) openToWrite() error {
 		return err
 	}
 	if err := st.completeShards(); err != nil {
+		return err
+	}
+	if st.small.whole, err = os.Open(filepath.Join(st.dir, "blobs")); err != nil {
 		return err
 	}
 	reserved, err := isThere(filepath.Join(st.dir, reserveFile))
@@ -290,6 +294,9 @@ func (st *store) close() error {
 		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.savePulls(), st.events.save(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
+	if st.small.whole != nil {
+		err = errors.Join(err, st.small.whole.Close())
+	}
 	return errors.Join(err, st.database.close(), st.dataDir.letGo())
 }
 
@@ -301,6 +308,7 @@ func (st *store) lasting(name string, loop func(context.Context)) func(context.C
 func (st *store) begin(t *tx, durable bool) error {
 	t.clock = int64(st.uptime() / time.Second)
 	t.events = st.events
+	t.unsynced = &st.small.unsynced
 	if err := errors.Join(st.pulls.ride(t), st.events.ride(t)); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -33,6 +34,8 @@ type content struct {
 	temp   *os.File // that file, which has all of it; or nil, if only body does
 
 	admitted bool // there is room reserved for body among the unsynced
+	synced   bool // temp is
+	named    bool // path may be there though temp is not
 }
 
 // commitBlob makes c a blob of a repository and ends the session, if there is one
@@ -40,10 +43,12 @@ type content struct {
 // nothing of it is visible.
 func (st *store) commitBlob(repository string, c content, session string, by author) error {
 	defer func() { st.drop(&c) }()
-	if c.body == nil {
+	later := st.syncImages && st.small.waiting.Load() < maxUnsyncedFiles // its file may wait
+	if c.body == nil && c.size > maxBeside && !later {
 		if err := st.syncUpload(c.temp); err != nil {
 			return err
 		}
+		c.synced = true
 	}
 	d := c.digest
 	unlock := st.digests.lock(d.String())
@@ -53,7 +58,7 @@ func (st *store) commitBlob(repository string, c content, session string, by aut
 		return err
 	}
 	small := c.admitted && !had
-	if c.body != nil && !small {
+	if had && !c.synced {
 		// A file that is there must not be replaced by one that is not safe.
 		if err := c.makeUpload(); err != nil {
 			return err
@@ -61,24 +66,46 @@ func (st *store) commitBlob(repository string, c content, session string, by aut
 		if err := st.syncUpload(c.temp); err != nil {
 			return err
 		}
+		c.synced = true
+	}
+	if !small && c.temp != nil {
 		c.body = nil
 	}
 	key := st.small.count.Add(1) // before the file is written: doubt is up to here
-	if err := st.place(&c, had, small); err != nil {
+	file, err := st.place(&c, had, small)
+	if err != nil {
 		return fmt.Errorf("moving the upload into place: %w", err)
 	}
 	st.at("placed")
 	st.promises.make(repository, d)
-	err = st.update(func(t *tx) error {
+	var beside *unsyncedFile
+	if !small && !c.synced {
+		beside = st.small.expect(d, file)
+		if !later {
+			st.small.ask(beside)
+		}
+	}
+	update := st.update
+	if later {
+		update = st.updateLazy
+	}
+	err = update(func(t *tx) error {
 		blob, err := t.addBlob(repository, d, c.size)
-		if err == nil && small {
-			_, err = t.exec(`INSERT INTO unsynced (blob, n, body) VALUES (?, ?, ?)`, blob, key, c.body)
+		if err == nil && (small || beside != nil) {
+			_, err = t.exec(`INSERT INTO unsynced (blob, n, body) VALUES (?, ?, ?)`, blob, key, c.keeps(small))
 		}
 		if err != nil {
 			return err
 		}
 		return t.endUpload(session, repository, c, by)
 	})
+	if beside != nil && (!later || err != nil) {
+		if e := st.small.await([]*unsyncedFile{beside}); e != nil {
+			st.small.withdraw(d)
+			return errors.Join(err, e)
+		}
+		st.at("synced")
+	}
 	if err != nil {
 		// Whether a commit took place whose sync failed shows only after a
 		// crash, so the file must stay. On a full disk there was none, and the
@@ -103,9 +130,21 @@ func (st *store) commitBlob(repository string, c content, session string, by aut
 	st.small.find(d)
 	if small {
 		c.admitted = false // it stays, until it is synced
+	} else if beside != nil && later {
+		st.small.bytes.Add(c.size)
+	}
+	if small || beside != nil {
 		st.small.wake()
 	}
 	st.collector.wakeUp()
+	return nil
+}
+
+// keeps returns what the database keeps of a blob whose file is not synced: its bytes, if it is small.
+func (c *content) keeps(small bool) any {
+	if small {
+		return c.body
+	}
 	return nil
 }
 
@@ -146,6 +185,8 @@ func (st *store) drop(c *content) {
 	}
 	if c.temp != nil {
 		c.temp.Close()
+	}
+	if c.temp != nil || c.named {
 		os.Remove(c.path)
 	}
 }
@@ -173,39 +214,49 @@ func (c *content) makeUpload() (err error) {
 	return nil
 }
 
-// place gives content its final path, and unless it is small syncs every
-// directory that changes. A file that is there already is replaced, never
-// trusted: so pushing again repairs. had says that there is a row already. The
-// caller holds the digest's lock.
+// place gives content its final path, and syncs every directory that changes if its
+// file is synced. A file that is there already is replaced, never trusted: so pushing
+// again repairs. had says that there is a row already, and small that nobody waits for the
+// file. Else, if that is not synced, it is returned, open, where it may be. The caller holds
+// the digest's lock.
 //
 // Where the file system has hard links, the session keeps its name for the
 // file of a new blob until the row is committed: a crash in between must not
 // cost a client what was acknowledged. Not so if there is a row already: the
 // session could go on to write into a file that is being served.
-func (st *store) place(c *content, had, small bool) error {
+func (st *store) place(c *content, had, small bool) (file *os.File, err error) {
+	defer func() {
+		if err != nil && file != nil {
+			file.Close()
+		}
+	}()
 	if err := st.makeShards(c.digest.Algorithm(), st.blobsAreHere); err != nil {
-		return err
+		return file, err
 	}
 	path := st.path(c.digest)
 	dir := filepath.Dir(path)
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+		return file, err
 	}
 	if c.temp == nil {
 		os.Remove(path) // rubbish by (1), and perhaps another name of a session's file
-		err := writeNew(path, c.body)
+		f, err := writeNew(path, c.body)
+		if err == nil {
+			return openOnly(f, !small)
+		}
 		if !errors.Is(err, fs.ErrExist) {
-			if err != nil {
-				os.RemoveAll(dir) // a full disk needs the room
-			}
-			return err
+			os.RemoveAll(dir) // a full disk needs the room
+			return nil, err
 		}
 		// Windows does not remove what is being read.
 		if err := c.makeUpload(); err != nil {
-			return err
+			return file, err
 		}
 	}
-	c.temp.Close() // or Windows would not rename it
+	if file, err = openOnly(c.temp, !small && !c.synced); err != nil {
+		return file, err
+	}
+	c.temp, c.named = nil, true
 	changed := []string{dir, filepath.Dir(dir)}
 	linked := false
 	if !had {
@@ -218,20 +269,29 @@ func (st *store) place(c *content, had, small bool) error {
 			// Windows does not replace a file that is being read. If it is a
 			// good copy, nothing is lost.
 			if verifyFile(path, c.digest) != nil {
-				return err
+				return file, err
 			}
 		}
 	}
 	st.at("renamed")
-	if small {
-		return nil
+	if !c.synced {
+		return file, nil
 	}
 	for _, dir := range changed {
 		if err := st.syncDir(dir); err != nil {
-			return err
+			return file, err
 		}
 	}
-	return nil
+	return nil, nil
+}
+
+// openOnly returns a file that is to stay open, and closes any other. On Windows none does: it
+// would not rename one that is open.
+func openOnly(f *os.File, open bool) (*os.File, error) {
+	if open && runtime.GOOS != "windows" {
+		return f, nil
+	}
+	return nil, f.Close()
 }
 
 // openBlob opens a repository's blob for reading, and with promise makes sure that
@@ -249,6 +309,11 @@ func (st *store) openBlob(repository string, d digest.Digest, promise bool) (io.
 	}
 	if st.small.lacks(d) {
 		return nil, unknownBlob(repository, d)
+	}
+	if promise && !st.syncImages {
+		if err := st.small.await(st.small.unsyncedOf(d)); err != nil {
+			return nil, unknownBlob(repository, d)
+		}
 	}
 	if known.body != nil && !promise {
 		return &inMemory{*bytes.NewReader(known.body), known}, nil
@@ -447,8 +512,15 @@ func (st *store) mountBlob(repository, from string, d digest.Digest, by author) 
 	}
 	f.Close()
 	st.promises.make(repository, d)
-	err = st.update(func(t *tx) error {
+	update := st.updateSynced
+	if st.syncImages {
+		update = st.updateLazy
+	}
+	err = update(func(t *tx) error {
 		_, blob, err := t.findBlob(from, d)
+		if err == nil && !st.syncImages {
+			err = t.needSynced([]digest.Digest{d})
+		}
 		if err != nil {
 			return err
 		}

@@ -66,6 +66,7 @@ type tx struct {
 	durable   bool     // it waits for the disk, for one of its writes at least
 	committed []func() // called when all of it is committed; those of a write that fails are not
 
+	unsynced *unsynced   // what is not synced yet
 	events   *eventQueue // that what it does is announced in; nil for none
 	roomMade []string    // the endpoints for whose events it has made room; none after a write that fails
 }

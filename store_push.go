@@ -8,6 +8,7 @@ package main
 import (
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -28,6 +29,9 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 		return err
 	}
 	if err := st.lookForMissing(repository, m); err != nil {
+		return err
+	}
+	if err := st.small.await(st.small.unsyncedOf(slices.Concat(m.blobs, m.children)...)); err != nil {
 		return err
 	}
 	st.promises.make(repository, m.digest)

@@ -171,6 +171,11 @@ func (t *tx) insertManifest(repo int64, m *manifest, may allowance) (id int64, e
 	if len(missing) > 0 {
 		return 0, missingError(missing)
 	}
+	if !may.damaged {
+		if err := t.needSynced(m.blobs, m.children); err != nil {
+			return 0, err
+		}
+	}
 
 	subject, annotations := m.about()
 	err = t.get(`
@@ -286,7 +291,7 @@ func (st *store) damageManifest(id int64, d digest.Digest) error {
 // relate records anew what a manifest refers to. What is not here counts as
 // damaged, so that pushing it again makes it whole, unless it may be absent.
 func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
-	return st.update(func(t *tx) error {
+	return st.updateSynced(func(t *tx) error {
 		var still bool
 		if err := t.get(`SELECT EXISTS (SELECT 1 FROM manifest WHERE id = ? AND repository = ? AND digest = ?)`, []any{id, repo, m.digest}, &still); err != nil || !still {
 			return err
@@ -298,6 +303,9 @@ func (st *store) relate(repo, id int64, m *manifest, sparse bool) error {
 		subject, annotations := m.about()
 		if _, err := t.exec(`UPDATE manifest SET subject = ?2, artifact_type = ?3, annotations = ?4, met = ?2 IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s
 			WHERE s.repository = manifest.repository AND s.digest = ?2) WHERE id = ?1`, id, subject, m.artifactType, annotations); err != nil {
+			return err
+		}
+		if err := t.needSynced(m.blobs, m.children); err != nil {
 			return err
 		}
 		for _, d := range m.blobs {

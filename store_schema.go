@@ -71,7 +71,7 @@ CREATE TABLE repository (
 -- For the collector, which of many repositories wants the few that are deleted.
 CREATE INDEX repository_deleted ON repository (deleted) WHERE deleted IS NOT NULL;
 
--- A row implies a file with these bytes (1 in store.go); until that is synced unsynced has them too.
+-- A row implies a file with these bytes (1 in store.go); until that is synced unsynced has a row.
 CREATE TABLE blob (
 	id      INTEGER PRIMARY KEY,
 	digest  TEXT NOT NULL UNIQUE,
@@ -232,11 +232,11 @@ CREATE TABLE history (
 -- The history of a repository, or of a tag.
 CREATE INDEX history_name ON history (repository, tag, change);
 
--- The bytes of small blobs whose files are not synced yet (store_small.go).
+-- Blobs whose files may not be synced yet (store_unsynced.go), and the bytes of small ones (store_small.go).
 CREATE TABLE unsynced (
 	blob INTEGER PRIMARY KEY REFERENCES blob ON DELETE CASCADE,
 	n    INTEGER NOT NULL, -- no two of one process have the same
-	body BLOB NOT NULL
+	body BLOB              -- NULL for those that only their files have
 ) STRICT;
 ` + eventTable + triggers
 
@@ -368,6 +368,17 @@ ALTER TABLE token ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE token ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
 ALTER TABLE token ADD COLUMN member TEXT NOT NULL DEFAULT '[]';
 ` + eventTable,
+	// To 11: the database had the bytes of all blobs whose files were not synced.
+	`
+ALTER TABLE unsynced RENAME TO unsynced_before;
+CREATE TABLE unsynced (
+	blob INTEGER PRIMARY KEY REFERENCES blob ON DELETE CASCADE,
+	n    INTEGER NOT NULL,
+	body BLOB
+) STRICT;
+INSERT INTO unsynced (blob, n, body) SELECT blob, n, body FROM unsynced_before;
+DROP TABLE unsynced_before;
+`,
 }
 
 // otherVersion says why a database, of which what is the name, cannot be opened; nil if it is

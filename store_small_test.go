@@ -10,10 +10,19 @@ import (
 	"testing"
 )
 
-// unsyncedRows is how many small blobs' bytes the database keeps.
+// unsyncedRows is how many blobs may have files that are not synced.
 func (r *registry) unsyncedRows() (n int) {
 	r.t.Helper()
 	if err := r.st.get(`SELECT count(*) FROM unsynced`, nil, &n); err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// copies is how many of them the database has the bytes of.
+func (r *registry) copies() (n int) {
+	r.t.Helper()
+	if err := r.st.get(`SELECT count(body) FROM unsynced`, nil, &n); err != nil {
 		r.t.Fatal(err)
 	}
 	return n
@@ -282,14 +291,14 @@ func TestBytesThatTheDatabaseKeepsAreBounded(t *testing.T) {
 		files = r.st.fileSyncs.Load()
 		r.want(200, "GET", "/v2/a/blobs/"+sum(content).String(), nil).is(content)
 	}
-	if n := r.unsyncedRows(); n != 1 {
+	if n := r.copies(); n != 1 {
 		t.Errorf("the database keeps %d blobs, want one", n)
 	}
 	if err := r.st.small.sync(); err != nil {
 		t.Fatal(err)
 	}
 	r.pushBlob("a", "there is room again")
-	if n := r.unsyncedRows(); n != 1 || r.st.fileSyncs.Load() > files+4 {
+	if n := r.copies(); n != 1 || r.st.fileSyncs.Load() > files+4 {
 		t.Errorf("after the sync the database keeps %d blobs, want one", n)
 	}
 }

@@ -1,4 +1,4 @@
-// What images of small blobs wear of a disk.
+// What pushes wear of a disk.
 
 package main
 
@@ -23,21 +23,23 @@ func bytesWritten(t testing.TB) (n int64) {
 	return n
 }
 
-// A small blob's bytes are written to its file and to SQLite's log, and with the
-// log to the database, whose pages take the next ones' after the sync. With them go
-// the pages of SQLite that change, eleven of 2 KiB for a blob and fourteen for a
-// manifest, and the blocks of the file system for a file and its directory. The bounds
-// are half as much again as was measured on ext4.
-func TestWrittenForAnImageOfSmallBlobs(t *testing.T) {
+// A blob's bytes are written to its file, and those of a very small one to SQLite's log and
+// the database as well. With them go the pages of SQLite that change, and the blocks of the
+// file system for a file and its directory. The table is in docs/numbers.md, in
+// hundredths of a byte for each byte pushed; measured on ext4. More than a tenth above it fails.
+func TestBytesWrittenForEachByteOfAnImage(t *testing.T) {
 	slow(t)
 	alone(t, "what the whole process writes is counted")
-	const images = 50
 	for _, c := range []struct {
-		layer int   // bytes in each of three layers
-		most  int64 // bytes written for an image
+		layer  int // bytes in each of three layers
+		images int
+		most   float64 // bytes written for each byte of content
 	}{
-		{2 << 10, 320_000}, // 214,000 measured, for 7,881 bytes of content
-		{65000, 1_120_000}, // 750,000 measured, for 196,740
+		{2 << 10, 50, 27.3},
+		{16 << 10, 50, 5.2},
+		{64 << 10, 50, 1.92},
+		{1 << 20, 10, 1.06},
+		{64 << 20, 1, 1.003},
 	} {
 		r := diskRegistry(t)
 		if err := r.st.keepReserve(); err != nil {
@@ -54,14 +56,13 @@ func TestWrittenForAnImageOfSmallBlobs(t *testing.T) {
 			}
 		}
 		settle()
-		written, commits, files := bytesWritten(t), r.st.writer.syncs.Load(), r.st.fileSyncs.Load()
-		content, runs := 0, int64(1)
-		for i := range uint64(images) {
+		written, commits := bytesWritten(t), r.st.writer.syncs.Load()
+		content := 0
+		for i := range uint64(c.images) {
 			parts := []string{noise(4*i, 1<<10), noise(4*i+1, c.layer), noise(4*i+2, c.layer), noise(4*i+3, c.layer)}
 			im := r.pushImage("a", fmt.Sprint("n", i), parts[0], parts[1:]...)
 			content += 1<<10 + 3*c.layer + len(im.manifest)
 			if r.st.small.bytes.Load() >= syncBytes {
-				runs++
 				if err := r.st.small.sync(); err != nil {
 					t.Fatal(err)
 				}
@@ -69,23 +70,17 @@ func TestWrittenForAnImageOfSmallBlobs(t *testing.T) {
 		}
 		settle()
 		commits = r.st.writer.syncs.Load() - commits
-		files = r.st.fileSyncs.Load() - files
 		written = bytesWritten(t) - written
-		t.Logf("an image of %d bytes: %d bytes written, %.2f times as many; %.2f durable commits, %.2f syncs of files",
-			content/images, written/images, float64(written)/float64(content), float64(commits)/images, float64(files)/images)
-		if commits != 5*images {
-			t.Errorf("%d durable commits for %d images, want one for each config, layer and manifest", commits, images)
-		}
-		// Where a file system is synced as a whole, that is all; else each blob has a
-		// file and a directory, and the directories of those are shared.
-		if done, _ := syncFileSystem(r.st.lock, nil); done && files != runs || !done && (files <= 8*images || files > 12*images) {
-			t.Errorf("%d syncs of files for %d images in %d runs (the file system at once: %t)", files, images, runs, done)
+		each := float64(written) / float64(content)
+		t.Logf("layers of %d bytes: %d bytes written for an image of %d, %.3f for each", c.layer, written/int64(c.images), content/c.images, each)
+		if commits != 5*int64(c.images) {
+			t.Errorf("%d durable commits for %d images, want one for each config, layer and manifest", commits, c.images)
 		}
 		switch {
 		case written == 0:
 			t.Log("NOT TESTED: this file system writes no bytes that the kernel counts")
-		case written/images > c.most:
-			t.Errorf("%d bytes are written for an image of %d bytes, want at most %d", written/images, content/images, c.most)
+		case each > 1.1*c.most:
+			t.Errorf("layers of %d bytes: %.3f bytes are written for each byte pushed, want at most a tenth more than %.3f", c.layer, each, c.most)
 		}
 	}
 }

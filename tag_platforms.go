@@ -261,7 +261,7 @@ func (e *errPlatformsUnknown) Error() string { return "platforms are still to be
 // files: then they are read outside of the transaction, and it runs again.
 func (pf *platformFinder) updateKnowing(fn func(*tx) error) error {
 	for {
-		err := pf.update(fn)
+		err := pf.updateSynced(fn)
 		var look *errPlatformsUnknown
 		if !errors.As(err, &look) {
 			return err

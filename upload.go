@@ -313,7 +313,7 @@ func (up *uploads) finish(u *upload, d digest.Digest, by author) error {
 func (up *uploads) seal(u *upload, algorithm digest.Algorithm) (c content, err error) {
 	if u.held != nil {
 		c = content{digest: algorithm.FromBytes(u.held), size: int64(len(u.held)), body: u.held, path: up.uploadPath(u.id)}
-		c.admitted = up.small.takeRoom(c.size)
+		c.admitted = c.size <= maxSmall && up.small.takeRoom(c.size)
 		return c, nil
 	}
 	c.size, c.path = u.offset.Load(), up.uploadPath(u.id)

@@ -60,7 +60,7 @@ func (s *server) receive(w http.ResponseWriter, r *http.Request, u *upload, last
 		body.left = limit - offset
 	}
 	var n int64
-	if last && offset == 0 && want > 0 && want == r.ContentLength && want <= maxSmall {
+	if last && offset == 0 && want > 0 && want == r.ContentLength && want <= maxHeldSize {
 		n, err = s.st.uploads.hold(u, body, want)
 	} else {
 		n, err = s.st.uploads.append(u, body)
