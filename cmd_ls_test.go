@@ -57,7 +57,7 @@ func TestListsForPeople(t *testing.T) {
 			t.Errorf("berth ls %s: %v\n%swant\n%s", x.args, err, out, x.want)
 		}
 	}
-	for _, missing := range []string{"home", "home/app:2"} {
+	for _, missing := range []string{"hom", "home/app:2"} {
 		if out, err := runOnceOn(t, r.st, "ls", missing); err == nil {
 			t.Errorf("berth ls %s says %q", missing, out)
 		}

@@ -13,9 +13,9 @@ func deliveries() int {
 	return strings.Count(string(text[:runtime.Stack(text, true)]), ".(*delivery).run(")
 }
 
-// An endpoint that is taken out of events.toml has no goroutine any more, and one that is put in again has one. This test is
-// not parallel: others' would be counted.
+// An endpoint that is taken out of events.toml has no goroutine any more, and one that is put in again has one.
 func TestDeliveryEndsWithItsEndpoint(t *testing.T) {
+	alone(t, "the goroutines of the whole process are counted")
 	one, two := newHook(t), newHook(t)
 	const both = "[[endpoint]]\nname = \"one\"\nurl = \"%s\"\n[[endpoint]]\nname = \"two\"\nurl = \"%s\"\n"
 	r := startRegistry(t, hooked(t, both, one.http.URL, two.http.URL))

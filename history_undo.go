@@ -241,7 +241,7 @@ func (u *undoing) repository(s step) error {
 	var id int64
 	err := u.get(`SELECT id FROM repository WHERE name = ? AND emptying = 0`, []any{s.new}, &id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return errCannotUndo.saying("the contents of %s are no longer kept: they are back already, were deleted again by a later change, or `berth gc` has removed them, after their grace period or with --now", s.repository)
+		return errCannotUndo.saying("the contents of %s are no longer kept: they are back already, were deleted again by a later change, or their grace period is over or was ended by `berth gc --now`", s.repository)
 	}
 	if err != nil {
 		return err
