@@ -32,6 +32,7 @@ type textFlags struct {
 	maxBlob   string
 	minFree   string
 	scrubRate string
+	sync      string
 	stall     time.Duration
 	proxies   string
 	pages     string
@@ -117,6 +118,10 @@ var serverFlags = []struct {
 			func(_ *config, t *textFlags) any { return &t.minFree }},
 		{"stall-timeout", "DURATION", "1m", "drop a client when no byte moves for this long. 0: never",
 			func(_ *config, t *textFlags) any { return &t.stall }},
+	}},
+	{"What survives a power cut", []flagDef{
+		{"sync", "blob|image", "blob", "what is on the disk once a client has its answer\n`blob`: every blob and every manifest\n`image`: every manifest with all that it needs; a blob by itself survives only a crash of Berth. It waits less for the disk, and writes less",
+			func(_ *config, t *textFlags) any { return &t.sync }},
 	}},
 	{"Reading everything again, to find damage", []flagDef{
 		{"scrub-every", "DURATION", "30d", "how often everything stored is read again. 0: never",

@@ -264,6 +264,10 @@ func (cfg *config) read(text *textFlags) error {
 	if err := cfg.readAccess(text); err != nil {
 		return err
 	}
+	if text.sync != "blob" && text.sync != "image" {
+		return fmt.Errorf("--sync: say blob or image, not %q", text.sync)
+	}
+	cfg.syncImages = text.sync == "image"
 	if text.format != "text" && text.format != "json" {
 		return fmt.Errorf("--log-format: say text or json, not %q", text.format)
 	}

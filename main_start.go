@@ -114,6 +114,9 @@ func (cfg *config) open() (*server, error) {
 		return nil, errors.Join(err, st.close())
 	}
 	st.at("opened")
+	if st.syncImages {
+		st.log.Info("blobs are synced to the disk when a manifest that needs them is pushed", "sync", "image")
+	}
 	if err := st.forgetBefore(); err != nil && !st.readOnlyDisk {
 		return nil, errors.Join(err, st.close())
 	}

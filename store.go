@@ -15,10 +15,11 @@
 //
 // The invariants, which check verifies and other files cite by number:
 //
-//  1. A blob row implies a whole, synced, verified file at its final path,
-//     unless the row says that it is damaged: then the blob is not there for
-//     anybody. A file without a row is rubbish and may be removed. A file that
-//     is not synced yet has its bytes in the database as well (store_small.go).
+//  1. A blob row implies a whole, verified file at its final path, unless the row
+//     says that it is damaged: then the blob is not there for anybody. A file
+//     without a row is rubbish and may be removed. A file that is not synced yet
+//     has a row in unsynced (store_unsynced.go): a start after a crash writes it
+//     again, or verifies it, before anybody gets it. What a manifest needs is synced.
 //  2. Put: file first, then row. Remove: row first, then file, under the
 //     digest's lock and only if the row is still absent.
 //  3. A manifest row implies rows, in that repository, for its config, its
@@ -133,7 +134,7 @@ type settings struct {
 
 // openStore opens or creates the data directory. On a disk that cannot be
 // written it opens for pulls only. Work done here is in proportion to the
-// uploads that were open and to the small blobs whose files were not synced, not to
+// uploads that were open and to the blobs whose files were not synced, not to
 // what is stored.
 func openStore(cfg storeConfig) (_ *store, err error) {
 	st := newStore(cfg)
@@ -271,7 +272,7 @@ func (st *store) begun() error {
 		return err
 	}
 	if err := st.small.recover(); err != nil {
-		return fmt.Errorf("writing small blobs again: %w", err)
+		return fmt.Errorf("looking at blobs whose files may not be synced: %w", err)
 	}
 	st.promises.begin(st.uptime)
 	st.promises.recall(st.dir)

@@ -1,15 +1,14 @@
-// Small blobs: one wait for the disk, not four.
+// Small blobs: bytes in the database until their files are synced.
 //
-// A blob's file is safe when the file is synced, and its directory, and the
-// directory of that; only then may its row be committed, which is another wait.
-// For a config of a KiB that is all there is to a push. So a small blob's bytes
-// go into the database together with its row, in a commit that many writers
-// share, and its file is written without waiting for it. A little later the
-// files of many are synced at once, and the database forgets their bytes.
+// The sync of a file costs what the journal of a file system writes for it, for its
+// directory, and for the directory of that. For a config of a KiB that is most of
+// a push. So a small blob's bytes go into the database together with its row, in a
+// commit that many writers share, and its file is written without waiting for it. A
+// little later the files of many are synced at once, and the database forgets their bytes.
 //
 // If the machine dies in between, the next start writes those files again,
 // before anything is served. So (1) in store.go holds whenever there is anybody
-// to see it.
+// to see it. store_unsynced.go has what becomes of larger blobs.
 
 package main
 

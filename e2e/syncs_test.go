@@ -21,7 +21,7 @@ import (
 // Not beside others: a process that another test starts closes the files that this one has on a disk of its own
 // process, which cannot answer while Go waits for that process to begin.
 func TestMetricsTellHowOftenTheDiskSyncs(t *testing.T) {
-	v := newVictim(t, 1)
+	v := newVictim(t, 1, false)
 	if err := v.start(v.disk.Arm(lossyfs.Plan{})); err != nil {
 		t.Fatal(err)
 	}
