@@ -243,7 +243,8 @@ type salvaged struct {
 	repository string
 	manifest   *manifest
 	made       bool                   // by the registry
-	had        map[digest.Digest]bool // the blobs that it used; not read but from a sparse registry
+	partly     bool                   // an index that was imported without all of its members
+	had        map[digest.Digest]bool // the blobs that it used; not read but from a sparse registry, or for such an index
 }
 
 // A restorer puts into its store, which has the snapshot, what the damaged database still tells.
@@ -339,8 +340,9 @@ func (re *restorer) putBack(ctx context.Context, old *sql.DB, missing []salvaged
 	if err != nil {
 		return 0, 0, nil, err
 	}
+	partly := readPartly(ctx, old)
 	for i := range missing {
-		if sparse {
+		if missing[i].partly = partly[missing[i].id]; sparse || missing[i].partly {
 			missing[i].had = readUses(ctx, old, missing[i].id)
 		}
 	}
@@ -380,6 +382,23 @@ func (re *restorer) wasSparse(ctx context.Context, old *sql.DB) (sparse bool, er
 		_, err := t.exec(`UPDATE meta SET sparse = 1`)
 		return err
 	})
+}
+
+// readPartly returns which manifests in a damaged database are indexes that were imported without all of
+// their members, as far as that can be read. Earlier versions had none.
+func readPartly(ctx context.Context, old *sql.DB) map[int64]bool {
+	partly := make(map[int64]bool)
+	rows, err := old.QueryContext(ctx, `SELECT id FROM manifest WHERE sparse = 1`)
+	if err != nil {
+		return partly
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if id, err := scanOne[int64](rows); err == nil {
+			partly[id] = true
+		}
+	}
+	return partly
 }
 
 // readUses returns the blobs that a manifest in a damaged database uses, as far as
@@ -460,13 +479,14 @@ func readRows(ctx context.Context, db *sql.DB, table, columns string, fn func(*s
 // are nowhere count as damaged; if sparse, those that it is not known to have had are
 // left out. The error is errManifestBlobUnknown if a member of an index is missing.
 func (re *restorer) putSalvaged(s salvaged, sparse bool) (adopted int, err error) {
+	absent := func(d digest.Digest) bool { return (sparse || s.partly) && !s.had[d] }
 	found := make(map[digest.Digest]int64) // sizes
 	for _, d := range slices.Concat(s.manifest.blobs, s.manifest.children) {
 		has, err := re.hasBlob(d)
 		if err != nil {
 			return 0, err
 		}
-		if has || sparse && !s.had[d] {
+		if has || absent(d) {
 			continue
 		}
 		if err := re.makeShards(d.Algorithm(), re.blobsAreHere); err != nil { // where there are rows, there are directories
@@ -498,7 +518,7 @@ func (re *restorer) putSalvaged(s salvaged, sparse bool) (adopted int, err error
 			}
 		}
 		for _, d := range s.manifest.blobs {
-			if _, ok := found[d]; ok || sparse && !s.had[d] {
+			if _, ok := found[d]; ok || absent(d) {
 				continue
 			}
 			if _, err := t.makeLink(repo, d); err != nil {
@@ -514,7 +534,7 @@ func (re *restorer) putSalvaged(s salvaged, sparse bool) (adopted int, err error
 		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}
-		_, err = t.insertManifest(repo, s.manifest, allowance{sparse: sparse, damaged: true, made: s.made})
+		_, err = t.insertManifest(repo, s.manifest, allowance{sparse: sparse, damaged: true, made: s.made, members: s.partly})
 		return err
 	})
 	return len(found), err

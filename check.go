@@ -106,7 +106,7 @@ func (r *report) checkDatabase() error {
 func (r *report) checkManifests() error {
 	return r.rows(func(rows *sql.Rows) error {
 		var x checkedManifest
-		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.artifactType, &x.annotations, &x.body, &x.damaged, &x.deleted, &x.made); err != nil {
+		if err := rows.Scan(&x.id, &x.repo, &x.name, &x.digest, &x.mediaType, &x.subject, &x.artifactType, &x.annotations, &x.body, &x.damaged, &x.deleted, &x.made, &x.sparse); err != nil {
 			return err
 		}
 		r.manifests++
@@ -114,7 +114,7 @@ func (r *report) checkManifests() error {
 			return nil // its bytes cannot tell
 		}
 		return r.checkManifest(x)
-	}, `SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.artifact_type, m.annotations, m.body, m.damaged IS NOT NULL, m.deleted IS NOT NULL, m.made
+	}, `SELECT m.id, m.repository, r.name, m.digest, m.media_type, coalesce(m.subject, ''), m.artifact_type, m.annotations, m.body, m.damaged IS NOT NULL, m.deleted IS NOT NULL, m.made, m.sparse
 		FROM manifest m JOIN repository r ON r.id = m.repository`)
 }
 
@@ -128,6 +128,7 @@ type checkedManifest struct {
 	body            []byte
 	damaged         bool
 	deleted, made   bool
+	sparse          bool // it may lack members
 }
 
 func (r *report) checkManifest(x checkedManifest) error {
@@ -164,7 +165,7 @@ func (r *report) checkManifest(x checkedManifest) error {
 
 // checkMembers verifies that an index's members are there (3).
 func (r *report) checkMembers(x checkedManifest, m *manifest, where string) error {
-	if r.sparse || x.deleted {
+	if r.sparse || x.sparse || x.deleted {
 		return nil
 	}
 	for _, d := range m.children {

@@ -24,7 +24,8 @@
 //     digest's lock and only if the row is still absent.
 //  3. A manifest row implies rows, in that repository, for its config, its
 //     layers and (for an index) its members; foreign layers excepted, and
-//     all of it under --sparse-manifests. Its subject may be absent.
+//     all of it under --sparse-manifests, and members of an index that was imported without them
+//     (manifest.sparse). Its subject may be absent.
 //  4. A blob or manifest that a client was told exists stays for at least half
 //     the grace period, unless a client deletes it. When the last manifest that
 //     uses a blob is deleted, the blob is hidden: no client finds it, until it is

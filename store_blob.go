@@ -541,6 +541,16 @@ func (st *store) mountBlob(repository, from string, d digest.Digest, by author) 
 	return err
 }
 
+// holderOf returns a repository that has a blob, which is not known to be damaged; "" if none has it.
+func (st *store) holderOf(d digest.Digest) (repository string, err error) {
+	err = st.get(`SELECT r.name FROM blob b JOIN link l ON l.blob = b.id AND l.hidden IS NULL JOIN repository r ON r.id = l.repository AND r.deleted IS NULL
+		WHERE b.digest = ? AND b.damaged IS NULL LIMIT 1`, []any{d}, &repository)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return repository, err
+}
+
 // deleteBlob takes a blob out of a repository. One that a manifest there still
 // refers to stays, and the error is errDenied (3). One that only deleted manifests use,
 // and that was pushed again since, is hidden again: they can still be restored.

@@ -19,6 +19,13 @@ import (
 // the rules do not allow is errDenied, and then nothing changes. A tag may come to
 // point at an index that has the manifest for its platform (tag_platforms.go).
 func (st *store) putManifest(repository string, m *manifest, tags []string, by author) error {
+	return st.putManifestAllowing(repository, m, tags, by, false)
+}
+
+// putManifestAllowing is putManifest; an index may lack members, if partly. It is marked as sparse then, until
+// it is pushed when they are all there.
+func (st *store) putManifestAllowing(repository string, m *manifest, tags []string, by author, partly bool) error {
+	partly = partly && isIndex(m.mediaType)
 	defer st.collector.wakeUp()
 	rules, err := st.host.rulesNow()
 	if err != nil {
@@ -28,8 +35,10 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 	if platform.String, err = st.platforms.platformOf(repository, m); err != nil {
 		return err
 	}
-	if err := st.lookForMissing(repository, m); err != nil {
-		return err
+	if !partly {
+		if err := st.lookForMissing(repository, m); err != nil {
+			return err
+		}
 	}
 	if err := st.small.await(st.small.unsyncedOf(slices.Concat(m.blobs, m.children)...)); err != nil {
 		return err
@@ -42,7 +51,7 @@ func (st *store) putManifest(repository string, m *manifest, tags []string, by a
 		}
 		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo, chart: m.artifactType == typeHelmConfig,
 			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: platform}}
-		if p.it.id, err = p.store(m, st.sparse); err != nil {
+		if p.it.id, err = p.store(m, allowance{sparse: st.sparse, members: partly, platform: platform}); err != nil {
 			return err
 		}
 		for _, tag := range tags {
@@ -92,10 +101,10 @@ func (st *store) lookForMissing(repository string, m *manifest) error {
 
 // store makes sure that the repository has a manifest, as a client pushes it, and
 // returns its id.
-func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
-	var deleted bool
+func (p *pushing) store(m *manifest, may allowance) (id int64, err error) {
+	var deleted, sparse bool
 	var mediaType string
-	err = p.get(`SELECT id, deleted IS NOT NULL, media_type FROM manifest WHERE repository = ? AND digest = ?`, []any{p.repo.id, m.digest}, &id, &deleted, &mediaType)
+	err = p.get(`SELECT id, deleted IS NOT NULL, media_type, sparse FROM manifest WHERE repository = ? AND digest = ?`, []any{p.repo.id, m.digest}, &id, &deleted, &mediaType, &sparse)
 	if err == nil && mediaType != m.mediaType {
 		if err := p.mayRetype(id, m, mediaType, deleted); err != nil {
 			return 0, err
@@ -115,6 +124,11 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 		if err := p.heal(id, m); err != nil {
 			return 0, err
 		}
+		if sparse && !may.members {
+			if err := p.fill(id, m); err != nil {
+				return 0, err
+			}
+		}
 		if m.subject != "" { // whoever pushes it when its subject has gone means to keep it
 			if _, err := p.exec(`UPDATE manifest SET met = 0 WHERE id = ?1 AND met = 1
 				AND NOT EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?2 AND s.digest = ?3)`, id, p.repo.id, m.subject); err != nil {
@@ -130,7 +144,16 @@ func (p *pushing) store(m *manifest, sparse bool) (id int64, err error) {
 	case !errors.Is(err, sql.ErrNoRows):
 		return 0, err
 	}
-	return p.insertManifest(p.repo.id, m, allowance{sparse: sparse, platform: p.it.platform})
+	return p.insertManifest(p.repo.id, m, may)
+}
+
+// fill marks an index that was imported without all of its members as whole, if they are all there now.
+func (p *pushing) fill(id int64, m *manifest) error {
+	missing, err := listRows(p.tx, scanOne[digest.Digest], missingReferences, p.repo.id, "[]", listJSON(m.children), false, false, 1)
+	if err == nil && len(missing) == 0 {
+		_, err = p.exec(`UPDATE manifest SET sparse = 0 WHERE id = ?`, id)
+	}
+	return err
 }
 
 // mayRetype is errDenied if a manifest that is there, or was deleted, must keep its

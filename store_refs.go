@@ -48,6 +48,22 @@ func (st *store) findManifest(repository string, ref reference, promise bool) (*
 	return m, err
 }
 
+// explainAbsence is the error of a manifest that is not found, with the reason if an index that was imported
+// without all of its members has it as one.
+func (st *store) explainAbsence(repository string, d digest.Digest, err error) error {
+	if d == "" || !errors.Is(err, errManifestUnknown) {
+		return err
+	}
+	var index digest.Digest
+	e := st.get(`SELECT p.digest FROM repository r JOIN names n ON n.repository = r.id AND n.digest = ?2
+		JOIN manifest p ON p.id = n.manifest AND p.sparse = 1 AND p.deleted IS NULL WHERE r.name = ?1 LIMIT 1`, []any{repository, d}, &index)
+	if e != nil {
+		return err // of which there is no more to be said
+	}
+	return errManifestUnknown.saying("this registry has the index %s without this member: it was imported from an archive that lacked it", index).
+		with(map[string]string{"name": repository, "reference": d.String()})
+}
+
 // bodyColumns are the size of a manifest's body, and the body unless it is long.
 const bodyColumns = `length(m.body), CASE WHEN length(m.body) <= 65536 THEN m.body END`
 
@@ -154,6 +170,7 @@ func (m *manifest) about() (subject, annotations sql.NullString) {
 // it beside its bytes.
 type allowance struct {
 	sparse  bool // all that it refers to
+	members bool // if it is an index, its members: it was imported without some
 	damaged bool // the bytes of what has rows
 
 	platform sql.NullString // as in the schema
@@ -164,7 +181,7 @@ type allowance struct {
 // errManifestBlobUnknown with an entry for each digest that is missing.
 func (t *tx) insertManifest(repo int64, m *manifest, may allowance) (id int64, err error) {
 	blobs, members := listJSON(m.blobs), listJSON(m.children)
-	missing, err := listRows(t, scanOne[digest.Digest], missingReferences, repo, blobs, members, may.damaged, may.sparse, maxMissing)
+	missing, err := listRows(t, scanOne[digest.Digest], missingReferences, repo, blobs, members, may.damaged, may.sparse || may.members && len(m.children) > 0, maxMissing)
 	if err != nil {
 		return 0, err
 	}
@@ -179,10 +196,10 @@ func (t *tx) insertManifest(repo int64, m *manifest, may allowance) (id int64, e
 
 	subject, annotations := m.about()
 	err = t.get(`
-		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, made, met)
-		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, made, sparse, met)
+		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,
 			?5 IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?1 AND s.digest = ?5)) RETURNING id`,
-		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body, may.platform, may.made}, &id)
+		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body, may.platform, may.made, may.members}, &id)
 	if err != nil {
 		return 0, err
 	}
@@ -377,7 +394,7 @@ func missingError(missing []digest.Digest) error {
 	return e
 }
 
-// complete reports whether all members of an index are there.
+// complete reports whether all members of an index are there, unless it was taken without them.
 func (st *store) complete(t *tx, id int64) (bool, error) {
 	if st.sparse {
 		return true, nil
@@ -386,8 +403,9 @@ func (st *store) complete(t *tx, id int64) (bool, error) {
 	var d digest.Digest
 	var mediaType string
 	var body []byte
-	if err := t.get(`SELECT repository, digest, media_type, body FROM manifest WHERE id = ?`, []any{id}, &repo, &d, &mediaType, &body); err != nil {
-		return false, err
+	var sparse bool
+	if err := t.get(`SELECT repository, digest, media_type, body, sparse FROM manifest WHERE id = ?`, []any{id}, &repo, &d, &mediaType, &body, &sparse); err != nil || sparse {
+		return sparse, err
 	}
 	m, err := parseManifest(body, mediaType, d)
 	if err != nil || examineManifest(d, body) != nil {

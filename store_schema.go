@@ -112,6 +112,7 @@ CREATE TABLE manifest (
 	platform      TEXT,                       -- of an image, as JSON; '' for all else, NULL if nobody has looked
 	made          INTEGER NOT NULL DEFAULT 0, -- 1 if the registry has made it (tag_platforms.go)
 	met           INTEGER NOT NULL DEFAULT 0, -- 1 if its subject has been in the repository since it came
+	sparse        INTEGER NOT NULL DEFAULT 0, -- 1 if it is an index that was imported without all of its members
 	UNIQUE (repository, digest)
 ) STRICT;
 -- The list of referrers, in the order of its pages.
@@ -368,7 +369,8 @@ ALTER TABLE token ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE token ADD COLUMN issuer TEXT NOT NULL DEFAULT '';
 ALTER TABLE token ADD COLUMN member TEXT NOT NULL DEFAULT '[]';
 ` + eventTable,
-	// To 11: the database had the bytes of all blobs whose files were not synced.
+	// To 11: the database had the bytes of all blobs whose files were not synced, and only a registry as a
+	// whole could have indexes without all of their members.
 	`
 ALTER TABLE unsynced RENAME TO unsynced_before;
 CREATE TABLE unsynced (
@@ -378,6 +380,7 @@ CREATE TABLE unsynced (
 ) STRICT;
 INSERT INTO unsynced (blob, n, body) SELECT blob, n, body FROM unsynced_before;
 DROP TABLE unsynced_before;
+ALTER TABLE manifest ADD COLUMN sparse INTEGER NOT NULL DEFAULT 0;
 `,
 }
 
