@@ -618,6 +618,9 @@ func (s *server) admit(w *response, r *http.Request, need access) error {
 	if need == openToAll {
 		return nil
 	}
+	if s.local {
+		return s.admitLocal(w, r, need)
+	}
 	if wait, back := s.gate.limiter.take(w.origin, patience); wait > 0 {
 		if back == nil {
 			return errTooFast.later(wait)

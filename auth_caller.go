@@ -15,6 +15,7 @@ type caller struct {
 	person
 	view        *view // nil if the registry is open
 	certificate bool  // the person is known by a client certificate
+	command     bool  // the person has given a command on this machine
 	robot       *robot
 	scoped      bool    // a token of the Docker flow stands for the caller,
 	access      []grant // and for this much
@@ -30,6 +31,8 @@ func (c *caller) id() string {
 		return "token:" + c.robot.id
 	case c.certificate:
 		return "certificate:" + c.user
+	case c.command:
+		return commandOwner + c.user
 	case strings.Contains(c.user, ":"):
 		return c.user // a directory's, as ldap:ann
 	case c.user != "":
@@ -37,6 +40,9 @@ func (c *caller) id() string {
 	}
 	return ""
 }
+
+// commandOwner begins the id of who has given a command.
+const commandOwner = "command:"
 
 // known reports whether the request brought something that says who makes it.
 func (c *caller) known() bool { return c.scoped || c.id() != "" }

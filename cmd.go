@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -46,11 +47,12 @@ type command struct {
 	// It opens nothing. nil is all that least and most do.
 	check func(*config) error
 
-	// What it does is one of three. onStore works on an open store, in the server if
-	// one runs. onFiles works on files of the data directory, as their owner. alone
+	// What it does is one of four. onStore works on an open store, in the server if
+	// one runs. onFiles works on files of the data directory, as their owner. asClient works on
+	// files of whoever calls it, and asks the registry in the data directory as a client does. alone
 	// needs no such owner; if there is onStore, too, alone decides whether that does it.
-	onStore        storeCommand
-	onFiles, alone func(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error
+	onStore                  storeCommand
+	onFiles, asClient, alone func(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) error
 
 	// changes and deletes report whether it would, with these options; nil is never.
 	// A registry that is read-only forbids both, one that does not delete the latter.
@@ -317,6 +319,7 @@ func serveCommands(ctx context.Context, st *store, running *atomic.Int64) (wait 
 		}
 		return func() {}
 	}
+	local := newLocalServer(st, st.log).localHandler()
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/"+followCommand { // which does nothing, for days
@@ -325,6 +328,10 @@ func serveCommands(ctx context.Context, st *store, running *atomic.Int64) (wait 
 			}
 			if ctx.Err() != nil {
 				http.Error(w, "it is being stopped; try again in a moment", http.StatusServiceUnavailable)
+				return
+			}
+			if strings.HasPrefix(r.URL.Path, "/v2/") {
+				local.ServeHTTP(w, r)
 				return
 			}
 			answerCommand(w, r, st)

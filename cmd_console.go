@@ -177,7 +177,7 @@ type progress struct {
 	begun, told time.Time
 }
 
-// progress begins to tell of work on total bytes.
+// progress begins to tell of work on total bytes; 0 if it is not known how many.
 func (c *console) progress(what string, total int64) *progress {
 	now := time.Now()
 	return &progress{c: c, what: what, total: total, begun: now, told: now}
@@ -204,6 +204,9 @@ func (p *progress) add(n int64) {
 		left = formatDuration(time.Duration(float64(max(0, p.total-p.done)) / rate * float64(time.Second)))
 	}
 	line := fmt.Sprintf("%s: %s of %s, %s/s, %s left", p.what, formatSize(p.done), formatSize(p.total), formatSize(int64(rate)), left)
+	if p.total == 0 { // of a pipe, say
+		line = fmt.Sprintf("%s: %s, %s/s", p.what, formatSize(p.done), formatSize(int64(rate)))
+	}
 	if p.c.tty {
 		if n := p.c.width - 1; n > 0 && len(line) > n {
 			line = line[:n] // or it could not be written again

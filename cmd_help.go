@@ -170,7 +170,7 @@ func (c *command) allFlags() (list []flagDef) {
 		return list
 	}
 	list = slices.Clone(c.flags)
-	if c.onStore != nil || c.onFiles != nil {
+	if c.onStore != nil || c.onFiles != nil || c.asClient != nil {
 		list = append(list, findServerFlag("data"))
 	}
 	for _, name := range c.server {

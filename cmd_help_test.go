@@ -90,7 +90,7 @@ func TestHelpOfEveryCommand(t *testing.T) {
 				t.Errorf("berth %s does not know --%s, or its help does not", c.name, f.name)
 			}
 		}
-		if works := c.onStore != nil || c.onFiles != nil; works != strings.Contains(help, "\n  --data DIR") && c.name != "serve" && c.name != "install" {
+		if works := c.onStore != nil || c.onFiles != nil || c.asClient != nil; works != strings.Contains(help, "\n  --data DIR") && c.name != "serve" && c.name != "install" {
 			t.Errorf("berth help %s speaks of --data, or does not:\n%s", c.name, help)
 		}
 		_, example, _ := strings.Cut(help, "\nExample")

@@ -180,6 +180,34 @@ func imageCommands() []*command {
 			about:   "follow what happens, run a command for it; test webhooks",
 			more:    "Webhooks are endpoints in `events.toml` in the data directory; docs/events.md describes them. What has happened before is in `berth log`.",
 			example: "berth events\nberth events --repo home/app --exec 'docker compose pull'\nberth events test deploy"},
+		{name: "export", least: 1, most: 1000, check: checkExportCommand, asClient: exportCommand,
+			forms: []form{
+				{"FILE.tar NAME:TAG...", "write an archive; with the name FILE.tar.zst it is compressed, and - is standard output"},
+				{"DIRECTORY NAME:TAG...", "write an image layout, or add to one"},
+			},
+			flags: []flagDef{
+				{"all", "", "", "all images", func(c *config, _ *textFlags) any { return &c.bundle.all }},
+				{"format", "oci|docker", "oci", "`docker` is for `docker load`: one platform, and no digests", func(c *config, _ *textFlags) any { return &c.bundle.format }},
+				{"platform", "PLATFORM,...", "", "one: only its image, under the tag of the whole, for example linux/arm64; several: the whole without the images of the others (default all; with `--format docker` that of this machine)", func(c *config, _ *textFlags) any { return &c.bundle.platforms }},
+				{"no-referrers", "", "", "leave out what refers to the images: signatures, SBOMs, attestations", func(c *config, _ *textFlags) any { return &c.bundle.noReferrers }},
+				{"host", "HOST[:PORT]", "", "the registry that the names in the archive begin with", func(c *config, _ *textFlags) any { return &c.bundle.host }},
+				{"split", "SIZE", "", "write volumes of at most this size, less one byte: FILE.001.tar and so on. For FAT32: 4GiB", func(c *config, _ *textFlags) any { return &c.bundle.split }},
+				jsonFlag,
+			},
+			about: "write images to a file, a directory or a pipe",
+			more: "NAME is all tags of a repository; patterns (`'home/*'`, `'home/*:1.*'`) are many; NAME@DIGEST is one image, with a tag or without. " +
+				"Digests stay as they are. The same images give the same bytes.",
+			example: "berth export app.tar home/app:1.4\nberth export /mnt/usb/images.tar.zst --all --split 4GiB\nberth export - home/app:1.4 | ssh site berth import -"},
+		{name: "import", synopsis: "SOURCE... [--as NAME[:TAG] | --prefix PREFIX] [--dry-run]", least: 1, most: 1000, check: checkImportCommand, asClient: importCommand,
+			flags: []flagDef{
+				{"as", "NAME[:TAG]", "", "import into the repository NAME, and with a tag the one image there is as NAME:TAG", func(c *config, _ *textFlags) any { return &c.As }},
+				{"prefix", "PREFIX", "", "put this before the names of all repositories", func(c *config, _ *textFlags) any { return &c.bundle.prefix }},
+				dryRunFlag, jsonFlag,
+			},
+			about: "bring images in from files, directories or a pipe",
+			more: "A SOURCE is an image layout, or an archive as written by `berth export`, `docker save`, podman, skopeo, ctr, crane, oras and others, also compressed with gzip, zstd or bzip2; " +
+				"- is standard input. Several volumes may come in any order. Hosts are cut from names: docker.io/library/alpine becomes library/alpine.",
+			example: "berth import app.tar\nberth import /mnt/usb/images.*.tar.zst\ndocker save app:1 | berth import - --as home/app:1"},
 		{name: "undo", least: 1, most: 1, check: checkUndoCommand, server: []string{"policy"},
 			forms: []form{
 				{"CHANGE [--as NAME] [--force]", "restore what was before this change; `berth log` shows its number"},

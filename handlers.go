@@ -33,6 +33,7 @@ import (
 // A server answers requests from a store.
 type server struct {
 	serverConfig
+	local      bool // it answers commands alone (handlers_local.go)
 	st         *store
 	mux        *http.ServeMux
 	meters     meters
@@ -416,6 +417,9 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	m, err := s.st.findManifest(name, ref, r.Method == http.MethodHead)
+	if err != nil && r.Method == http.MethodGet {
+		return s.st.explainAbsence(name, ref.digest, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -527,7 +531,8 @@ func (s *server) putManifest(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.st.putManifest(name, m, tags, w.(*response).author(name)); err != nil {
+	partly := s.local && r.Header.Get(partlyHeader) != ""
+	if err := s.st.putManifestAllowing(name, m, tags, w.(*response).author(name), partly); err != nil {
 		return err
 	}
 	s.audit(w, "push", "repository", name, "tags", tags, "digest", d)

@@ -23,6 +23,9 @@ func (w *response) author(repository string) author {
 
 // requester is who makes a request.
 func (w *response) requester() author {
+	if w.caller.command {
+		return author{who: w.caller.label()}
+	}
 	client, _, err := net.SplitHostPort(w.origin.client)
 	if err != nil {
 		client = w.origin.client // as a proxy tells it

@@ -101,7 +101,7 @@ func (h personalHandler) WithGroup(name string) slog.Handler {
 }
 
 // isTerminal reports whether a person reads what is written.
-func isTerminal(w io.Writer) bool {
+func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -26,6 +26,7 @@
 //	handlers handlers_* metrics     the table of routes, and everything that speaks HTTP
 //	client client_*                 other registries, asked over HTTP
 //	image                           Berth's own image, of its binaries
+//	bundle bundle_*                 images as files: layouts, archives
 //	cmd cmd_*                       commands, with a server or without
 //	doctor doctor_*                 why it does not work, seen from a client or on the server
 //	main                            usage, configuration, the server's start and end
@@ -97,6 +98,7 @@ type config struct {
 	remote     remoteOptions
 	env        environment // of this process
 	doctor     doctorFlags
+	bundle     bundleFlags
 	service    serviceManager
 	handedOver bool // the socket for clients is the service manager's
 	options
@@ -150,6 +152,9 @@ func run(ctx context.Context, args []string, env environment, stdin io.Reader, s
 func (c *command) work(ctx context.Context, cfg *config, stdin io.Reader, stdout io.Writer) (err error) {
 	if c.alone != nil {
 		return c.alone(ctx, cfg, stdin, stdout)
+	}
+	if c.asClient != nil {
+		return c.asClient(ctx, cfg, stdin, stdout)
 	}
 	if cfg.elsewhere() {
 		return c.onFiles(ctx, cfg, stdin, stdout)

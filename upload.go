@@ -65,7 +65,17 @@ func (s *server) postUpload(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		mounted, err := s.mount(w, name, query.Get("from"), d)
+		from := query.Get("from")
+		anywhere := s.local && from == ""
+		if anywhere {
+			if from, err = s.st.holderOf(d); err != nil {
+				return err
+			}
+		}
+		mounted, err := s.mount(w, name, from, d)
+		if err == nil && !mounted && anywhere {
+			err = errBlobUnknown.with(map[string]string{"digest": d.String()})
+		}
 		if err != nil {
 			return err
 		}

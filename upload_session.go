@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +56,11 @@ type sessions struct {
 func (up *uploads) create(repository, owner, share string, algorithm digest.Algorithm) (*upload, error) {
 	u := newSession(uuid.NewString(), repository, owner, algorithm)
 	u.share = share
-	if err := up.enter(u, up.maxUploads); err != nil {
+	most := up.maxUploads
+	if strings.HasPrefix(share, commandOwner) {
+		most = 0 // limits keep clients from each other
+	}
+	if err := up.enter(u, most); err != nil {
 		return nil, err
 	}
 	err := up.roomForBlob(0)
