@@ -128,8 +128,16 @@ func (g *gate) readFiles(dir string) error {
 	case err != nil:
 		return err
 	case g.usersFile != "" && g.users.get() == nil:
+		own := filepath.Join(dir, "htpasswd")
+		if there, err := isThere(own); err == nil && there {
+			return fmt.Errorf("--htpasswd: there is no file %s, but the data directory has users in %s, as a backup has: leave --htpasswd out to use those", g.usersFile, own)
+		}
 		return fmt.Errorf("--htpasswd: there is no file %s; `berth user add NAME --htpasswd %[1]s --data %[2]s` creates it", g.usersFile, dir)
 	case g.policyFile != "" && g.policy.get() == nil:
+		own := filepath.Join(dir, "policy.toml")
+		if there, err := isThere(own); err == nil && there {
+			return fmt.Errorf("--policy: there is no file %s, but the data directory has rules in %s, as a backup has: leave --policy out to use those", g.policyFile, own)
+		}
 		return fmt.Errorf("--policy: there is no file %s", g.policyFile)
 	}
 	return nil
@@ -255,8 +263,12 @@ func (g *gate) openTo() string {
 		return "open to everybody who reaches it: no password is needed to push or pull"
 	case v == nil:
 		return "open to everybody who reaches it: no password is needed to push, pull or delete"
+	case v.policy.explain(person{}, mayPush, "") != nil && !pullsOnly:
+		return "WITHOUT A PASSWORD EVERYBODY MAY PUSH"
 	case v.policy.mayAnywhere(person{}, mayPush) && !pullsOnly:
 		return "WITHOUT A PASSWORD EVERYBODY MAY PUSH to some repositories"
+	case v.policy.explain(person{}, mayPull, "") != nil:
+		return "without a password everybody may pull"
 	case v.policy.mayAnywhere(person{}, mayPull):
 		return "without a password everybody may pull from some repositories"
 	}

@@ -210,4 +210,8 @@ func (a *repairAnswer) print(out *console) {
 	for _, what := range a.PushAgain {
 		out.printf("PUSH AGAIN: %s\n", what)
 	}
+	if len(a.PushAgain) > 0 {
+		out.printf("docker and podman push what is missing. Tools that copy between registries, such as crane and skopeo, skip an image whose tag is there: " +
+			"remove the tag first (berth rm NAME:TAG)\n")
+	}
 }

@@ -56,7 +56,11 @@ func checkCommand(ctx context.Context, st *store, o options, out *console) error
 	}
 	switch n := len(r.findings); {
 	case n > 0:
-		return fmt.Errorf("%s found wrong; `berth repair` fixes what can be fixed, and says what to push again", plural(n, "thing"))
+		repair := "berth repair"
+		if o.Deep { // or it would not find all of this
+			repair += " --deep"
+		}
+		return fmt.Errorf("%s found wrong; `%s` fixes what can be fixed, and says what to push again", plural(n, "thing"), repair)
 	case len(r.damaged) > 0:
 		return fmt.Errorf("%s out of service; push the images again, or delete them", plural(len(r.damaged), "thing"))
 	case o.Deep:

@@ -93,7 +93,7 @@ func tellKept(ctx context.Context, st *store, o options, out *console, c tally, 
 	if kept > 0 || c.Promised > 0 {
 		what := formatSize(kept)
 		if kept == 0 {
-			what = plural(c.Promised, "item")
+			what = "What is left of it" // manifests alone
 		}
 		out.printf("%s is kept for up to %s more, also with --now: clients have pushed it, or asked for it, in the last 15 minutes, and a push in progress may need it. "+
 			"To remove it at once: stop the server, then `berth gc --now`\n", what, minutes)

@@ -26,7 +26,10 @@ const (
 
 // askLocally calls fn with a client of the registry in the data directory.
 func (cfg *config) askLocally(ctx context.Context, fn func(c *client) error) error {
-	if err := errors.Join(refuseNoDirectory(cfg.dir), cfg.refuseNowhere()); err != nil {
+	if _, err := lookForDirectory(cfg.dir); err != nil {
+		return err
+	}
+	if err := cfg.refuseNowhere(); err != nil {
 		return err
 	}
 	if !cfg.given["data"] {

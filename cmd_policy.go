@@ -161,6 +161,11 @@ func (p *policy) tell(cfg *config, who, action, repository string, stdout io.Wri
 	for _, why := range because {
 		fmt.Fprintln(stdout, "  by", why)
 	}
+	for _, r := range p.tags.immutable { // of which the rules for people say nothing
+		if what&(mayOverwrite|mayDelete) != 0 && r.repositories.has(name) {
+			fmt.Fprintf(stdout, "  but not tags that are immutable, by the rule %s\n", r)
+		}
+	}
 	return nil
 }
 

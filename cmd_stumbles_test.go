@@ -7,6 +7,7 @@ package main
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -171,5 +172,33 @@ func TestReadOnlySaysSo(t *testing.T) {
 	r.restart(func(c *config) { c.readOnly, c.noDelete = true, true })
 	if re := r.do("POST", "/v2/a/blobs/uploads/", nil); re.status != 405 || !strings.Contains(string(re.body), `"message":"this registry is read-only"`) {
 		t.Errorf("a push: %d %s", re.status, re.body)
+	}
+}
+
+// Who brings a backup up with the flags of the server it is of names files that stayed there.
+func TestUsersThatABackupHas(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(dir, "# none\n")
+	put(t, dir, "htpasswd")
+	for flag, want := range map[string]string{"htpasswd": filepath.Join(dir, "htpasswd") + ", as a backup has: leave --htpasswd out to use those",
+		"policy": filepath.Join(dir, "policy.toml") + ", as a backup has: leave --policy out to use those"} {
+		err := refused(t, "--data", dir, "--addr", "127.0.0.1:0", "--"+flag, filepath.Join(dir, "absent"))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--%s: %v, want %s", flag, err, want)
+		}
+	}
+}
+
+// What the rules for people allow the rules for tags may forbid.
+func TestPolicyCheckKnowsImmutableTags(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	writeRules(dir, "[[rule]]\nwho = [\"anonymous\"]\nrepositories = [\"**\"]\nallow = [\"overwrite\", \"delete\"]\n[[immutable]]\nrepositories = [\"prod/*\"]\n")
+	for what, want := range map[string]bool{"overwrite prod/app": true, "delete prod/app": true, "push prod/app": false, "delete dev/app": false} {
+		out, err := runOnce(t, append([]string{"policy", "check", "anonymous"}, append(strings.Fields(what), "--data", dir)...)...)
+		if err != nil && !strings.Contains(out, "no: ") || strings.Contains(out, "but not tags that are immutable, by the rule immutable 1 (* in prod/*)") != want {
+			t.Errorf("policy check anonymous %s: %v\n%s", what, err, out)
+		}
 	}
 }

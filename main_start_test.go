@@ -106,7 +106,7 @@ func TestGreetingFitsWhatIsSet(t *testing.T) {
 		{guarded, "--read-only", "Opens the registry there: 2 repositories, 1 user, 1 token\n" + alone + closed +
 			"Try:  docker login -u kim ADDR\n      docker pull ADDR/home/app:1.0\n"},
 		{guarded, "--read-only --anonymous-pull", "Opens the registry there: 2 repositories, 1 user, 1 token\n" + alone +
-			"Without a password everybody may pull from some repositories\nTry:  docker pull ADDR/home/app:1.0\n"},
+			"Without a password everybody may pull\nTry:  docker pull ADDR/home/app:1.0\n"},
 		{guarded, "--public-url https://hub.example.org", "Opens the registry there: 2 repositories, 1 user, 1 token\n" +
 			"Other machines reach it at https://hub.example.org\n" + closed +
 			"Try:  docker login -u kim hub.example.org\n      docker tag alpine hub.example.org/alpine && docker push hub.example.org/alpine\n"},
