@@ -143,6 +143,10 @@ func (st *store) lastToUndo(ctx context.Context, name string, ref reference) (nu
 		if err := refuseDeleted(st, name); err != nil {
 			return 0, err
 		}
+		// With its contents collected only the history knows that it was deleted.
+		if whole, _, err := st.lastChangeOf(name, reference{}); err == nil && whole.kind == ofRepository && whole.new != "" && whole.old != whole.new {
+			return 0, fmt.Errorf("%s was deleted by change %d, and its contents are no longer kept. Push it again, or bring it back from a backup", name, whole.change)
+		}
 	}
 	last, undo, err := st.lastChangeOf(name, ref)
 	switch {

@@ -188,7 +188,7 @@ func removeCommand(ctx context.Context, st *store, o options, out *console) erro
 		st.audit("delete", "user", o.Who, "repository", it.repository, "reference", it.reference)
 		done = append(done, removal{o.Args[i], numbers[i]})
 		if !o.JSON {
-			out.printf("%s removed; to bring it back, within %s of running: berth undo %d\n", o.Args[i], formatDuration(st.restoreGrace()), numbers[i])
+			out.printf("%s removed; to bring it back, within %s: berth undo %d\n", o.Args[i], formatDuration(st.restoreGrace()), numbers[i])
 		}
 	}
 	if o.JSON {

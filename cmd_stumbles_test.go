@@ -65,8 +65,8 @@ func TestRemoveLooksAtAllFirst(t *testing.T) {
 		t.Errorf("berth rm home/app RC ends with %d, and says\n%s", got.code, got.err)
 	}
 	// All that is right is removed, each by a change of its own.
-	r.says("home/app:1.0 removed; to bring it back, within 7d of running: berth undo 7\n"+
-		"home/app removed; to bring it back, within 7d of running: berth undo 8\n", "rm home/app:1.0 home/app")
+	r.says("home/app:1.0 removed; to bring it back, within 7d: berth undo 7\n"+
+		"home/app removed; to bring it back, within 7d: berth undo 8\n", "rm home/app:1.0 home/app")
 	r.says("home/app restored\nto take this back: berth undo 9\n", "undo 8")
 	r.wantTags("home/app", "1.1", "RC")
 }
@@ -179,7 +179,7 @@ func TestReadOnlySaysSo(t *testing.T) {
 func TestUsersThatABackupHas(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	writeRules(dir, "# none\n")
+	writeRules(dir, "[[rule]]\nwho = [\"*\"]\nrepositories = [\"**\"]\nallow = [\"pull\"]\n")
 	put(t, dir, "htpasswd")
 	for flag, want := range map[string]string{"htpasswd": filepath.Join(dir, "htpasswd") + ", as a backup has: leave --htpasswd out to use those",
 		"policy": filepath.Join(dir, "policy.toml") + ", as a backup has: leave --policy out to use those"} {
@@ -201,4 +201,18 @@ func TestPolicyCheckKnowsImmutableTags(t *testing.T) {
 			t.Errorf("policy check anonymous %s: %v\n%s", what, err, out)
 		}
 	}
+}
+
+// Who wants one tag of a repository back that was deleted, and collected, is told that.
+func TestUndoOfATagThatIsGoneWithItsRepository(t *testing.T) {
+	t.Parallel()
+	r := startRegistry(t)
+	r.pushImage("home/app", "1", "{}", "one")
+	r.command("rm", "home/app:1")
+	r.command("undo", "home/app:1")
+	r.command("rm", "home/app")
+	r.refuses("home/app was deleted by change 4; to bring it back: berth undo 4", "undo home/app:1")
+	r.st.promises.forget()
+	r.collect(collectNow)
+	r.refuses("home/app was deleted by change 4, and its contents are no longer kept. Push it again, or bring it back from a backup", "undo home/app:1")
 }

@@ -583,7 +583,7 @@ func (x *storeExamination) examineUsers() error {
 	p := defaultPolicy()
 	if err == nil {
 		if p, err = parsePolicy(rules); err != nil {
-			x.fail("users", "rules-wrong", advise("Correct the file; until then the old rules hold, and after a restart there is no start.", "berth policy check"), "%s cannot be used: %v", x.policyFile, err)
+			x.fail("users", "rules-wrong", advise("Correct the file; until you do, the old rules hold, and Berth cannot be started again.", "berth policy check"), "%s cannot be used: %v", x.policyFile, err)
 			return nil
 		}
 	}

@@ -157,7 +157,7 @@ func (d *doctor) judgeBySystem(p *puller) {
 		d.well(p.name, "it trusts the certificate, by the system's store")
 		return
 	}
-	r := advise("Restart it: it reads the system's store only once.", p.restart)
+	r := advise("If it fails, restart it: it reads the system's store only once, the first time that it uses TLS.", p.restart)
 	if p.name == "docker" && anchor != "" {
 		dir := "/etc/docker/certs.d/" + d.written()
 		r = advise("Give Docker the CA for this name, which needs no restart, by the first two lines; or restart it, which stops its containers.",
@@ -167,7 +167,7 @@ func (d *doctor) judgeBySystem(p *puller) {
 	case daemon == "":
 		d.well(p.name, "it trusts the certificate, by the system's store, if it was started after the CA was added there")
 	case anchor != "" && started.Before(d.modified(anchor)):
-		d.fail(p.name, p.name+"-before-ca", r, "%s was started before this CA was added to the system's store, and does not trust it until it is restarted", daemon)
+		d.warn(p.name, p.name+"-before-ca", r, "%s was started before this CA was added to the system's store. If it had used TLS before, it does not trust it until it is restarted", daemon)
 	case started.Before(d.modified(bundles...)):
 		d.warn(p.name, p.name+"-before-update", r, "%s was started before the system's store was last updated. If this CA was added then, it is not trusted until %[1]s is restarted", daemon)
 	default:
