@@ -474,7 +474,7 @@ func (s *server) identify(w *response, r *http.Request) (*caller, error) {
 		if b := s.st.robots.findBySecret(token, s.gate.now()); b != nil {
 			return s.robotCaller(v, b)
 		}
-		if robotForm.MatchString(token) {
+		if robotForm().MatchString(token) {
 			return nil, s.failLogin(w, v, "", token)
 		}
 		return s.tokenCaller(r, v, token)
@@ -583,7 +583,7 @@ func (s *server) failLogin(w *response, v *view, user, password string) error {
 	var more []any
 	if b := s.st.robots.findExpired(password, s.gate.now()); b != nil {
 		who, more = "token:"+b.name, []any{"reason", "expired"}
-	} else if m := robotForm.FindStringSubmatch(password); m != nil {
+	} else if m := robotForm().FindStringSubmatch(password); m != nil {
 		more = []any{"tokenID", m[1]}
 		if !known && checkNewName(user) == nil && !strings.Contains(user, "berth_") {
 			more = append(more, "claimed", user)

@@ -53,14 +53,14 @@ func TestFailedLoginsWithTokensSayWhichOne(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	expired, revoked := r.newRobot("old", "**", "pull"), r.newRobot("gone", "**", "pull")
-	id := robotForm.FindStringSubmatch(revoked)[1]
+	id := robotForm().FindStringSubmatch(revoked)[1]
 	r.revokeRobot("gone")
 	if text := r.log.String(); strings.Count(text, "tokenID="+id) != 2 {
 		t.Errorf("the token's id is not with its making and its end\n%s", text)
 	}
 	r.server.gate.now = func() time.Time { return time.Now().Add(91 * 24 * time.Hour) }
 	forged := expired[:len(expired)-5] + "AAAAA"
-	expiredID := robotForm.FindStringSubmatch(expired)[1]
+	expiredID := robotForm().FindStringSubmatch(expired)[1]
 	for _, x := range []struct{ by, want string }{
 		{basic("old", expired), `user=token:old reason=expired client=`},
 		{basic("whoever", expired), `user=token:old reason=expired client=`},

@@ -213,7 +213,7 @@ func TestSecretsAreNotLogged(t *testing.T) {
 		r.want(200, "GET", "/v2/", nil, token)
 		r.pushAs(as("ann"), "a", "x", "{}")
 		text := buffer.String()
-		for _, s := range []string{"hunter", "ann-secret", secret, robotForm.FindStringSubmatch(secret)[2], strings.Fields(token)[2], strings.Fields(as("ann"))[2]} {
+		for _, s := range []string{"hunter", "ann-secret", secret, robotForm().FindStringSubmatch(secret)[2], strings.Fields(token)[2], strings.Fields(as("ann"))[2]} {
 			if strings.Contains(text, s) {
 				t.Errorf("the log has %q", s)
 			}

@@ -25,7 +25,7 @@ func parseRepositories(text []string) (*patterns, error) {
 	if len(text) == 0 {
 		return nil, errors.New(`no repositories: name some, or "**" for all`)
 	}
-	return parsePatterns(text, "**", maxName, patternForm,
+	return parsePatterns(text, "**", maxName, patternForm(),
 		"repositories: their names have a-z and 0-9, with . _ - / in between; * matches anything except a slash, ** also slashes")
 }
 
@@ -35,7 +35,7 @@ func parseTags(text []string) (*patterns, error) {
 	if len(text) == 0 {
 		text = []string{"*"}
 	}
-	return parsePatterns(text, "*", maxTag, tagPatternForm, "tags: they have A-Z, a-z, 0-9 and . _ -; * matches anything")
+	return parsePatterns(text, "*", maxTag, tagPatternForm(), "tags: they have A-Z, a-z, 0-9 and . _ -; * matches anything")
 }
 
 // parsePatterns reads a list of them; whole is the one for everything.

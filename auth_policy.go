@@ -105,8 +105,8 @@ func (r rights) allWords() (words []string) {
 }
 
 var (
-	patternForm    = regexp.MustCompile(`^[a-z0-9._/*?-]+$`)
-	tagPatternForm = regexp.MustCompile(`^[A-Za-z0-9._*?-]+$`)
+	patternForm    = expression(`^[a-z0-9._/*?-]+$`)
+	tagPatternForm = expression(`^[A-Za-z0-9._*?-]+$`)
 	// What a pattern's words are in the regular expression that quoting left of it.
 	patternWords = strings.NewReplacer(`\*\*/`, `(?:.*/)?`, `\*\*`, `.*`, `\*`, `[^/]*`, `\?`, `[^/]`)
 )
@@ -226,7 +226,7 @@ func malformed(text []byte, at toml.ParseError) error {
 	begin := bytes.LastIndexByte(before, '\n') + 1
 	line, _, _ := bytes.Cut(text[begin:], []byte("\n"))
 	want := "this is not understood"
-	if found := singleHeading.FindSubmatch(line); found != nil && strings.Contains(at.Message, "has already been defined") {
+	if found := singleHeading().FindSubmatch(line); found != nil && strings.Contains(at.Message, "has already been defined") {
 		return fmt.Errorf("line %d: %s", 1+bytes.Count(before, []byte("\n")), twoBrackets(string(found[1])))
 	}
 	for _, x := range malformations {
@@ -260,7 +260,7 @@ var malformations = []struct{ said, want string }{
 }
 
 // singleHeading is the heading of a list's table with a bracket too few at each end.
-var singleHeading = regexp.MustCompile(`^\s*\[\s*(rule|immutable|index|retain|endpoint)\s*\]`)
+var singleHeading = expression(`^\s*\[\s*(rule|immutable|index|retain|endpoint)\s*\]`)
 
 // twoBrackets is what a person is told who has left one out.
 func twoBrackets(name string) string {
@@ -311,7 +311,7 @@ func lineOf(text []byte, target any, key toml.Key) string {
 // several tables of a list, the library gives the line of the last one, whichever is wrong.
 func wrongKindIn(text []byte, target any, err error) error {
 	for n, part := range sections(text) {
-		if _, e := decodeAnew(part, target); e != nil && wrongKindForm.MatchString(e.Error()) {
+		if _, e := decodeAnew(part, target); e != nil && wrongKindForm().MatchString(e.Error()) {
 			return wrongKindAt(n, e)
 		}
 	}
@@ -323,13 +323,13 @@ func wrongKind(err error) error { return wrongKindAt(0, err) }
 
 // wrongKindAt is wrongKind for a part of a file that comes after so many lines.
 func wrongKindAt(before int, err error) error {
-	found := wrongKindForm.FindStringSubmatch(err.Error())
+	found := wrongKindForm().FindStringSubmatch(err.Error())
 	if found == nil {
 		return errors.New(strings.TrimPrefix(err.Error(), "toml: "))
 	}
 	key, want := found[2], "something else"
 	if line, err := strconv.Atoi(found[1]); err == nil {
-		if singleHeading.MatchString("[" + key + "]") {
+		if singleHeading().MatchString("[" + key + "]") {
 			return fmt.Errorf("line %d: %s", before+line, twoBrackets(key))
 		}
 		key = fmt.Sprintf("line %d: %s", before+line, key)
@@ -344,7 +344,7 @@ func wrongKindAt(before int, err error) error {
 }
 
 // wrongKindForm is how package toml begins the errors of values: toml: line 2 (last key "rule.who"): …
-var wrongKindForm = regexp.MustCompile(`^toml: (?:line (\d+) |)\(last key "([^"]+)"\): (.*)$`)
+var wrongKindForm = expression(`^toml: (?:line (\d+) |)\(last key "([^"]+)"\): (.*)$`)
 
 // bind works out whom a rule is for.
 func (r *accessRule) bind(groups map[string][]string) error {

@@ -355,7 +355,7 @@ func TestRobotTokens(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t, guarded("", "ann"))
 	secret := r.newRobot("ci", "ci/*,!ci/private", "push")
-	if robotForm.FindString(secret) == "" {
+	if robotForm().FindString(secret) == "" {
 		t.Fatalf("the token is %q", secret)
 	}
 	by := basic("whoever", secret)
@@ -369,7 +369,7 @@ func TestRobotTokens(t *testing.T) {
 		if err := tokenCommand(t.Context(), r.st, options{Args: []string{"list"}, JSON: true}, newConsole(&text, false)); err != nil {
 			t.Fatal(err)
 		}
-		if strings.Contains(text.String(), robotForm.FindStringSubmatch(secret)[2]) {
+		if strings.Contains(text.String(), robotForm().FindStringSubmatch(secret)[2]) {
 			t.Error("a list has the secret")
 		}
 		if err := json.Unmarshal([]byte(text.String()), &out); err != nil {
@@ -389,7 +389,7 @@ func TestRobotTokens(t *testing.T) {
 	r.want(200, "GET", "/v2/ci/app/manifests/x", nil, by)
 	r.want(200, "GET", "/v2/ci/app/manifests/x", nil, token)
 	for path, content := range tree(t, r.cfg.dir) {
-		if strings.Contains(content, robotForm.FindStringSubmatch(secret)[2]) {
+		if strings.Contains(content, robotForm().FindStringSubmatch(secret)[2]) {
 			t.Errorf("the secret stands in %s", path)
 		}
 	}

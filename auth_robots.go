@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -57,7 +56,7 @@ const usedEvery = 3600
 
 // robotForm is what a robot token looks like: its prefix lets scanners for
 // leaked secrets find it, and the id tells which one it was.
-var robotForm = regexp.MustCompile(`^berth_([0-9a-z]{8})_([0-9A-Za-z_-]{43})$`)
+var robotForm = expression(`^berth_([0-9a-z]{8})_([0-9A-Za-z_-]{43})$`)
 
 // load reads them at start.
 func (x *robots) load() error {
@@ -163,7 +162,7 @@ func (x *robots) findExpired(secret string, now time.Time) *robot {
 
 // owner returns the robot that has a secret, expired or not, or nil.
 func (x *robots) owner(secret string) *robot {
-	m := robotForm.FindStringSubmatch(secret)
+	m := robotForm().FindStringSubmatch(secret)
 	if m == nil {
 		return nil
 	}

@@ -326,7 +326,7 @@ func (m *matrix) credentials(anonymousPull bool) []credential {
 		{name: "expired robot", header: basic("x", expired), may: 0, status: 401},
 		{name: "revoked robot", header: basic("x", revoked), may: 0, status: 401},
 		{name: "revoked robot as bearer", header: "Authorization: Bearer " + revoked, may: 0, status: 401},
-		{name: "robot with another secret", header: basic("x", robotForm.ReplaceAllString(robot, "berth_${1}_"+strings.Repeat("x", 43))), may: 0, status: 401},
+		{name: "robot with another secret", header: basic("x", robotForm().ReplaceAllString(robot, "berth_${1}_"+strings.Repeat("x", 43))), may: 0, status: 401},
 		{name: "removed user", header: removed, may: 0, status: 401},
 		{name: "token of anonymous", header: m.bearer("", all, list), may: anybody, status: 401, partial: true},
 		{name: "token of the reader", header: m.bearer(as("reader"), all, list), may: mayPull, status: 403, partial: true},

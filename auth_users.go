@@ -22,7 +22,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +47,7 @@ func parseUsers(text []byte) (list users, bad []int) {
 			continue
 		}
 		name, hash, _ := strings.Cut(line, ":")
-		if _, err := bcrypt.Cost([]byte(hash)); err != nil || !hashForm.MatchString(hash) || checkUserName(name) != nil {
+		if _, err := bcrypt.Cost([]byte(hash)); err != nil || !hashForm().MatchString(hash) || checkUserName(name) != nil {
 			bad = append(bad, n)
 			continue
 		}
@@ -59,7 +58,7 @@ func parseUsers(text []byte) (list users, bad []int) {
 
 // hashForm is a bcrypt hash as a whole: one that is cut short, or has more after it,
 // no password fits.
-var hashForm = regexp.MustCompile(`^\$2[abxy]?\$[0-9]{2}\$[./A-Za-z0-9]{53}$`)
+var hashForm = expression(`^\$2[abxy]?\$[0-9]{2}\$[./A-Za-z0-9]{53}$`)
 
 // checkUserName refuses what cannot be a user's name.
 func checkUserName(name string) error {

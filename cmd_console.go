@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -102,14 +101,14 @@ func sentences(text string, width int) string {
 		if textWidth(line) <= width || strings.HasPrefix(line, " ") {
 			continue
 		}
-		whole := commandInSentence.ReplaceAllStringFunc(line, func(s string) string { return strings.NewReplacer(" ", "\x00", ",", "\x01").Replace(s) })
+		whole := commandInSentence().ReplaceAllStringFunc(line, func(s string) string { return strings.NewReplacer(" ", "\x00", ",", "\x01").Replace(s) })
 		lines[i] = strings.NewReplacer("\x00", " ", "\x01", ",").Replace(strings.Join(breakText(whole, width), "\n"))
 	}
 	return strings.Join(lines, "\n")
 }
 
 // commandInSentence is what a person may copy.
-var commandInSentence = regexp.MustCompile("`[^`]+`|\\b(?:berth|docker)(?: [^ ]*[^ ;,.)?])*(?: [^ ]+)?")
+var commandInSentence = expression("`[^`]+`|\\b(?:berth|docker)(?: [^ ]*[^ ;,.)?])*(?: [^ ]+)?")
 
 // tellPerson writes why the program has failed, for a person.
 func tellPerson(w io.Writer, env environment, err error) {

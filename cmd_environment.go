@@ -9,7 +9,6 @@ package main
 
 import (
 	"flag"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -40,24 +39,24 @@ func variableOf(flag string) string {
 
 // serviceVariable has the form of what Kubernetes sets for a Service called berth, or berth-…,
 // and Docker for a linked container: with the latter's names and environment.
-var serviceVariable = regexp.MustCompile(`^BERTH_(\w+_)?(` +
+var serviceVariable = expression(`^BERTH_(\w+_)?(` +
 	`SERVICE_HOST=|SERVICE_PORT(_\w+)?=\d+$|` +
 	`PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=|NAME=/|ENV_\w+=)`)
 
 // distributionVariable has the form of what registry:2 (distribution) reads. Others have variables that
 // begin with REGISTRY_, too: REGISTRY_AUTH_FILE is of Podman and skopeo.
-var distributionVariable = regexp.MustCompile(`^REGISTRY_(AUTH|AUTH_(HTPASSWD|TOKEN|SILLY)_\w+|STORAGE|LOGLEVEL|` +
+var distributionVariable = expression(`^REGISTRY_(AUTH|AUTH_(HTPASSWD|TOKEN|SILLY)_\w+|STORAGE|LOGLEVEL|` +
 	`(CATALOG|COMPATIBILITY|HEALTH|HTTP|LOG|MIDDLEWARE|NOTIFICATIONS|POLICY|PROXY|REDIS|REPORTING|STORAGE|VALIDATION)_\w+)$`)
 
 // distributionLoss has the form of the variables without which something is missing or unprotected that
 // registry:2 did: it was a mirror, kept images elsewhere than in files, sent events, or took tokens of others.
-var distributionLoss = regexp.MustCompile(`^REGISTRY_(PROXY_|NOTIFICATIONS_|AUTH_TOKEN_|AUTH_SILLY_|REDIS_|MIDDLEWARE_|` +
+var distributionLoss = expression(`^REGISTRY_(PROXY_|NOTIFICATIONS_|AUTH_TOKEN_|AUTH_SILLY_|REDIS_|MIDDLEWARE_|` +
 	`STORAGE_(S3|AZURE|GCS|SWIFT|OSS|INMEMORY)_|AUTH=(token|silly)$|STORAGE=(s3|azure|gcs|swift|oss|inmemory))`)
 
 // losses are those of the variables of registry:2 that mean a loss, by their names.
 func (env environment) losses(names []string) (lost []string) {
 	for _, name := range names {
-		if value, _ := env.lookup(name); distributionLoss.MatchString(name + "=" + value) {
+		if value, _ := env.lookup(name); distributionLoss().MatchString(name + "=" + value) {
 			lost = append(lost, name)
 		}
 	}
@@ -68,7 +67,7 @@ func (env environment) losses(names []string) (lost []string) {
 func (env environment) ofDistribution() (names []string) {
 	for _, variable := range env {
 		name, value, _ := strings.Cut(variable, "=")
-		if value != "" && distributionVariable.MatchString(name) && !serviceVariable.MatchString("BERTH_"+variable) {
+		if value != "" && strings.HasPrefix(name, "REGISTRY_") && distributionVariable().MatchString(name) && !serviceVariable().MatchString("BERTH_"+variable) {
 			names = append(names, name)
 		}
 	}
@@ -88,7 +87,7 @@ func (env environment) refuseUnknown() error {
 		if runtime.GOOS == "windows" { // where case does not matter
 			name = strings.ToUpper(name)
 		}
-		if !strings.HasPrefix(name, "BERTH_") || strings.HasPrefix(name, eventVariable) || value == "" || slices.Contains(known, strings.TrimPrefix(name, "BERTH_")) || serviceVariable.MatchString(name+"="+value) {
+		if !strings.HasPrefix(name, "BERTH_") || strings.HasPrefix(name, eventVariable) || value == "" || slices.Contains(known, strings.TrimPrefix(name, "BERTH_")) || serviceVariable().MatchString(name+"="+value) {
 			continue
 		}
 		if name == "BERTH_PORT" { // which is nearer to others than to what it means

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -155,7 +154,7 @@ func withoutCalls(err error) string {
 	case syscall.Errno:
 		return systemSays(e)
 	case interface{ Code() int }: // of SQLite
-		return sqliteCode.ReplaceAllString(err.Error(), "")
+		return sqliteCode().ReplaceAllString(err.Error(), "")
 	}
 	if err == context.Canceled {
 		return "interrupted"
@@ -164,7 +163,7 @@ func withoutCalls(err error) string {
 }
 
 // sqliteCode is the number with which errors of SQLite end.
-var sqliteCode = regexp.MustCompile(` \(\d+\)( \(SQLITE_BUSY\))?$`)
+var sqliteCode = expression(` \(\d+\)( \(SQLITE_BUSY\))?$`)
 
 // systemSays is the cause of an error of the system.
 func systemSays(err error) string {
@@ -213,7 +212,7 @@ func (c *command) checkArguments(cfg *config) error {
 	switch n := len(cfg.Args); {
 	case n > 0 && c.name == "serve" && findCommand(cfg.Args[0]) != nil:
 		return usageErrorf("unexpected %q; write the command first: berth %s", cfg.Args[0], strings.Join(cfg.argumentsFirst(), " "))
-	case n > 0 && c.name == "serve" && configurationFile.MatchString(cfg.Args[0]):
+	case n > 0 && c.name == "serve" && configurationFile().MatchString(cfg.Args[0]):
 		return usageErrorf("unexpected %q: %s", cfg.Args[0], noConfiguration)
 	case n > c.most && c.most == 0:
 		return usageErrorf("unexpected %q: berth %s takes only flags (see berth help %[2]s)", cfg.Args[0], c.name)
@@ -234,17 +233,17 @@ func (c *command) checkArguments(cfg *config) error {
 }
 
 // configurationFile matches the name of one of registry:2 or others.
-var configurationFile = regexp.MustCompile(`\.(ya?ml|toml|json|conf)$`)
+var configurationFile = expression(`\.(ya?ml|toml|json|conf)$`)
 
 // flagName matches a flag in an error.
-var flagName = regexp.MustCompile(`--[a-z][a-z-]*`)
+var flagName = expression(`--[a-z][a-z-]*`)
 
 // asGiven has an error about flags name the variables of those that only a variable has set. nil stays nil.
 func (cfg *config) asGiven(err error) error {
 	if err == nil {
 		return nil
 	}
-	text := flagName.ReplaceAllStringFunc(err.Error(), func(flag string) string {
+	text := flagName().ReplaceAllStringFunc(err.Error(), func(flag string) string {
 		if name := strings.TrimPrefix(flag, "--"); cfg.byEnv[name] {
 			return variableOf(name)
 		}

@@ -15,7 +15,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -46,7 +45,7 @@ func runTrust(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) e
 	if where.Address != "" && !cfg.given["addr"] {
 		addr = where.Address
 	}
-	if hostname, _ := os.Hostname(); len(cfg.Args)+len(called) == 0 && containerName.MatchString(hostname) {
+	if hostname, _ := os.Hostname(); len(cfg.Args)+len(called) == 0 && containerName().MatchString(hostname) {
 		return fmt.Errorf("this machine is called %s, which is a container's name that others do not know. "+
 			"Say what they call it: berth trust HOST:PORT, or --tls-name", hostname)
 	}
@@ -54,7 +53,7 @@ func runTrust(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writer) e
 }
 
 // containerName is what Docker and Podman call a machine.
-var containerName = regexp.MustCompile(`^[0-9a-f]{12}$`)
+var containerName = expression(`^[0-9a-f]{12}$`)
 
 // trustCommand says how to trust the CA in the data directory dir, for clients that call
 // the registry HOST:PORT. What is not given is the first name of called that the CA may

@@ -24,7 +24,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -292,13 +291,13 @@ func (d *doctor) examineAPI(ctx context.Context) bool {
 }
 
 // serviceOfBerth is how Berth calls itself in a challenge.
-var serviceOfBerth = regexp.MustCompile(`realm="[^"]*/v2/token",service="[0-9a-f]{32}"`)
+var serviceOfBerth = expression(`realm="[^"]*/v2/token",service="[0-9a-f]{32}"`)
 
 // kind says which registry it is, if that can be seen.
 func (d *doctor) kind(a *doctorAnswer) string {
 	challenge := a.header.Get("WWW-Authenticate")
 	switch {
-	case d.berth || serviceOfBerth.MatchString(challenge):
+	case d.berth || serviceOfBerth().MatchString(challenge):
 		d.berth = true
 		return "Berth"
 	case strings.Contains(challenge, "harbor-registry"):
@@ -350,7 +349,7 @@ func (d *doctor) target() string {
 }
 
 // challengeForm is one of a challenge's parameters.
-var challengeForm = regexp.MustCompile(`(\w+)="([^"]*)"`)
+var challengeForm = expression(`(\w+)="([^"]*)"`)
 
 // logIn goes through the login. It returns nil where there is no use in going on.
 func (d *doctor) logIn(ctx context.Context) *doctorSession {
@@ -409,7 +408,7 @@ func (d *doctor) logIn(ctx context.Context) *doctorSession {
 // secret is what a user logs in with, for people.
 func (d *doctor) secret() string {
 	switch {
-	case robotForm.MatchString(d.password):
+	case robotForm().MatchString(d.password):
 		return "a token that berth token or the page has made"
 	case d.loginFile != "":
 		return "the password in " + d.loginFile
@@ -500,7 +499,7 @@ func (d *doctor) loginOfAnotherPort() string {
 // logInByToken is logIn by Docker's token flow.
 func (d *doctor) logInByToken(ctx context.Context, s *doctorSession, challenge, basic string) *doctorSession {
 	params := map[string]string{}
-	for _, m := range challengeForm.FindAllStringSubmatch(challenge, -1) {
+	for _, m := range challengeForm().FindAllStringSubmatch(challenge, -1) {
 		params[m[1]] = m[2]
 	}
 	realm, err := url.Parse(params["realm"])
@@ -600,7 +599,7 @@ func (d *doctor) fetchToken(ctx context.Context, realm *url.URL, own bool, basic
 
 // checkPassword is for a password, or a token, that is refused.
 func (d *doctor) checkPassword() remedy {
-	if m := robotForm.FindStringSubmatch(d.password); m != nil {
+	if m := robotForm().FindStringSubmatch(d.password); m != nil {
 		return advise("See on the server whether there is a token of that id, and whether it has expired.", "berth token list      # the id is "+m[1])
 	}
 	if d.loginFile != "" {
@@ -611,7 +610,7 @@ func (d *doctor) checkPassword() remedy {
 
 // caller is who logs in as berth policy check calls it.
 func (d *doctor) caller() string {
-	switch m := robotForm.FindStringSubmatch(d.password); {
+	switch m := robotForm().FindStringSubmatch(d.password); {
 	case m != nil:
 		return "token:" + m[1] // whatever the user is called
 	case d.subject != "":
@@ -673,7 +672,7 @@ func (d *doctor) examineProxies(ctx context.Context) {
 		[]string{"export NO_PROXY=" + strings.TrimPrefix(get("NO_PROXY", "no_proxy")+","+d.host, ",")}}}
 	for _, unit := range d.dockerUnits() {
 		config := &httpproxy.Config{}
-		for _, m := range proxyVariable.FindAllSubmatch(d.readBelow(unit), -1) {
+		for _, m := range proxyVariable().FindAllSubmatch(d.readBelow(unit), -1) {
 			value := string(m[2])
 			switch strings.ToUpper(string(m[1])) {
 			case "HTTP_PROXY":
@@ -716,7 +715,7 @@ func (d *doctor) examineProxies(ctx context.Context) {
 }
 
 // proxyVariable is a variable in a unit or a file of defaults.
-var proxyVariable = regexp.MustCompile(`(?i)\b(https?_proxy|no_proxy)=["']?([^\s"']+)`)
+var proxyVariable = expression(`(?i)\b(https?_proxy|no_proxy)=["']?([^\s"']+)`)
 
 // failsThrough says why GET /v2/ does not work through a proxy; "" if it does.
 func (d *doctor) failsThrough(ctx context.Context, proxy *url.URL) string {

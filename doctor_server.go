@@ -421,7 +421,7 @@ func (x *serverExamination) examineOwnCertificate(d *doctor) {
 	default:
 		x.well("certificate", "it is valid until %s", leaf.NotAfter.UTC().Format(time.DateOnly))
 	}
-	if host := cmp.Or(x.cfg.doctor.hostname, machineName()); d.ca != nil && hostName(host) != "" && !containerName.MatchString(host) && !permits(d.ca, host) {
+	if host := cmp.Or(x.cfg.doctor.hostname, machineName()); d.ca != nil && hostName(host) != "" && !containerName().MatchString(host) && !permits(d.ca, host) {
 		x.warn("certificate", "ca-not-for-name", advise("Call it by a name that the CA has, or make a new CA: stop the server, remove the directory tls in the data directory, start it, and trust the new CA everywhere.", "berth trust"),
 			"this machine is called %s, and its local CA (%s) was made without this name and cannot vouch for it", host, d.ca.Subject.CommonName)
 	}

@@ -24,7 +24,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,13 +210,13 @@ func (d *doctor) modified(files ...string) time.Time {
 }
 
 // bootTime is a line of /proc/stat, in seconds since 1970.
-var bootTime = regexp.MustCompile(`(?m)^btime (\d+)$`)
+var bootTime = expression(`(?m)^btime (\d+)$`)
 
 // running finds the process with one of the names that was started first, and when, to a second at the
 // latest; "" if none is seen, as on systems without Linux's /proc.
 func (d *doctor) running(names []string) (name string, started time.Time) {
 	text, _ := os.ReadFile(filepath.Join(d.root, "/proc/stat"))
-	boot := bootTime.FindSubmatch(text)
+	boot := bootTime().FindSubmatch(text)
 	if boot == nil {
 		return "", time.Time{}
 	}
@@ -399,7 +398,7 @@ func (d *doctor) docker() *puller {
 		}
 	}
 	for _, unit := range d.dockerUnits() {
-		for _, m := range insecureFlag.FindAllSubmatch(d.readBelow(unit), -1) {
+		for _, m := range insecureFlag().FindAllSubmatch(d.readBelow(unit), -1) {
 			if d.isInsecure(string(m[1])) {
 				p.plain, p.blind, p.by = true, true, unit
 			}
@@ -418,7 +417,7 @@ func (d *doctor) docker() *puller {
 }
 
 // insecureFlag is the flag of dockerd in a unit.
-var insecureFlag = regexp.MustCompile(`--insecure-registry[= ]"?([^\s"]+)`)
+var insecureFlag = expression(`--insecure-registry[= ]"?([^\s"]+)`)
 
 // dockerUnits are the files of docker's service that a person may have changed.
 func (d *doctor) dockerUnits() (units []string) {

@@ -6,7 +6,6 @@ package main
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -28,7 +27,7 @@ func readPlainYAML(text []byte) (map[string]any, error) {
 		if strings.HasPrefix(body, "\t") {
 			return nil, fmt.Errorf("line %d: a tab, which YAML does not allow there", n)
 		}
-		if at := yamlComment.FindStringIndex(body); at != nil {
+		if at := yamlComment().FindStringIndex(body); at != nil {
 			body = strings.TrimRight(body[:at[0]], " ")
 		}
 		if body == "" || body == "---" {
@@ -51,7 +50,7 @@ func readPlainYAML(text []byte) (map[string]any, error) {
 }
 
 // yamlComment is where a comment begins. None of the values that are read here has a # after a space.
-var yamlComment = regexp.MustCompile(`(^| )#.*$`)
+var yamlComment = expression(`(^| )#.*$`)
 
 // readYAMLBlock reads what is indented by at least so much, and returns the lines after it.
 func readYAMLBlock(lines []yamlLine, least int) (value any, rest []yamlLine, err error) {

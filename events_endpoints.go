@@ -23,7 +23,6 @@ import (
 	"io/fs"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -78,10 +77,10 @@ const (
 var standardActions = []string{"push", "mount", "delete"}
 
 var (
-	endpointForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-	headerForm   = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+	endpointForm = expression(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+	headerForm   = expression("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
 	// headerOfOurs are headers that the sender sets itself.
-	headerOfOurs = regexp.MustCompile(`(?i)^(host|content-.*|transfer-encoding|connection|user-agent|webhook-.*|x-hub-signature.*)$`)
+	headerOfOurs = expression(`(?i)^(host|content-.*|transfer-encoding|connection|user-agent|webhook-.*|x-hub-signature.*)$`)
 )
 
 // An endpointTable is an endpoint as it is written.
@@ -151,7 +150,7 @@ func parseListeners(text []byte, dir string) (*listeners, error) {
 		}
 		if err != nil {
 			which := fmt.Sprintf("endpoint %d", i+1)
-			if endpointForm.MatchString(x.Name) {
+			if endpointForm().MatchString(x.Name) {
 				which = "endpoint " + x.Name
 			}
 			return nil, fmt.Errorf("%s: %w", which, err)
@@ -165,7 +164,7 @@ func parseListeners(text []byte, dir string) (*listeners, error) {
 // parse checks an endpoint, and reads the files that it names.
 func (x *endpointTable) parse(dir string) (p *endpoint, err error) {
 	p = &endpoint{name: x.Name, secret: x.Secret, format: cmp.Or(x.Format, distributionFormat), headers: x.Headers, actions: x.Actions, timeout: standardTimeout}
-	if !endpointForm.MatchString(x.Name) {
+	if !endpointForm().MatchString(x.Name) {
 		return nil, errors.New("name: give it one of a-z, 0-9 and . _ -, which the log and the metrics show")
 	}
 	p.url, err = url.Parse(x.URL)
@@ -201,9 +200,9 @@ func (x *endpointTable) parse(dir string) (p *endpoint, err error) {
 	}
 	for name, value := range x.Headers {
 		switch {
-		case !headerForm.MatchString(name):
+		case !headerForm().MatchString(name):
 			return nil, fmt.Errorf("headers: %q is not the name of a header", name)
-		case headerOfOurs.MatchString(name):
+		case headerOfOurs().MatchString(name):
 			return nil, fmt.Errorf("headers: Berth sets %s itself", name)
 		case strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c == 0x7f }):
 			return nil, fmt.Errorf("headers: the value of %s has a character that a header cannot have", name)

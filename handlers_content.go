@@ -12,7 +12,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -28,7 +27,7 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 	header.set(h, immutable)
 	switch ranges := r.Header.Get("Range"); {
 	case ranges == "":
-	case emptySuffix.MatchString(ranges) && r.Method == http.MethodGet:
+	case emptySuffix().MatchString(ranges) && r.Method == http.MethodGet:
 		// ServeContent would send 206 and nothing.
 		size, _ := content.Seek(0, io.SeekEnd)
 		return errRangeUnsatisfiable.withHeader("Content-Range", fmt.Sprintf("bytes */%d", size))
@@ -159,7 +158,7 @@ func unconditional(h http.Header) bool {
 }
 
 // emptySuffix matches the Range of no bytes, which cannot be satisfied.
-var emptySuffix = regexp.MustCompile(`^bytes=\s*-0+\s*$`)
+var emptySuffix = expression(`^bytes=\s*-0+\s*$`)
 
 // maxRanges bounds the ranges of one request: podman's partial pulls of
 // zstd:chunked layers ask for up to 1024.

@@ -27,7 +27,7 @@ func parsePages(text string) (list pages, err error) {
 		case word == "*":
 			list = append(list, word)
 			continue
-		case err != nil || u.Scheme != "http" && u.Scheme != "https" || !hostForm.MatchString(u.Host):
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || !hostForm().MatchString(u.Host):
 			return nil, fmt.Errorf("%q is neither an origin, such as https://ui.example.org, nor *", word)
 		case u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
 			return nil, fmt.Errorf("%q is more than an origin: leave it at %s://%s", word, u.Scheme, u.Host)

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,7 +87,7 @@ func (list proxies) origin(r *http.Request) origin {
 		o.host = host
 	}
 	// 80 and 443 go without saying, and may be those of a proxy further in.
-	if port := outermost(f.port, said); portForm.MatchString(port) && port != "80" && port != "443" && o.host != "" {
+	if port := outermost(f.port, said); portForm().MatchString(port) && port != "80" && port != "443" && o.host != "" {
 		if _, _, err := net.SplitHostPort(o.host); err != nil {
 			o.host += ":" + port
 		}
@@ -153,7 +152,7 @@ func (x *disbelieved) note(o origin, h http.Header, log *slog.Logger) {
 }
 
 // portForm is a port as proxies write it.
-var portForm = regexp.MustCompile(`^[1-9][0-9]{0,4}$`)
+var portForm = expression(`^[1-9][0-9]{0,4}$`)
 
 // forwarded is what proxies say of a request, each at the end of what it got.
 type forwarded struct{ client, proto, host, port []string }
@@ -243,12 +242,12 @@ const maxHost = 255 + len(":65535")
 
 // hostForm is a host with or without a port. What does not look like one is not
 // written into any answer.
-var hostForm = regexp.MustCompile(`^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?$`)
+var hostForm = expression(`^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?$`)
 
 // url is this registry's address as the client may use it, without a slash at
 // the end.
 func (o origin) url() (string, error) {
-	if len(o.host) > maxHost || !hostForm.MatchString(o.host) {
+	if len(o.host) > maxHost || !hostForm().MatchString(o.host) {
 		return "", errHostInvalid
 	}
 	scheme := "http"
@@ -262,10 +261,10 @@ func (o origin) url() (string, error) {
 func parsePublicURL(text string) (string, error) {
 	text = strings.TrimSuffix(text, "/")
 	scheme, host, ok := strings.Cut(text, "://")
-	if !ok && hostForm.MatchString(text) {
+	if !ok && hostForm().MatchString(text) {
 		return "", fmt.Errorf("%q is not a URL; begin it with https:// or http://, as in https://%[1]s", text)
 	}
-	if text != "" && (!ok || scheme != "http" && scheme != "https" || !hostForm.MatchString(host)) {
+	if text != "" && (!ok || scheme != "http" && scheme != "https" || !hostForm().MatchString(host)) {
 		return "", errors.New("use for example https://registry.example.org; clients want the registry at the root of a host")
 	}
 	return text, nil

@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -375,13 +374,13 @@ func trustURL(registry string) string {
 }
 
 // insideOnly are the names of interfaces that lead to containers and virtual machines of this machine.
-var insideOnly = regexp.MustCompile(`^(docker|br-|veth|cni|podman|virbr|lxcbr|lxdbr|flannel|cali|kube)`)
+var insideOnly = expression(`^(docker|br-|veth|cni|podman|virbr|lxcbr|lxdbr|flannel|cali|kube)`)
 
 // outerAddresses are those of the machine's addresses by which others may reach it.
 func outerAddresses() (list []string) {
 	interfaces, _ := net.Interfaces() // without them the greeting has no addresses
 	for _, i := range interfaces {
-		if i.Flags&net.FlagLoopback != 0 || insideOnly.MatchString(i.Name) {
+		if i.Flags&net.FlagLoopback != 0 || insideOnly().MatchString(i.Name) {
 			continue
 		}
 		addresses, _ := i.Addrs()
@@ -409,11 +408,11 @@ func inContainer(env environment, root fs.FS) bool {
 		}
 	}
 	groups, _ := fs.ReadFile(root, "proc/self/cgroup") // tells only where they are of version 1
-	return containerGroup.Match(groups)
+	return containerGroup().Match(groups)
 }
 
 // containerGroup matches the control group of a container in a line of /proc/self/cgroup.
-var containerGroup = regexp.MustCompile(`(?m)/(docker[-/]|kubepods|libpod|cri-containerd)`)
+var containerGroup = expression(`(?m)/(docker[-/]|kubepods|libpod|cri-containerd)`)
 
 // log is the same for a program.
 func (g *greeting) log(log *slog.Logger) {

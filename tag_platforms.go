@@ -32,7 +32,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -135,12 +134,12 @@ const (
 )
 
 // platformWord is what the parts of a platform look like: they are shown to people.
-var platformWord = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+var platformWord = expression(`^[A-Za-z0-9._-]{1,64}$`)
 
 // plain reports whether a platform says what it is, in words of that form.
 func (p platform) plain() bool {
 	for _, word := range []string{p.OS, p.Architecture, cmp.Or(p.OSVersion, "-"), cmp.Or(p.Variant, "-")} {
-		if !platformWord.MatchString(word) || word == "unknown" {
+		if !platformWord().MatchString(word) || word == "unknown" {
 			return false
 		}
 	}

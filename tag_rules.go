@@ -252,11 +252,11 @@ func span(d time.Duration) string {
 }
 
 var (
-	versionForm = regexp.MustCompile(`^(v?)(\d{1,18}(?:\.\d{1,18})*)(?i:\.(?:final|ga|release))?` +
+	versionForm = expression(`^(v?)(\d{1,18}(?:\.\d{1,18})*)(?i:\.(?:final|ga|release))?` +
 		`(?:(?:\.?((?i)alpha|beta|preview|pre|rc|cr|dev|post)|([abc]))\.?(\d{1,18}))?((?:-[A-Za-z0-9._-]+)?)$`)
-	describeForm = regexp.MustCompile(`^((?:-.+)?)-(\d{1,18})-g[0-9a-f]{4,64}((?:-.+)?)$`)
-	dateForm     = regexp.MustCompile(`^\d{4}-\d\d-\d\d`)
-	commitForm   = regexp.MustCompile(`(^|[._-])(?:g[0-9a-f]{7,64}|[0-9a-f]{7,64})$`)
+	describeForm = expression(`^((?:-.+)?)-(\d{1,18})-g[0-9a-f]{4,64}((?:-.+)?)$`)
+	dateForm     = expression(`^\d{4}-\d\d-\d\d`)
+	commitForm   = expression(`(^|[._-])(?:g[0-9a-f]{7,64}|[0-9a-f]{7,64})$`)
 )
 
 // errImmutable is behind the errors of what only rules about tags forbid.
@@ -269,7 +269,7 @@ func immutableError(repository, tag string, rule *tagRule) *protocolError {
 // signedBy returns the digest that a tag is made from, or its first 64 letters after
 // the algorithm; "" if it is a tag like others.
 func signedBy(tag string) digest.Digest {
-	m := signatureForm.FindStringSubmatch(tag)
+	m := signatureForm().FindStringSubmatch(tag)
 	if m == nil {
 		return ""
 	}

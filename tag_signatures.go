@@ -11,7 +11,6 @@
 package main
 
 import (
-	"regexp"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -19,7 +18,7 @@ import (
 
 // signatureForm is the algorithm and the digest, of which 64 letters are used, and
 // what it is.
-var signatureForm = regexp.MustCompile(`^(sha256|sha512)-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?$`)
+var signatureForm = expression(`^(sha256|sha512)-([0-9a-f]{64})(?:\.[A-Za-z0-9._-]+)?$`)
 
 // signatureTag is what the tags of an image's signatures begin with.
 func signatureTag(d digest.Digest) string {

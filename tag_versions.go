@@ -63,8 +63,8 @@ const maxBareNumber = 4
 // 1.2.3.Final. It reports false if the tag is no version.
 func parseVersion(tag string) (v tagVersion, ok bool) {
 	rest, build, built := strings.Cut(tag, "_")
-	m := versionForm.FindStringSubmatch(rest)
-	if m == nil || dateForm.MatchString(tag) || built && build == "" {
+	m := versionForm().FindStringSubmatch(rest)
+	if m == nil || dateForm().MatchString(tag) || built && build == "" {
 		return v, false
 	}
 	prefix, numbers, word, letter, number, suffix := m[1], m[2], strings.ToLower(m[3]), m[4], m[5], m[6]
@@ -79,7 +79,7 @@ func parseVersion(tag string) (v tagVersion, ok bool) {
 			return v, false
 		}
 	}
-	if m := describeForm.FindStringSubmatch(suffix); m != nil {
+	if m := describeForm().FindStringSubmatch(suffix); m != nil {
 		suffix, v.after, v.variant = m[1], strings.TrimLeft(m[2], "0"), m[3]
 	}
 	switch {
@@ -97,7 +97,7 @@ func parseVersion(tag string) (v tagVersion, ok bool) {
 // withoutCommit takes the name of a commit from the end of a text. Words and numbers
 // are none: it has digits and letters.
 func withoutCommit(text string) string {
-	m := commitForm.FindStringSubmatchIndex(text)
+	m := commitForm().FindStringSubmatchIndex(text)
 	if m == nil {
 		return text
 	}

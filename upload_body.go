@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"regexp"
 	"strconv"
 )
 
@@ -95,7 +94,7 @@ func (s *server) arrive(w http.ResponseWriter, r *http.Request) (giveBack func()
 // "<first>-<last>"; HTTP's "bytes <first>-<last>/<length or *>" is taken too.
 // Both ends are inclusive. The length of the range fits in an int64.
 func parseContentRange(s string) (first, last int64, err error) {
-	m := contentRange.FindStringSubmatch(s)
+	m := contentRange().FindStringSubmatch(s)
 	if m != nil {
 		first, err = strconv.ParseInt(m[1], 10, 64)
 		if err == nil {
@@ -108,7 +107,7 @@ func parseContentRange(s string) (first, last int64, err error) {
 	return first, last, nil
 }
 
-var contentRange = regexp.MustCompile(`^(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/(?:[0-9]+|\*))?$`)
+var contentRange = expression(`^(?:bytes[ =])?([0-9]+)-([0-9]+)(?:/(?:[0-9]+|\*))?$`)
 
 // append copies body to the end of a session's file and hashes it on the way.
 // It returns how many bytes have been added, which is what the offset grew by.
