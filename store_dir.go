@@ -183,21 +183,23 @@ func (data *dataDir) refuseBlobs() error {
 
 // anyBlobs reports whether there is anything where blobs are.
 func (data *dataDir) anyBlobs() (bool, error) {
-	missing := make(map[digest.Algorithm]bool) // the whole directory, as in a new registry
 	for _, algorithm := range algorithms {
-		_, err := os.Stat(data.blobsDir(algorithm))
-		missing[algorithm] = errors.Is(err, fs.ErrNotExist)
-	}
-	for _, s := range shards() {
-		if missing[s.algorithm] {
+		if there, err := isThere(data.blobsDir(algorithm)); err != nil {
+			return false, err
+		} else if !there { // as in a new registry
 			continue
 		}
-		entries, err := os.ReadDir(filepath.Join(data.blobsDir(s.algorithm), s.prefix))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return false, err
-		}
-		if len(entries) > 0 {
-			return true, nil
+		for _, s := range shards() {
+			if s.algorithm != algorithm {
+				continue
+			}
+			entries, err := os.ReadDir(filepath.Join(data.blobsDir(algorithm), s.prefix))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return false, err
+			}
+			if len(entries) > 0 {
+				return true, nil
+			}
 		}
 	}
 	return false, nil
@@ -211,14 +213,15 @@ func (data *dataDir) blobsDir(algorithm digest.Algorithm) string {
 	return filepath.Join(data.dir, "blobs", algorithm.String())
 }
 
-// makeDirectories makes what is missing of the layout, but for the shards.
+// makeDirectories makes what is missing of the layout, but for the shards. It does not sync their
+// names: makeShards does before there is a blob, and without one the next start makes them again.
 func (data *dataDir) makeDirectories() error {
 	for _, algorithm := range algorithms {
-		if err := makeAll(data.blobsDir(algorithm)); err != nil {
+		if err := os.MkdirAll(data.blobsDir(algorithm), 0o700); err != nil {
 			return err
 		}
 	}
-	return makeAll(filepath.Join(data.dir, "uploads"))
+	return os.MkdirAll(filepath.Join(data.dir, "uploads"), 0o700)
 }
 
 func (data *dataDir) notMounted(err error) error {
