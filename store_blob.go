@@ -104,7 +104,6 @@ func (st *store) commitBlob(repository string, c content, session string, by aut
 			st.small.withdraw(d)
 			return errors.Join(err, e)
 		}
-		st.at("synced")
 	}
 	if err != nil {
 		// Whether a commit took place whose sync failed shows only after a

@@ -189,6 +189,7 @@ func (sm *smallBlobs) syncGroups() {
 			return
 		}
 		group = sm.syncGroup(group)
+		sm.at("synced")
 		u.group.Lock()
 		for _, x := range group {
 			if x.err != nil {

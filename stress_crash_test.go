@@ -685,6 +685,7 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 		args   []string
 	}{
 		{"patient", []point{{"synced", 40}, {"renamed", 40}, {"placed", 40}, {"recorded", 40}, {"syncing", 1}, {"", 400}}, nil},
+		{"patient, with --sync=image", []point{{"synced", 10}, {"renamed", 40}, {"placed", 40}, {"recorded", 40}, {"syncing", 1}, {"", 400}}, []string{"--sync", "image"}},
 		// Grace counts in whole seconds: once in one, everything loose is due.
 		{"collecting", []point{{"collecting", 3}, {"unlinked", 20}, {"", 400}},
 			[]string{"--grace", "1ns", "--untagged-grace", "1ns"}},
@@ -699,7 +700,7 @@ func TestCrashLosesNothingAcknowledged(t *testing.T) {
 			answers := new(atomic.Int64)
 			var ledgers []*ledger
 			for i := range 5 {
-				ledgers = append(ledgers, newLedger(t, i, series.name == "patient", seed, answers))
+				ledgers = append(ledgers, newLedger(t, i, strings.HasPrefix(series.name, "patient"), seed, answers))
 			}
 			for range *crashRounds {
 				for _, p := range series.points {
