@@ -614,13 +614,13 @@ func (t *tx) linked(repo int64, d digest.Digest) (blob int64, sound bool, err er
 // linkBlob makes a blob visible in a repository. Its grace counts from now,
 // unless something refers to it already.
 func (t *tx) linkBlob(repo, blob int64) error {
-	_, err := t.exec(`INSERT INTO link (repository, blob, loose) VALUES (?1, ?2, ?3)
-		ON CONFLICT (repository, blob) DO UPDATE SET loose = CASE WHEN link.loose IS NOT NULL THEN ?3 END, hidden = NULL
-			WHERE link.loose IS NOT NULL OR link.hidden IS NOT NULL`, repo, blob, t.clock)
-	if err != nil {
-		return err
-	}
-	return t.settleLink(repo, blob)
+	_, err := t.exec(`INSERT INTO link (repository, blob, loose) VALUES (?1, ?2, CASE WHEN
+			EXISTS (SELECT 1 FROM uses u WHERE u.repository = ?1 AND u.blob = ?2)
+			OR EXISTS (SELECT 1 FROM names n WHERE n.repository = ?1 AND n.digest = (SELECT b.digest FROM blob b WHERE b.id = ?2))
+			THEN NULL ELSE ?3 END)
+		ON CONFLICT (repository, blob) DO UPDATE SET loose = excluded.loose, hidden = NULL
+			WHERE link.loose IS DISTINCT FROM excluded.loose OR link.hidden IS NOT NULL`, repo, blob, t.clock)
+	return err
 }
 
 // unlinkBlob takes a blob out of a repository. With the last link the blob's

@@ -51,7 +51,7 @@ func (st *store) putManifestAllowing(repository string, m *manifest, tags []stri
 		}
 		p := &pushing{tx: t, rules: rules, c: by.change("push", ""), repo: repo, chart: m.artifactType == typeHelmConfig,
 			it: target{digest: m.digest, mediaType: m.mediaType, size: len(m.body), platform: platform}}
-		if p.it.id, err = p.store(m, allowance{sparse: st.sparse, members: partly, platform: platform}); err != nil {
+		if p.it.id, err = p.store(m, allowance{sparse: st.sparse, members: partly, platform: platform, tagged: len(tags) > 0}); err != nil {
 			return err
 		}
 		for _, tag := range tags {

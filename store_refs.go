@@ -175,10 +175,12 @@ type allowance struct {
 
 	platform sql.NullString // as in the schema
 	made     bool           // by the registry
+	tagged   bool           // a tag is pointed at it at once: it is not loose
 }
 
 // insertManifest adds a manifest and its references. The error is
-// errManifestBlobUnknown with an entry for each digest that is missing.
+// errManifestBlobUnknown with an entry for each digest that is missing. The caller settles
+// one that is to be tagged.
 func (t *tx) insertManifest(repo int64, m *manifest, may allowance) (id int64, err error) {
 	blobs, members := listJSON(m.blobs), listJSON(m.children)
 	missing, err := listRows(t, scanOne[digest.Digest], missingReferences, repo, blobs, members, may.damaged, may.sparse || may.members && len(m.children) > 0, maxMissing)
@@ -195,11 +197,12 @@ func (t *tx) insertManifest(repo int64, m *manifest, may allowance) (id int64, e
 	}
 
 	subject, annotations := m.about()
+	loose := sql.NullInt64{Int64: t.clock, Valid: !may.tagged}
 	err = t.get(`
 		INSERT INTO manifest (repository, digest, media_type, loose, subject, artifact_type, annotations, body, platform, made, sparse, met)
 		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11,
 			?5 IS NOT NULL AND EXISTS (SELECT 1 FROM manifest s WHERE s.repository = ?1 AND s.digest = ?5)) RETURNING id`,
-		[]any{repo, m.digest, m.mediaType, t.clock, subject, m.artifactType, annotations, m.body, may.platform, may.made, may.members}, &id)
+		[]any{repo, m.digest, m.mediaType, loose, subject, m.artifactType, annotations, m.body, may.platform, may.made, may.members}, &id)
 	if err != nil {
 		return 0, err
 	}
@@ -224,8 +227,8 @@ func (t *tx) insertManifest(repo int64, m *manifest, may allowance) (id int64, e
 		}
 	}
 	// Referrers that came before their subject go with it from now on.
-	if err := t.settleReferrers(repo, m.digest); err != nil {
-		return 0, err
+	if err := t.settleReferrers(repo, m.digest); err != nil || may.tagged {
+		return id, err
 	}
 	return id, t.settleManifest(repo, m.digest)
 }
