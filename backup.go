@@ -33,6 +33,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -783,4 +784,11 @@ func (b *backup) removeRest(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sameDisk reports whether two directories are known to be on one.
+func sameDisk(a, b string) bool {
+	one, _, _ := strings.Cut(dirID(a), ":")
+	other, _, _ := strings.Cut(dirID(b), ":")
+	return one != "" && one == other && runtime.GOOS != "windows"
 }

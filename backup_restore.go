@@ -689,7 +689,7 @@ func (re *restorer) reconcile(ctx context.Context, out *console) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		rows, err := re.blobsIn(s)
+		rows, err := s.blobs(re.store)
 		if err != nil {
 			return err
 		}
@@ -703,7 +703,7 @@ func (re *restorer) reconcile(ctx context.Context, out *console) error {
 				out.printf("blob %s: %v\n", b.digest, err)
 			}
 		}
-		strangers, err := re.strangersIn(s, rows)
+		strangers, err := s.strangers(re.store, rows)
 		if err != nil {
 			out.printf("%v\n", err)
 		}
@@ -733,9 +733,9 @@ func (re *restorer) reconcile(ctx context.Context, out *console) error {
 
 // sayRestored tells what the registry is after a restore, and what it lacks. orphans are
 // the files that belong to nothing.
-func (st *store) sayRestored(ctx context.Context, orphans int, out *console) error {
-	r := &report{st: st}
-	if err := st.look(ctx, func(s snapshot) error { r.snapshot = s; return r.checkDamaged() }); err != nil {
+func (re *restorer) sayRestored(ctx context.Context, orphans int, out *console) error {
+	r := &report{st: re.store}
+	if err := re.look(ctx, func(s snapshot) error { r.snapshot = s; return r.checkDamaged() }); err != nil {
 		return err
 	}
 	for _, what := range r.damaged {
@@ -743,19 +743,19 @@ func (st *store) sayRestored(ctx context.Context, orphans int, out *console) err
 	}
 	if orphans > 0 {
 		until := "for good"
-		if st.scrubEvery > 0 {
-			until = "until everything has been read again, in " + formatDuration(st.scrubEvery.Round(time.Hour))
+		if re.scrubEvery > 0 {
+			until = "until everything has been read again, in " + formatDuration(re.scrubEvery.Round(time.Hour))
 		}
 		out.printf("%s on the disk without an image that is known. If you miss an image, push it again.\n"+
 			"They are kept %s. `berth repair` leaves them alone;\n`berth repair --left-over` removes them; run it only when no image is missed.\n", plural(orphans, "file"), until)
 	}
-	f, err := st.stats.figures(ctx)
+	f, err := re.stats.figures(ctx)
 	if err != nil {
 		return err
 	}
 	out.printf("images deleted after the snapshot are back, if their blobs are still there\n")
 	var tokens int
-	if err := st.get(`SELECT count(*) FROM token`, nil, &tokens); err != nil {
+	if err := re.get(`SELECT count(*) FROM token`, nil, &tokens); err != nil {
 		return err
 	}
 	if tokens > 0 {

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -69,7 +70,7 @@ func (st *store) check(ctx context.Context, deep bool, read func(int64)) (*repor
 	if err != nil {
 		return nil, fmt.Errorf("checking: %w", err)
 	}
-	if err := st.knownRuin(); err != nil {
+	if err := st.ruin.known(); err != nil {
 		r.problemf("%v", err) // what a connection keeps in memory may still be whole
 	}
 	if err := r.checkFiles(ctx, read); err != nil {
@@ -86,7 +87,7 @@ func (r *report) checkDatabase() error {
 		text, err := scanOne[string](rows)
 		if err == nil && text != "ok" {
 			r.problemf("database: %s", text)
-			r.st.ruinedBy(errors.New(text))
+			r.st.ruin.by(errors.New(text))
 		}
 		return err
 	}, `PRAGMA integrity_check`)
@@ -395,7 +396,7 @@ func (r *report) checkUploads() error {
 // checkFiles verifies (1) in both directions.
 func (r *report) checkFiles(ctx context.Context, read func(int64)) error {
 	for _, s := range shards() {
-		rows, err := r.st.blobsIn(s)
+		rows, err := s.blobs(r.st)
 		if err != nil {
 			return err
 		}
@@ -410,7 +411,7 @@ func (r *report) checkFiles(ctx context.Context, read func(int64)) error {
 			}
 			read(b.size)
 		}
-		strangers, err := r.st.strangersIn(s, rows)
+		strangers, err := s.strangers(r.st, rows)
 		if err != nil {
 			return err
 		}
@@ -514,4 +515,10 @@ func (r *report) checkReferences(x checkedManifest, m *manifest, where string, r
 		}
 	}
 	return nil
+}
+
+// isBlobFile reports whether what strangers or checkUploads has found is where blobs are.
+func isBlobFile(path string) bool {
+	first, rest, _ := strings.Cut(filepath.ToSlash(path), "/")
+	return first == "blobs" && !strings.HasPrefix(rest, "uploads/")
 }

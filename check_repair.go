@@ -19,7 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// removeStranger removes a file that strangersIn found, if it is at a place
+// removeStranger removes a file that strangers found, if it is at a place
 // where only Berth puts files and still belongs to nothing.
 func (sc *scrubber) removeStranger(path string) (removed bool, err error) {
 	parts := strings.Split(filepath.ToSlash(path), "/")
@@ -32,7 +32,7 @@ func (sc *scrubber) removeStranger(path string) (removed bool, err error) {
 	}
 	unlock := sc.digests.lock(d.String())
 	defer unlock()
-	if !sc.ownerless(d) {
+	if !ownerless(sc.store, d) {
 		return false, nil
 	}
 	if err := os.Remove(sc.path(d)); err != nil {
@@ -172,12 +172,6 @@ func (a *repairAnswer) repair(st *store, r *report, keep bool) (failed int) {
 		a.LeftOver = append(a.LeftOver, repaired{path, did})
 	}
 	return failed
-}
-
-// isBlobFile reports whether what strangersIn or checkUploads has found is where blobs are.
-func isBlobFile(path string) bool {
-	first, rest, _ := strings.Cut(filepath.ToSlash(path), "/")
-	return first == "blobs" && !strings.HasPrefix(rest, "uploads/")
 }
 
 // A repairAnswer is what repair has done.

@@ -267,7 +267,7 @@ func (s *scrubbing) quarantinedIn(dir string) error {
 
 // shard goes through one directory of blobs, or the rest of it.
 func (s *scrubbing) shard(x shard) error {
-	rows, err := s.blobsIn(x)
+	rows, err := x.blobs(s.store)
 	if err != nil {
 		return err
 	}
@@ -288,7 +288,7 @@ func (s *scrubbing) shard(x shard) error {
 			s.saved = now
 		}
 	}
-	strangers, err := s.strangersIn(x, rows)
+	strangers, err := x.strangers(s.store, rows)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,39 @@ func findCommand(name string) *command {
 	return nil
 }
 
+// line is how a command is called, in short.
+func (c *command) line() string {
+	call := c.synopsis
+	if verbs := c.verbs(); verbs != nil {
+		call = strings.Join(verbs, "|") + " ..."
+	} else if c.forms != nil {
+		call = c.forms[0].call
+	}
+	return strings.TrimSpace("berth " + c.name + " " + call)
+}
+
+// calls are all the ways to call a command.
+func (c *command) calls() (list []string) {
+	for _, x := range c.forms {
+		list = append(list, "berth "+c.name+" "+x.call)
+	}
+	if list == nil {
+		list = []string{c.line()}
+	}
+	return list
+}
+
+// verbs are the words that can follow a command's name, as in user add.
+func (c *command) verbs() (list []string) {
+	for _, x := range c.forms {
+		verb, _, _ := strings.Cut(x.call, " ")
+		if verb == strings.ToLower(verb) && !slices.Contains(list, verb) {
+			list = append(list, verb)
+		}
+	}
+	return list
+}
+
 // options are a command's own flags and arguments.
 type options struct {
 	Command string
@@ -133,7 +167,52 @@ func runOn(ctx context.Context, st *store, o options, out *console) error {
 	if st.writer == nil && (errors.Is(err, syscall.EROFS) || errors.Is(err, errReadOnlyDisk)) {
 		return plainError{fmt.Sprintf("%s: the disk of %s is read-only", o.Command, st.dir), err}
 	}
-	return o.withPlace(plainly(st.ruined(err)))
+	return o.withPlace(plainly(st.ruin.explain(err)))
+}
+
+// wrongArguments is the error of a command whose arguments are not right: what is wrong with
+// them, and how it is called.
+func (c *command) wrongArguments(what string) error {
+	return usageErrorf("%s\nusage: %s\n`berth help %s` tells more", what, strings.Join(c.calls(), "\n       "), c.name)
+}
+
+// checkArguments refuses arguments that cannot be right, before anything is opened.
+func (c *command) checkArguments(cfg *config) error {
+	switch n := len(cfg.Args); {
+	case n > 0 && c.name == "serve" && findCommand(cfg.Args[0]) != nil:
+		return usageErrorf("unexpected %q; write the command first: berth %s", cfg.Args[0], strings.Join(cfg.argumentsFirst(), " "))
+	case n > 0 && c.name == "serve" && configurationFile().MatchString(cfg.Args[0]):
+		return usageErrorf("unexpected %q: %s", cfg.Args[0], noConfiguration)
+	case n > c.most && c.most == 0:
+		return usageErrorf("unexpected %q: berth %s takes only flags (see berth help %[2]s)", cfg.Args[0], c.name)
+	case n > c.most:
+		return c.wrongArguments(fmt.Sprintf("unexpected %q", cfg.Args[c.most]))
+	case n < c.least:
+		return c.wrongArguments(c.name + ": an argument is missing")
+	}
+	for _, arg := range cfg.Args {
+		if arg == "" {
+			return c.wrongArguments(c.name + ": an argument is empty (perhaps by a variable that is not set)")
+		}
+	}
+	if c.check == nil {
+		return nil
+	}
+	return asUsage(cfg.asGiven(plainly(c.check(cfg))))
+}
+
+// configurationFile matches the name of one of registry:2 or others.
+var configurationFile = expression(`\.(ya?ml|toml|json|conf)$`)
+
+// argumentsFirst is what was typed, the arguments before the flags.
+func (cfg *config) argumentsFirst() []string {
+	flags, left := slices.Clone(cfg.typed), len(cfg.Args)
+	for i := len(flags) - 1; i >= 0 && left > 0; i-- {
+		if flags[i] == cfg.Args[left-1] {
+			flags, left = slices.Delete(flags, i, i+1), left-1
+		}
+	}
+	return append(slices.Clone(cfg.Args), flags...)
 }
 
 // noRegistry says that none is in a directory, where its database has not been found.

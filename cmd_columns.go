@@ -302,49 +302,10 @@ func (t *consoleTable) writeRow(text *strings.Builder, row []any, b brevity, wid
 	text.WriteString(under)
 }
 
-// words splits a text where a line may end: after spaces and commas, which stay.
-func words(s string) (list []string) {
-	from := 0
-	for i := range len(s) {
-		if i+1 < len(s) && (s[i] == ' ' || s[i] == ',') && s[i+1] != ' ' {
-			list, from = append(list, s[from:i+1]), i+1
-		}
-	}
-	return append(list, s[from:])
-}
-
 // longestWord is the width of the widest part of a text that is not broken.
 func longestWord(s string) (n int) {
 	for _, word := range words(s) {
 		n = max(n, textWidth(strings.TrimRight(word, " ")))
-	}
-	return n
-}
-
-// breakText breaks a text into lines of at most that width, but for a word that is wider.
-func breakText(s string, width int) (lines []string) {
-	line := ""
-	for _, word := range words(s) {
-		if line != "" && textWidth(line)+textWidth(strings.TrimRight(word, " ")) > width {
-			lines, line = append(lines, strings.TrimRight(line, " ")), ""
-		}
-		line += word
-	}
-	return append(lines, strings.TrimRight(line, " "))
-}
-
-// textWidth is how many columns of a terminal a text takes.
-func textWidth(s string) (n int) {
-	for _, r := range s {
-		switch {
-		case r < 0x300:
-			n++
-		case unicode.In(r, unicode.Mn, unicode.Me): // they join the character before
-		case unicode.Is(wideCharacters, r):
-			n += 2
-		default:
-			n++
-		}
 	}
 	return n
 }

@@ -37,6 +37,26 @@ func variableOf(flag string) string {
 	return "BERTH_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
+// flagName matches a flag in an error.
+var flagName = expression(`--[a-z][a-z-]*`)
+
+// asGiven has an error about flags name the variables of those that only a variable has set. nil stays nil.
+func (cfg *config) asGiven(err error) error {
+	if err == nil {
+		return nil
+	}
+	text := flagName().ReplaceAllStringFunc(err.Error(), func(flag string) string {
+		if name := strings.TrimPrefix(flag, "--"); cfg.byEnv[name] {
+			return variableOf(name)
+		}
+		return flag
+	})
+	if text == err.Error() {
+		return err
+	}
+	return plainError{text, err}
+}
+
 // serviceVariable has the form of what Kubernetes sets for a Service called berth, or berth-…,
 // and Docker for a linked container: with the latter's names and environment.
 var serviceVariable = expression(`^BERTH_(\w+_)?(` +

@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 )
@@ -199,71 +198,6 @@ func (o options) withPlace(err error) error {
 	}
 	err = plainly(err)
 	return plainError{fmt.Sprintf("%v (in the registry %s; --data or BERTH_DATA names another)", err, o.Usual), err}
-}
-
-// wrongArguments is the error of a command whose arguments are not right: what is wrong with
-// them, and how it is called.
-func (c *command) wrongArguments(what string) error {
-	return usageErrorf("%s\nusage: %s\n`berth help %s` tells more", what, strings.Join(c.calls(), "\n       "), c.name)
-}
-
-// checkArguments refuses arguments that cannot be right, before anything is opened.
-func (c *command) checkArguments(cfg *config) error {
-	switch n := len(cfg.Args); {
-	case n > 0 && c.name == "serve" && findCommand(cfg.Args[0]) != nil:
-		return usageErrorf("unexpected %q; write the command first: berth %s", cfg.Args[0], strings.Join(cfg.argumentsFirst(), " "))
-	case n > 0 && c.name == "serve" && configurationFile().MatchString(cfg.Args[0]):
-		return usageErrorf("unexpected %q: %s", cfg.Args[0], noConfiguration)
-	case n > c.most && c.most == 0:
-		return usageErrorf("unexpected %q: berth %s takes only flags (see berth help %[2]s)", cfg.Args[0], c.name)
-	case n > c.most:
-		return c.wrongArguments(fmt.Sprintf("unexpected %q", cfg.Args[c.most]))
-	case n < c.least:
-		return c.wrongArguments(c.name + ": an argument is missing")
-	}
-	for _, arg := range cfg.Args {
-		if arg == "" {
-			return c.wrongArguments(c.name + ": an argument is empty (perhaps by a variable that is not set)")
-		}
-	}
-	if c.check == nil {
-		return nil
-	}
-	return asUsage(cfg.asGiven(plainly(c.check(cfg))))
-}
-
-// configurationFile matches the name of one of registry:2 or others.
-var configurationFile = expression(`\.(ya?ml|toml|json|conf)$`)
-
-// flagName matches a flag in an error.
-var flagName = expression(`--[a-z][a-z-]*`)
-
-// asGiven has an error about flags name the variables of those that only a variable has set. nil stays nil.
-func (cfg *config) asGiven(err error) error {
-	if err == nil {
-		return nil
-	}
-	text := flagName().ReplaceAllStringFunc(err.Error(), func(flag string) string {
-		if name := strings.TrimPrefix(flag, "--"); cfg.byEnv[name] {
-			return variableOf(name)
-		}
-		return flag
-	})
-	if text == err.Error() {
-		return err
-	}
-	return plainError{text, err}
-}
-
-// argumentsFirst is what was typed, the arguments before the flags.
-func (cfg *config) argumentsFirst() []string {
-	flags, left := slices.Clone(cfg.typed), len(cfg.Args)
-	for i := len(flags) - 1; i >= 0 && left > 0; i-- {
-		if flags[i] == cfg.Args[left-1] {
-			flags, left = slices.Delete(flags, i, i+1), left-1
-		}
-	}
-	return append(slices.Clone(cfg.Args), flags...)
 }
 
 // otherNames has the commands that go by another name in other programs.

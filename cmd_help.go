@@ -127,39 +127,6 @@ func flagList(names []string) string {
 	return "--" + strings.Join(names[:len(names)-1], ", --") + " and " + last
 }
 
-// line is how a command is called, in short.
-func (c *command) line() string {
-	call := c.synopsis
-	if verbs := c.verbs(); verbs != nil {
-		call = strings.Join(verbs, "|") + " ..."
-	} else if c.forms != nil {
-		call = c.forms[0].call
-	}
-	return strings.TrimSpace("berth " + c.name + " " + call)
-}
-
-// calls are all the ways to call a command.
-func (c *command) calls() (list []string) {
-	for _, x := range c.forms {
-		list = append(list, "berth "+c.name+" "+x.call)
-	}
-	if list == nil {
-		list = []string{c.line()}
-	}
-	return list
-}
-
-// verbs are the words that can follow a command's name, as in user add.
-func (c *command) verbs() (list []string) {
-	for _, x := range c.forms {
-		verb, _, _ := strings.Cut(x.call, " ")
-		if verb == strings.ToLower(verb) && !slices.Contains(list, verb) {
-			list = append(list, verb)
-		}
-	}
-	return list
-}
-
 // allFlags are those that matter to a command: its own, and of the server's --data and what the
 // table names. All of the server's matter to serve.
 func (c *command) allFlags() (list []flagDef) {

@@ -112,7 +112,7 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 			return err
 		}
 		tag = ref.tag
-		if number, err = st.lastToUndo(ctx, name, ref); err != nil {
+		if number, err = lastToUndo(ctx, st, name, ref); err != nil {
 			return err
 		}
 	}
@@ -134,7 +134,7 @@ func undoCommand(ctx context.Context, st *store, o options, out *console) error 
 // lastToUndo returns the last change of something, to be undone. If that was an undo
 // itself, people who try again, to be sure, would lose by the second what the first has
 // brought back; so it is an error then, which has both ways to go on.
-func (st *store) lastToUndo(ctx context.Context, name string, ref reference) (number int64, err error) {
+func lastToUndo(ctx context.Context, st *store, name string, ref reference) (number int64, err error) {
 	what := ref.of(name)
 	// No tag is called -: then only the repository is looked for.
 	_, _, missing := st.listTagsOf(ctx, name, cmp.Or(ref.tag, "-"))

@@ -90,7 +90,7 @@ func listCommand(ctx context.Context, st *store, o options, out *console) error 
 		return err
 	}
 	// What is not written down is not shown, then.
-	if err := st.savePulls(); err != nil {
+	if err := st.pulls.save(); err != nil {
 		st.log.Warn("when images were pulled cannot be recorded", "error", err)
 	}
 	tags, unknown, err := st.listTagsOf(ctx, name, ref.tag)

@@ -12,12 +12,9 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"debug/buildinfo"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -216,62 +213,6 @@ func versionOfFile(path string) (version int, err error) {
 		return 0, fmt.Errorf("%s cannot be read: %w", path, err)
 	}
 	return version, nil
-}
-
-// copyProgram copies a program to a new file, synced, and returns the SHA-256 of what it has copied.
-func copyProgram(from, to string) (sum string, err error) {
-	src, err := os.Open(from)
-	if err != nil {
-		return "", err
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return "", err
-	}
-	hash := sha256.New()
-	_, err = io.Copy(io.MultiWriter(dst, hash), src)
-	if err = errors.Join(err, dst.Chmod(0o755), dst.Sync(), dst.Close()); err != nil {
-		os.Remove(to)
-		return "", fmt.Errorf("copying %s to %s: %w", from, to, err)
-	}
-	return hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// putProgram gives the installed binary's name to temp, and keeps what had it as the previous one.
-func (in *installer) putProgram(temp string) error {
-	target := in.at(installedBinary)
-	if thereIs(target) {
-		keep := target + ".keep"
-		os.Remove(keep)
-		if err := os.Link(target, keep); err != nil { // FAT, say
-			if _, err := copyProgram(target, keep); err != nil {
-				return err
-			}
-		}
-		if err := os.Rename(keep, target+previousSuffix); err != nil {
-			return err
-		}
-	}
-	if err := os.Rename(temp, target); err != nil {
-		return err
-	}
-	if path, err := exec.LookPath("restorecon"); err == nil && in.root == "" { // SELinux: it has the label of where it was copied
-		exec.Command(path, target).Run()
-	}
-	return syncDir(filepath.Dir(target))
-}
-
-// sameContent reports whether two files have the same bytes.
-func sameContent(a, b string) bool {
-	infoA, errA := os.Stat(a)
-	infoB, errB := os.Stat(b)
-	if errA != nil || errB != nil || infoA.Size() != infoB.Size() {
-		return false
-	}
-	textA, errA := os.ReadFile(a)
-	textB, errB := os.ReadFile(b)
-	return errA == nil && errB == nil && bytes.Equal(textA, textB)
 }
 
 // verifySum compares the SHA-256 of a file with the one that is wanted, or that FILE.sha256 or SHA256SUMS beside it

@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -452,7 +451,7 @@ func doctorOnStore(ctx context.Context, st *store, _ options, out *console) erro
 	x.examineProcess()
 	x.examineTasks()
 	err := errors.Join(x.examineStored(ctx), x.examineTokens(), x.examineUsers(), x.examineBackup(), x.examineEvents())
-	if ruin := st.knownRuin(); ruin != nil {
+	if ruin := st.ruin.known(); ruin != nil {
 		x.fail("database", "database-damaged", goBack(st.whole()), "%v", plainly(ruin))
 	} else if err != nil {
 		return err
@@ -674,13 +673,6 @@ func (x *storeExamination) examineBackup() error {
 		x.warn("backup", "backup-on-same-disk", how, "the only backup of the last days, to %s, is on the disk of the registry: if the disk fails, both are lost", last.Destination)
 	}
 	return nil
-}
-
-// sameDisk reports whether two directories are known to be on one.
-func sameDisk(a, b string) bool {
-	one, _, _ := strings.Cut(dirID(a), ":")
-	other, _, _ := strings.Cut(dirID(b), ":")
-	return one != "" && one == other && runtime.GOOS != "windows"
 }
 
 // examineEvents looks for endpoints that take no events. What waits longer than a try is told.

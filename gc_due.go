@@ -21,9 +21,9 @@ type graces struct {
 	now          bool          // whatever is loose is due
 }
 
-func (st *store) graces() graces {
-	g := graces{blob: st.grace, manifest: st.untaggedGrace, upload: st.uploadExpiry}
-	if st.untaggedGrace == 0 {
+func (s *settings) graces() graces {
+	g := graces{blob: s.grace, manifest: s.untaggedGrace, upload: s.uploadExpiry}
+	if s.untaggedGrace == 0 {
 		g.keepUntagged, g.manifest = true, defaultUntaggedGrace
 	}
 	return g
@@ -73,4 +73,4 @@ func (gc *collector) gracesNow() graces {
 }
 
 // restoreGrace is how long what was deleted can be restored.
-func (st *store) restoreGrace() time.Duration { return st.graces().manifest }
+func (s *settings) restoreGrace() time.Duration { return s.graces().manifest }

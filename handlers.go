@@ -13,9 +13,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -113,8 +111,8 @@ func (s *server) routes() []route {
 		{"GET " + ours + "retention", review, s.getRetention},
 		{"GET " + ours + "history", review, s.getHistory},
 		{"POST " + ours + "undo", remove, s.postUndo},
-		{"GET /healthz", openToAll, s.getHealth},
-		{"GET /readyz", openToAll, s.getReady},
+		{"GET /healthz", openToAll, probes{s}.getHealth},
+		{"GET /readyz", openToAll, probes{s}.getReady},
 		{"GET /metrics", observe, s.getMetrics},
 		{"GET /v2/token", login, s.getToken}, // Docker's token authentication
 		{"POST /v2/token", login, s.getToken},
@@ -228,8 +226,8 @@ func (s *server) serve(route route) http.Handler {
 			resp.err = err
 		}
 		if !known {
-			s.st.ruined(err)
-			s.st.missing()
+			s.st.ruin.explain(err)
+			s.st.ruin.missing()
 		}
 		if e == errNoSpace {
 			e = e.saying("%s", s.st.fullness(err)+roomAdvice)
@@ -331,80 +329,6 @@ func (s *server) getBase(w http.ResponseWriter, r *http.Request) error {
 	return writeBody(w, "application/json", []byte("{}"))
 }
 
-// getHealth says that the process is alive.
-func (s *server) getHealth(w http.ResponseWriter, r *http.Request) error {
-	return writeBody(w, "text/plain; charset=utf-8", []byte("ok\n"))
-}
-
-// getReady says whether requests should come here: the data directory is there, and the database answers and
-// has never been found damaged. Parts of one that is damaged still answer, but a push may harm it more.
-func (s *server) getReady(w http.ResponseWriter, r *http.Request) error {
-	if s.st.missing() != "" { // the log has the path, which is not for everybody
-		return errNotReady.with("the data directory, or the database in it, is gone")
-	}
-	err := s.st.answers()
-	if s.st.knownRuin() != nil {
-		return errNotReady.with("the database is damaged")
-	}
-	if err != nil {
-		s.log.Error("the database does not answer", "error", err)
-		return errNotReady.with("the database does not answer")
-	}
-	return writeBody(w, "text/plain; charset=utf-8", []byte("ready\n"))
-}
-
-// answersItself returns an error unless this server answers a client on its own machine that the registry is
-// ready, or why another start would not help: that of a database that is damaged. s.address is where it listens.
-func (s *server) answersItself(ctx context.Context) error {
-	err := s.asksItself(ctx)
-	if errors.Is(err, errNotReady) && s.st.knownRuin() != nil {
-		return nil
-	}
-	return err
-}
-
-func (s *server) asksItself(ctx context.Context) error {
-	host, port, err := net.SplitHostPort(s.address)
-	if err != nil {
-		return err
-	}
-	if ip := net.ParseIP(host); ip.IsUnspecified() {
-		host = "localhost"
-	}
-	address, name := net.JoinHostPort(host, port), ""
-	if s.certificates == nil {
-		return askReady(ctx, "http://"+address, "")
-	}
-	if s.certificates.acme != nil {
-		name = s.certificates.names[0] // it has no certificate for another
-	}
-	return askReady(ctx, "https://"+address, name)
-}
-
-// askReady returns an error unless a registry on this machine says that it is ready. Over TLS it is asked for
-// the certificate of name; "" is the host in the URL.
-func askReady(ctx context.Context, url, name string) error {
-	url += "/readyz"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	// Whose certificate it is does not matter: nothing secret is said, and only this machine is asked.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{ServerName: name, InsecureSkipVerify: true}}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusOK:
-		return nil
-	case errNotReady.status:
-		return fmt.Errorf("%s is answered with %s: %w", url, resp.Status, errNotReady)
-	}
-	return fmt.Errorf("%s is answered with %s", url, resp.Status)
-}
-
 // getManifest serves a manifest's exact bytes: GET and HEAD
 // /v2/<name>/manifests/<reference> ("Pulling manifests"). Whatever a client
 // says it accepts, it gets what was pushed.
@@ -439,7 +363,7 @@ func (s *server) getManifest(w http.ResponseWriter, r *http.Request) error {
 		}
 		defer release()
 	}
-	s.st.notePull(m, r.Method == http.MethodHead, ref.tag != "", pushed)
+	s.st.pulls.note(m, r.Method == http.MethodHead, ref.tag != "", pushed)
 	if r.Method == http.MethodGet && s.st.events.hearsPulls() {
 		s.st.events.announcePull(name, ref.tag, m, w.(*response).requester())
 	}

@@ -62,6 +62,10 @@ func (st *store) loops() []func(context.Context) {
 		st.lasting("scrubber", st.scrubber.run), st.lasting("snapshots", st.snapshots.run), st.lasting("retainer", st.retainer.run)}
 }
 
+func (st *store) lasting(name string, loop func(context.Context)) func(context.Context) {
+	return func(ctx context.Context) { keepRunning(ctx, st.log, name, loop) }
+}
+
 // sharder makes the directories that nearly every registry needs, after a first start.
 func (st *store) sharder(context.Context) {
 	if st.writer == nil {

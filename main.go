@@ -397,7 +397,7 @@ func serve(ctx context.Context, cfg *config, stdout io.Writer) error {
 			keepRunning(backgroundCtx, cfg.log, "watchdog", func(ctx context.Context) {
 				ticks := time.NewTicker(cfg.service.watchdog / 2)
 				defer ticks.Stop()
-				cfg.service.watch(ctx, cfg.log, ticks.C, s.answersItself)
+				cfg.service.watch(ctx, cfg.log, ticks.C, probes{s}.answersItself)
 			})
 		})
 	}
@@ -446,7 +446,7 @@ func (cfg *config) warn(st *store) {
 // greet says that the registry serves, and returns what systemd is told of it.
 func (s *server) greet(cfg *config, address net.Addr, stdout io.Writer) (status string) {
 	status = "Serving"
-	if greeting, err := s.greeting(cfg, address); err != nil {
+	if greeting, err := newGreeting(s, cfg, address); err != nil {
 		cfg.log.Error("the registry serves, and what it has cannot be counted", "error", err)
 	} else {
 		status = greeting.status()

@@ -282,11 +282,11 @@ func TestServerAnswersItself(t *testing.T) {
 	t.Parallel()
 	r := startRegistry(t)
 	r.server.address = r.http.Listener.Addr().String()
-	if err := r.server.answersItself(t.Context()); err != nil {
+	if err := (probes{r.server}).answersItself(t.Context()); err != nil {
 		t.Error(err)
 	}
 	r.stop()
-	if r.server.answersItself(t.Context()) == nil {
+	if (probes{r.server}).answersItself(t.Context()) == nil {
 		t.Error("one that has ended answers itself")
 	}
 	unready := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeError(w, errNotReady) }))

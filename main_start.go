@@ -223,8 +223,8 @@ type greeting struct {
 	inside        string   // if there are no repositories, another registry in the data directory
 }
 
-// greeting gathers what is to be said. addr is where the server listens.
-func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
+// newGreeting gathers what is to be said. addr is where the server listens.
+func newGreeting(s *server, cfg *config, addr net.Addr) (*greeting, error) {
 	g := &greeting{version: buildVersion(), data: cfg.dir, found: s.st.found, certificates: s.gate.byCertificate, open: s.gate.openTo(), unguarded: s.gate.view() == nil, ca: s.certificates.fingerprint()}
 	g.users, g.tokens = s.gate.accounts()
 	if cfg.handedOver && cfg.given["addr"] {
@@ -283,13 +283,13 @@ func (s *server) greeting(cfg *config, addr net.Addr) (*greeting, error) {
 		}
 		g.plain = scheme == "http" && cfg.auth.proxies == nil && (g.elsewhere != nil || g.container != "")
 	}
-	g.try, err = s.linesToTry(registry, cmp.Or(cfg.auth.usersFile, filepath.Join(g.data, usersFile)))
+	g.try, err = linesToTry(s, registry, cmp.Or(cfg.auth.usersFile, filepath.Join(g.data, usersFile)))
 	return g, err
 }
 
 // linesToTry are lines for a person to type who wants to see the registry work: as its users and
 // flags are, and none if nothing can be done. usersFile is where users come from.
-func (s *server) linesToTry(registry, usersFile string) ([]string, error) {
+func linesToTry(s *server, registry, usersFile string) ([]string, error) {
 	pullsOnly := s.st.readOnly || s.st.writer == nil
 	lines := s.gate.linesToLogin(registry, usersFile, pullsOnly)
 	if !pullsOnly {

@@ -241,7 +241,7 @@ func (s *server) registerMetrics() {
 		}
 	}
 	meter("gauge", "berth_database_damaged", "1 if the database was found damaged since the start, so that it must be restored, else 0.", func() int64 {
-		if s.st.knownRuin() != nil {
+		if s.st.ruin.known() != nil {
 			return 1
 		}
 		return 0

@@ -46,13 +46,11 @@
 package main
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -71,16 +69,15 @@ type store struct {
 	lookups  lookups
 	promises promises
 
-	ruin     atomic.Pointer[error] // what has shown that the database is damaged, and what to do; nil for nothing so far
-	goneOnce atomic.Bool           // the log has said that the directory or the database is gone
-	pulls    pulls                 // what was pulled lately
-	sending  sending
-	saved    int64 // uptime last written, in seconds; used by the writer only
-	backups  outcome
+	sending sending
+	saved   int64 // uptime last written, in seconds; used by the writer only
+	backups outcome
 
 	// Parts with a state of their own, each in its file.
 	uploads   *uploads
 	small     *smallBlobs
+	pulls     *pulls
+	ruin      *ruin
 	platforms *platformFinder
 	robots    *robots
 	pruner    *pruner
@@ -198,7 +195,7 @@ func newStore(cfg storeConfig) *store {
 	if st.at == nil {
 		st.at = func(string) {}
 	}
-	data.notice = func(err error) { st.ruined(err) }
+	data.notice = func(err error) { st.ruin.explain(err) }
 	st.collector = &collector{store: st, wake: make(chan struct{}, 1), trashed: make(chan struct{}, 1)}
 	st.collector.sure.missing.Store(true)
 	st.scrubber = &scrubber{store: st, suspects: make(chan digest.Digest, 100)}
@@ -209,6 +206,8 @@ func newStore(cfg storeConfig) *store {
 	st.robots = &robots{store: st}
 	st.stats = &statistics{store: st}
 	st.pruner = &pruner{store: st}
+	st.pulls = &pulls{store: st}
+	st.ruin = &ruin{store: st}
 	st.platforms = &platformFinder{st}
 	st.events = newEventQueue(st)
 	return st
@@ -293,17 +292,13 @@ func (st *store) close() error {
 				st.log.Warn("what clients were told of lately cannot be noted; the next start keeps everything for some minutes", "error", err)
 			}
 		}
-		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.savePulls(), st.events.save(), st.writer.updateLazy(st.saveUptime))
+		err = errors.Join(st.small.sync(), st.robots.saveUses(), st.pulls.save(), st.events.save(), st.writer.updateLazy(st.saveUptime))
 		st.writer.stop()
 	}
 	if st.small.whole != nil {
 		err = errors.Join(err, st.small.whole.Close())
 	}
 	return errors.Join(err, st.database.close(), st.dataDir.letGo())
-}
-
-func (st *store) lasting(name string, loop func(context.Context)) func(context.Context) {
-	return func(ctx context.Context) { keepRunning(ctx, st.log, name, loop) }
 }
 
 // begin runs first in every write transaction.
@@ -375,36 +370,3 @@ func (st *store) keep(update, exists string, key ...any) error {
 }
 
 var errGone = errors.New("collected meanwhile")
-
-// A storedRepository is a row of that table.
-type storedRepository struct {
-	id   int64
-	name string
-}
-
-// findRepository returns a repository; errNameUnknown if there is none.
-func (t *tx) findRepository(name string) (repo storedRepository, err error) {
-	repo.name = name
-	err = t.get(`SELECT id FROM repository WHERE name = ?`, []any{name}, &repo.id)
-	if errors.Is(err, sql.ErrNoRows) {
-		err = errNameUnknown.with(map[string]string{"name": name})
-	}
-	return repo, err
-}
-
-// makeRepository returns a repository, which it makes if need be.
-func (t *tx) makeRepository(name string) (storedRepository, error) {
-	repo, err := t.findRepository(name)
-	if errors.Is(err, errNameUnknown) {
-		err = t.get(`INSERT INTO repository (name) VALUES (?) RETURNING id`, []any{name}, &repo.id)
-	}
-	return repo, err
-}
-
-// dropRepository forgets a repository that has nothing left.
-func (t *tx) dropRepository(repo int64) error {
-	_, err := t.exec(`DELETE FROM repository WHERE id = ?1
-		AND NOT EXISTS (SELECT 1 FROM link WHERE repository = ?1)
-		AND NOT EXISTS (SELECT 1 FROM manifest WHERE repository = ?1)`, repo)
-	return err
-}

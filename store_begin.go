@@ -183,14 +183,6 @@ func isBackup(dir string) bool {
 	return err == nil && there
 }
 
-// whole is the directory's whole path, for people who said `--data .` or nothing.
-func (data *dataDir) whole() string {
-	if dir, err := filepath.Abs(data.dir); err == nil {
-		return dir
-	}
-	return data.dir
-}
-
 // expects reports whether something may be in a directory in which a registry begins: what
 // Berth's own commands and the documentation put there before the first start, what a start
 // left that went no further, and what systems leave in a directory that looks empty.

@@ -213,6 +213,14 @@ func (data *dataDir) blobsDir(algorithm digest.Algorithm) string {
 	return filepath.Join(data.dir, "blobs", algorithm.String())
 }
 
+// whole is the directory's whole path, for people who said `--data .` or nothing.
+func (data *dataDir) whole() string {
+	if dir, err := filepath.Abs(data.dir); err == nil {
+		return dir
+	}
+	return data.dir
+}
+
 // makeDirectories makes what is missing of the layout, but for the shards. It does not sync their
 // names: makeShards does before there is a blob, and without one the next start makes them again.
 func (data *dataDir) makeDirectories() error {

@@ -212,7 +212,7 @@ var allowedSteps = []allowedStep{
 	{"report.checkDamaged", "", whole},
 	{"report.checkUploads", "", whole},
 	{"verifyDatabase", "", whole},
-	{"store.sayRestored", "", once},
+	{"restorer.sayRestored", "", once},
 	{"store.countRepositories", "", once},
 	{"restorer.dropGone", "", once},
 	{"database.recognise", "SCAN sqlite_master", "as many rows as there are tables"},

@@ -89,7 +89,7 @@ func TestDatabaseDamagedInPart(t *testing.T) {
 			t.Errorf("%s: /readyz says %s", table, got.body)
 		}
 		r.wantMetric(1, "berth_database_damaged")
-		if err := r.server.answersItself(t.Context()); err != nil {
+		if err := (probes{r.server}).answersItself(t.Context()); err != nil {
 			t.Errorf("%s: the watchdog would start it again, and again: %v", table, err)
 		}
 		r.want(200, "GET", "/v2/a/manifests/x", nil)

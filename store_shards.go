@@ -161,14 +161,14 @@ func scanBlobRow(rows *sql.Rows) (b blobRow, err error) {
 	return b, err
 }
 
-// blobsIn returns the rows of a shard, in order.
-func (st *store) blobsIn(s shard) ([]blobRow, error) {
+// blobs returns the rows of a shard, in order.
+func (s shard) blobs(st *store) ([]blobRow, error) {
 	return listRows(st, scanBlobRow, blobsInShard, s.from(), s.to())
 }
 
-// strangersIn returns the files of a shard that belong to nothing, relative to
+// strangers returns the files of a shard that belong to nothing, relative to
 // the data directory. rows are the shard's.
-func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err error) {
+func (s shard) strangers(st *store, rows []blobRow) (strangers []string, err error) {
 	known := make(map[string]bool, len(rows))
 	for _, b := range rows {
 		known[b.digest.Encoded()] = true
@@ -202,9 +202,9 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 				}
 				if d.Validate() == nil && st.path(d) == filepath.Join(st.dir, path) {
 					unlock := st.digests.lock(d.String())
-					ownerless := st.ownerless(d)
+					taken := !ownerless(st, d)
 					unlock()
-					if !ownerless {
+					if taken {
 						continue
 					}
 				}
@@ -217,7 +217,7 @@ func (st *store) strangersIn(s shard, rows []blobRow) (strangers []string, err e
 
 // ownerless reports whether a file is at the place of d that has no row of any
 // kind. The caller holds the digest's lock, so no push is about to give it one.
-func (st *store) ownerless(d digest.Digest) bool {
+func ownerless(st *store, d digest.Digest) bool {
 	var n int
 	err := st.get(`SELECT (SELECT count(*) FROM blob WHERE digest = ?1) + (SELECT count(*) FROM trash WHERE digest = ?1)`, []any{d}, &n)
 	_, missing := os.Lstat(st.path(d))

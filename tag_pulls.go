@@ -13,6 +13,7 @@ import (
 
 // pulls remember when manifests were last pulled, until it is written down.
 type pulls struct {
+	store *store
 	mu    sync.Mutex // guards the rest
 	of    map[int64]pulledAt
 	since time.Duration // uptime of the first of them
@@ -28,15 +29,15 @@ const (
 	pullsPerWrite = 50
 )
 
-// notePull remembers that a manifest is pulled, or only looked at, perhaps by a tag that
+// note remembers that a manifest is pulled, or only looked at, perhaps by a tag that
 // was pushed at some uptime. To look at a tag counts, since that is what a machine does that has
 // the image already; but not at once after the push, when the client that pushed
 // it does.
-func (st *store) notePull(m *storedManifest, looked, byTag bool, pushed int64) {
-	if st.writer == nil {
+func (p *pulls) note(m *storedManifest, looked, byTag bool, pushed int64) {
+	if p.store.writer == nil {
 		return
 	}
-	now := st.uptime()
+	now := p.store.uptime()
 	if looked && (!byTag || now < time.Duration(pushed)*time.Second+retainDelay) {
 		return
 	}
@@ -44,7 +45,6 @@ func (st *store) notePull(m *storedManifest, looked, byTag bool, pushed int64) {
 	if m.noted.Swap(hour) == hour {
 		return
 	}
-	p := &st.pulls
 	p.mu.Lock()
 	if len(p.of) == 0 {
 		p.of, p.since = make(map[int64]pulledAt), now
@@ -58,8 +58,8 @@ func (st *store) notePull(m *storedManifest, looked, byTag bool, pushed int64) {
 	}
 	p.mu.Unlock()
 	if due {
-		if err := st.savePulls(); err != nil {
-			st.log.Warn("when images were pulled cannot be recorded", "error", err)
+		if err := p.save(); err != nil {
+			p.store.log.Warn("when images were pulled cannot be recorded", "error", err)
 		}
 	}
 }
@@ -103,20 +103,20 @@ func (p *pulls) ride(t *tx) error {
 	return nil
 }
 
-// savePulls writes all of them down.
-func (st *store) savePulls() error {
-	if st.writer == nil {
+// save writes all of them down.
+func (p *pulls) save() error {
+	if p.store.writer == nil {
 		return nil // none are noted on a read-only disk
 	}
 	for before := -1; ; {
-		st.pulls.mu.Lock()
-		n := len(st.pulls.of)
-		st.pulls.mu.Unlock()
+		p.mu.Lock()
+		n := len(p.of)
+		p.mu.Unlock()
 		if n == 0 || n == before {
 			return nil
 		}
 		before = n
-		if err := st.updateLazy(func(*tx) error { return nil }); err != nil {
+		if err := p.store.updateLazy(func(*tx) error { return nil }); err != nil {
 			return err
 		}
 	}

@@ -280,7 +280,7 @@ func (rt *retainer) retain(ctx context.Context, only string) (next time.Duration
 		return next, 0, err
 	}
 	// What was pulled lately may be in memory only.
-	if err := rt.savePulls(); err != nil {
+	if err := rt.pulls.save(); err != nil {
 		return next, 0, err
 	}
 	names, err := listRows(rt, scanOne[string], `SELECT name FROM repository WHERE deleted IS NULL AND tags > 0 AND (?1 = '' OR name = ?1) ORDER BY name`, only)
@@ -483,7 +483,7 @@ func (rt *retainer) explainRetention(ctx context.Context, only string) (list []e
 		return nil, err
 	}
 	// What was pulled lately may be in memory only.
-	if err := rt.savePulls(); err != nil {
+	if err := rt.pulls.save(); err != nil {
 		return nil, err
 	}
 	err = rt.look(ctx, func(s snapshot) error {

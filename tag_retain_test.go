@@ -358,7 +358,7 @@ func (h *history) tagStep() string {
 func (h *history) explainAndDo(only string) error {
 	r, ctx := h.r, h.r.t.Context()
 	explain := func() (list []explainedRepository, drops, frees int64) {
-		if err := r.st.savePulls(); err != nil {
+		if err := r.st.pulls.save(); err != nil {
 			r.t.Fatal(err)
 		}
 		list, err := r.st.retainer.explainRetention(ctx, only)
