@@ -390,9 +390,7 @@ func TestDirectoryIsAskedWithCare(t *testing.T) {
 func TestDirectoryIsNotAskedTwice(t *testing.T) {
 	t.Parallel()
 	x := startLDAP(t)
-	r := startRegistry(t, guarded(peopleRules, "local"), x.knownThere(""))
-	r.still = true
-	r.restart()
+	r := startStill(t, guarded(peopleRules, "local"), x.knownThere(""))
 
 	for range 20 {
 		r.want(200, "GET", "/v2/", nil, there("ann"))
@@ -438,9 +436,7 @@ func TestDirectoryIsNotAskedTwice(t *testing.T) {
 func TestDirectoryThatIsDown(t *testing.T) {
 	t.Parallel()
 	x := startLDAP(t)
-	r := startRegistry(t, guarded(peopleRules, "kim"), x.knownThere(""))
-	r.still = true
-	r.restart()
+	r := startStill(t, guarded(peopleRules, "kim"), x.knownThere(""))
 	robot := r.newRobot("ci", "**", "push")
 	r.want(200, "GET", "/v2/", nil, there("ann"))
 	x.stop()
@@ -474,9 +470,7 @@ func TestDirectoryThatIsDown(t *testing.T) {
 func TestDirectoryThatAnswersOddly(t *testing.T) {
 	t.Parallel()
 	x := startLDAP(t)
-	r := startRegistry(t, guarded(peopleRules, "local"), x.knownThere(""))
-	r.still = true
-	r.restart()
+	r := startStill(t, guarded(peopleRules, "local"), x.knownThere(""))
 	set := func(fn func()) { x.mu.Lock(); defer x.mu.Unlock(); fn() }
 	bob := "uid=bob" + peopleDN
 	for _, code := range []int64{ldap.LDAPResultOther, ldap.LDAPResultOperationsError, ldap.LDAPResultAuthorizationDenied, 4711} {

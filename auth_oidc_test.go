@@ -507,10 +507,7 @@ func TestBrowserGoesAway(t *testing.T) {
 	}))
 	t.Cleanup(front.Close)
 	x.http.URL = front.URL
-	r := newRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
-	r.still = true
-	r.start()
-	t.Cleanup(r.stop)
+	r := startStill(t, guarded(ssoRules, "kim"), x.knownThere(""))
 	ctx, cancel := context.WithCancel(t.Context())
 	asked.Store(&cancel)
 	if _, _, err := r.server.gate.provider.begin(ctx, r.server.gate.view().login.oidc, "http://127.0.0.1/login/callback"); !errors.Is(err, errBusyLogins) {
@@ -522,10 +519,7 @@ func TestBrowserGoesAway(t *testing.T) {
 func TestProvidersKeysChange(t *testing.T) {
 	t.Parallel()
 	x := startIssuer(t)
-	r := newRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
-	r.still = true
-	r.start()
-	t.Cleanup(r.stop)
+	r := startStill(t, guarded(ssoRules, "kim"), x.knownThere(""))
 	r.browser().open("/login", 200)
 	old, next := x.key, newKey(t, "two")
 	x.says(func() { x.keys = []jose.JSONWebKey{next} }) // the old one is withdrawn
@@ -545,11 +539,8 @@ func TestProvidersKeysChange(t *testing.T) {
 func TestProviderThatIsDown(t *testing.T) {
 	t.Parallel()
 	x := startIssuer(t)
-	r := newRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
-	r.still = true
 	x.down = true
-	r.start()
-	t.Cleanup(r.stop)
+	r := startStill(t, guarded(ssoRules, "kim"), x.knownThere(""))
 	if x.asked != 0 {
 		t.Errorf("a start asks the provider")
 	}
@@ -573,10 +564,7 @@ func TestProviderThatIsDown(t *testing.T) {
 func TestPeoplesTokensAreBounded(t *testing.T) {
 	t.Parallel()
 	x := startIssuer(t)
-	r := newRegistry(t, guarded(ssoRules, "kim"), x.knownThere(`token-expires = "10d"`))
-	r.still = true
-	r.start()
-	t.Cleanup(r.stop)
+	r := startStill(t, guarded(ssoRules, "kim"), x.knownThere(`token-expires = "10d"`))
 	wall := time.Now()
 	r.server.gate.now = func() time.Time { return wall }
 	b := r.browser().open("/login", 200)
@@ -681,10 +669,7 @@ func TestDomainsThatAreNarrowedEndTokens(t *testing.T) {
 func TestSessionsEndAndAreFew(t *testing.T) {
 	t.Parallel()
 	x := startIssuer(t)
-	r := newRegistry(t, guarded(ssoRules, "kim"), x.knownThere(""))
-	r.still = true
-	r.start()
-	t.Cleanup(r.stop)
+	r := startStill(t, guarded(ssoRules, "kim"), x.knownThere(""))
 	b := r.browser().open("/login", 200)
 	page := b.page
 	r.pass(sessionLife + time.Second)

@@ -338,10 +338,7 @@ func TestUploadsEndWithTheirOwners(t *testing.T) {
 // logs nobody in, and ends no upload.
 func TestUsersFileThatIsBeingWrittenEndsNoUpload(t *testing.T) {
 	t.Parallel()
-	r := newRegistry(t, guarded("", "ann", "bob"))
-	r.still = true
-	r.start()
-	t.Cleanup(r.stop)
+	r := startStill(t, guarded("", "ann", "bob"))
 	bob := as("bob")
 	loc := r.want(202, "POST", "/v2/a/blobs/uploads/", nil, bob).location()
 	r.want(202, "PATCH", loc, "some ", bob)

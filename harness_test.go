@@ -48,6 +48,16 @@ func startRegistry(t testing.TB, options ...func(*config)) *registry {
 	return r
 }
 
+// startStill is startRegistry with a clock that moves only when the test moves it.
+func startStill(t testing.TB, options ...func(*config)) *registry {
+	t.Helper()
+	r := newRegistry(t, options...)
+	r.still = true
+	r.start()
+	t.Cleanup(r.stop)
+	return r
+}
+
 // newRegistry is startRegistry without the start.
 func newRegistry(t testing.TB, options ...func(*config)) *registry {
 	t.Helper()
