@@ -736,17 +736,16 @@ func standAlone(st *store) error {
 		}
 		return err
 	}
-	err := os.Remove(filepath.Join(st.dir, backupMark))
-	if errors.Is(err, fs.ErrNotExist) || st.writer == nil {
+	was, err := removeSynced(filepath.Join(st.dir, backupMark))
+	if st.writer == nil {
 		return nil
-	}
-	if err == nil {
-		err = syncDir(st.dir)
 	}
 	if err != nil {
 		return fmt.Errorf("making a registry of what was a backup: %w", err)
 	}
-	st.log.Info("this was a backup, and is a registry of its own now", "data", st.dir)
+	if was {
+		st.log.Info("this was a backup, and is a registry of its own now", "data", st.dir)
+	}
 	return nil
 }
 

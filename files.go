@@ -138,6 +138,18 @@ func writeSynced(path string, body io.Reader) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// removeSynced removes a file and syncs its directory; was reports whether it was there. That there is none is no error.
+func removeSynced(path string) (was bool, err error) {
+	err = os.Remove(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	return err == nil, err
+}
+
 // sameFile reports whether two paths lead to the same thing: a mount may.
 func sameFile(a, b string) bool {
 	infoA, errA := os.Stat(a)

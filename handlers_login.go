@@ -13,7 +13,6 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/subtle"
 	_ "embed"
 	"encoding/base64"
@@ -32,13 +31,7 @@ var (
 
 	loginPage = sync.OnceValue(func() *template.Template { return template.Must(template.New("login").Parse(loginHTML)) })
 	// loginPolicy lets the page have its style and its forms, and nothing else.
-	loginPolicy = sync.OnceValue(func() string {
-		_, style, _ := strings.Cut(loginHTML, "<style>")
-		style, _, _ = strings.Cut(style, "</style>")
-		hash := sha256.Sum256([]byte(style))
-		return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
-			"'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-	})
+	loginPolicy = sync.OnceValue(func() string { return pagePolicy(loginHTML, "'self'") })
 )
 
 // shownLogin is what the page is filled with.

@@ -68,14 +68,7 @@ func (db *database) keepBefore(ctx context.Context, conn *sql.Conn) error {
 
 // forgetBefore ends the way back. The caller serves nobody before it has returned.
 func (db *database) forgetBefore() error {
-	err := os.Remove(filepath.Join(db.dir, beforeFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = syncDir(db.dir)
-	}
-	if err != nil {
+	if _, err := removeSynced(filepath.Join(db.dir, beforeFile)); err != nil {
 		return fmt.Errorf("removing the copy of the database from before its upgrade: %w", err)
 	}
 	return nil

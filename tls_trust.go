@@ -37,13 +37,17 @@ var (
 )
 
 // trustPolicy lets the page have its style and nothing else.
-var trustPolicy = sync.OnceValue(func() string {
-	_, style, _ := strings.Cut(trustHTML, "<style>")
+var trustPolicy = sync.OnceValue(func() string { return pagePolicy(trustHTML, "'none'") })
+
+// pagePolicy is the Content-Security-Policy of a page that has nothing but its one style, and forms that lead to
+// forms: 'self' or 'none'.
+func pagePolicy(page, forms string) string {
+	_, style, _ := strings.Cut(page, "<style>")
 	style, _, _ = strings.Cut(style, "</style>")
 	hash := sha256.Sum256([]byte(style))
 	return "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
-		"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-})
+		"'; base-uri 'none'; form-action " + forms + "; frame-ancestors 'none'"
+}
 
 // trusted is what the templates are filled with.
 type trusted struct {
