@@ -124,6 +124,8 @@ type settings struct {
 	writeTwice bool
 	// syncDisk is syncFileSystem; tests have it fail.
 	syncDisk func(f *os.File, dirs map[string]bool) (done bool, err error)
+	// littleDirty is the function of that name; tests do not depend on what the machine has to write.
+	littleDirty func() bool
 	// waitWritten is the function of that name; tests count, and have it fail.
 	waitWritten func(f *os.File, off, n int64) error
 	// at is called at the named points of a write; crash tests die there.
@@ -185,6 +187,9 @@ func newStore(cfg storeConfig) *store {
 	}
 	if st.syncDisk == nil {
 		st.syncDisk = syncFileSystem
+	}
+	if st.littleDirty == nil {
+		st.littleDirty = littleDirty
 	}
 	if st.patience == 0 {
 		st.patience = defaultPatience

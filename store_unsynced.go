@@ -212,7 +212,7 @@ func (sm *smallBlobs) syncGroups() {
 // syncGroup syncs files, their directories, and those of these, and notes what failed. It returns the
 // group, to which others may have come.
 func (sm *smallBlobs) syncGroup(group []*unsyncedFile) []*unsyncedFile {
-	if len(group) >= wholeFrom && littleDirty() {
+	if len(group) >= wholeFrom && sm.littleDirty() {
 		all := sm.takeAll(group)
 		done, err := sm.syncDisk(sm.whole, sm.shardsOf(all))
 		if err != nil {
