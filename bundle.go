@@ -38,7 +38,7 @@ const (
 	repositoryAnnotation = modulePrefix + "repository"
 	// The members of an index that the registry that wrote the bundle has not got either, with commas between.
 	missingAnnotation = modulePrefix + "missing"
-	// And of the index as a whole: which volume of how many this is, as 2/5.
+	// And of the index as a whole: which volume of how many this is, and of which set, as 2/5/1a2b3c4d.
 	volumeAnnotation = modulePrefix + "volume"
 
 	modulePrefix = "io.github.berth-registry.berth."
@@ -73,20 +73,20 @@ type reading struct {
 	Subject      *part  `json:"subject"`
 }
 
-// readReferences reads a manifest that came with this digest and media type ("" for what it says itself).
+// readReferences reads a manifest that came with this digest and media type. What it says itself of that counts more.
 func readReferences(body []byte, mediaType string, d digest.Digest) (*manifest, *reading, error) {
 	if why := examineManifest(d, body); why != nil {
 		return nil, nil, why
-	}
-	m, err := parseManifest(body, mediaType, d)
-	if err != nil {
-		return nil, nil, err
 	}
 	r := new(reading)
 	if err := json.Unmarshal(body, r); err != nil {
 		return nil, nil, errManifestInvalid.with(err.Error())
 	}
-	return m, r, nil
+	if r.MediaType != "" {
+		mediaType = "" // an index may have its member as something else
+	}
+	m, err := parseManifest(body, mediaType, d)
+	return m, r, err
 }
 
 // content are the blobs that have to come along: config and layers, each once, but for those kept elsewhere.

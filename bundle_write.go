@@ -5,13 +5,14 @@
 // order of the images, which is that of their names. So the same images give the same bytes.
 //
 // A file is written beside its place, under its name and .part, and renamed when it is whole and synced. A layout gets its
-// index.json last. Nobody's mode is changed: file systems of sticks refuse that.
+// index.json last. Others cannot read what is written, and no mode is changed afterwards: file systems of sticks refuse that.
 
 package main
 
 import (
 	"archive/tar"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,7 +51,7 @@ type plannedFile struct {
 type volume struct {
 	images []plannedImage
 	files  []plannedFile // each once
-	number string        // 2/5; "" if there is only one
+	number string        // 2/5/SET; "" if there is only one
 }
 
 // tarSize is what a file takes in a tar, with its header.
@@ -157,8 +158,12 @@ func intoVolumes(images []plannedImage, limit int64) ([]volume, error) {
 		}
 	}
 	next()
+	set := sha256.New() // which set of volumes it is
+	for _, im := range images {
+		io.WriteString(set, im.entry.Digest.String())
+	}
 	for i := range volumes {
-		volumes[i].number = fmt.Sprintf("%d/%d", i+1, len(volumes))
+		volumes[i].number = fmt.Sprintf("%d/%d/%x", i+1, len(volumes), set.Sum(nil)[:4])
 	}
 	return volumes, nil
 }
@@ -250,7 +255,7 @@ func newTarWriter(name string, w io.Writer, compressed bool) (_ *tarWriter, err 
 		if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
 			return nil, fmt.Errorf("%s is not a file; name another one", name)
 		}
-		if t.file, err = os.OpenFile(partOf(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|noFollow, 0o644); err != nil {
+		if t.file, err = os.OpenFile(partOf(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|noFollow, 0o600); err != nil {
 			return nil, err
 		}
 		w = t.file
@@ -359,7 +364,7 @@ type layoutWriter struct {
 func newLayoutWriter(dir string) (*layoutWriter, error) {
 	names, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = os.MkdirAll(dir, 0o755)
+		err = os.MkdirAll(dir, 0o700)
 	}
 	if err != nil {
 		return nil, err
@@ -401,10 +406,10 @@ func (w *layoutWriter) add(name string, size int64, open func() (io.ReadCloser, 
 
 // write writes a file of that size; -1 is any.
 func (w *layoutWriter) write(file string, r io.Reader, size int64) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(partOf(file), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|noFollow, 0o644)
+	f, err := os.OpenFile(partOf(file), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|noFollow, 0o600)
 	if err != nil {
 		return err
 	}

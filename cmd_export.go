@@ -281,7 +281,7 @@ func (x *exporter) plan(ctx context.Context) error {
 	}
 	for _, n := range names {
 		if err := ctx.Err(); err != nil {
-			return errors.New("interrupted; nothing has been written")
+			return errExportInterrupted
 		}
 		if err := x.planOne(ctx, n); err != nil {
 			return err
@@ -541,7 +541,7 @@ func (x *exporter) planReferrers(ctx context.Context, of *walk) (count int, err 
 		return 0, err
 	}
 	for _, d := range of.manifests {
-		prefix := d.Algorithm().String() + "-" + d.Encoded()
+		prefix := signatureTag(d)
 		for _, tag := range tags {
 			n := exportName{of.repository, reference{tag: tag}}
 			if rest, ok := strings.CutPrefix(tag, prefix); !ok || rest != "" && rest[0] != '.' || x.named[n.ref.of(n.repository)] {
@@ -706,6 +706,9 @@ func (x *exporter) write(ctx context.Context, dest string) error {
 	return x.tell(files, total)
 }
 
+// errExportInterrupted is the end of an export that a person has ended.
+var errExportInterrupted = errors.New("interrupted; what was not finished is removed")
+
 // writeVolume writes one bundle.
 func (x *exporter) writeVolume(ctx context.Context, v volume, file string, p *progress) (err error) {
 	var w bundleWriter
@@ -731,7 +734,7 @@ func (x *exporter) writeVolume(ctx context.Context, v volume, file string, p *pr
 	}
 	for _, f := range v.files {
 		if ctx.Err() != nil {
-			return errors.New("interrupted; what was not finished is removed")
+			return errExportInterrupted
 		}
 		opened := false
 		err := w.add(f.name, f.size, func() (io.ReadCloser, error) {
@@ -745,6 +748,9 @@ func (x *exporter) writeVolume(ctx context.Context, v volume, file string, p *pr
 				io.Closer
 			}{countedReader{r, p.add}, r}, nil
 		})
+		if ctx.Err() != nil {
+			return errExportInterrupted
+		}
 		if err != nil {
 			return err
 		}

@@ -89,7 +89,7 @@ type importer struct {
 	saved    map[*savedItem]*savedImage // made of what archives of Docker have
 	takes    map[string]digest.Digest   // the tags of this import
 	results  []importedImage
-	volumes  map[string]bool // that are here, as 2/5
+	volumes  map[string]bool // that are here, as 2/5/1a2b3c4d
 	skipped  int
 	received int64
 }
@@ -294,6 +294,9 @@ func (im *importer) receive(ctx context.Context, a *arrival, name string) (*sour
 		b.digests[file], err = im.stage(ctx, file, size, r)
 		return err
 	})
+	if ctx.Err() != nil {
+		return nil, errInterrupted
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -310,42 +313,60 @@ func (im *importer) receive(ctx context.Context, a *arrival, name string) (*sour
 // errInterrupted is the end of an import that a person has ended.
 var errInterrupted = errors.New("interrupted. What has come stays for a while: the same import again continues")
 
+// smallFile is the size up to which files are held in memory, to know their digests before they are sent.
+const smallFile = 64 << 10
+
 // stage sends a file of an arrival to the staging repository, unless the registry has it. It returns its digest.
 func (im *importer) stage(ctx context.Context, file string, size int64, r io.Reader) (digest.Digest, error) {
 	d, known := digestOfFile(file)
+	if !known && size <= smallFile {
+		small, err := io.ReadAll(r)
+		if err != nil {
+			return "", tarProblem(err)
+		}
+		d, known, r = digest.FromBytes(small), true, bytes.NewReader(small)
+	}
+	body := &exactly{r: r, left: size}
 	if !known {
-		d, err := im.c.streamBlob(ctx, staging, size, &exactly{r: r, left: size})
+		d, err := im.c.streamBlob(ctx, staging, size, body)
 		if err == nil {
 			im.received += size
 		}
-		return d, arrivalProblem(err)
+		return d, body.blame(err)
 	}
 	if has, err := im.ready(ctx, staging, d); err != nil || has {
 		return d, err
 	}
-	err := im.c.putBlob(ctx, staging, d, size, &exactly{r: r, left: size})
-	if isRemote(err, 400) {
+	err := body.blame(im.c.putBlob(ctx, staging, d, size, body))
+	if isWrongDigest(err) {
 		return "", fmt.Errorf("%s is damaged: its bytes are not those of its name", file)
 	}
 	if err == nil {
 		im.received += size
-		im.has[held{staging, d}] = true
+		im.note(staging, d)
 	}
-	return d, arrivalProblem(err)
+	return d, err
 }
 
-// arrivalProblem is tarProblem for an error of a request, of which the archive was the body.
-func arrivalProblem(err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return tarProblem(io.ErrUnexpectedEOF)
-	}
-	return err
+// isWrongDigest reports whether the registry has found other bytes than a blob's digest says.
+func isWrongDigest(err error) bool {
+	var e *remoteError
+	return errors.As(err, &e) && e.code == errDigestInvalid.code
 }
 
 // An exactly reads left bytes, and an end before that is unexpected.
 type exactly struct {
-	r    io.Reader
-	left int64
+	r      io.Reader
+	left   int64
+	failed error // of r
+}
+
+// blame is the error of the request whose body this was: what was wrong with the body, if it was that.
+func (x *exactly) blame(err error) error {
+	if err != nil && x.failed != nil {
+		return tarProblem(x.failed)
+	}
+	return err
 }
 
 func (x *exactly) Read(p []byte) (int, error) {
@@ -361,6 +382,9 @@ func (x *exactly) Read(p []byte) (int, error) {
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		x.failed = err
 	}
 	return n, err
 }
@@ -411,11 +435,12 @@ func (im *importer) find(name string) *source {
 func (im *importer) lacksVolumes() bool {
 	for v := range im.volumes {
 		var n, of int
-		if _, err := fmt.Sscanf(v, "%d/%d", &n, &of); err != nil || of > maxEntries {
+		var set string
+		if _, err := fmt.Sscanf(v, "%d/%d/%s", &n, &of, &set); err != nil || of > maxEntries {
 			continue
 		}
 		for i := range of {
-			if !im.volumes[fmt.Sprintf("%d/%d", i+1, of)] {
+			if !im.volumes[fmt.Sprintf("%d/%d/%s", i+1, of, set)] {
 				return true
 			}
 		}

@@ -7,8 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -107,7 +107,7 @@ func (im *importer) applyAs(named []*incoming) error {
 	}
 	var names []string
 	for _, c := range named {
-		if c.tag != "" && !slices.Contains(names, c.name) {
+		if c.tag != "" && signedBy(c.tag) == "" && !slices.Contains(names, c.name) {
 			names = append(names, c.name)
 		}
 	}
@@ -115,7 +115,7 @@ func (im *importer) applyAs(named []*incoming) error {
 		return usageErrorf("--as %s is for one image, and there are %d: %s. Give --as NAME without a tag, or --prefix", im.as, len(names), shortList(names))
 	}
 	for _, c := range named {
-		if c.tag != "" || len(named) == 1 {
+		if c.tag != "" && signedBy(c.tag) == "" || len(named) == 1 {
 			c.tag = ref.tag
 		}
 	}
@@ -286,15 +286,12 @@ func (im *importer) bring(ctx context.Context, c *incoming) error {
 		return errInterrupted
 	case isRemote(err, 507):
 		return fmt.Errorf("%w. What has come stays for a while: when there is room, the same import continues", err)
-	case isRemote(err) && isFinal(err), !isRemote(err) && !errors.Is(err, errTransport):
+	case isRemote(err) && isFinal(err), !isRemote(err) && !errors.As(err, new(*url.Error)):
 		im.fail(c, err)
 		return nil
 	}
 	return err
 }
-
-// errTransport is behind an error of the way to the registry.
-var errTransport = errors.New("the registry cannot be reached")
 
 func (im *importer) bringOne(ctx context.Context, c *incoming) error {
 	if _, err := parseName(c.repository); err != nil {
@@ -334,6 +331,9 @@ func (im *importer) bringOne(ctx context.Context, c *incoming) error {
 		r.State, r.Missing = isWaiting, b.lacking
 		if whole {
 			r.Missing = b.missing
+		}
+		if c.source.volume == "" { // there is nothing to wait for
+			r.State, r.Problem = hasFailed, missingWords(r.Missing)
 		}
 		if c.source.volume != "" && !im.dryRun {
 			err = im.bringBlobs(ctx, b) // for the volumes that follow
@@ -653,11 +653,12 @@ func (im *importer) bringBlob(ctx context.Context, repository string, b broughtB
 	if arrived {
 		read = nil
 	}
-	err = im.c.putBlob(ctx, repository, b.Digest, b.Size, &exactly{r: countedReader{io.Reader(r), read}, left: b.Size})
+	body := &exactly{r: countedReader{r, read}, left: b.Size}
+	err = im.c.putBlob(ctx, repository, b.Digest, b.Size, body)
 	switch {
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return fmt.Errorf("%s in %s ends too early", b.name, nameOfSource(b.source.name))
-	case isRemote(err, 400):
+	case err != nil && body.failed != nil:
+		return fmt.Errorf("%s in %s: %w", b.name, nameOfSource(b.source.name), tarProblem(body.failed))
+	case isWrongDigest(err):
 		return fmt.Errorf("%s in %s is damaged: its bytes do not have the digest %s", b.name, nameOfSource(b.source.name), b.Digest)
 	case err == nil:
 		im.note(repository, b.Digest)
@@ -718,7 +719,7 @@ func (r importedImage) words() string {
 	case r.State == hasFailed:
 		return "NOT imported: " + r.Problem
 	case r.State == isWaiting:
-		return fmt.Sprintf("NOT imported: %s missing, %s", plural(len(r.Missing), "file"), shortList(digests(r.Missing)))
+		return "waiting for other volumes: " + missingWords(r.Missing)
 	}
 	text := r.State
 	if r.Was != "" {
@@ -728,6 +729,11 @@ func (r importedImage) words() string {
 		text += fmt.Sprintf(", without %s (not in the archive)", plural(len(r.Missing), "member"))
 	}
 	return text
+}
+
+// missingWords says what is missing.
+func missingWords(list []digest.Digest) string {
+	return fmt.Sprintf("%s missing, %s", plural(len(list), "file"), shortList(digests(list)))
 }
 
 // digests are the beginnings of digests.

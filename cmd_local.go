@@ -6,10 +6,8 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -69,9 +67,8 @@ func (cfg *config) askStore(ctx context.Context, fn func(c *client) error) (err 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, st.close()) }()
 	if err := recallFlags(st, cfg.given); err != nil {
-		return err
+		return errors.Join(err, st.close())
 	}
 	st.promises.forget()
 	st.events.publicURL = cfg.auth.publicURL
@@ -81,13 +78,13 @@ func (cfg *config) askStore(ctx context.Context, fn func(c *client) error) (err 
 	s := newLocalServer(st, slog.New(slog.DiscardHandler)) // the answers tell all
 	c, err := localClient(inProcess{s.localHandler()}, cfg.Who)
 	if err != nil {
-		return err
+		return errors.Join(err, st.close())
 	}
 	err = plainly(fn(c))
-	if !s.wait(time.Minute) {
-		err = cmp.Or(err, fmt.Errorf("requests do not end"))
+	if !s.wait(5 * time.Second) {
+		return err // a crash would do no more, and loses nothing
 	}
-	return err
+	return errors.Join(err, st.close())
 }
 
 // localClient returns a client of this machine's registry, for whoever has that account.

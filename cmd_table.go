@@ -180,11 +180,7 @@ func imageCommands() []*command {
 			about:   "follow what happens, run a command for it; test webhooks",
 			more:    "Webhooks are endpoints in `events.toml` in the data directory; docs/events.md describes them. What has happened before is in `berth log`.",
 			example: "berth events\nberth events --repo home/app --exec 'docker compose pull'\nberth events test deploy"},
-		{name: "export", least: 1, most: 1000, check: checkExportCommand, asClient: exportCommand,
-			forms: []form{
-				{"FILE.tar NAME:TAG...", "write an archive; with the name FILE.tar.zst it is compressed, and - is standard output"},
-				{"DIRECTORY NAME:TAG...", "write an image layout, or add to one"},
-			},
+		{name: "export", synopsis: "DESTINATION NAME[:TAG|@DIGEST]...|--all [--format docker] [--platform PLATFORM] [--no-referrers] [--host HOST] [--split SIZE]", least: 1, most: 1000, check: checkExportCommand, asClient: exportCommand,
 			flags: []flagDef{
 				{"all", "", "", "all images", func(c *config, _ *textFlags) any { return &c.bundle.all }},
 				{"format", "oci|docker", "oci", "`docker` is for `docker load`: one platform, and no digests", func(c *config, _ *textFlags) any { return &c.bundle.format }},
@@ -195,7 +191,8 @@ func imageCommands() []*command {
 				jsonFlag,
 			},
 			about: "write images to a file, a directory or a pipe",
-			more: "NAME is all tags of a repository; patterns (`'home/*'`, `'home/*:1.*'`) are many; NAME@DIGEST is one image, with a tag or without. " +
+			more: "DESTINATION is an archive if it ends in .tar, or in .tar.zst, which is compressed; - is standard output; anything else is a directory with an image layout, which may be there already. " +
+				"NAME is all tags of a repository; patterns (`'home/*'`, `'home/*:1.*'`) are many; NAME@DIGEST is one image, with a tag or without. " +
 				"Digests stay as they are. The same images give the same bytes.",
 			example: "berth export app.tar home/app:1.4\nberth export /mnt/usb/images.tar.zst --all --split 4GiB\nberth export - home/app:1.4 | ssh site berth import -"},
 		{name: "import", synopsis: "SOURCE... [--as NAME[:TAG] | --prefix PREFIX] [--dry-run]", least: 1, most: 1000, check: checkImportCommand, asClient: importCommand,

@@ -409,9 +409,21 @@ func TestAirgapPage(t *testing.T) {
 
 	// Outside, pi is the registry, and is called hub.example.org, too.
 	l.must("root@pi", "install -d -o me /mnt/usb && mkdir /root/hub")
+	for _, machine := range []string{"pi", "pc"} {
+		l.serve("me@"+machine, "berth --data site")
+		l.interrupt(machine + ":5000")
+	}
 	l.serve("me@pi", "berth")
 	for _, name := range []string{"home/app:1.0", "home/app:1.1"} {
 		l.push("pi", "localhost:5000/"+name, "amd64", name)
+	}
+	p.run("me@pi", "berth export /mnt/usb/app.tar")
+	p.run("me@pi", "berth import /mnt/usb/app.tar")
+	p.run("me@pi", "berth export /mnt/usb/all.tar")
+	l.must("root@pi", "docker tag alpine:latest alpine:3.22")
+	p.run("me@pi", "docker save")
+	if got := l.must("me@pi", "berth ls home --data site; berth ls home/app --data site"); !strings.Contains(got, "1.1") || !strings.Contains(got, "home/alpine") {
+		t.Errorf("after the imports the site has\n%s", got)
 	}
 	p.run("me@pi", "berth backup")
 	l.must("me@pi", "berth ls && cp -a /mnt/usb/berth ~/copy")
@@ -425,6 +437,7 @@ func TestAirgapPage(t *testing.T) {
 	l.serve("me@pi", "berth --tls=auto --data site")
 	l.trust("pc", "pi.local:5000")
 	p.run("me@pc", "crane copy")
+	p.run("me@pc", "berth export -")
 	l.must("me@pi", "rm -rf outside && mv copy outside")
 	l.serve("root@pi", "berth --tls=auto --tls-name hub.example.org --addr :443 --data /root/hub")
 	l.trust("pc", "hub.example.org:443")
