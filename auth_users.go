@@ -21,7 +21,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -101,6 +103,21 @@ func oddName(name string) string {
 		return "-, so that commands take it for a flag"
 	}
 	return ""
+}
+
+// odd says of each user whose name is taken for something else what it begins with.
+func (list users) odd() (lines []string) {
+	for _, name := range slices.Sorted(maps.Keys(list)) {
+		if why := oddName(name); why != "" {
+			lines = append(lines, fmt.Sprintf("the user %s has a name that begins with %s", name, why))
+		}
+	}
+	return lines
+}
+
+// removeOdd is what to do about such a user of a file.
+func removeOdd(usersFile string) string {
+	return "add the user under another name, and remove this one from " + usersFile
 }
 
 // minCost is the least bcrypt cost that is not too cheap to guess at, as of what is

@@ -77,13 +77,17 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 	}
 	guarded := err == nil && p.people || cfg.auth.anonymousPull || cfg.auth.byCertificate
 	var list users // nil if they are not all that rules can name
+	var odd []string
 	if !guarded || len(cfg.Args) == 1 {
 		text, _, err := readFile(cfg.auth.usersPath(cfg.dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("reading the users: %w", err)
 		}
-		if guarded = guarded || err == nil; err == nil && !cfg.auth.byCertificate {
-			list, _ = parseUsers(text)
+		if guarded = guarded || err == nil; err == nil {
+			all, _ := parseUsers(text)
+			if odd = all.odd(); !cfg.auth.byCertificate {
+				list = all
+			}
 		}
 	}
 	login, err := cfg.readLogin()
@@ -106,6 +110,9 @@ func policyCommand(ctx context.Context, cfg *config, _ io.Reader, stdout io.Writ
 		cfg.console(stdout).lines("", p.lines()...)
 		if !p.hasAdministrator() {
 			cfg.console(stdout).lines("", errNoAdministrator.Error())
+		}
+		for _, line := range odd {
+			cfg.console(stdout).lines("", "warning: "+line+": "+removeOdd(cfg.auth.usersPath(cfg.dir)))
 		}
 		for _, line := range warnings {
 			cfg.console(stdout).lines("", "warning: "+line)

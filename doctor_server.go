@@ -603,12 +603,12 @@ func (x *storeExamination) examineUsers() error {
 		if p.rights(person{user: name}, "")&mayAdmin != 0 {
 			admins++
 		}
-		if why := oddName(name); why != "" {
-			x.warn("users", "odd-name", advise("Add the user under another name, and remove this one from "+x.usersFile+"."), "the user %s has a name that begins with %s", name, why)
-		}
 		if !p.mayAnywhere(person{user: name}, mayPull) && !p.mayAnywhere(person{user: name}, mayMetrics) {
 			x.warn("users", "user-without-rights", advise("Name the user in a rule of "+x.policyFile+", or remove the user.", "berth policy check"), "no rule lets %s do anything", name)
 		}
+	}
+	for _, line := range list.odd() {
+		x.warn("users", "odd-name", advise(sentence(removeOdd(x.usersFile))+"."), "%s", line)
 	}
 	if admins == 0 && !where.Certificates {
 		x.warn("users", "no-administrator", advise("Add one of the users to a rule that allows admin, in "+x.policyFile+"."), "none of the users is an administrator")
