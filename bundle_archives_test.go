@@ -1,3 +1,5 @@
+//go:build unix
+
 // Archives that other tools wrote, in testdata/archives.tar.gz: each comes in with the digests that it has.
 
 package main

@@ -90,7 +90,6 @@ type importer struct {
 	takes    map[string]digest.Digest   // the tags of this import
 	results  []importedImage
 	volumes  map[string]bool // that are here, as 2/5/1a2b3c4d
-	skipped  int
 	received int64
 }
 

@@ -24,13 +24,14 @@ func bsd(third string) *regexp.Regexp {
 
 // read are texts that somebody has read and found permitted, by their SHA-256.
 var read = map[string]string{
-	"507d222b2efacb0e701eef6d13a2383113b2b6251d237c55923c5c8d66ea6089": "Apache-2.0",        // go-digest
-	"a8ad31b1c3f40dca5a84119351b8fa8ddc868edd77fad8a8ebf6d8f2d16fa4ae": "Apache-2.0",        // go-oidc
-	"dccd26c6fd9c296daf44d0bc56bb4efc566edd4880381b3331c9a63e6e471338": "its notice",        // go-oidc
-	"c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4": "Apache-2.0",        // go-jose
-	"96f408bfae65bf137fc2525d3ecb030271c50c1e90799f87abf8846d8dd505cc": "Go's patent grant", // golang.org/x
-	"f597097efe3d97021f89170746bd3a0fb9a8b6fb26b82043ed68a4e0283bee6c": "BSD-3-Clause, MIT", // what modernc.org/libc is made from: Go, musl, go-netdb, nixpkgs
-	"8438c9c89b849131ead81d5435cb97fcf052df5b0b286dda8a2d4c29e6cb3fd0": "public domain",     // SQLite
+	"507d222b2efacb0e701eef6d13a2383113b2b6251d237c55923c5c8d66ea6089": "Apache-2.0",                    // go-digest
+	"a8ad31b1c3f40dca5a84119351b8fa8ddc868edd77fad8a8ebf6d8f2d16fa4ae": "Apache-2.0",                    // go-oidc
+	"dccd26c6fd9c296daf44d0bc56bb4efc566edd4880381b3331c9a63e6e471338": "its notice",                    // go-oidc
+	"c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4": "Apache-2.0",                    // go-jose
+	"96f408bfae65bf137fc2525d3ecb030271c50c1e90799f87abf8846d8dd505cc": "Go's patent grant",             // golang.org/x
+	"f597097efe3d97021f89170746bd3a0fb9a8b6fb26b82043ed68a4e0283bee6c": "BSD-3-Clause, MIT",             // what modernc.org/libc is made from: Go, musl, go-netdb, nixpkgs
+	"8438c9c89b849131ead81d5435cb97fcf052df5b0b286dda8a2d4c29e6cb3fd0": "public domain",                 // SQLite
+	"0d9e582ee4bff57bf1189c9e514e6da7ce277f9cd3bc2d488b22fbb39a6d87cf": "BSD-3-Clause, Apache-2.0, MIT", // klauspost/compress, of which others than BSD are for parts that are not linked
 }
 
 var (
