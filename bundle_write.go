@@ -260,7 +260,7 @@ func newTarWriter(name string, w io.Writer, compressed bool) (_ *tarWriter, err 
 		}
 		w = t.file
 	}
-	t.count = &countedWriter{Writer: w}
+	t.count = &countedWriter{Writer: w, file: t.file != nil}
 	w = t.count
 	if compressed {
 		// Most of it is compressed already. A small window keeps memory small, here and where it is read.
@@ -276,14 +276,23 @@ func newTarWriter(name string, w io.Writer, compressed bool) (_ *tarWriter, err 
 
 type countedWriter struct {
 	io.Writer
-	n int64
+	n     int64
+	file  bool  // and no pipe
+	begun int64 // of n, what is being written back
 }
 
 func (w *countedWriter) Write(p []byte) (int, error) {
 	n, err := w.Writer.Write(p)
 	w.n += int64(n)
+	if f, ok := w.Writer.(*os.File); ok && w.n-w.begun >= writeBackEvery && w.file {
+		startWriteback(f, w.begun, w.n-w.begun) // so that the sync at the end is short
+		w.begun = w.n
+	}
 	return n, err
 }
+
+// writeBackEvery bytes the system begins to write what it has been given.
+const writeBackEvery = 8 << 20
 
 func (t *tarWriter) listing(f namedBytes) error {
 	return t.add(f.name, int64(len(f.body)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(f.body)), nil })

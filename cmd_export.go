@@ -743,6 +743,9 @@ func (x *exporter) writeVolume(ctx context.Context, v volume, file string, p *pr
 			if err != nil {
 				return nil, err
 			}
+			if f.size > 4*largeBuffer {
+				r = readAhead(r)
+			}
 			return struct {
 				io.Reader
 				io.Closer
@@ -759,6 +762,67 @@ func (x *exporter) writeVolume(ctx context.Context, v volume, file string, p *pr
 		}
 	}
 	return w.finish()
+}
+
+// An aheadReader is read while what it has read before is written: to verify a blob takes about as long as to write it.
+type aheadReader struct {
+	r           io.ReadCloser
+	free, full  chan []byte
+	ended       chan struct{} // closed when nobody reads any more
+	err         error         // of r; there when full is closed
+	buffer, now []byte        // what is being read, and what is left of it
+}
+
+// readAhead begins to read r, which is closed with it.
+func readAhead(r io.ReadCloser) *aheadReader {
+	const buffers = 4
+	a := &aheadReader{r: r, free: make(chan []byte, buffers), full: make(chan []byte, buffers), ended: make(chan struct{})}
+	for range buffers {
+		a.free <- make([]byte, largeBuffer)
+	}
+	go func() {
+		defer close(a.full)
+		for a.err == nil {
+			var b []byte
+			select {
+			case b = <-a.free:
+			case <-a.ended:
+				return
+			}
+			n := 0
+			for n < len(b) && a.err == nil {
+				var more int
+				more, a.err = r.Read(b[n:])
+				n += more
+			}
+			a.full <- b[:n]
+		}
+	}()
+	return a
+}
+
+func (a *aheadReader) Read(p []byte) (int, error) {
+	for len(a.now) == 0 {
+		if a.buffer != nil {
+			a.free <- a.buffer[:cap(a.buffer)]
+			a.buffer = nil
+		}
+		b, ok := <-a.full
+		if !ok {
+			return 0, a.err
+		}
+		a.buffer, a.now = b, b
+	}
+	n := copy(p, a.now)
+	a.now = a.now[n:]
+	return n, nil
+}
+
+func (a *aheadReader) Close() error {
+	close(a.ended)
+	for range a.full { // until the reading has ended
+	}
+	return a.r.Close()
 }
 
 // tell says what was written.

@@ -50,7 +50,7 @@ func (s *server) serveContent(w http.ResponseWriter, r *http.Request, contentTyp
 		h.Set("Content-Length", strconv.FormatInt(size, 10))
 		file, isFile := content.(*os.File)
 		resp, ok := w.(*response)
-		if isFile && ok && r.Method == http.MethodGet && !s.st.scrubber.verifiedLately(d) {
+		if isFile && ok && r.Method == http.MethodGet && !s.local && !s.st.scrubber.verifiedLately(d) { // a command verifies what it reads
 			return s.sendVerified(resp, d, file, size)
 		}
 		w.WriteHeader(http.StatusOK)
