@@ -66,6 +66,11 @@ func TestDatabaseDamagedInPart(t *testing.T) {
 				t.Error("garbage is collected, with a damaged list of it")
 			}
 		},
+		"pull": func(r *registry) { // by check alone
+			if _, err := runOnce(t, "check", "--data", r.cfg.dir); err == nil {
+				t.Error("check finds nothing wrong")
+			}
+		},
 		"manifest_subject": func(r *registry) { // by looking for it, in the background
 			if err := r.st.scrubber.pass(t.Context()); err != nil {
 				t.Log(err)
