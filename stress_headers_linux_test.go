@@ -33,7 +33,7 @@ type holders struct {
 func TestCrowdOfUnfinishedRequests(t *testing.T) {
 	slow(t)
 	t.Parallel()
-	const many, some = 5000, 1000
+	const many, some = 2500, 1000
 	n := openFiles(t, many)
 	path := buildProgram(t)
 	size := 60 << 10
@@ -90,10 +90,11 @@ func TestCrowdOfUnfinishedRequests(t *testing.T) {
 	push := "/v2/a/blobs/uploads/?digest=" + sum("x").String()
 	// Each wants to send x-long once more, after its body.
 	trailing := fields([2]string{":method", "POST"}, [2]string{":scheme", "https"}, [2]string{":authority", "x"}, [2]string{":path", push}, [2]string{"trailer", "x-long"})
+	last := fields(long(size))
 	trail := func(f *framer) error {
 		var err error
 		for i := 0; i < f.streams && err == nil; i++ {
-			err = f.send(uint32(1+2*i), fields(long(size)), true, true)
+			err = f.send(uint32(1+2*i), last, true, true)
 		}
 		return err
 	}
@@ -103,10 +104,10 @@ func TestCrowdOfUnfinishedRequests(t *testing.T) {
 		{"headers over TLS", 128 << 20, some, "http/1.1", false, false, one},
 		{"headers over HTTP2", 128 << 20, some, "h2", false, false, two},
 		{"bodies", 256 << 20, some, "h2", true, false, bodies},
-		{"answers nobody reads", 256 << 20, 200, "h2", true, false, requests(block("GET", "/v2/", size), true, wait)},
+		{"answers nobody reads", 256 << 20, 100, "h2", true, false, requests(block("GET", "/v2/", size), true, wait)},
 		{"answers nobody reads, short headers", 256 << 20, 200, "h2", true, false, requests(block("GET", "/v2/", 0), true, wait)},
 		{"requests without their bodies", 256 << 20, 200, "h2", false, true, requests(block("POST", push, size), false, func(*framer) error { return nil })},
-		{"trailers", 256 << 20, 200, "h2", true, false, requests(trailing, false, trail)},
+		{"trailers", 256 << 20, 100, "h2", true, false, requests(trailing, false, trail)},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.come(t, path) })
 	}
