@@ -199,9 +199,16 @@ func (c *committer) try(group []write) (results []error, err error) {
 		// all of the log into the database and syncing that is a fresh start;
 		// but first the log itself must be on the disk, or a power cut in the
 		// middle would leave half a database and nothing to mend it with.
-		err := c.rewriteLog()
-		if err == nil {
-			err = c.checkpoint()
+		// The second try is for files that SQLite has open: the kernel tells each of
+		// them once of what was lost, also if that was before it was written again.
+		var err error
+		for range 2 {
+			if err = c.rewriteLog(); err == nil {
+				err = c.checkpoint()
+			}
+			if err == nil {
+				break
+			}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("the database cannot be written since %w; still: %w", c.suspect, err)

@@ -1,3 +1,5 @@
+//go:build unix
+
 // How many repositories there are, wherever that is said.
 
 package main

@@ -75,6 +75,11 @@ func TestEachByteIsHashedOnce(t *testing.T) {
 				hashes(what+", again", size, func() { push(way, "a", content, d, begin) })
 				hashes(what+", to another repository", size, func() { push(way, "b", content, d, begin) })
 				hashes(what+": mount", 0, func() { r.want(201, "POST", "/v2/c/blobs/uploads/?from=a&mount="+d.String(), nil) })
+				first := 0
+				if size <= maxKept { // it is verified before it is kept in memory
+					first = size
+				}
+				hashes(what+": the first GET", first, func() { r.want(200, "GET", path, nil).is(content) })
 				hashes(what+": GET, HEAD and a part", 0, func() {
 					r.want(200, "GET", path, nil).is(content)
 					r.want(200, "HEAD", path, nil)
