@@ -145,7 +145,13 @@ func (c *committer) run() {
 
 // commit runs a group in one transaction and tells each member its result.
 func (c *committer) commit(group []write) {
+	again := c.suspect != nil
 	results, err := c.try(group)
+	for files := 2; again && isIOError(err) && files > 0; files-- {
+		// The kernel tells each open file, the log and the database, once of what
+		// was lost, also of what was lost before the log was written again.
+		results, err = c.try(group)
+	}
 	c.data.notice(err)
 	if c.data.isFull(err) && c.checkpoint() == nil {
 		// The log had no room to grow. Now it is empty, and most of what it
@@ -199,16 +205,9 @@ func (c *committer) try(group []write) (results []error, err error) {
 		// all of the log into the database and syncing that is a fresh start;
 		// but first the log itself must be on the disk, or a power cut in the
 		// middle would leave half a database and nothing to mend it with.
-		// The second try is for files that SQLite has open: the kernel tells each of
-		// them once of what was lost, also if that was before it was written again.
-		var err error
-		for range 2 {
-			if err = c.rewriteLog(); err == nil {
-				err = c.checkpoint()
-			}
-			if err == nil {
-				break
-			}
+		err := c.rewriteLog()
+		if err == nil {
+			err = c.checkpoint()
 		}
 		if err != nil {
 			return nil, fmt.Errorf("the database cannot be written since %w; still: %w", c.suspect, err)
