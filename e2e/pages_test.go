@@ -233,6 +233,7 @@ func TestStoragePage(t *testing.T) {
 	l.must("me@pi", "berth check --deep --data /mnt/usb/berth")
 	l.interrupt("pi:5000")
 	comeBack(l, p)
+	p.skip("", "17 3 * * *", "there is no cron here; the command is the one above")
 	// After a day or so; what has been served for less has no snapshot yet.
 	l.must("me@pi", "mkdir -p data/snapshots && cp /mnt/usb/berth/berth.db data/snapshots/berth-000000000060.db && echo not a database >data/berth.db")
 	p.runFailing("me@pi", "berth", 1)
