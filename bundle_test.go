@@ -214,6 +214,7 @@ func bytesOf(seed, n int) string {
 
 // Volumes fit their size, and may come in any order, one at a time: an image is there with the last of what it needs.
 func TestVolumesInAnyOrder(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	hub, site := startRegistry(t), startRegistry(t)
 	hub.listen()
@@ -451,6 +452,7 @@ func tarOf(t testing.TB, entries ...any) []byte {
 
 // Archives that no tool writes are refused, and leave nothing to be seen.
 func TestHostileArchives(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t)
 	r.listen()

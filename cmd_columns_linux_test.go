@@ -120,6 +120,7 @@ var tables = []string{"ls", "ls home/assistant", "ls ci/backend-api", "log", "lo
 // On a terminal of 80 columns, and on wider ones, every table fits. On one that is too narrow
 // nothing is cut.
 func TestTablesFitTheTerminal(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := lived(t)
 	stop := r.listen()

@@ -108,6 +108,7 @@ func TestCollectionEndsItsStepForAPush(t *testing.T) {
 
 // A collection rests while others push, and goes on when they do not.
 func TestCollectionRestsWhileOthersPush(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	var r *registry
 	var pushes, rests atomic.Int64

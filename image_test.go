@@ -284,6 +284,7 @@ func TestImageRefuses(t *testing.T) {
 
 // The image is pushed to a registry with users and TLS, by a password that is typed or stored.
 func TestImageIsPushed(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	amd64 := buildSmall(t, "amd64")
 	arm64 := patched(t, amd64, "GOARCH=amd64", "GOARCH=arm64")

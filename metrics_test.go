@@ -72,6 +72,7 @@ func TestMetricsAreExplained(t *testing.T) {
 
 // Nothing that a stranger sends is a series of its own.
 func TestStrangersMakeNoSeries(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t)
 	series := func() int {

@@ -693,6 +693,7 @@ func TestFallbackTag(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t)
 	for _, name := range []string{"a", "library/alpine", "a/b/c/d/e/f", "a.b/c_d/e__f/g-h/i--j", "0", strings.Repeat("a", 255),

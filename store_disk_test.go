@@ -400,6 +400,7 @@ func TestDiskFilledByOthersCanBeEmptiedByDeletes(t *testing.T) {
 // The blob's bytes fit and its row does not. The session that was to be the
 // blob must not go on as if its bytes were there.
 func TestUploadThatCouldNotBeRecorded(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	disk := mountDisk(t, "size=16m")
 	r := onDisk(t, disk, func(c *config) { c.minFree = 0 })

@@ -194,6 +194,7 @@ func TestOldImagesJoin(t *testing.T) {
 }
 
 func TestPlatformsAreBounded(t *testing.T) {
+	slow(t)
 	t.Parallel()
 	r := startRegistry(t, ruled(fromSameTagRule))
 	var last image
