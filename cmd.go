@@ -270,19 +270,28 @@ func runCommand(ctx context.Context, cfg *config, stdout io.Writer) error {
 	if done {
 		return err
 	}
-	st, err := openStore(cfg.storeConfig)
+	st, err := cfg.openForCommand()
 	if err != nil {
 		return err
 	}
+	return errors.Join(runOn(ctx, st, cfg.options, cfg.console(stdout)), st.close())
+}
+
+// openForCommand opens the store for a command, where no server has it.
+func (cfg *config) openForCommand() (*store, error) {
+	st, err := openStore(cfg.storeConfig)
+	if err != nil {
+		return nil, err
+	}
 	if err := recallFlags(st, cfg.given); err != nil {
-		return errors.Join(err, st.close())
+		return nil, errors.Join(err, st.close())
 	}
 	st.promises.forget()
 	st.events.publicURL = cfg.auth.publicURL
 	host := newCommandHost(func() (*tagRules, error) { return readTagRules(st) })
 	host.events = sync.OnceValues(func() (*listeners, error) { return readListeners(st.dir) }) // sent by the next server
 	st.attend(host)
-	return errors.Join(runOn(ctx, st, cfg.options, cfg.console(stdout)), st.close())
+	return st, nil
 }
 
 // readTagRules reads the rules about tags where no server does.

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 )
 
@@ -63,18 +62,10 @@ func (cfg *config) askStore(ctx context.Context, fn func(c *client) error) (err 
 		return err
 	}
 	cfg.storeConfig.log = slog.New(personalHandler{cfg.log.Handler()}) // what is done is in the history
-	st, err := openStore(cfg.storeConfig)
+	st, err := cfg.openForCommand()
 	if err != nil {
 		return err
 	}
-	if err := recallFlags(st, cfg.given); err != nil {
-		return errors.Join(err, st.close())
-	}
-	st.promises.forget()
-	st.events.publicURL = cfg.auth.publicURL
-	host := newCommandHost(func() (*tagRules, error) { return readTagRules(st) })
-	host.events = sync.OnceValues(func() (*listeners, error) { return readListeners(st.dir) })
-	st.attend(host)
 	s := newLocalServer(st, slog.New(slog.DiscardHandler)) // the answers tell all
 	c, err := localClient(inProcess{s.localHandler()}, cfg.Who)
 	if err != nil {

@@ -13,7 +13,7 @@ func always(options) bool { return true }
 
 // The functions of the table use the table: help prints it, and commands run others.
 func init() {
-	commands = slices.Concat(programCommands(), peopleCommands(), imageCommands(), careCommands())
+	commands = slices.Concat(programCommands(), peopleCommands(), imageCommands(), fileCommands(), backCommands(), careCommands())
 }
 
 // programCommands start the program, or tell of it.
@@ -180,6 +180,12 @@ func imageCommands() []*command {
 			about:   "follow what happens, run a command for it; test webhooks",
 			more:    "Webhooks are endpoints in `events.toml` in the data directory; docs/events.md describes them. What has happened before is in `berth log`.",
 			example: "berth events\nberth events --repo home/app --exec 'docker compose pull'\nberth events test deploy"},
+	}
+}
+
+// fileCommands write images to files, and bring them in from there.
+func fileCommands() []*command {
+	return []*command{
 		{name: "export", synopsis: "DESTINATION NAME[:TAG|@DIGEST]...|--all [--format docker] [--platform PLATFORM] [--no-referrers] [--host HOST] [--split SIZE]", least: 1, most: 1000, check: checkExportCommand, asClient: exportCommand,
 			flags: []flagDef{
 				{"all", "", "", "all images", func(c *config, _ *textFlags) any { return &c.bundle.all }},
@@ -205,6 +211,12 @@ func imageCommands() []*command {
 			more: "A SOURCE is an image layout, or an archive as written by `berth export`, `docker save`, podman, skopeo, ctr, crane, oras and others, also compressed with gzip, zstd or bzip2; " +
 				"- is standard input. Several volumes may come in any order. Hosts are cut from names: docker.io/library/alpine becomes library/alpine.",
 			example: "berth import app.tar\nberth import /mnt/usb/images.*.tar.zst\ndocker save app:1 | berth import - --as home/app:1"},
+	}
+}
+
+// backCommands take back what was done, and remove what rules say.
+func backCommands() []*command {
+	return []*command{
 		{name: "undo", least: 1, most: 1, check: checkUndoCommand, server: []string{"policy"},
 			forms: []form{
 				{"CHANGE [--as NAME] [--force]", "restore what was before this change; `berth log` shows its number"},

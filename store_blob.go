@@ -60,13 +60,9 @@ func (st *store) commitBlob(repository string, c content, session string, by aut
 	small := c.admitted && !had
 	if had && !c.synced {
 		// A file that is there must not be replaced by one that is not safe.
-		if err := c.makeUpload(); err != nil {
+		if err := st.syncBefore(&c); err != nil {
 			return err
 		}
-		if err := st.syncUpload(c.temp); err != nil {
-			return err
-		}
-		c.synced = true
 	}
 	if !small && c.temp != nil {
 		c.body = nil
@@ -106,20 +102,7 @@ func (st *store) commitBlob(repository string, c content, session string, by aut
 		}
 	}
 	if err != nil {
-		// Whether a commit took place whose sync failed shows only after a
-		// crash, so the file must stay. On a full disk there was none, and the
-		// room is needed.
-		err = fmt.Errorf("recording the blob: %w", err)
-		if isNoSpace(err) && !isIOError(err) {
-			has, e := st.hasBlob(d)
-			if e != nil {
-				return errors.Join(err, e)
-			}
-			if !has {
-				os.RemoveAll(filepath.Dir(st.path(d)))
-			}
-		}
-		return err
+		return st.notRecorded(d, fmt.Errorf("recording the blob: %w", err))
 	}
 	st.at("recorded")
 	st.scrubber.noteVerified(d)
@@ -137,6 +120,35 @@ func (st *store) commitBlob(repository string, c content, session string, by aut
 	}
 	st.collector.wakeUp()
 	return nil
+}
+
+// syncBefore syncs content before it is placed, in a file of its own if it has none yet.
+func (st *store) syncBefore(c *content) error {
+	if err := c.makeUpload(); err != nil {
+		return err
+	}
+	if err := st.syncUpload(c.temp); err != nil {
+		return err
+	}
+	c.synced = true
+	return nil
+}
+
+// notRecorded removes the file of a blob whose row could not be committed, where that is certain: whether a
+// commit took place whose sync failed shows only after a crash, so then the file must stay. On a full disk there
+// was none, and the room is needed. It returns err, with what else went wrong. The caller holds the digest's lock.
+func (st *store) notRecorded(d digest.Digest, err error) error {
+	if !isNoSpace(err) || isIOError(err) {
+		return err
+	}
+	has, e := st.hasBlob(d)
+	if e == nil && !has {
+		os.RemoveAll(filepath.Dir(st.path(d)))
+	}
+	if e != nil {
+		return errors.Join(err, e)
+	}
+	return err
 }
 
 // keeps returns what the database keeps of a blob whose file is not synced: its bytes, if it is small.
