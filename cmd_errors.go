@@ -212,8 +212,6 @@ var notOurs = map[string]string{
 	"login":   "that is docker's: docker login HOST:PORT; `berth user add NAME` makes a user",
 	"migrate": "docs/migrate.md shows how to move images here from registry:2 and others",
 	"adopt":   "docs/migrate.md shows how to move images here from registry:2 and others",
-	"import":  "docs/airgap.md shows how to bring in images as files, with skopeo or crane",
-	"export":  "docs/airgap.md shows how to write images to files, with skopeo or crane",
 	"config":  noConfiguration,
 	"logout":  "that is docker's: docker logout HOST:PORT",
 }
